@@ -1,0 +1,1 @@
+"""IBM Z Secure Execution: the Ultravisor and what stands on it."""
