@@ -228,6 +228,16 @@ def test_the_first_wrong_thing_in_ascending_order_is_reported(host: Host) -> Non
         refused(host, plan, rc, **all_from_here)
 
 
+def test_a_home_space_that_is_a_real_space_is_an_rc(host: Host) -> None:
+    """3.3: 0x0030, for a call with a parameter that is virtual in the home space."""
+    plan = host.plan_config()
+    host.control(cr13=0x120)
+    host.cpu(0, dat=True)
+    refused(host, plan, 0x0030)
+    host.cpu(0, dat=False)
+    create(host, **plan).done()
+
+
 # -- create CPU ----------------------------------------
 
 
