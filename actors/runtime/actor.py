@@ -1,0 +1,433 @@
+"""Actors: a handler and what waits for it.
+
+A handler is a plain function, message to answer, or returns a step (`protocol.effects.Step`): a generator
+that yields an effect where it needs somebody else. Handlers never await.
+
+Theory of operation. A message to a local actor that is not at work and has nothing queued is handled at once,
+in the task of whoever sent it. A step that yields is *parked*: it stands in the actor's in-flight table,
+others are handled, and whoever delivers the effect's answer continues it, in its own task. So between two
+yields an actor is never interrupted, and an actor at rest is an object without a task. What cannot be handled
+at once is queued; then a task is started that drains the queue in batches and ends with it.
+
+How much is done inline is bounded: after INLINE_CALLS or INLINE_SECONDS of it the next caller makes a pass
+through the scheduler first; and inline calls nest no deeper than INLINE_DEPTH.
+
+What a handler raises:
+  OperationalError, RemoteProtocolError   the answer to this message
+  any other exception                     the death of the actor: every asker gets LevelGone, whoever watches
+  gets a notice
+The asker never sees the callee's own failure as its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import GeneratorType
+from typing import Any
+
+import trio
+
+from actors.runtime.mailbox import BATCH, CAPACITY, Mailbox, MailboxFull, MailboxStatistics, Reply
+from actors.runtime.port import Deliver
+from protocol.effects import Effect, Step
+from protocol.errors import LevelGone, LocalProtocolError, OperationalError, OwnerGone, RemoteProtocolError
+
+INLINE_CALLS = 64
+INLINE_SECONDS = 0.001
+INLINE_DEPTH = 16
+
+Handler = Callable[[Any], object]
+Perform = Callable[[Effect, Deliver], None]
+_ANSWERS = (OperationalError, RemoteProtocolError)
+
+
+@dataclass(frozen=True, slots=True)
+class ActorDeath:
+    """A notice that nobody waits for: who died, and of what (None: it was stopped)."""
+
+    name: str
+    error: Exception | None
+
+
+class Runtime:
+    """What the actors of one Trio run share: a nursery for those that are busy, and the inline budget.
+
+    Make one with `open_runtime`.
+    """
+
+    __slots__ = ("_clock", "_nursery", "_since", "calls", "depth")
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        # Trio's clock and not the wall's, so that a run on a simulated clock is repeatable.
+        self._clock = trio.lowlevel.current_clock().current_time
+        self._since = self._clock()
+        self.calls = 0
+        self.depth = 0
+
+    def spend(self) -> bool:
+        """Account for one inline call; False when the budget is spent and the scheduler is due."""
+        self.calls += 1
+        return self.calls <= INLINE_CALLS and self._clock() - self._since < INLINE_SECONDS
+
+    async def breathe(self) -> None:
+        """Let others run, and start a new budget. The budget is the run's, so it bounds every task's."""
+        await trio.lowlevel.checkpoint()
+        self.renew()
+
+    def renew(self) -> None:
+        """Start a new budget: the scheduler has just had its turn."""
+        self.calls = 0
+        self._since = self._clock()
+
+    def start(self, actor: Actor) -> None:
+        self._nursery.start_soon(actor._drain, name=f"{actor.name} drains")
+
+
+@asynccontextmanager
+async def open_runtime() -> AsyncIterator[Runtime]:
+    """Give a `Runtime` to the block; leaving the block ends whatever its actors still do."""
+    async with trio.open_nursery() as nursery:
+        yield Runtime(nursery)
+        nursery.cancel_scope.cancel()
+
+
+class _InFlight:
+    """A step under way. It stands in its actor's table from its first yield to its end."""
+
+    __slots__ = (
+        "_deliver",
+        "actor",
+        "answered",
+        "error",
+        "finished",
+        "orphaned",
+        "owner",
+        "parked",
+        "step",
+        "value",
+    )
+
+    def __init__(self, actor: Actor, step: Step[Any], deliver: Deliver, owner: Hashable) -> None:
+        self.actor, self.step, self.owner = actor, step, owner
+        self._deliver = deliver
+        self.parked = False  # the effect's answer has yet to come; else whoever performs it is still at it
+        self.answered = False  # the answer is here: `value` and `error`
+        self.orphaned = False  # its owner is gone and it has not been told yet
+        self.finished = False
+        self.value: object = None
+        self.error: BaseException | None = None
+
+    def resume(self, value: object, error: BaseException | None) -> None:
+        """Deliver the answer to the effect that the step yielded last."""
+        if self.finished:
+            return  # the actor died meanwhile, and the asker knows
+        assert not self.answered, "answered twice"
+        self.answered, self.value, self.error = True, value, error
+        if self.parked:
+            self.actor._continue(self)
+
+    def finish(self, value: object, error: BaseException | None) -> None:
+        """Answer the asker, unless the actor's death has done so."""
+        if not self.finished:
+            self.finished = True
+            self._deliver(value, error)
+
+
+def _nothing_below(effect: Effect, _deliver: Deliver) -> None:
+    raise LocalProtocolError(f"nothing below could perform {effect!r}")
+
+
+class Actor:
+    """A name, a handler, and what waits for it. `submit` and `ask` are how it is reached.
+
+    `perform(effect, deliver)` carries out what the handler's steps yield; without it they may not yield.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_at_work",
+        "_capacity",
+        "_draining",
+        "_handler",
+        "_in_flight",
+        "_mailbox",
+        "_perform",
+        "_runtime",
+        "_watchers",
+        "dead",
+        "name",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        handler: Handler,
+        runtime: Runtime,
+        *,
+        perform: Perform = _nothing_below,
+        capacity: int = CAPACITY,
+    ) -> None:
+        self.name = name
+        self.dead: ActorDeath | None = None
+        self._handler = handler
+        self._perform = perform
+        self._runtime = runtime
+        self._capacity = capacity
+        self._at_work = False
+        self._draining = False
+        # Made when they are first needed: a hundred thousand guests at rest need neither.
+        self._mailbox: Mailbox[tuple[object, Deliver, Hashable]] | None = None
+        self._in_flight: dict[int, _InFlight] | None = None
+        self._answered: list[_InFlight] | None = None
+        self._watchers: list[Callable[[ActorDeath], None]] = []
+
+    # -- from outside
+    # ----------------------------------------------------------------------------------------------
+
+    async def ask(self, message: object, owner: Hashable = None) -> Any:
+        """Send `message` and return its answer.
+
+        A checkpoint for cancellation always, for the scheduler when the budget is spent or the answer takes a
+        wait. A cancelled caller stops waiting; what it asked for goes on. Raises MailboxFull, LevelGone, and
+        what the handler gave as its answer.
+        """
+        runtime = self._runtime
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not runtime.spend():
+            await runtime.breathe()
+        reply = Reply()
+        self._send(message, reply.deliver, owner)
+        if reply.done:
+            if reply.error is not None:
+                raise reply.error
+            return reply.value
+        return await reply.wait()
+
+    def submit(self, message: object, deliver: Deliver, owner: Hashable = None) -> None:
+        """Send `message`; its answer is delivered, perhaps before this returns. See `Port.submit`."""
+        if self._runtime.spend():
+            self._send(message, deliver, owner)
+        else:
+            self._put(message, deliver, owner)
+
+    def abandon(self, owner: Hashable) -> int:
+        """Say that `owner` is gone: each of its parked steps gets the answer that it waits for, then
+        OwnerGone.
+
+        It may still yield, to undo what it did. What is queued for the owner is not begun: OwnerGone is its
+        answer. Returns how many steps are concerned.
+        """
+        orphans = [entry for entry in (self._in_flight or {}).values() if entry.owner == owner]
+        for entry in orphans:
+            entry.orphaned = True
+        if self._mailbox:
+            for _, deliver, _ in self._mailbox.remove(lambda queued: queued[2] == owner):
+                deliver(None, OwnerGone(f"{self.name}: {owner!r} is gone"))
+        return len(orphans)
+
+    def watch(self, notify: Callable[[ActorDeath], None]) -> None:
+        """Have `notify` called once when this actor dies; at once if it is dead."""
+        if self.dead is not None:
+            notify(self.dead)
+        else:
+            self._watchers.append(notify)
+
+    async def run(self, *, task_status: trio.TaskStatus[Actor] = trio.TASK_STATUS_IGNORED) -> None:
+        """Live until death, as a supervisor's child: raises what it died of; cancelling stops the actor."""
+        death = Reply()
+        self.watch(lambda notice: death.deliver(None, notice.error))
+        task_status.started(self)
+        try:
+            await death.wait()
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """End this actor: everyone who waits gets LevelGone. Stopping a dead one changes nothing."""
+        self._die(None)
+
+    def statistics(self) -> tuple[MailboxStatistics, int]:
+        """What waits in the mailbox, and how many steps are parked."""
+        mailbox = self._mailbox
+        waiting = mailbox.statistics() if mailbox else MailboxStatistics(0, 0, self._capacity)
+        return waiting, len(self._in_flight or ())
+
+    # -- one message
+    # -----------------------------------------------------------------------------------------------
+
+    def _send(self, message: object, deliver: Deliver, owner: Hashable) -> None:
+        runtime = self._runtime
+        if self._at_work or self._mailbox or self.dead or runtime.depth >= INLINE_DEPTH:
+            self._put(message, deliver, owner)
+            return
+        runtime.depth += 1
+        try:
+            self._handle(message, deliver, owner)
+        finally:
+            runtime.depth -= 1
+
+    def _put(self, message: object, deliver: Deliver, owner: Hashable) -> None:
+        if self.dead is not None:
+            deliver(None, self._gone())
+            return
+        if self._mailbox is None:
+            self._mailbox = Mailbox(self._capacity)
+        try:
+            self._mailbox.put((message, deliver, owner))
+        except MailboxFull as error:
+            deliver(None, MailboxFull(f"{self.name}: {error}"))
+            return
+        self._drain_soon()
+
+    def _handle(self, message: object, deliver: Deliver, owner: Hashable) -> None:
+        self._at_work = True
+        try:
+            answer = self._handler(message)
+        except _ANSWERS as error:
+            self._rest()
+            deliver(None, error)
+            return
+        except Exception as error:
+            self._at_work = False
+            self._die(error)
+            deliver(None, self._gone())
+            return
+        except BaseException:
+            self._at_work = False
+            raise
+        if type(answer) is GeneratorType:
+            self._advance(_InFlight(self, answer, deliver, owner), None, None)
+            return
+        self._rest()
+        deliver(answer, None)
+
+    def _advance(self, entry: _InFlight, value: object, error: BaseException | None) -> None:
+        """Run a step until it ends or has to wait for an answer."""
+        step = entry.step
+        while True:
+            self._at_work = True
+            try:
+                effect = step.send(value) if error is None else step.throw(error)
+            except StopIteration as stop:
+                self._end(entry, stop.value, None)
+                return
+            except _ANSWERS as answer:
+                self._end(entry, None, answer)
+                return
+            except Exception as fatal:
+                self._at_work = False
+                self._die(fatal)
+                entry.finish(None, self._gone())
+                return
+            except BaseException:
+                self._at_work = False
+                raise
+            # At a yield the actor is at rest: what the effect sets off may come back to it.
+            self._at_work = False
+            if entry.orphaned:
+                entry.orphaned = False
+                value, error = None, OwnerGone(f"{self.name}: {entry.owner!r} is gone")
+            elif not self._yielded(entry, effect):
+                break
+            else:
+                value, error = entry.value, entry.error
+        if self._waiting():
+            self._drain_soon()
+
+    def _yielded(self, entry: _InFlight, effect: Effect) -> bool:
+        """Have `effect` performed; True if its answer is there, False if the step is parked or over."""
+        if self.dead is not None:
+            entry.finish(None, self._gone())
+            return False
+        if self._in_flight is None:
+            self._in_flight = {}
+        self._in_flight[id(entry)] = entry
+        entry.answered = entry.parked = False
+        try:
+            self._perform(effect, entry.resume)
+        except (LocalProtocolError, *_ANSWERS) as refused:
+            entry.answered, entry.value, entry.error = True, None, refused
+        entry.parked = not entry.answered
+        return entry.answered and not entry.finished
+
+    def _end(self, entry: _InFlight, value: object, error: BaseException | None) -> None:
+        if self._in_flight:
+            self._in_flight.pop(id(entry), None)
+        self._rest()
+        entry.finish(value, error)
+
+    def _continue(self, entry: _InFlight) -> None:
+        """Go on with a parked step, in the task of whoever delivered its answer."""
+        if self._at_work:
+            # The answer was set off by this actor's own handler, which is not at a yield: after it, not
+            # within it.
+            self._answered = [*(self._answered or ()), entry]
+        else:
+            entry.parked = False
+            self._advance(entry, entry.value, entry.error)
+
+    # -- the queue
+    # -------------------------------------------------------------------------------------------------
+
+    def _waiting(self) -> bool:
+        return bool(self._answered or self._mailbox)
+
+    def _rest(self) -> None:
+        self._at_work = False
+        if self._answered or self._mailbox:
+            self._drain_soon()
+
+    def _drain_soon(self) -> None:
+        if not self._draining:
+            self._draining = True
+            self._runtime.start(self)
+
+    async def _drain(self) -> None:
+        """Handle what is queued, a batch between two passes through the scheduler, and end."""
+        self._runtime.renew()
+        try:
+            while self._waiting():
+                for _ in range(BATCH):
+                    if not self._handle_next():
+                        break
+                await self._runtime.breathe()
+        finally:
+            self._draining = False
+
+    def _handle_next(self) -> bool:
+        if self._answered:
+            entry, *rest = self._answered
+            self._answered = rest or None
+            entry.parked = False
+            self._advance(entry, entry.value, entry.error)
+        elif self._mailbox:
+            self._handle(*self._mailbox.take())
+        else:
+            return False
+        return True
+
+    # -- the end
+    # ---------------------------------------------------------------------------------------------------
+
+    def _gone(self) -> LevelGone:
+        died = self.dead is not None and self.dead.error is not None
+        return LevelGone(f"{self.name} {'died' if died else 'was stopped'}")
+
+    def _die(self, error: Exception | None) -> None:
+        if self.dead is not None:
+            return
+        self.dead = notice = ActorDeath(self.name, error)
+        parked, self._in_flight = self._in_flight, None
+        mailbox, self._mailbox = self._mailbox, None
+        self._answered = None
+        for entry in (parked or {}).values():
+            entry.finish(None, self._gone())
+        while mailbox:
+            _, deliver, _ = mailbox.take()
+            deliver(None, self._gone())
+        watchers, self._watchers = self._watchers, []
+        for notify in watchers:
+            notify(notice)

@@ -1,0 +1,118 @@
+"""The bounded queue in front of an actor, and the wait for one answer.
+
+Trio's own channels make a pass through the scheduler for every message, twice for a question with its answer.
+Here a message is put without a pass, taken in batches, and its answer wakes the waiting task directly.
+
+`Reply` is the only place in the program that touches Trio's bare rescheduling, because a wake-up that comes
+too late, for a task that was cancelled meanwhile and waits elsewhere by now, would bring down the whole run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import outcome
+import trio
+
+from protocol.errors import NotDelivered
+
+T = TypeVar("T")
+
+CAPACITY = 1024  # messages
+BATCH = 64  # messages taken between two passes through the scheduler
+
+
+class MailboxFull(NotDelivered):
+    """The receiver has as many messages waiting as it may have; nothing was handled."""
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxStatistics:
+    """What a mailbox holds, for metrics. Counts of messages."""
+
+    depth: int
+    peak: int
+    capacity: int
+
+
+class Mailbox(Generic[T]):
+    """A bounded queue without tasks: whoever puts and whoever takes do so without waiting."""
+
+    __slots__ = ("_items", "capacity", "peak")
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        if capacity < 1:
+            raise ValueError(f"a mailbox holds at least one message, not {capacity}")
+        self._items: deque[T] = deque()
+        self.capacity = capacity
+        self.peak = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: T) -> None:
+        """Append `item`; raises MailboxFull."""
+        depth = len(self._items)
+        if depth >= self.capacity:
+            raise MailboxFull(f"{depth} messages wait already")
+        self._items.append(item)
+        if depth >= self.peak:
+            self.peak = depth + 1
+
+    def take(self) -> T:
+        """Return the oldest item; raises IndexError when there is none."""
+        return self._items.popleft()
+
+    def remove(self, matches: Callable[[T], bool]) -> list[T]:
+        """Take out every item that matches, and return them in order."""
+        removed = [item for item in self._items if matches(item)]
+        if removed:
+            self._items = deque(item for item in self._items if not matches(item))
+        return removed
+
+    def statistics(self) -> MailboxStatistics:
+        return MailboxStatistics(len(self._items), self.peak, self.capacity)
+
+
+class Reply:
+    """One answer, and at most one task that waits for it.
+
+    An answer that comes after its waiter was cancelled is dropped.
+    """
+
+    __slots__ = ("_task", "done", "error", "value")
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+        self.done = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def deliver(self, value: object, error: BaseException | None) -> None:
+        """Take the answer and wake whoever waits. Call it from Trio's thread, once."""
+        assert not self.done, "answered twice"
+        self.done, self.value, self.error = True, value, error
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome.Value(None))
+
+    async def wait(self) -> Any:
+        """Return the value or raise the error; waits only if there is none yet.
+
+        Cancelling the wait ends the wait: what was asked goes on, and its answer is dropped.
+        """
+        if not self.done:
+            assert self._task is None, "one answer, one waiter"
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        # From here on `deliver` finds nobody to wake.
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
