@@ -212,7 +212,8 @@ def test_a_cpu_is_inside_once(host: Host, guest: SecureGuest) -> None:
     host.cpu(1, running=True)
     host.control(1, cr1=guest.space.asce)
     assert host.ok("enter", vcpu=hex(guest.sie), stay=True) == {"running": True}
-    refused(host.enter(guest.sie, cpu=1))
+    left = host.enter(guest.sie, cpu=1)
+    assert (left.code, left.reason & 0xFF00) == (VALIDITY, 0x2000)
     left = Exit.read(host.ok("kick", cpu=0))
     assert left.code == KICKED
     assert host.enter(guest.sie, cpu=1).code == WAIT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from driver import Json
 from s390_blocks import (
+    GIB,
     MIB,
     NON_SECURE,
     PAGE,
@@ -60,14 +61,18 @@ def test_an_unmapped_segment_of_the_guest_is_named_so(host: Host, guest: SecureG
 
 
 def test_a_guest_with_a_region_table_is_translated_by_it(host: Host) -> None:
-    guest = boot_guest(host, kind="region")
+    guest = boot_guest(host, mib=2100, kind="region")
     assert guest.fetch(IMAGE_AT, 7) == b"this is"
-    saved = host.get(guest.space.top)
-    host.put(guest.space.top, saved | 0x20)
-    fault = guest.run_fault(touch(IMAGE_AT))
-    assert (fault.code, fault.page) == (REGION_THIRD, IMAGE_AT)
-    host.put(guest.space.top, saved)
+    far = 2 * GIB + FREE
+    fault = guest.run_fault(touch(far))
+    assert (fault.code, fault.page) == (REGION_THIRD, far)
+    guest.space.segment_entry(far)
+    fault = host.enter_fault(guest.sie)
+    assert (fault.code, fault.page) == (SEGMENT, far)
+    guest.secure_page(far)
     assert guest.enter().steps == [{}]
+    guest.store(far, b"far away")
+    assert guest.fetch(far, 8) == b"far away"
 
 
 def test_a_page_that_the_host_unmaps_is_not_mapped_for_the_guest(host: Host, guest: SecureGuest) -> None:

@@ -129,8 +129,8 @@ def test_import_of_donated_storage_is_refused(host: Host, guest: SecureGuest) ->
 
 def test_import_of_another_guests_page_is_refused(host: Host, guest: SecureGuest) -> None:
     """7.8a invariant 6: a page has at most one owner."""
-    other = boot_guest(host)
     page = guest.secure_page(FREE, SECRET)
+    other = boot_guest(host)
     other.space.map(FREE, page)
     other.convert_to(FREE).refused()
     host.control(cr1=guest.space.asce)
