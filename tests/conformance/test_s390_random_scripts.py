@@ -17,7 +17,7 @@ from s390_field import AddressSpace, Host
 from s390_guest import IMAGE_AT, WORK, Image, SecureGuest, boot_guest, call_steps
 
 GADDRS = [0, PAGE, WORK, IMAGE_AT, IMAGE_AT + PAGE, 0x20000, 0x21000, MIB + 0x3000, 2 * MIB, 0x20800]
-ACTIONS_PER_SCRIPT = 50
+ACTIONS_PER_SCRIPT = 100
 
 
 class Typist:
@@ -31,7 +31,7 @@ class Typist:
         arena = host.alloc(64 * PAGE)
         self.pages = [arena + place * PAGE for place in (0, 1, 8, 40)]
         self.actions: list[Callable[[], object]] = [
-            self.boot,
+            *[self.boot] * 3,
             self.create,
             self.break_a_creation,
             *[self.page_call] * 5,
@@ -39,7 +39,8 @@ class Typist:
             *[self.handle_call] * 2,
             self.lifecycle,
             *[self.change_a_table] * 3,
-            *[self.run] * 8,
+            *[self.run] * 12,
+            *[self.share_and_pin] * 2,
             *[self.look] * 4,
             self.scribble,
             self.corrupt_the_block,
@@ -62,6 +63,7 @@ class Typist:
         for number in range(actions):
             if number == 1:
                 self.host.init()
+                self.boot()
             elif number > 1:
                 self.random.choice(self.actions)()
 
@@ -168,9 +170,45 @@ class Typist:
         self.host.ask("guest", vcpu=hex(sie), do=do, replace=replace)
         if self.random.random() < 0.9:
             self.host.control(cr1=guest.space.asce)
-        for _ in range(self.random.randint(1, 3)):
-            self.host.ask("enter", vcpu=hex(sie))
+        for _ in range(self.random.randint(1, 5)):
+            answer = self.host.ask("enter", vcpu=hex(sie))
+            if self.random.random() < 0.8:
+                self.serve(guest, answer)
         self.host.read(sie, 0x400)
+
+    def serve(self, guest: SecureGuest, answer: Json) -> None:
+        """Do about an exit what a hypervisor would do."""
+        if "fault" in answer:
+            gaddr = int(answer["fault"]["address"], 16)
+            if answer["fault"]["code"] == "0x3e":
+                guest.convert_to(gaddr & ~(PAGE - 1))
+            elif gaddr < 4 * MIB:
+                guest.back(gaddr & ~(PAGE - 1))
+        elif answer["ok"]["icptcode"] == "0x70":
+            for gaddr in (0, PAGE, 0x20000, 0x21000):
+                guest.back(gaddr)
+                guest.convert_to(gaddr)
+
+    def share_and_pin(self) -> None:
+        """A page is imported, shared and pinned; then the guest wants it back, or the host unpins it."""
+        guest = self.some_guest()
+        if guest is None:
+            return
+        gaddr = self.random.choice([0x20000, 0x21000, MIB + 0x3000])
+        page = guest.back(gaddr)
+        guest.convert_to(gaddr)
+        self.host.control(cr1=guest.space.asce)
+        do = call_steps(uvcb("share", paddr=gaddr))
+        self.host.ask("guest", vcpu=hex(guest.sie), do=do, replace=True)
+        self.host.ask("enter", vcpu=hex(guest.sie))
+        self.host.call("pin", paddr=page)
+        if self.random.random() < 0.5:
+            do = call_steps(uvcb("unshare", paddr=gaddr))
+            self.host.ask("guest", vcpu=hex(guest.sie), do=do)
+            self.host.ask("enter", vcpu=hex(guest.sie))
+            self.host.read(guest.sida, 0x30)
+        if self.random.random() < 0.5:
+            guest.unpin(gaddr)
 
     def look(self) -> None:
         """Load from any page: plain, ciphertext, or 0x3D."""
