@@ -252,7 +252,7 @@ class Actor:
     def statistics(self) -> tuple[MailboxStatistics, int]:
         """What waits in the mailbox, and how many steps are parked."""
         mailbox = self._mailbox
-        waiting = mailbox.statistics() if mailbox else MailboxStatistics(0, 0, self._capacity)
+        waiting = mailbox.statistics() if mailbox is not None else MailboxStatistics(0, 0, self._capacity)
         return waiting, len(self._in_flight or ())
 
     # -- one message
