@@ -194,7 +194,7 @@ class Link:
     # -- running ---------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[Link] = trio.TASK_STATUS_IGNORED) -> None:
-        """Move frames until the stream ends, the peer breaks the protocol (`violation`), or it is cancelled."""
+        """Move frames until the stream ends, the peer breaks a rule (see `violation`), or it is cancelled."""
         hello = Envelope(Kind.HELLO, 0, None, "", {"window": self._window})
         self._send(pack_envelope(hello))
         try:
