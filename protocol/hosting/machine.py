@@ -1,0 +1,123 @@
+"""What the service asks of L0's own machine, and what that may answer.
+
+Each effect names the child; whoever serves the effects knows which guest of L0 that is. The contract:
+
+- an answer that is none of the failures below means success, whatever it is;
+- `CreateGuest` that fails has undone its own work: there is nothing to destroy;
+- the others, when they fail, leave the guest where `DestroyGuest` can still end it;
+- `DestroyGuest` may be asked again after a failure, and of a guest whose `StopGuest` failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from protocol.effects import Effect
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """The guest that is wanted. `policy` and `launch` mean something to the architecture only."""
+
+    image: bytes  # SHA-256 of the image
+    vcpus: int
+    memory_mib: int
+    policy: int = 0
+    launch: bytes = b""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ready: str = "entered"
+    on_owner_loss: str = "stop"
+    linger_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MachineEffect(Effect):
+    """Something that L0's machine does to the guest of `child`."""
+
+    child: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CreateGuest(MachineEffect):
+    """Make the secure guest: its memory, its entities in the Trusted Entity, its VMM."""
+
+    cid: int
+    spec: Spec
+    image: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoadGuest(MachineEffect):
+    """Put the image into the guest's memory and have it made secure and verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartGuest(MachineEffect):
+    """Run the guest until it is ready."""
+
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopGuest(MachineEffect):
+    """End the guest's run: kindly within `grace_ms`, or at once where that is 0."""
+
+    grace_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResetGuest(MachineEffect):
+    """Boot the running guest again from its image."""
+
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyGuest(MachineEffect):
+    """Give back everything that the guest holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Await(Effect):
+    """Nothing to do until a child changes its state or `until_ms` has come. The answer is the time in ms."""
+
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TeError:
+    """The Trusted Entity refused a call."""
+
+    call: str
+    rc: int
+    rrc: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NeedMemory:
+    """L0 lacks memory that the guest's entities need."""
+
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The guest ended before it was ready."""
+
+    exit: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The guest did not become ready in its time."""
+
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """The machine has no such guest."""
+
+
+Failure = TeError | NeedMemory | Died | TimedOut | Vanished

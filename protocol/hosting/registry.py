@@ -1,0 +1,310 @@
+"""The tables of the service, and the only place that changes them.
+
+Every change of a record is counted in the book; a state is written to the journal before anything is done
+about it; each table is bounded and charged to the requester that it serves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+from protocol.hosting.cids import Cids
+from protocol.hosting.errors import Code, Refusal
+from protocol.hosting.leases import Bucket, Lease
+from protocol.hosting.limits import Limits
+from protocol.hosting.machine import Spec
+from protocol.hosting.ports import Book, Intent, Journal
+from protocol.hosting.quota import Quota
+from protocol.hosting.records import Child, Identity, Origin, Requester, Tombstone, record_sizes
+from protocol.hosting.states import LEGAL, State
+from protocol.hosting.watch import EventLog
+
+KEY = {"idempotency_keys": 1}
+WATCHER = {"watchers": 1}
+
+
+class Registry:
+    """Requesters, their children and what hangs on them."""
+
+    def __init__(self, limits: Limits, journal: Journal, book: Book, seed: int) -> None:
+        self.limits = limits
+        self.requesters: dict[int, Requester] = {}
+        self.children: dict[bytes, Child] = {}
+        self.host = Quota(limits.host)
+        self.now_ms = 0
+        self.version = 0  # counts changes of states: a wait looks again when it moved
+        self.lookups: Counter[str] = Counter()
+        self.teardowns: Counter[str] = Counter()
+        self.rung: dict[int, None] = {}  # CIDs of requesters with events that nobody fetched, in order
+        self._journal = journal
+        self._book = book
+        self._cids = Cids(limits.cid_first, limits.cid_count, limits.cid_quarantine)
+        self._seed = seed
+        self._made = 0
+        self._gone: dict[int, int] = {}  # CID -> latest epoch that is known to be over
+
+    # Requesters
+
+    def admit(self, who: Identity) -> Requester:
+        """Return the requester; raises Refusal (STALE_EPOCH) unless this boot of it said hello."""
+        requester = self.requesters.get(who.cid)
+        if requester is None or not requester.is_now(who):
+            raise Refusal(Code.STALE_EPOCH, "say hello first", detail={"epoch": who.epoch})
+        return requester
+
+    def open(self, who: Identity) -> Requester:
+        """Return the requester of a hello, made or moved to its epoch. Raises Refusal: old epoch, table full.
+
+        Moving is for an account whose former epoch was already given up, see `abandon`.
+        """
+        requester = self.requesters.get(who.cid)
+        over = max(self._gone.get(who.cid, 0), requester.epoch - 1 if requester else 0)
+        if who.epoch <= over:
+            raise Refusal(Code.STALE_EPOCH, "that boot is over", detail={"epoch": over + 1})
+        if requester is None:
+            if len(self.requesters) >= self.limits.requesters:
+                raise Refusal(Code.NO_RESOURCE, "requesters", detail={"dimension": "requesters"})
+            limits = self.limits
+            requester = self.requesters[who.cid] = Requester(
+                who.cid,
+                who.epoch,
+                Lease(limits.lease),
+                Quota(limits.each, self.host),
+                EventLog(limits.events),
+                Bucket(limits.starts_per_s, at_ms=self.now_ms),
+            )
+            self._book.update("requester", "create")
+            self._book.update("lease", "create")
+        elif requester.epoch != who.epoch:
+            requester.epoch, requester.alive = who.epoch, True
+            self._book.update("requester", "update")
+        return requester
+
+    def abandon(self, requester: Requester) -> None:
+        """End the requester's present epoch: what only that could use is dropped, children excepted."""
+        self._gone[requester.cid] = requester.epoch
+        while len(self._gone) > 16 * self.limits.requesters:
+            del self._gone[next(iter(self._gone))]
+        requester.alive = False
+        self._empty(requester)
+
+    def forget_idle(self, requester: Requester) -> None:
+        """Drop the account of a requester that is gone, once nothing is left of it."""
+        if requester.alive or requester.children or requester.in_flight:
+            return
+        assert requester.quota.idle(), f"charged without a reason: {requester.quota.charged}"
+        del self.requesters[requester.cid]
+        self._book.update("requester", "delete")
+        self._book.update("lease", "delete")
+
+    def expire(self, requester: Requester) -> None:
+        """Drop keys and exit records whose time is over, and a silent requester that has nothing."""
+        for key in requester.keys.expired(self.now_ms):
+            self.drop_key(requester, key)
+        for stone in [s for s in requester.tombstones.values() if s.expires_ms <= self.now_ms]:
+            self.drop_tombstone(requester, stone.child)
+        silent = self.now_ms > requester.lease.deadline_ms + self.limits.tombstone_life
+        if requester.alive and silent and not requester.children and not requester.in_flight:
+            requester.alive = False
+            self._empty(requester)
+        self.forget_idle(requester)
+
+    def renewed(self, requester: Requester) -> None:
+        requester.lease.renew(self.now_ms)
+        self._book.update("lease", "update")
+
+    def _empty(self, requester: Requester) -> None:
+        for key in requester.keys.all():
+            self.drop_key(requester, key)
+        for child in list(requester.tombstones):
+            self.drop_tombstone(requester, child)
+        for rid in list(requester.log.watchers):
+            self.unwatch(requester, rid)
+        for _ in range(len(requester.log)):
+            self._book.update("event", "delete")
+        requester.log = EventLog(self.limits.events)
+        self.rung.pop(requester.cid, None)
+        requester.images.forget()
+
+    # Children
+
+    def find(self, requester: Requester, child: bytes) -> Child | Tombstone:
+        """Return the requester's child or exit record. Raises Refusal: the same for foreign and unknown."""
+        found = self.children.get(child)
+        if found is not None and requester.is_now(found.origin.owner):
+            self.lookups["hit"] += 1
+            return found
+        stone = requester.tombstones.get(child)
+        if stone is not None:
+            self.lookups["hit"] += 1
+            return stone
+        self.lookups["miss" if found is None else "denied"] += 1
+        raise Refusal(Code.NOT_FOUND, "no such child")
+
+    def live(self, requester: Requester, child: bytes) -> Child:
+        """As `find`, for what needs a child that is not released. Raises Refusal: NOT_FOUND, BAD_STATE."""
+        found = self.find(requester, child)
+        if isinstance(found, Tombstone):
+            detail = {"have": str(State.RELEASED), "need": []}
+            raise Refusal(Code.BAD_STATE, "the child is released", detail=detail)
+        return found
+
+    def reserve(self, requester: Requester, spec: Spec, key: bytes | None, digest: bytes) -> Child:
+        """Make a child that holds its share, its CID and image. Raises Refusal, and then holds nothing."""
+        image = requester.images.pin(spec.image)
+        try:
+            unit = self.limits.memory_unit_mib
+            memory_mib = -(-spec.memory_mib // unit) * unit
+            charges = {"children": 1, "vcpus": spec.vcpus, "memory_mib": memory_mib} | (KEY if key else {})
+            requester.quota.charge(charges)
+            try:
+                cid = self._cids.take(self.now_ms)
+            except Refusal:
+                requester.quota.refund(charges)
+                raise
+        except Refusal as refusal:
+            requester.images.unpin(image)
+            releasing = any(child.doom for child in requester.children.values())
+            if refusal.code is Code.QUOTA and releasing:
+                raise Refusal(Code.BUSY_RELEASING, *refusal.cause, detail={"held": ["children"]}) from refusal
+            raise
+        owner = Identity(requester.cid, requester.epoch)
+        child = Child(Origin(self._new_id(), owner, cid, spec, image, key, memory_mib), requester)
+        self.children[child.origin.id] = requester.children[child.origin.id] = child
+        self._book.update("child", "create")
+        if key:
+            requester.keys.bind(key, digest, child.origin.id).answer = answer(child)
+            self._book.update("idempotency", "create")
+        self.record(child, State.RESERVED, "start")
+        return child
+
+    def move(self, child: Child, state: State, reason: str) -> None:
+        """Give the child another state. Call this before what the state stands for is begun."""
+        assert state in LEGAL[child.state], f"{child.state} to {state}"
+        if state is State.ORPHANED:
+            child.before = child.state
+        self.record(child, state, reason)
+
+    def record(self, child: Child, state: State, reason: str) -> None:
+        """Journal, then change, then tell."""
+        self.intend(child, str(state), reason)
+        before, child.state, child.reason = child.state, state, reason
+        child.timings[str(state)] = self.now_ms
+        self.version += 1
+        self._book.update("child", "update")
+        requester = child.account
+        if requester.is_now(child.origin.owner):
+            self._book.update("event", "create")
+            if requester.log.add(child.origin.id, str(before), str(state), reason, self.now_ms):
+                self._book.update("event", "delete")
+            if requester.log.watchers:
+                self.rung[requester.cid] = None
+
+    def intend(self, child: Child, state: str, reason: str) -> None:
+        """Write down what is about to be done."""
+        origin = child.origin
+        dropped = self._journal.append(
+            Intent(origin.id, origin.owner.cid, origin.owner.epoch, state, reason, self.now_ms)
+        )
+        self._book.update("journal", "create")
+        for _ in range(dropped):
+            self._book.update("journal", "delete")
+        child.intents += 1 - dropped
+
+    def set_present(self, child: Child, present: bool) -> None:
+        """Note that L0's machine has, or no longer has, something of the child."""
+        if child.present is not present:
+            child.present = present
+            for kind in ("te_object", "vmm"):
+                self._book.update(kind, "create" if present else "delete")
+
+    def release(self, child: Child) -> None:
+        """End the child's record: everything that it held goes back, its exit record stays."""
+        assert not child.present, "a guest that nobody would know of"
+        requester, origin = child.account, child.origin
+        cause = child.doom
+        self.move(child, State.RELEASED, cause)
+        self.teardowns[cause] += 1
+        del self.children[origin.id], requester.children[origin.id]
+        self._book.update("child", "delete")
+        requester.quota.refund(origin.charges())
+        requester.images.unpin(origin.image)
+        self._cids.give_back(origin.cid, self.now_ms)
+        if requester.is_now(origin.owner):
+            self._bury(requester, child)
+            if origin.key and cause == "rollback":
+                self.drop_key(requester, origin.key)
+            elif origin.key and requester.keys.end(origin.key, self.now_ms + self.limits.key_life):
+                self._book.update("idempotency", "update")
+        self.forget_idle(requester)
+
+    def _bury(self, requester: Requester, child: Child) -> None:
+        if len(requester.tombstones) >= self.limits.tombstones:
+            self.drop_tombstone(requester, next(iter(requester.tombstones)))
+        requester.tombstones[child.origin.id] = Tombstone(
+            child.origin.id,
+            child.origin.cid,
+            child.reason,
+            child.failure,
+            child.exit,
+            child.origin.spec.labels,
+            dict(child.timings),
+            self.now_ms + self.limits.tombstone_life,
+        )
+        self._book.update("tombstone", "create")
+
+    def _new_id(self) -> bytes:
+        """A child's id tells nothing: not how many there are, nor whose the others are."""
+        self._made += 1
+        return hashlib.sha256(f"child {self._seed} {self._made}".encode()).digest()[:16]
+
+    # What hangs on a requester
+
+    def drop_key(self, requester: Requester, key: bytes) -> None:
+        if requester.keys.drop(key):
+            requester.quota.refund(KEY)
+            self._book.update("idempotency", "delete")
+
+    def drop_tombstone(self, requester: Requester, child: bytes) -> None:
+        if requester.tombstones.pop(child, None) is not None:
+            self._book.update("tombstone", "delete")
+
+    def watch(self, requester: Requester, rid: bytes, since: int | None) -> dict[str, object]:
+        """Begin or move a watch. Raises Refusal: QUOTA, GAP."""
+        new = rid not in requester.log.watchers
+        if new:
+            requester.quota.check(WATCHER)
+        body = requester.log.watch(rid, since)
+        if new:
+            requester.quota.charge(WATCHER)
+        self._book.update("watcher", "create" if new else "update")
+        self.rung[requester.cid] = None
+        return body
+
+    def unwatch(self, requester: Requester, rid: bytes) -> None:
+        if requester.log.watchers.pop(rid, None) is not None:
+            requester.quota.refund(WATCHER)
+            self._book.update("watcher", "delete")
+
+    def records(self) -> dict[str, int]:
+        """Count what the tables really hold, by kind; a test holds this equal to what the book was told."""
+        requesters = list(self.requesters.values())
+        counts = dict.fromkeys(record_sizes, 0)
+        counts["requester"] = counts["lease"] = len(requesters)
+        counts["child"] = len(self.children)
+        counts["te_object"] = counts["vmm"] = sum(child.present for child in self.children.values())
+        counts["journal"] = sum(child.intents for child in self.children.values())
+        for requester in requesters:
+            counts["idempotency"] += len(requester.keys.all())
+            counts["tombstone"] += len(requester.tombstones)
+            counts["watcher"] += len(requester.log.watchers)
+            counts["event"] += len(requester.log)
+        return counts
+
+
+def answer(child: Child) -> dict[str, object]:
+    """Return what every answer to the start of `child` has in common."""
+    origin = child.origin
+    charged = {"vcpus": origin.spec.vcpus, "memory_mib": origin.memory_mib}
+    return {"child": origin.id, "cid": origin.cid, "charged": charged}

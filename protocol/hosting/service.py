@@ -1,0 +1,415 @@
+"""The hosting service: one request in, effects on L0's machine on the way, one reply out.
+
+The service knows no clock, no transport and no task. A request is a step, to be driven to its end
+whatever happens to who asked: `handle` yields `MachineEffect` (answer it with what the machine said) or
+`Await` (answer it with the time, once a child has changed or the time has come). Steps of different
+requests may be interleaved at their yields. After each step `events` has what watchers are to be sent.
+
+Rules held here: who asks is what the transport says, never what the frame says; the frame's epoch must
+agree with it; a foreign child is answered exactly as one that never was; what only reads starts and stops
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from protocol.effects import Step
+from protocol.hosting import messages as m
+from protocol.hosting.errors import ERRORS, Code, Refusal, explain
+from protocol.hosting.idempotency import Entry, spec_digest
+from protocol.hosting.lifecycle import Lifecycle, doom
+from protocol.hosting.limits import CHUNK_BYTES, FRAME_BYTES, Limits
+from protocol.hosting.machine import Await
+from protocol.hosting.ports import Book, CountingBook, Journal, MemoryJournal
+from protocol.hosting.records import Child, Identity, Requester, Tombstone
+from protocol.hosting.registry import WATCHER, Registry, answer
+from protocol.hosting.states import PAST_READY, REACHED, State
+
+Body = dict[str, object]
+Reply = dict[str, Any]
+
+NO_MIGRATION = (
+    "a secure guest is bound to the Trusted Entity of its host",
+    "destroy the children and start them anew elsewhere",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What happened so far: a look that changes nothing."""
+
+    messages: Mapping[str, int]  # by type
+    refusals: Mapping[str, int]  # by name of the error
+    lookups: Mapping[str, int]  # hit, miss, denied
+    replays: Mapping[str, int]  # same, conflict
+    leases: Mapping[str, int]  # renewed, expired
+    teardowns: Mapping[str, int]  # by cause
+    image_bytes: int  # that came
+
+
+class Service:
+    """Hosts secure guests for guest hosts, within `limits`."""
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        journal: Journal | None = None,
+        seed: int = 0,
+        book: Book | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self._registry = Registry(self.limits, journal or MemoryJournal(), book or CountingBook(), seed)
+        self._life = Lifecycle(self._registry)
+        self._counts: dict[str, Counter[str]] = {
+            name: Counter() for name in ("messages", "refusals", "replays", "leases")
+        }
+        self._image_bytes = 0
+        self._at_once: dict[type[m.Message], Callable[[Requester, m.Request, Any], Body]] = {
+            m.QuotaGet: lambda requester, _, __: requester.quota.body(),
+            m.ImagePut: self._image_put,
+            m.Describe: lambda requester, _, body: self._registry.find(requester, body.child).body(),
+            m.List: self._list,
+            m.AckExit: self._ack_exit,
+            m.LeaseRenew: self._lease_renew,
+            m.Watch: lambda requester, request, body: self._registry.watch(
+                requester, request.rid, body.since
+            ),
+            m.Unwatch: self._unwatch,
+            m.Migrate: self._migrate,
+        }
+        self._steps: dict[type[m.Message], Callable[[Requester, m.Request, Any], Step[Body]]] = {
+            m.Start: self._start,
+            m.Wait: self._wait,
+            m.Stop: self._stop,
+            m.Reset: self._reset,
+            m.Destroy: self._destroy,
+        }
+
+    # What comes from outside
+
+    def at(self, now_ms: int) -> None:
+        """Say what time it is; never goes back. A driver may say so before it answers an effect."""
+        self._registry.now_ms = max(self._registry.now_ms, now_ms)
+
+    def handle(self, who: Identity, frame: object, now_ms: int) -> Step[Reply]:
+        """Serve one frame of `who` and return the one reply. Never raises for what is in the frame."""
+        self.at(now_ms)
+        try:
+            request = m.open_frame(frame)
+            self._counts["messages"][request.type] += 1
+            body = yield from self._serve(who, request)
+        except Refusal as refusal:
+            self._counts["refusals"][refusal.code.name] += 1
+            return _reply("err", m.rid_of(frame), refusal.body())
+        return _reply("ev" if request.type == "watch" else "ok", request.rid, body)
+
+    def tick(self, now_ms: int) -> Iterator[Step[None]]:
+        """Let time pass: yield a step for each child that has to go now. They may be driven side by side."""
+        self.at(now_ms)
+        registry = self._registry
+        for requester in list(registry.requesters.values()):
+            lease = requester.lease
+            if requester.alive and not lease.expired and lease.out(registry.now_ms):
+                lease.expired = True
+                self._counts["leases"]["expired"] += 1
+                self._life.owner_lost(requester.children.values(), "lease")
+            for child in list(requester.children.values()):
+                if child.grace_until_ms is not None and child.grace_until_ms <= registry.now_ms:
+                    doom(child, "lease")
+                if child.doom and not child.busy and child.retry_at_ms <= registry.now_ms:
+                    yield self._life.settle(child)
+            registry.expire(requester)
+
+    def requester_gone(self, cid: int, epoch: int, now_ms: int) -> Step[None]:
+        """Reclaim what boot `epoch` of a requester leaves behind: it died, or was seen to have rebooted."""
+        self.at(now_ms)
+        requester = self._registry.requesters.get(cid)
+        if requester is not None and requester.is_now(Identity(cid, epoch)):
+            yield from self._lose(requester, "gone")
+
+    def guest_ended(self, child: bytes, status: int, now_ms: int) -> None:
+        """Note that the guest of `child` ended by itself, with `status`."""
+        self.at(now_ms)
+        if child in self._registry.children:
+            self._life.ended(self._registry.children[child], status)
+
+    def guest_lost(self, child: bytes, now_ms: int) -> None:
+        """Note that L0's machine no longer has the guest of `child`."""
+        self.at(now_ms)
+        if child in self._registry.children:
+            self._life.vanished(self._registry.children[child])
+
+    def unwatch(self, who: Identity, rid: bytes) -> None:
+        """End a watch whose connection is gone."""
+        requester = self._registry.requesters.get(who.cid)
+        if requester is not None and requester.is_now(who):
+            self._registry.unwatch(requester, rid)
+
+    # What can be seen from outside
+
+    def events(self) -> list[tuple[Identity, Reply]]:
+        """Return the frames that watchers have not been given yet, and count them as given."""
+        frames = []
+        for cid in self._registry.rung:
+            requester = self._registry.requesters[cid]
+            who = Identity(cid, requester.epoch)
+            for rid in requester.log.watchers:
+                frames += [(who, _reply("ev", rid, body)) for body in requester.log.due(rid)]
+        self._registry.rung.clear()
+        return frames
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change of a child's state."""
+        return self._registry.version
+
+    def records(self) -> dict[str, int]:
+        """Return how many records of each kind there are."""
+        return self._registry.records()
+
+    def statistics(self) -> Statistics:
+        counts, registry = self._counts, self._registry
+        return Statistics(
+            messages=dict(counts["messages"]),
+            refusals=dict(counts["refusals"]),
+            lookups=dict(registry.lookups),
+            replays=dict(counts["replays"]),
+            leases=dict(counts["leases"]),
+            teardowns=dict(registry.teardowns),
+            image_bytes=self._image_bytes,
+        )
+
+    # One request
+
+    def _serve(self, who: Identity, request: m.Request) -> Step[Body]:
+        body = request.message
+        if request.budget_ms == 0:
+            raise Refusal(Code.TIMEOUT, "dl is 0: nothing was done")
+        if isinstance(body, m.Explain):
+            return _explain(body)
+        if isinstance(body, m.Hello):
+            return (yield from self._hello(who, body))
+        requester = self._registry.admit(who)
+        if request.epoch != who.epoch:
+            raise Refusal(Code.STALE_EPOCH, "the frame's epoch is not yours", detail={"epoch": who.epoch})
+        if requester.in_flight >= self.limits.in_flight:
+            raise Refusal(Code.RATE_LIMITED, f"{requester.in_flight} requests are under way")
+        requester.in_flight += 1
+        try:
+            if type(body) in self._at_once:
+                return self._at_once[type(body)](requester, request, body)
+            return (yield from self._steps[type(body)](requester, request, body))
+        finally:
+            requester.in_flight -= 1
+            self._registry.forget_idle(requester)
+
+    def _hello(self, who: Identity, body: m.Hello) -> Step[Body]:
+        if m.VERSION not in body.versions:
+            raise Refusal(Code.UNSUPPORTED, "no common version", detail={"versions": [m.VERSION]})
+        known = self._registry.requesters.get(who.cid)
+        if known is not None and known.alive and known.epoch < who.epoch:
+            yield from self._lose(known, "reboot")
+        requester = self._registry.open(who)
+        self._renew(requester)
+        limits = self.limits
+        return {
+            "version": m.VERSION,
+            "features": list(m.FEATURES),
+            "id": who.cid,
+            "epoch": who.epoch,
+            "lease": {"length_ms": limits.lease, "renew_ms": limits.renew},
+            "limits": limits.each.named() | {"frame_bytes": FRAME_BYTES, "chunk_bytes": CHUNK_BYTES},
+            "cids": [limits.cid_first, limits.cid_first + limits.cid_count - 1],
+        }
+
+    def _lose(self, requester: Requester, cause: str) -> Step[None]:
+        """End the requester's present boot. What its children's machine refuses now, `tick` tries again."""
+        children = list(requester.children.values())
+        self._registry.abandon(requester)
+        for child in self._life.owner_lost(children, cause):
+            yield from self._life.settle(child)
+        self._registry.forget_idle(requester)
+
+    def _image_put(self, requester: Requester, _: m.Request, body: m.ImagePut) -> Body:
+        _need_lease(requester)
+        self._image_bytes += len(body.data)
+        return requester.images.put(body.digest, body.size, body.offset, body.data)
+
+    def _list(self, requester: Requester, _: m.Request, body: m.List) -> Body:
+        mine: list[Child | Tombstone] = [
+            child for child in requester.children.values() if requester.is_now(child.origin.owner)
+        ]
+        if body.exited:
+            mine += requester.tombstones.values()
+        bodies = {bytes(b["child"]): b for b in (one.body() for one in mine) if _wanted(b, body)}  # type: ignore[call-overload]
+        left = sorted(child for child in bodies if body.after is None or child > body.after)
+        page = left[: body.count]
+        return {
+            "children": [bodies[child] for child in page],
+            "after": page[-1] if len(left) > len(page) else None,
+        }
+
+    def _ack_exit(self, requester: Requester, _: m.Request, body: m.AckExit) -> Body:
+        child = requester.children.get(body.child)
+        if child is not None and requester.is_now(child.origin.owner):
+            detail = {"have": str(child.state), "need": [str(State.RELEASED)]}
+            raise Refusal(Code.BAD_STATE, "the child is not released", detail=detail)
+        self._registry.drop_tombstone(requester, body.child)
+        return {}
+
+    def _lease_renew(self, requester: Requester, _: m.Request, __: m.LeaseRenew) -> Body:
+        back = self._renew(requester)
+        return {"expires_in_ms": self.limits.lease, "renew_in_ms": self.limits.renew, "back": back}
+
+    def _renew(self, requester: Requester) -> int:
+        self._counts["leases"]["renewed"] += 1
+        self._registry.renewed(requester)
+        return self._life.owner_back(requester)
+
+    def _unwatch(self, requester: Requester, _: m.Request, body: m.Unwatch) -> Body:
+        self._registry.unwatch(requester, body.watch)
+        return {}
+
+    def _migrate(self, _: Requester, __: m.Request, ___: m.Migrate) -> Body:
+        raise Refusal(Code.POLICY, *NO_MIGRATION)
+
+    # Requests that may park
+
+    def _start(self, requester: Requester, request: m.Request, body: m.Start) -> Step[Body]:
+        _need_lease(requester)
+        spec = body.spec.spec()
+        digest = spec_digest(spec)
+        entry = self._replayed(requester, request.key, digest)
+        if entry is not None:
+            return (yield from self._again(requester, entry, body.mode))
+        wait = requester.bucket.take(self._registry.now_ms)
+        if wait:
+            raise Refusal(Code.RATE_LIMITED, "starts", retry_after_ms=wait)
+        child = self._registry.reserve(requester, spec, request.key, digest)
+        if body.mode == "run":
+            yield from self._run(child)
+        return answer(child) | {"state": str(child.state), "replayed": False}
+
+    def _replayed(self, requester: Requester, key: bytes | None, digest: bytes) -> Entry | None:
+        if key is None:
+            return None
+        try:
+            entry = requester.keys.find(key, digest)
+        except Refusal:
+            self._counts["replays"]["conflict"] += 1
+            raise
+        if entry is not None:
+            self._counts["replays"]["same"] += 1
+        return entry
+
+    def _again(self, requester: Requester, entry: Entry, mode: str) -> Step[Body]:
+        """Answer a start that was asked before; run what so far was only reserved."""
+        if entry.refusal is not None:
+            raise entry.refusal
+        child = requester.children.get(entry.child)
+        if child is not None and child.state is State.RESERVED and mode == "run" and not child.busy:
+            yield from self._run(child)
+        state = child.state if child is not None else State.RELEASED
+        return dict(entry.answer) | {"state": str(state), "replayed": True}
+
+    def _run(self, child: Child) -> Step[None]:
+        requester, key = child.account, child.origin.key
+        try:
+            yield from self._life.build(child)
+        except Refusal as refusal:
+            # A key that outlives the failure answers the same again.
+            entry = requester.keys.entry(key) if key and requester.is_now(child.origin.owner) else None
+            if entry is not None and entry.child == child.origin.id:
+                entry.refusal = refusal
+            raise
+
+    def _wait(self, requester: Requester, request: m.Request, body: m.Wait) -> Step[Body]:
+        registry, until = self._registry, State(body.until)
+        budget = body.timeout_ms if request.budget_ms is None else min(body.timeout_ms, request.budget_ms)
+        deadline_ms = registry.now_ms + budget
+        who = Identity(requester.cid, requester.epoch)
+        requester.quota.charge(WATCHER)
+        try:
+            while True:
+                found = registry.find(requester, body.child)
+                state = found.state if isinstance(found, Child) else State.RELEASED
+                if state in REACHED[until]:
+                    return {"child": body.child, "state": str(state), "timings": dict(found.timings)}
+                _still_possible(found, state, until)
+                if registry.now_ms >= deadline_ms:
+                    raise Refusal(Code.TIMEOUT, f"still {state}")
+                self.at((yield Await(deadline_ms)))
+                registry.admit(who)
+        finally:
+            requester.quota.refund(WATCHER)
+
+    def _stop(self, requester: Requester, _: m.Request, body: m.Stop) -> Step[Body]:
+        child = self._registry.live(requester, body.child)
+        if child.state in {State.STOPPED, State.LOST} or (child.state is State.STOPPING and child.busy):
+            return {"state": str(child.state)}
+        if child.busy or not child.running():
+            raise _not_in(child, State.READY)
+        yield from self._life.stop(child, body.grace_ms if body.how == "graceful" else 0)
+        return {"state": str(child.state)}
+
+    def _reset(self, requester: Requester, _: m.Request, body: m.Reset) -> Step[Body]:
+        child = self._registry.live(requester, body.child)
+        if child.busy or child.state is not State.READY:
+            raise _not_in(child, State.READY)
+        yield from self._life.reset(child)
+        return {"state": str(child.state)}
+
+    def _destroy(self, requester: Requester, _: m.Request, body: m.Destroy) -> Step[Body]:
+        child = requester.children.get(body.child)
+        if child is None or not requester.is_now(child.origin.owner):
+            return {"state": str(State.RELEASED)}  # gone, or never was, or somebody else's: the same
+        doom(child, "request")
+        yield from self._life.settle(child)
+        if child.state is not State.RELEASED:
+            failure = child.failure if child.tries else None
+            cause = failure.cause if failure else ("a request on it is under way",)
+            wait = max(0, child.retry_at_ms - self._registry.now_ms)
+            held = {"held": ["guest"] if child.present else []}
+            raise Refusal(Code.BUSY_RELEASING, *cause, stage="destroy", retry_after_ms=wait, detail=held)
+        return {"state": str(State.RELEASED)}
+
+
+def _reply(kind: str, rid: bytes, body: Body) -> Reply:
+    return {"v": m.VERSION, "t": kind, "rid": rid, "b": body}
+
+
+def _need_lease(requester: Requester) -> None:
+    if requester.lease.expired:
+        raise Refusal(Code.LEASE_EXPIRED, "lease.renew first")
+
+
+def _explain(body: m.Explain) -> Body:
+    if body.error not in {int(code) for code in ERRORS}:
+        raise Refusal(Code.NOT_FOUND, "no such error")
+    return explain(Code(body.error))
+
+
+def _wanted(body: Body, asked: m.List) -> bool:
+    labels = body["labels"]
+    return (asked.state is None or body["state"] == asked.state) and (
+        asked.label is None or (isinstance(labels, dict) and asked.label in labels)
+    )
+
+
+def _not_in(child: Child, need: State) -> Refusal:
+    detail = {"have": str(child.state), "need": [str(need)]}
+    return Refusal(Code.BAD_STATE, f"the child is {child.state}", detail=detail)
+
+
+def _still_possible(found: Child | Tombstone, state: State, until: State) -> None:
+    """Raise Refusal where waiting any longer is of no use."""
+    hopeless = state in PAST_READY if until is State.READY else state is State.LOST and until is State.STOPPED
+    if not hopeless:
+        return
+    if found.failure is not None:
+        raise found.failure
+    raise Refusal(Code.BAD_STATE, f"the child is {state}", detail={"have": str(state), "need": [str(until)]})
