@@ -35,17 +35,15 @@ class Image:
 class Images:
     """The images of one requester, least recently used first."""
 
-    __slots__ = ("_images", "_quota", "evicted", "received")
+    __slots__ = ("_images", "_quota", "evicted")
 
     def __init__(self, quota: Quota) -> None:
         self._quota = quota
         self._images: dict[bytes, Image] = {}
-        self.received = 0  # bytes that came, whether they were new or not
         self.evicted = 0
 
     def put(self, digest: bytes, size: int, offset: int, data: bytes) -> dict[str, object]:
         """Take one piece; return how much is there. Raises Refusal: out of order, too big, wrong digest."""
-        self.received += len(data)
         image = self._images.get(digest)
         if image is not None and image.size != size:
             raise Refusal(Code.BAD_ARGUMENT, f"b.size was {image.size} before")

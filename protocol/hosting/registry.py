@@ -93,6 +93,8 @@ class Registry:
         """Drop the account of a requester that is gone, once nothing is left of it."""
         if requester.alive or requester.children or requester.in_flight:
             return
+        if self.requesters.get(requester.cid) is not requester:
+            return
         assert requester.quota.idle(), f"charged without a reason: {requester.quota.charged}"
         del self.requesters[requester.cid]
         self._book.update("requester", "delete")
