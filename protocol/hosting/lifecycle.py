@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from protocol.effects import Step
+from protocol.errors import LevelGone, OperationalError, OwnerGone
 from protocol.hosting.errors import Code, Refusal
 from protocol.hosting.leases import backoff
 from protocol.hosting.machine import (
@@ -21,12 +22,14 @@ from protocol.hosting.machine import (
     Died,
     Failure,
     LoadGuest,
+    MachineEffect,
     NeedMemory,
     ResetGuest,
     StartGuest,
     StopGuest,
     TeError,
     TimedOut,
+    Unanswered,
     Vanished,
 )
 from protocol.hosting.records import Child, Requester
@@ -84,12 +87,15 @@ class Lifecycle:
         try:
             self._go_on(child, "reserve")
             registry.move(child, State.LOADING, "start")
-            made = yield CreateGuest(origin.id, origin.cid, origin.spec, origin.image.data or b"")
-            registry.set_present(child, not isinstance(made, Failure))
+            create = CreateGuest(origin.id, origin.cid, origin.spec, origin.image.data or b"")
+            made = yield from _ask(child, create)
+            # A guest that may be there is one that has to be destroyed.
+            registry.set_present(child, isinstance(made, Unanswered) or not isinstance(made, Failure))
             self._answered(child, "create", made)
-            self._answered(child, "load", (yield LoadGuest(origin.id)))
+            self._answered(child, "load", (yield from _ask(child, LoadGuest(origin.id))))
             registry.move(child, State.STARTING, "start")
-            self._answered(child, "start", (yield StartGuest(origin.id, self._boot_ms(child))))
+            start = StartGuest(origin.id, self._boot_ms(child))
+            self._answered(child, "start", (yield from _ask(child, start)))
             registry.move(child, State.READY, "start")
         except Refusal as refusal:
             child.failure = refusal
@@ -101,14 +107,15 @@ class Lifecycle:
     def _stop(self, child: Child, grace_ms: int) -> Step[None]:
         if child.state is not State.STOPPING:
             self._registry.move(child, State.STOPPING, "request")
-        self._answered(child, "stop", (yield StopGuest(child.origin.id, grace_ms)))
+        self._answered(child, "stop", (yield from _ask(child, StopGuest(child.origin.id, grace_ms))))
         self._registry.move(child, State.STOPPED, "request")
 
     def _reset(self, child: Child) -> Step[None]:
         registry = self._registry
         registry.move(child, State.STARTING, "reset")
         try:
-            self._answered(child, "reset", (yield ResetGuest(child.origin.id, self._boot_ms(child))))
+            reset = ResetGuest(child.origin.id, self._boot_ms(child))
+            self._answered(child, "reset", (yield from _ask(child, reset)))
         except Refusal as refusal:
             child.failure = refusal
             if child.state is not State.LOST:
@@ -122,7 +129,7 @@ class Lifecycle:
         if child.running():
             if child.state is not State.STOPPING:
                 registry.move(child, State.STOPPING, child.doom)
-            stopped = yield StopGuest(child.origin.id, 0)
+            stopped = yield from _ask(child, StopGuest(child.origin.id, 0))
             if isinstance(stopped, Vanished):
                 self._lose(child)
             elif not isinstance(stopped, Failure):
@@ -130,7 +137,7 @@ class Lifecycle:
         if child.present:
             if not child.tries:
                 registry.intend(child, "RELEASING", child.doom)
-            answer = yield DestroyGuest(child.origin.id)
+            answer = yield from _ask(child, DestroyGuest(child.origin.id))
             if isinstance(answer, Failure) and not isinstance(answer, Vanished):
                 limits = registry.limits
                 child.tries += 1
@@ -207,11 +214,8 @@ class Lifecycle:
         self._go_on(child, stage)
 
     def _go_on(self, child: Child, stage: str) -> None:
-        if child.doom == "lease":
-            raise Refusal(Code.LEASE_EXPIRED, "the lease ran out meanwhile", stage=stage)
         if child.doom:
-            detail = {"have": str(child.state), "need": []}
-            raise Refusal(Code.BAD_STATE, f"given up meanwhile: {child.doom}", stage=stage, detail=detail)
+            raise _given_up(child, stage)
 
     def _boot_ms(self, child: Child) -> int:
         limits = self._registry.limits
@@ -221,6 +225,29 @@ class Lifecycle:
 def doom(child: Child, cause: str) -> None:
     """Decide that `child` has to go. The first cause stays."""
     child.doom = child.doom or cause
+
+
+def _ask(child: Child, effect: MachineEffect) -> Step[object]:
+    """Yield `effect` and return its answer, also where the driver throws one. Raises Refusal: given up."""
+    while True:
+        try:
+            return (yield effect)
+        except OwnerGone:
+            # Not performed. What ends the guest is asked for again, anything else is pointless now.
+            doom(child, "gone")
+            if not isinstance(effect, (StopGuest, DestroyGuest)):
+                raise _given_up(child, "owner") from None
+        except LevelGone:
+            return Vanished()
+        except OperationalError as error:
+            return Unanswered(type(error).__name__)
+
+
+def _given_up(child: Child, stage: str) -> Refusal:
+    if child.doom == "lease":
+        return Refusal(Code.LEASE_EXPIRED, "the lease ran out meanwhile", stage=stage)
+    detail = {"have": str(child.state), "need": []}
+    return Refusal(Code.BAD_STATE, f"given up meanwhile: {child.doom}", stage=stage, detail=detail)
 
 
 def refusal_of(failure: Failure, stage: str) -> Refusal:
@@ -235,6 +262,8 @@ def refusal_of(failure: Failure, stage: str) -> Refusal:
             return Refusal(Code.BOOT_DIED, f"exit {status}", stage=stage, detail={"exit": status})
         case TimedOut(timeout_ms):
             return Refusal(Code.BOOT_TIMEOUT, stage=stage, detail={"timeout_ms": timeout_ms})
+        case Unanswered(reason):
+            return Refusal(Code.INTERNAL, "the machine did not answer", stage=stage, detail={"ref": reason})
         case Vanished():
             return Refusal(Code.INTERNAL, "the guest vanished", stage=stage, detail={"ref": ""})
 

@@ -6,6 +6,9 @@ Each effect names the child; whoever serves the effects knows which guest of L0 
 - `CreateGuest` that fails has undone its own work: there is nothing to destroy;
 - the others, when they fail, leave the guest where `DestroyGuest` can still end it;
 - `DestroyGuest` may be asked again after a failure, and of a guest whose `StopGuest` failed.
+
+Whoever drives the step may throw instead: LevelGone (the machine is gone, its guests with it), another
+OperationalError (whether it was done is not known), OwnerGone (what was yielded last was not performed).
 """
 
 from __future__ import annotations
@@ -120,4 +123,11 @@ class Vanished:
     """The machine has no such guest."""
 
 
-Failure = TeError | NeedMemory | Died | TimedOut | Vanished
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """The machine was asked and did not answer: it may have done it. Made of what a driver throws."""
+
+    reason: str
+
+
+Failure = TeError | NeedMemory | Died | TimedOut | Vanished | Unanswered

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocol.effects import Step
+from protocol.errors import OperationalError
 from protocol.hosting import messages as m
 from protocol.hosting.errors import ERRORS, Code, Refusal, explain
 from protocol.hosting.idempotency import Entry, spec_digest
@@ -342,7 +343,12 @@ class Service:
                 _still_possible(found, state, until)
                 if registry.now_ms >= deadline_ms:
                     raise Refusal(Code.TIMEOUT, f"still {state}")
-                self.at((yield Await(deadline_ms)))
+                try:
+                    self.at((yield Await(deadline_ms)))
+                except OperationalError as error:
+                    raise Refusal(
+                        Code.STALE_EPOCH, "the wait was ended", detail={"epoch": who.epoch}
+                    ) from error
                 registry.admit(who)
         finally:
             requester.quota.refund(WATCHER)
