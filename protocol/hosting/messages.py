@@ -39,6 +39,7 @@ VERSION = 1
 FEATURES = ("image.put", "reset", "linger", "watch")
 U32 = (1 << 32) - 1
 U63 = (1 << 63) - 1
+U64 = (1 << 64) - 1  # TDX has an attribute in its top bit
 
 CHILD = binary(16)
 DIGEST = binary(32)
@@ -79,7 +80,7 @@ class SpecOnWire:
     image: bytes = wire(DIGEST)
     vcpus: int = wire(uint(1, U32))
     memory_mib: int = wire(uint(1, U32))
-    policy: int = wire(uint(0, U63), 0)
+    policy: int = wire(uint(0, U64), 0)
     launch: bytes = wire(binary(0, LAUNCH_BYTES), b"")
     labels: Mapping[str, str] | None = wire(maybe(mapping(text(LABEL_NAME), text(LABEL_VALUE), LABELS)), None)
     ready: str = wire(one_of("entered", "notified"), "entered")

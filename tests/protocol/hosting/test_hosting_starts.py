@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from protocol.errors import OutcomeUnknown, OwnerGone
 from protocol.hosting.limits import CHUNK_BYTES
 from protocol.hosting.machine import (
     CreateGuest,
@@ -360,3 +361,48 @@ def test_nobody_learns_or_uses_what_image_another_has(world, alice, join, spec, 
     told = bob.ask("image.put", digest=digest, size=len(image), offset=0, data=b"")
     assert told == {"have": 0, "complete": False}
     assert bob.refused("start", spec=spec())["name"] == "NOT_FOUND"
+
+
+# A machine that does not answer
+
+
+def test_a_guest_that_may_have_been_made_is_destroyed(world, alice, spec):
+    step = alice.begin("start", spec=spec())
+    next(step)
+    effect = step.throw(OutcomeUnknown("the link to the machine"))
+    assert isinstance(effect, DestroyGuest)
+    with pytest.raises(StopIteration) as ended:
+        step.send(Vanished())
+    error = ended.value.value["b"]
+    assert (error["name"], error["detail"]) == ("INTERNAL", {"ref": "OutcomeUnknown"})
+    assert world.service.records()["child"] == 0
+
+
+@pytest.mark.parametrize("answered", [0, 1, 2])
+def test_a_start_whose_owner_is_gone_undoes_itself(world, alice, spec, answered):
+    step = alice.begin("start", spec=spec())
+    effect = parked(step, [None] * answered)
+    try:
+        effect = step.throw(OwnerGone("alice"))
+        assert isinstance(effect, DestroyGuest)
+        with pytest.raises(StopIteration) as ended:
+            step.send(None)
+    except StopIteration as stop:
+        assert answered == 0
+        reply = stop.value
+    else:
+        reply = ended.value.value
+    assert reply["b"]["name"] == "BAD_STATE"
+    assert world.service.records()["child"] == 0
+
+
+def test_an_owner_that_goes_during_a_destroy_does_not_stop_it(world, alice):
+    child = alice.start()["child"]
+    step = alice.begin("destroy", child=child)
+    assert isinstance(next(step), StopGuest)
+    assert isinstance(step.throw(OwnerGone("alice")), StopGuest)
+    assert isinstance(step.send(None), DestroyGuest)
+    assert isinstance(step.throw(OwnerGone("alice")), DestroyGuest)
+    with pytest.raises(StopIteration):
+        step.send(None)
+    assert world.service.records()["child"] == 0

@@ -1,0 +1,97 @@
+"""docs/wire.md says what the program does, field by field and byte by byte."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+
+from protocol import wire
+from protocol.hosting import Identity, Limits, Service
+from protocol.hosting.errors import ERRORS
+from protocol.hosting.limits import CHUNK_BYTES, CONTROL_PORT, FRAME_BYTES
+from protocol.hosting.messages import DEFERRED, MESSAGES, SpecOnWire
+from protocol.hosting.states import LEGAL
+from protocol.wire import FrameDecoder, pack_frame
+
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "wire.md").read_text()
+
+
+def section(title: str) -> str:
+    """The text under `title`, up to the next one of its rank or above."""
+    rank = "#" * (3 if title in MESSAGES else 2)
+    found = re.search(rf"^{rank} {re.escape(title)}\n(.*?)(?=^##? |^{rank} |\Z)", DOCUMENT, re.M | re.S)
+    assert found, f"no section {title}"
+    return found[1]
+
+
+def in_words(default: object) -> str:
+    if default is MISSING:
+        return "required"
+    if default is None:
+        return "nil"
+    if default in (b"", ()):
+        return "empty"
+    return f'"{default}"' if isinstance(default, str) else str(default).lower()
+
+
+def rows(of: type) -> list[str]:
+    return [
+        f"| `{f.name}` | {f.metadata['kind'].text.replace('|', 'or')} | {in_words(f.default)} |"
+        for f in fields(of)
+    ]
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_every_field_of_every_message_is_described(name):
+    text = section(name)
+    told = re.findall(r"^\| `.*$", text, re.M)
+    assert told == rows(MESSAGES[name]) + (rows(SpecOnWire) if name == "start" else [])
+    if not fields(MESSAGES[name]):
+        assert "The body is an empty map." in text
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_every_error_is_described(code):
+    row = ERRORS[code]
+    meaning = row.text + ("" if row.answered else " (not answered yet)")
+    detail = ", ".join(f"`{name}`" for name in row.detail) or "-"
+    again = "yes" if row.retryable else "no"
+    assert f"| {int(code)} | {code.name} | {meaning} | {again} | {row.who} | {detail} |" in section("Errors")
+
+
+@pytest.mark.parametrize("state", LEGAL)
+def test_every_state_says_what_may_become_of_it(state):
+    found = re.search(rf"^\| {state} \| .* \| (.*) \|$", section("States"), re.M)
+    assert found
+    words = set(re.findall(r"[A-Z]{4,}", found[1]))
+    if "the state before" in found[1]:
+        words |= {"RESERVED", "READY", "FAILED"}
+    assert words == {str(after) for after in LEGAL[state]}
+
+
+def test_limits_and_the_port_are_the_programs_own():
+    text = section("Frames") + section("Where it is")
+    for value in (FRAME_BYTES, wire.FRAME_LIMIT, wire.DEPTH, wire.ARRAY_LIMIT, wire.MAP_LIMIT):
+        assert f"| {value:,} |" in text
+    assert f"port {CONTROL_PORT}," in text
+    assert f"at most {CHUNK_BYTES:,} bytes" in section("image.put")
+    assert (Limits().lease, Limits().renew) == (30_000, 10_000)
+
+
+@pytest.mark.parametrize("name", DEFERRED)
+def test_what_is_not_offered_is_named(name):
+    assert f"`{name}`" in DOCUMENT
+
+
+def test_the_example_is_what_happens():
+    blocks = [bytes.fromhex(block) for block in re.findall(r"```hex\n(.*?)```", DOCUMENT, re.S)]
+    service = Service()
+    for asked, answered in zip(blocks[::2], blocks[1::2], strict=True):
+        (frame,) = FrameDecoder(FRAME_BYTES).feed(asked)
+        step = service.handle(Identity(3, 1), frame, 0)
+        with pytest.raises(StopIteration) as ended:
+            next(step)
+        assert pack_frame(ended.value.value, FRAME_BYTES) == answered
