@@ -1,0 +1,168 @@
+"""Two comparisons against each other, count by count: a gate for changes of a hypervisor.
+
+Counts, counts per phase and tracking have to be equal; contention and times depend on other things and are
+not looked at. Bounds of a scenario are judged here, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.compare.outcome import Json, value_of
+from protocol.plan.scenario import Threshold
+
+BASE_BYTES = 256 << 20
+COMPARED = ("counts", "phases", "tracking")
+Identity = tuple[str, str, int]
+
+
+class BadBase(Exception):
+    """A file that holds no comparison. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A number that is another one now. None: it is not there, or its path lacks it."""
+
+    arch: str
+    path: str
+    depth: int
+    name: str
+    before: int | None
+    now: int | None
+
+    def text(self) -> str:
+        change = f"{_shown(self.before)} -> {_shown(self.now)}"
+        if self.before is not None and self.now is not None:
+            change += f" ({self.now - self.before:+,})"
+        return f"{self.arch} {self.path} depth {self.depth}: {self.name}: {change}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A threshold and whether it holds. `value` None: nothing to judge it by, so it does not."""
+
+    threshold: Threshold
+    arch: str
+    value: int | None
+
+    @property
+    def holds(self) -> bool:
+        return self.value is not None and self.threshold.holds(self.value)
+
+    def text(self) -> str:
+        word = "holds" if self.holds else "FAILED"
+        return f"{word}: {self.arch} {self.threshold.what} {self.threshold.text()}: {_shown(self.value)}"
+
+    def as_dict(self) -> Json:
+        wanted = self.threshold.text()
+        return {
+            "what": self.threshold.what,
+            "wanted": wanted,
+            "arch": self.arch,
+            "value": self.value,
+            "holds": self.holds,
+        }
+
+
+def _shown(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def read_base(path: Path) -> Json:
+    """The object that `--json` printed or that a bundle's run.json holds; `path` may be the bundle.
+
+    Raises BadBase.
+    """
+    if path.is_dir():
+        path = path / "run.json"
+    try:
+        with path.open("rb") as file:
+            data = file.read(BASE_BYTES + 1)
+        if len(data) > BASE_BYTES:
+            raise BadBase(f"{path}: more than {BASE_BYTES} bytes")
+        base = json.loads(data)
+    except OSError as error:
+        raise BadBase(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadBase(f"{path}: not JSON: {error}") from None
+    if not isinstance(base, dict) or not isinstance(base.get("results"), list):
+        raise BadBase(f"{path}: no comparison: it has no list of results")
+    for index, result in enumerate(base["results"]):
+        if not _is_result(result):
+            raise BadBase(f"{path}: results[{index}] has no arch, path, depth, counts and phases")
+    return base
+
+
+def _is_result(result: object) -> bool:
+    return (
+        isinstance(result, dict)
+        and isinstance(result.get("arch"), str)
+        and isinstance(result.get("path"), str)
+        and type(result.get("depth")) is int
+        and isinstance(result.get("counts"), dict)
+        and isinstance(result.get("phases"), dict)
+    )
+
+
+def changes(before: list[Json], now: list[Json]) -> list[Change]:
+    """Every number that differs, in the order of the results."""
+    old = {_identity(result): result for result in before}
+    new = {_identity(result): result for result in now}
+    found = []
+    for identity in dict.fromkeys([*old, *new]):
+        a = dict(_numbers(old.get(identity, {})))
+        b = dict(_numbers(new.get(identity, {})))
+        for name in sorted(a.keys() | b.keys()):
+            # A count that never happened is not listed: that is 0, and not a count that is missing.
+            default = 0 if identity in old and identity in new else None
+            if a.get(name, default) != b.get(name, default):
+                found.append(Change(*identity, name, a.get(name, default), b.get(name, default)))
+    return found
+
+
+def other_scenario(before: Json, now: Json) -> list[str]:
+    """The settings that differ between two comparisons: reasons for which their counts may."""
+    a, b = (dict(_leaves(each.get("scenario", {}))) for each in (before, now))
+    return [
+        f"{name}: {json.dumps(a.get(name))} -> {json.dumps(b.get(name))}"
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name) and name != "name"
+    ]
+
+
+def verdicts(thresholds: tuple[Threshold, ...], results: list[Json]) -> list[Verdict]:
+    """Judge every threshold on every architecture that has its path; one that none has fails."""
+    found = []
+    for threshold in thresholds:
+        kind, path, rest = threshold.what.split(".", 2)
+        judged = [
+            Verdict(threshold, result["arch"], value_of(result, f"{kind}.{rest}"))
+            for result in results
+            if result["path"] == path
+        ]
+        found += judged or [Verdict(threshold, "any", None)]
+    return found
+
+
+def _identity(result: Mapping[str, Any]) -> Identity:
+    return result["arch"], result["path"], result["depth"]
+
+
+def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, int | None]]:
+    for part in COMPARED:
+        for name, value in _leaves(result.get(part) or {}):
+            if value is None or type(value) is int:
+                yield f"{part}.{name}", value
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _leaves(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", inner

@@ -1,0 +1,213 @@
+"""The console: JSON lines in, JSON lines out, in order.
+
+What the requests mean is the architecture's keyboard, pure and elsewhere. Here are the lines: their limit,
+what is no JSON, the end of input, a client that went away. Starts quickly: no Trio, no Typer, no Pydantic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NoReturn, Protocol
+
+LINE_BYTES = 8 << 20  # of a request, without its newline
+HOSTS = 64
+DEPTH = 3
+MEMORY_MIB = 65536
+CPUS = 64
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_ENVIRONMENT, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+Json = dict[str, object]
+Heard = Callable[[Json | None, bytes | None, Json], None]
+
+
+class Keyboard(Protocol):
+    """What an architecture offers: one request, already parsed, in; one answer out."""
+
+    def answer(self, request: Json) -> Json: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Which host sits at the keyboard. None: what the profile says."""
+
+    arch: str
+    depth: int = 0
+    hosts: int = 1
+    memory_mib: int | None = None
+    cpus: int | None = None
+    profile: str = "small"
+    seed: int = 0
+
+
+class WrongOptions(Exception):
+    """Options that name nothing, or no such machine; the message says what is allowed."""
+
+
+def keyboard(options: Options) -> Keyboard:
+    """The keyboard of a fresh machine. Raises WrongOptions."""
+    from protocol.arch import architectures, load
+
+    _within("--depth", options.depth, 0, DEPTH)
+    _within("--hosts", options.hosts, 1, HOSTS)
+    if options.memory_mib is not None:
+        _within("--memory", options.memory_mib, 1, MEMORY_MIB)
+    if options.cpus is not None:
+        _within("--cpus", options.cpus, 1, CPUS)
+    _within("--seed", options.seed, 0, 2**63 - 1)
+    names = tuple(architectures())
+    if options.arch not in names:
+        raise WrongOptions(f"--arch {options.arch}: no such architecture; allowed: {', '.join(names)}")
+    architecture = load(options.arch)
+    if options.profile not in architecture.profiles:
+        allowed = ", ".join(architecture.profiles)
+        raise WrongOptions(f"--profile {options.profile}: no such profile; allowed: {allowed}")
+    try:
+        made: Keyboard = architecture.keyboard(
+            depth=options.depth,
+            hosts=options.hosts,
+            memory_mib=options.memory_mib,
+            cpus=options.cpus,
+            profile=options.profile,
+            seed=options.seed,
+        )
+    except ValueError as error:
+        raise WrongOptions(str(error)) from error
+    return made
+
+
+def _within(option: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise WrongOptions(f"{option} {value}: allowed: {low} to {high}")
+
+
+def serve(keys: Keyboard, lines: BinaryIO, answers: BinaryIO, heard: Heard | None = None) -> None:
+    """Answer every line until the input ends. `heard` gets each request, its line and the answer.
+
+    Where a line is no request that is None; where it is over the limit the line is None, too.
+
+    Raises BrokenPipeError when nobody reads the answers any more.
+    """
+    while line := lines.readline(LINE_BYTES + 2):
+        request: Json | None = None
+        kept: bytes | None = line
+        if len(line.removesuffix(b"\n").removesuffix(b"\r")) > LINE_BYTES:
+            kept = None
+            while line and not line.endswith(b"\n"):
+                line = lines.readline(LINE_BYTES)
+            answer = error_answer("limit", f"a line has more than {LINE_BYTES} bytes")
+        else:
+            request, answer = answer_line(keys, line)
+        answers.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
+        answers.flush()
+        if heard is not None:
+            heard(request, kept, answer)
+
+
+def answer_line(keys: Keyboard, line: bytes | str) -> tuple[Json | None, Json]:
+    """The request that `line` is, None if it is none, and its answer."""
+    try:
+        request = _DECODER.decode(line.decode() if isinstance(line, bytes) else line)
+    except RecursionError:
+        return None, error_answer("bad_json", "nested too deeply")
+    except ValueError as error:  # not JSON, not UTF-8, or a number that no machine has
+        return None, error_answer("bad_json", str(error))
+    if not isinstance(request, dict):
+        return None, error_answer("bad_request", "a request is a JSON object")
+    return request, keys.answer(request)
+
+
+def error_answer(code: str, message: str) -> Json:
+    """The answer to a line that has no id."""
+    return {"id": None, "error": {"code": code, "message": message}}
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `nestbed console`."""
+    made = argparse.ArgumentParser(
+        prog="nestbed console",
+        description="The keyboard of a secure host: one JSON request per line in, one answer per line out.",
+        epilog='Example: echo \'{"id": 1, "op": "info"}\' | nestbed console --arch s390 --depth 1',
+        allow_abbrev=False,
+    )
+    made.add_argument("--arch", required=True, help="architecture of the machine")
+    made.add_argument(
+        "--depth", type=_number, default=0, metavar="N", help="0: L0 itself, 1: an L1 host, ..."
+    )
+    made.add_argument("--hosts", type=_number, default=1, metavar="K", help="siblings at that depth")
+    made.add_argument("--memory", type=_number, metavar="MIB", help="memory of each host")
+    made.add_argument("--cpus", type=_number, metavar="N", help="CPUs of each host")
+    made.add_argument("--profile", default="small", metavar="P", help="sizes and limits (small)")
+    made.add_argument(
+        "--seed", type=_number, default=0, metavar="S", help="of keys, handles and the like (0)"
+    )
+    made.add_argument("--record", type=Path, metavar="FILE", help="write a transcript for `nestbed replay`")
+    return made
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the console on standard input and output; returns the exit code."""
+    given = parser().parse_args(arguments)
+    options = Options(
+        given.arch, given.depth, given.hosts, given.memory, given.cpus, given.profile, given.seed
+    )
+    return run(options, given.record)
+
+
+def run(options: Options, record: Path | None = None) -> int:
+    """Serve standard input and output until the input ends; returns the exit code."""
+    try:
+        keys = keyboard(options)
+    except WrongOptions as wrong:
+        complain(str(wrong))
+        return EXIT_USAGE
+    try:
+        if record is None:
+            serve(keys, sys.stdin.buffer, sys.stdout.buffer)
+        else:
+            from actors.record import Transcript, header_of
+
+            with Transcript.create(record, header_of(options)) as transcript:
+                serve(keys, sys.stdin.buffer, sys.stdout.buffer, transcript.heard)
+    except BrokenPipeError:
+        # Nobody reads: what is still buffered must not complain once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        complain(f"{record}: {error.strerror}")
+        return EXIT_ENVIRONMENT
+    return EXIT_OK
+
+
+def complain(message: str) -> None:
+    """Say something to the person, not to the program that reads the answers."""
+    sys.stderr.write(f"nestbed console: {message}\n")

@@ -1,0 +1,217 @@
+"""Whether the values of a scenario go together, and fit what the architecture's profile allows.
+
+Each value by itself has been looked at before. All mistakes are found, not the first one only: a person mends
+a file once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from protocol.ledger import FAMILIES
+from protocol.plan.scenario import Scenario, Threshold
+
+MIB = 1 << 20
+PAGE = 4096
+PAGES_PER_MIB = MIB // PAGE
+FIRST_PAGES = 16  # guest pages below 64 KiB: prefix pages and what a loader keeps free
+HOST_RESERVE = MIB  # the first MiB of a host is its own
+ABOVE_2_GIB = 2048  # MiB; the Trusted Entity's own storage of a host must lie above
+
+PAGE_CALLS = 5_000_000  # of one path, each by itself; more take minutes and belong to bulk
+EXITS = 20_000_000  # of one path
+MEMORY_MIB = 4 << 20  # of all hosts together: their page tables are real
+
+PHASES = (
+    "host_setup",
+    "create",
+    "load",
+    "boot",
+    "run",
+    "page_change",
+    "swap",
+    "reset",
+    "dump",
+    "destroy",
+    "owner_reboot",
+    "host_teardown",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing that is wrong: where, what stands there, what may stand there, perhaps what was meant."""
+
+    path: str
+    value: object
+    allowed: str
+    hint: str = ""
+    needs: tuple[str, ...] = field(default=(), compare=False)  # other settings that it was judged by
+
+
+class Profile(Protocol):
+    """What has to be known of an architecture's profile. Lengths in bytes, of what a host donates."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def max_configs(self) -> int: ...
+    @property
+    def max_cpu_id(self) -> int: ...
+    @property
+    def max_storage(self) -> int: ...
+    @property
+    def base_len(self) -> int: ...
+    @property
+    def conf_base_len(self) -> int: ...
+    @property
+    def cpu_len(self) -> int: ...
+    def variable_len(self, guest_len: int) -> int: ...
+
+
+def mistakes(scenario: Scenario, profiles: Mapping[str, Profile]) -> list[Mistake]:
+    """What does not go together; `profiles` is the chosen profile of each architecture, by its name."""
+    found = [*_pages(scenario), *_events(scenario), *_sizes(scenario), *_thresholds(scenario)]
+    for profile in profiles.values():
+        found += _profile(scenario, profile)
+    return list(dict.fromkeys(found))  # two architectures may find the same
+
+
+def _pages(scenario: Scenario) -> Iterator[Mistake]:
+    guest, run = scenario.guest, scenario.run
+    sizes = ("guest.memory_mib", "guest.image_pages", "guest.image")
+    pages = guest.memory_mib * PAGES_PER_MIB - FIRST_PAGES
+    room = pages - guest.image_pages
+    if room < 0:
+        what, value = (
+            ("guest.image", guest.image) if guest.image else ("guest.image_pages", guest.image_pages)
+        )
+        yield Mistake(
+            what,
+            value,
+            f"at most {pages} pages: guest.memory_mib = {guest.memory_mib} but for the first {FIRST_PAGES}",
+            f"it has {guest.image_pages}",
+            sizes,
+        )
+    elif guest.touch_pages + guest.share_pages > room:
+        yield Mistake(
+            "guest.touch_pages + guest.share_pages",
+            guest.touch_pages + guest.share_pages,
+            f"at most {room} pages: what guest.memory_mib = {guest.memory_mib} leaves beyond the image",
+            needs=(*sizes, "guest.touch_pages", "guest.share_pages"),
+        )
+    private = guest.image_pages + guest.touch_pages
+    if run.swap_pages > private:
+        yield Mistake(
+            "run.swap_pages",
+            run.swap_pages,
+            f"at most {private}: the image and the touched pages",
+            needs=(*sizes, "guest.touch_pages", "run.swap_pages"),
+        )
+    if run.page_changes and not guest.share_pages:
+        yield Mistake(
+            "run.page_changes",
+            run.page_changes,
+            "0 while guest.share_pages = 0: only such pages change",
+            needs=("run.page_changes", "guest.share_pages"),
+        )
+
+
+def _events(scenario: Scenario) -> Iterator[Mistake]:
+    if scenario.run.deaths > scenario.l1.count:
+        yield Mistake(
+            "run.deaths",
+            scenario.run.deaths,
+            f"at most l1.count = {scenario.l1.count}: a host dies once",
+            needs=("run.deaths", "l1.count"),
+        )
+    if "mixed" in scenario.paths and scenario.l1.count * scenario.guest.per_l1 < 2:
+        yield Mistake(
+            "paths",
+            "mixed",
+            "at least two guests in all (l1.count, guest.per_l1): one of each kind",
+            needs=("paths", "l1.count", "guest.per_l1"),
+        )
+
+
+def _sizes(scenario: Scenario) -> Iterator[Mistake]:
+    guest, run = scenario.guest, scenario.run
+    guests = scenario.l1.count * guest.per_l1
+    rounds = 1 + run.resets + run.reboots  # each may load and touch everything again
+    calls = guests * rounds * (guest.image_pages + guest.touch_pages + guest.share_pages)
+    calls += guests * (2 * run.swap_pages + run.page_changes)
+    if scenario.fidelity == "call" and calls > PAGE_CALLS:
+        yield Mistake(
+            "fidelity",
+            "call",
+            f"bulk for more than {PAGE_CALLS} page calls on a path; here up to {calls}",
+            needs=("fidelity", "l1", "guest", "run"),
+        )
+    exits = guests * run.exits.total()
+    if exits > EXITS:
+        yield Mistake(
+            "run.exits",
+            exits,
+            f"at most {EXITS} in all guests of a path together",
+            needs=("run.exits", "l1.count", "guest.per_l1"),
+        )
+    memory = scenario.l1.count * scenario.l1.memory_mib
+    if memory > MEMORY_MIB:
+        yield Mistake("l1.count * l1.memory_mib", memory, f"at most {MEMORY_MIB} MiB", needs=("l1",))
+
+
+def _profile(scenario: Scenario, profile: Profile) -> Iterator[Mistake]:
+    guest, l1 = scenario.guest, scenario.l1
+    limits = (
+        ("guest.per_l1", guest.per_l1, profile.max_configs, "secure configurations of a host"),
+        ("guest.vcpus", guest.vcpus, profile.max_cpu_id + 1, f"CPU numbers 0 to {profile.max_cpu_id}"),
+        ("guest.memory_mib", guest.memory_mib, profile.max_storage // MIB, "MiB of storage of a guest"),
+    )
+    for path, value, most, what in limits:
+        if value > most:
+            yield Mistake(
+                path, value, f"at most {most}: {what} in profile {profile.name}", needs=(path, "profile")
+            )
+    least = ABOVE_2_GIB + -(-profile.base_len // MIB)
+    if l1.memory_mib < least:
+        yield Mistake(
+            "l1.memory_mib",
+            l1.memory_mib,
+            f"at least {least} MiB in profile {profile.name}: the host's own secure storage lies above 2 GiB",
+            needs=("l1.memory_mib", "profile"),
+        )
+        return
+    size = guest.memory_mib * MIB
+    each = size + profile.conf_base_len + profile.variable_len(size) + guest.vcpus * profile.cpu_len
+    needed = -(-(guest.per_l1 * each + profile.base_len + HOST_RESERVE) // MIB)
+    if needed > l1.memory_mib:
+        yield Mistake(
+            "guest.per_l1 * guest.memory_mib",
+            f"{guest.per_l1} * {guest.memory_mib} MiB",
+            f"what fits l1.memory_mib = {l1.memory_mib}; with what the host donates this needs {needed} MiB",
+            needs=("l1.memory_mib", "guest.per_l1", "guest.memory_mib", "guest.vcpus", "profile"),
+        )
+
+
+def _thresholds(scenario: Scenario) -> Iterator[Mistake]:
+    for threshold in scenario.thresholds:
+        wrong = _threshold(scenario, threshold)
+        if wrong:
+            yield Mistake(f'thresholds."{threshold.what}"', threshold.text(), wrong, needs=("paths",))
+
+
+def _threshold(scenario: Scenario, threshold: Threshold) -> str:
+    """What is allowed where the name of `threshold` is not, else nothing."""
+    parts = threshold.what.split(".")
+    least = {"counts": 3, "phases": 4}.get(parts[0])
+    if least is None or len(parts) < least:
+        return "counts.PATH.NAME or phases.PATH.PHASE.NAME"
+    if parts[1] not in scenario.paths:
+        return f"a path that runs: {', '.join(scenario.paths)}"
+    if parts[0] == "phases" and parts[2] not in PHASES:
+        return f"a phase: {', '.join(PHASES)}"
+    if parts[least - 1] not in FAMILIES:
+        return f"a count: {', '.join(FAMILIES)}"
+    return ""
