@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 import trio
 
@@ -121,12 +122,12 @@ def cases() -> Iterable[Case]:
         yield Case(
             f"local ask, {suffix}",
             "ask/s",
-            lambda callers=callers: trio.run(by_actor, callers),
-            lambda callers=callers: trio.run(by_channel, callers),
+            partial(trio.run, by_actor, callers),
+            partial(trio.run, by_channel, callers),
         )
         yield Case(
             f"ask over a link in one process, {suffix}",
             "ask/s",
-            lambda callers=callers: trio.run(by_link, callers),
-            lambda: trio.run(by_frames),
+            partial(trio.run, by_link, callers),
+            partial(trio.run, by_frames),
         )

@@ -109,8 +109,17 @@ def _revision() -> str | None:
 
 
 def write(directory: Path, content: Json) -> Path:
-    """Write run.json into `directory`, made if it is not there. Raises OSError; then nothing is half
-    written.""" directory.mkdir(parents=True, exist_ok=True) target = directory / "run.json" unfinished =
-    directory / f".run.json.{os.getpid()}" try: with unfinished.open("w", encoding="utf-8") as file:
-    json.dump(content, file, indent=2) file.write("\n") file.flush() os.fsync(file.fileno())
-    unfinished.replace(target) finally: unfinished.unlink(missing_ok=True) return target
+    """Write run.json into `directory`, made if it is not there. Raises OSError; then nothing is half written."""
+    directory.mkdir(parents=True, exist_ok=True)
+    target = directory / "run.json"
+    unfinished = directory / f".run.json.{os.getpid()}"
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return target

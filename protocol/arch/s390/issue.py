@@ -1,0 +1,58 @@
+"""Issue Ultravisor calls as a host does: build the block, UVC, loop while busy or partial, read the answer.
+
+The one way in which host code here, Linux-like hosts and hypervisors alike, reaches the Ultravisor below it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from protocol.arch.s390.cpu import Cpu
+from protocol.arch.s390.structs import ANSWER_AT, ERROR, Outcome
+from protocol.effects import Fault, Step
+
+BUSY_LIMIT = 1000
+
+
+class Uvc(Protocol):
+    """What issuing needs of a level."""
+
+    def call(self, cpu: Cpu, r2: int, m3: int = 0, m4: int = 0, park: bool = False) -> Step[int | Fault]: ...
+
+    def read(self, address: int, length: int) -> bytes | Fault: ...
+
+    def write(self, address: int, data: bytes, stores: int = 1) -> Fault | None: ...
+
+
+class Broken(Exception):
+    """The level below refused its own host's storage: the host is not set up as it has to be."""
+
+
+class Issuer:
+    """One CPU of a host, with a page of its own memory for control blocks (DAT off, so addresses are real)."""
+
+    __slots__ = ("cpu", "level", "scratch")
+
+    def __init__(self, level: Uvc, cpu: Cpu, scratch: int) -> None:
+        self.level = level
+        self.cpu = cpu
+        self.scratch = scratch
+
+    def uvc(self, block: bytes | bytearray, out: int = ANSWER_AT + 4) -> Step[Outcome]:
+        """Issue `block`; the outcome carries bytes from 8 to `out` of the block as its one output field."""
+        level, scratch = self.level, self.scratch
+        store = level.write(scratch, bytes(block))
+        if store is not None:
+            raise Broken(store)
+        cc: int | Fault = ERROR + 1
+        for _ in range(BUSY_LIMIT):
+            cc = yield from level.call(self.cpu, scratch)
+            if isinstance(cc, Fault):
+                raise Broken(cc)
+            if cc <= ERROR:
+                break
+        answer = level.read(scratch + ANSWER_AT, max(4, out - ANSWER_AT))
+        if isinstance(answer, Fault):
+            raise Broken(answer)
+        rc, rrc = int.from_bytes(answer[:2], "big"), int.from_bytes(answer[2:4], "big")
+        return Outcome(rc if cc <= ERROR else 0, rrc, ((8, answer[4:]),) if out > ANSWER_AT + 4 else ())

@@ -1,0 +1,103 @@
+"""What the Ultravisor knows about secure guests: configurations and CPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from protocol.arch.s390.image import Digests, Unsealed
+
+
+class ConfigState(IntEnum):
+    """Section 5.2. The names are ours, the transitions are sourced."""
+
+    CREATED = 0
+    PARAMS_SET = 1
+    UNPACKING = 2
+    VERIFIED = 3
+    RUNNING = 4
+    UNSHARED = 5
+    RESET_PREPARED = 6
+
+
+class CpuState(IntEnum):
+    """Operand of CPU Set State, section 5.3. LOAD is operating, with the PSW to be loaded."""
+
+    OPERATING = 1
+    STOPPED = 2
+    CHECK_STOP = 3
+    LOAD = 5
+
+
+class PageState(IntEnum):
+    """Section 5.5, as one column of the machine's page table. SECURE and above refuse the host."""
+
+    NORMAL = 0
+    SHARED = 1
+    PINNED = 2
+    SECURE = 3
+    DONATED = 4
+
+
+@dataclass(slots=True)
+class Config:
+    """A configuration. `resident` maps a guest page to its frame + 1; `exported` holds what proves a page outside."""
+
+    serial: int
+    handle: int
+    mso: int
+    length: int
+    asce: int
+    base: np.ndarray
+    variable: np.ndarray
+    key: bytes
+    resident: np.ndarray
+    state: ConfigState = ConfigState.CREATED
+    reset_pending: bool = False
+    cpus: dict[int, SecureCpu] = field(default_factory=dict)
+    exported: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    generation: int = 0
+    params: Unsealed | None = None
+    digests: Digests | None = None
+
+    @property
+    def pages(self) -> int:
+        return self.length >> 12
+
+
+@dataclass(slots=True)
+class SecureCpu:
+    """A secure CPU. `timer` is the CPU timer at the last exit (None: not looked at), `tod` the clock then."""
+
+    handle: int
+    config: Config
+    number: int
+    storage: np.ndarray
+    block: int
+    state: CpuState = CpuState.STOPPED
+    prefix: int = 0
+    gprs: list[int] = field(default_factory=lambda: [0] * 16)
+    timer: int | None = None
+    guest_timer: int = 0
+    tod: int = 0
+    problem_state: bool = False
+    inside: bool = False
+    was_reset: bool = False
+    completing: int | None = None  # the diagnose code of a 104 that the next entry finishes
+    after_wait: bool = False
+    after_notice: bool = False
+
+    def clear(self, registers: bool) -> None:
+        """What a CPU reset does: initial reset keeps the general registers, clear reset does not."""
+        self.prefix = 0
+        self.problem_state = False
+        self.timer = None
+        self.completing = None
+        self.after_wait = self.after_notice = False
+        self.guest_timer = 0
+        if registers:
+            self.gprs[:] = [0] * 16

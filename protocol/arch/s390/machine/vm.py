@@ -1,0 +1,110 @@
+"""Configurations: create, destroy, parameters, verification."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from protocol.arch.s390 import checks
+from protocol.arch.s390.cpu import Cpu
+from protocol.arch.s390.machine.entities import Config, ConfigState
+from protocol.arch.s390.profiles import PCF, SCF
+from protocol.arch.s390.structs import (
+    DONE,
+    HANDLE_OUT,
+    INV_STATE,
+    NODATA,
+    SET_PARAMS,
+    U64,
+    Outcome,
+)
+from protocol.effects import Fault
+from protocol.memory.store import PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from protocol.arch.s390.machine import Machine
+
+HEADER_NOT_ACCESSIBLE = 0x0103
+HEADER_LIMIT = 0x2000  # an SE header is at most two pages
+LENGTH_MISMATCH = (0x010A, 0x0031)
+NOT_VERIFIED = 0x0102
+
+
+def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
+    plan = checks.create_config(uv, cpu, block)
+    if isinstance(plan, int):
+        return Outcome(plan)
+    fields = plan.fields
+    handle = uv.new_handle("config")
+    uv.donate(plan.base)
+    uv.donate(plan.variable)
+    config = Config(
+        serial=uv.new_serial(),
+        handle=handle,
+        mso=fields.mso,
+        length=fields.length,
+        asce=fields.asce,
+        base=plan.base,
+        variable=plan.variable,
+        key=blake2b(f"{uv.seed}:export:{handle}".encode(), digest_size=32).digest(),
+        resident=np.zeros((fields.length + 4095) >> PAGE_SHIFT, np.uint32),
+    )
+    uv.configs[handle] = config
+    uv.by_serial[config.serial] = config
+    return Outcome(1, 0, ((HANDLE_OUT, U64.pack(handle)),))
+
+
+def destroy(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
+    """Pages of the guest stay as they are until each is destroyed or exported; what was donated is the host's again."""
+    config = uv.configs[NODATA.unpack_from(block)[0]]
+    if config.cpus:
+        return Outcome(INV_STATE)
+    uv.release(config.base)
+    uv.release(config.variable)
+    del uv.configs[config.handle], uv.by_serial[config.serial]
+    return DONE
+
+
+def set_params(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
+    handle, origin, length = SET_PARAMS.unpack_from(block)
+    config = uv.configs[handle]
+    if config.state is not ConfigState.CREATED:
+        return Outcome(INV_STATE)
+    header = read_header(uv, cpu, origin, length)
+    if isinstance(header, Outcome):
+        return header
+    from protocol.arch.s390.image import Digests, Refusal, host_key, unseal
+
+    opened = unseal(header, host_key(uv.seed, "host"), supported_pcf=PCF, supported_scf=SCF)
+    if isinstance(opened, Refusal):
+        return Outcome(opened.rc, opened.rrc)
+    config.params = opened
+    config.digests = Digests()
+    config.state = ConfigState.PARAMS_SET
+    return DONE
+
+
+def read_header(level, cpu: Cpu, origin: int, length: int) -> bytes | Outcome:  # type: ignore[no-untyped-def]
+    """The SE header from home space. A header that cannot be one is refused by its length, unread behind the limit."""
+    header = level.home_read(cpu, origin, min(length, HEADER_LIMIT))
+    if isinstance(header, Fault):
+        return Outcome(HEADER_NOT_ACCESSIBLE)
+    if length > HEADER_LIMIT or not length:
+        return Outcome(*LENGTH_MISMATCH)
+    whole: bytes = header
+    return whole
+
+
+def verify(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
+    config = uv.configs[NODATA.unpack_from(block)[0]]
+    if config.state not in (ConfigState.PARAMS_SET, ConfigState.UNPACKING):
+        return Outcome(INV_STATE)
+    assert config.digests is not None and config.params is not None
+    mismatch = config.digests.compare(config.params)
+    if mismatch:
+        return Outcome(NOT_VERIFIED, mismatch)
+    config.state = ConfigState.VERIFIED
+    config.digests = None
+    return DONE

@@ -1,0 +1,86 @@
+"""Sizes and limits of an emulated machine: what Query Ultravisor Information reports.
+
+`full` has the values of section 4 of the fact sheet, `small` keeps tests fast. Values without a public source are
+guesses and marked so in `GUESSED`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+MIB = 1 << 20
+
+GUESSED = ("conf_base_len", "conf_virtual_len", "conf_variable_len", "cpu_len")
+FEATURES = 0xFC00_0000_0000_0000
+FEATURES_FENCED = 0x4C00_0000_0000_0000  # bits 1, 4, 5: they reach through to hardware; a guest host has none
+PCF = 0x3000_50E3
+SCF = 0x6000_0000_0000_0000  # bits 1 and 2, the only ones that are named anywhere
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Lengths in bytes, limits as the query reports them."""
+
+    name: str
+    memory_mib: int
+    cpus: int
+    base_len: int
+    conf_base_len: int
+    conf_virtual_len: int
+    conf_variable_len: int  # per MiB of guest storage
+    cpu_len: int
+    max_configs: int
+    max_cpu_id: int
+    max_storage: int
+    features: int = FEATURES
+
+    def variable_len(self, guest_len: int) -> int:
+        """Bytes of variable storage that a configuration of `guest_len` bytes donates, in whole pages."""
+        mib = -(-guest_len // MIB)
+        return (self.conf_virtual_len + self.conf_variable_len * mib + 4095) & ~4095
+
+    def for_guest_host(self, memory_bytes: int) -> Profile:
+        """What a guest host with `memory_bytes` may see of it: fenced features, no more storage than it has."""
+        return replace(
+            self,
+            features=self.features & ~FEATURES_FENCED,
+            max_storage=min(self.max_storage, -(-memory_bytes // MIB) * MIB),
+        )
+
+    def below(self, hosts: int, memory_bytes: int) -> Profile:
+        """The machine that carries `hosts` guest hosts with the full limits of this profile each."""
+        return replace(
+            self,
+            max_configs=min(self.max_configs * hosts, 0xFFFF_FFFF),
+            max_storage=max(self.max_storage, memory_bytes),
+        )
+
+
+PROFILES = {
+    "small": Profile(
+        name="small",
+        memory_mib=2200,
+        cpus=3,
+        base_len=0x200000,
+        conf_base_len=0x10000,
+        conf_virtual_len=0x2000,
+        conf_variable_len=0x1000,
+        cpu_len=0x1000,
+        max_configs=8,
+        max_cpu_id=7,
+        max_storage=0x4_0000_0000,
+    ),
+    "full": Profile(
+        name="full",
+        memory_mib=4096,
+        cpus=3,
+        base_len=0x6200000,
+        conf_base_len=0x100000,
+        conf_virtual_len=0x2000,
+        conf_variable_len=0x1000,
+        cpu_len=0x1000,
+        max_configs=8388607,
+        max_cpu_id=256,
+        max_storage=0x8000_0000_0000,
+    ),
+}

@@ -1,0 +1,228 @@
+"""Control blocks, bytes to values: section 2.1 of the fact sheet. Everything is big-endian.
+
+A block is packed and unpacked here and nowhere else. Reserved bytes are zero in what nestbed builds and ignored in what
+it is given.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import NamedTuple
+
+HEADER = Struct(">HHHH")  # len, cmd, rc, rrc
+ANSWER = Struct(">HH")  # rc, rrc at 4
+ANSWER_AT = 4
+U64 = Struct(">Q")
+
+EXECUTED = 0x0001
+INV_CMD = 0x0002
+INV_STATE = 0x0003
+INV_LEN = 0x0005
+INV_GHANDLE = 0x0020
+INV_CHANDLE = 0x0021
+REAL_SPACE = 0x0030
+NO_TRANSLATION = 0x0031
+INVALID_ADDRESS = 0x0032
+MORE_DATA = 0x0100
+
+OK, ERROR, BUSY, PARTIAL = 0, 1, 2, 3  # condition codes
+
+
+class Outcome(NamedTuple):
+    """What a call answers: codes, and output fields as (offset, bytes)."""
+
+    rc: int
+    rrc: int = 0
+    out: tuple[tuple[int, bytes], ...] = ()
+
+
+DONE = Outcome(EXECUTED)
+
+INIT = Struct(">24xQQ")  # stor_origin, stor_len
+NODATA = Struct(">24xQ")
+PADDR = Struct(">24xQ")
+HANDLE_GADDR = Struct(">24xQQ")
+SHARE = Struct(">32xQ")
+UNPACK = Struct(">24xQQQQ")  # handle, gaddr, tweak 0, tweak 1
+SET_STATE = Struct(">24xQ7xB")
+SET_PARAMS = Struct(">24xQQI")  # handle, header origin, header length
+
+
+class CreateConfig(NamedTuple):
+    base: int
+    variable: int
+    flags: int
+    mso: int
+    length: int
+    sca: int
+    asce: int
+
+    _FORMAT = Struct(">32xQQ6xHQQQQ")
+
+    @classmethod
+    def unpack(cls, block: bytes) -> CreateConfig:
+        return cls(*cls._FORMAT.unpack_from(block))
+
+    def pack(self) -> bytearray:
+        block = header(0x80, 0x0100)
+        self._FORMAT.pack_into(block, 0, *self)
+        HEADER.pack_into(block, 0, 0x80, 0x0100, 0, 0)
+        return block
+
+
+class CreateCpu(NamedTuple):
+    config: int
+    storage: int
+    number: int
+    state: int
+
+    _FORMAT = Struct(">32xQQ6xHQ")
+
+    @classmethod
+    def unpack(cls, block: bytes) -> CreateCpu:
+        return cls(*cls._FORMAT.unpack_from(block))
+
+    def pack(self) -> bytearray:
+        block = header(0x60, 0x0120)
+        self._FORMAT.pack_into(block, 0, *self)
+        HEADER.pack_into(block, 0, 0x60, 0x0120, 0, 0)
+        return block
+
+
+HANDLE_OUT = 0x18
+
+
+def header(length: int, code: int) -> bytearray:
+    """A zeroed block of `length` bytes with its header."""
+    block = bytearray(length)
+    HEADER.pack_into(block, 0, length, code, 0, 0)
+    return block
+
+
+def block(length: int, code: int, layout: Struct, *values: int) -> bytearray:
+    """A control block with `values` in `layout`."""
+    made = bytearray(length)
+    layout.pack_into(made, 0, *values)
+    HEADER.pack_into(made, 0, length, code, 0, 0)
+    return made
+
+
+# -- the SIE block (section 5.4) ------------------------------------------------------------------------------------
+
+SIE_LENGTH = 0x400  # 512 bytes of control block, and the register area behind it
+SIE_PREFIX = 0x04
+SIE_CPU_HANDLE = 0x10
+SIE_CONFIG_HANDLE = 0x18
+SIE_TIMER = 0x28
+SIE_ICPTCODE = 0x50
+SIE_IICTL = 0x55
+SIE_IPA = 0x56
+SIE_IPB = 0x58
+SIE_SDF = 0x68
+SIE_MSO = 0x80
+SIE_MSL = 0x88
+SIE_PSW = 0x90
+SIE_SIDA = 0x180
+SIE_GPRS = 0x380
+GPRS = Struct(">16Q")
+TEXT = Struct(">HI")  # ipa, ipb from 0x56 on
+SECURE = 2  # sdf of a secure CPU
+
+
+class SieEntry(NamedTuple):
+    """Host fields that SIE reads at entry for a secure CPU."""
+
+    cpu_handle: int
+    config_handle: int
+    timer: int
+    iictl: int
+    sdf: int
+    sida: int
+    gprs: tuple[int, ...]
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> SieEntry:
+        return cls(
+            U64.unpack_from(raw, SIE_CPU_HANDLE)[0],
+            U64.unpack_from(raw, SIE_CONFIG_HANDLE)[0],
+            U64.unpack_from(raw, SIE_TIMER)[0],
+            raw[SIE_IICTL],
+            raw[SIE_SDF],
+            U64.unpack_from(raw, SIE_SIDA)[0],
+            GPRS.unpack_from(raw, SIE_GPRS),
+        )
+
+
+class SieExit(NamedTuple):
+    """What SIE left behind, also in the block."""
+
+    code: int
+    ipa: int
+    ipb: int
+    gprs: tuple[int, ...]
+
+
+# -- Query Ultravisor Information (section 4) -------------------------------------------------------------------------
+
+QUI_LENGTH = 0x120
+QUI_MINIMUM = 0xA8
+
+
+class Query(NamedTuple):
+    """Fields that a role sees; the rest of the block is zero."""
+
+    calls: int
+    base_len: int
+    conf_base_len: int
+    conf_virtual_len: int
+    conf_variable_len: int
+    cpu_len: int
+    max_configs: int
+    max_storage: int
+    max_cpu_id: int
+    features: int
+    header_versions: int
+    pcf: int
+    dump_storage_len: int
+    dump_finalize_len: int
+    attestation_versions: int
+    attestation_flags: int
+
+    def pack(self) -> bytes:
+        """Bytes 0x10 to the end of the longest block that this Ultravisor knows."""
+        raw = bytearray(QUI_LENGTH)
+        for offset, value in (
+            (0x10, self.calls),
+            (0x40, self.base_len),
+            (0x50, self.conf_base_len),
+            (0x58, self.conf_virtual_len),
+            (0x60, self.conf_variable_len),
+            (0x68, self.cpu_len),
+            (0x80, self.max_storage),
+            (0xA0, self.features),
+            (0xB0, self.header_versions),
+            (0xB8, self.pcf),
+            (0xC8, self.dump_storage_len),
+            (0xD0, self.dump_finalize_len),
+            (0xE0, self.attestation_versions),
+            (0xE8, self.attestation_flags),
+        ):
+            U64.pack_into(raw, offset, value)
+        raw[0x7C:0x80] = self.max_configs.to_bytes(4, "big")
+        raw[0x9E:0xA0] = self.max_cpu_id.to_bytes(2, "big")
+        return bytes(raw[0x10:])
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Query:
+        """Read a full block of 0x120 bytes."""
+
+        def u64(offset: int) -> int:
+            return int.from_bytes(raw[offset : offset + 8], "big")
+
+        return cls(
+            *(u64(at) for at in (0x10, 0x40, 0x50, 0x58, 0x60, 0x68)),
+            int.from_bytes(raw[0x7C:0x80], "big"),
+            u64(0x80),
+            int.from_bytes(raw[0x9E:0xA0], "big"),
+            *(u64(at) for at in (0xA0, 0xB0, 0xB8, 0xC8, 0xD0, 0xE0, 0xE8)),
+        )

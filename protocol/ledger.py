@@ -1,0 +1,104 @@
+"""Exact counts, per phase: the primary result of nestbed.
+
+A key is a tuple of strings: the family, then one value per label. Counts depend on scenario and seed alone. What
+depends on timing (busy answers, retries, waits) is `contention`, outside every comparison for equality.
+
+Exits are arrivals at L0: hardware has one hypervisor, so whatever traps lands there first. `trap` and `reenter` spell
+that out for any depth: an exit of L(n) that belongs to L(n-1) is handed up level by level, and each hand-over is a
+guest entry that a guest host issues, hence an exit itself.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+Key = tuple[str, ...]
+
+FAMILIES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "exits": (("from_level", "reason", "to"), "arrivals at L0"),
+    "reflections": (("from_level", "to_level"), "exits handed to the guest host that they belong to"),
+    "entries": (("level",), "guest entries that L0 executed"),
+    "te_calls": (("call", "category", "treatment", "origin"), "TE calls as the issuing level made them"),
+    "te_issued": (("call", "origin"), "calls that reached the real TE, by the level that caused them"),
+    "translations": (("stage",), "addresses translated for a guest host"),
+    "copied_bytes": (("what",), "bytes copied because a block or a buffer could not be passed"),
+    "injections": (("kind",), "exceptions injected into a guest host"),
+    "table_ops": (("op",), "operations on shadow tables"),
+    "pages": (("op",), "pages of secure guests, by what happened to them"),
+    "tracking_updates": (("kind", "op", "holder"), "changes of tracking records"),
+    "lookups": (("kind", "result"), "look-ups in tracking tables"),
+    "teardown": (("kind", "cause"), "items released when their owner went away"),
+    "hosting": (("message",), "messages of the hosting interface"),
+}
+
+
+class Ledger:
+    """Counts of one emulated machine, split by phase."""
+
+    __slots__ = ("_now", "_phase", "_phases", "contention")
+
+    def __init__(self) -> None:
+        self._phase = "host_setup"
+        self._phases: dict[str, defaultdict[Key, int]] = {}
+        self._now = self._phases.setdefault(self._phase, defaultdict(int))
+        self.contention: defaultdict[str, int] = defaultdict(int)
+
+    @property
+    def phase(self) -> str:
+        return self._phase
+
+    @phase.setter
+    def phase(self, name: str) -> None:
+        self._phase = name
+        self._now = self._phases.setdefault(name, defaultdict(int))
+
+    def count(self, key: Key, n: int = 1) -> None:
+        self._now[key] += n
+
+    def trap(self, level: int, reason: str, to: str = "kernel", n: int = 1) -> None:
+        """An exit of L(level) that its own hypervisor, L(level - 1), handles; `n` of them."""
+        self.exit(level, reason, to, n)
+        for host in range(1, level):
+            self._now["reflections", str(host - 1), str(host)] += n
+            if host < level - 1:
+                self.reenter(host, n)
+
+    def exit(self, level: int, reason: str, to: str = "kernel", n: int = 1) -> None:
+        """An exit of L(level) that L0 itself handles."""
+        self._now["exits", str(level), reason, to] += n
+        self._now["entries", str(level)] += n
+
+    def reenter(self, host: int, n: int = 1) -> None:
+        """L(host) enters its guest. For L0 that is its own instruction, above it is an exit."""
+        if host:
+            self.trap(host, "sie", n=n)
+            self.reenter(host - 1, n)
+
+    def counts(self) -> dict[Key, int]:
+        total: defaultdict[Key, int] = defaultdict(int)
+        for phase in self._phases.values():
+            for key, n in phase.items():
+                total[key] += n
+        return dict(total)
+
+    def flat(self) -> dict[str, int]:
+        """All counts by dotted name, and each family's total by the family's name."""
+        return flatten(self.counts())
+
+    def phases(self) -> dict[str, dict[str, int]]:
+        return {name: flatten(counts) for name, counts in self._phases.items() if counts}
+
+    def reset(self) -> None:
+        self._phases.clear()
+        self.contention.clear()
+        self.phase = self._phase
+
+
+def flatten(counts: Mapping[Key, int]) -> dict[str, int]:
+    flat: defaultdict[str, int] = defaultdict(int)
+    for key, n in counts.items():
+        if n:
+            flat[".".join(key)] += n
+            flat[key[0]] += n
+    return dict(sorted(flat.items()))

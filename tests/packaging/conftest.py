@@ -1,0 +1,80 @@
+"""The sources as the packaging tests read them: parsed, never imported."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("nestbed", "actors", "protocol")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One module."""
+
+    path: Path
+    name: str  # relative to the root, with slashes
+    text: str
+    tree: ast.Module
+
+    @property
+    def module(self) -> str:
+        return self.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+    def imports(self) -> Iterator[tuple[str, str | None]]:
+        """Yield (module, name) of everything that is imported, wherever it stands; name None for a plain import."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from ((alias.name, None) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{self.name}:{node.lineno}: imports are absolute here"
+                yield from ((node.module or "", alias.name) for alias in node.names)
+
+    def calls(self) -> Iterator[tuple[str, int]]:
+        """Yield (dotted name, line) of every call of a name."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Call):
+                yield ast.unparse(node.func), node.lineno
+
+
+@cache
+def _sources() -> tuple[Source, ...]:
+    found = []
+    for folder in (*PACKAGES, "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            text = path.read_text()
+            found.append(Source(path, path.relative_to(ROOT).as_posix(), text, ast.parse(text)))
+    return tuple(found)
+
+
+@pytest.fixture(scope="session")
+def sources() -> tuple[Source, ...]:
+    """Every module of the three packages and of the benchmarks."""
+    return _sources()
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def tracked(root: Path) -> tuple[Path, ...]:
+    """Every file that git knows, or would take."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root,
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git repository")
+    names = listed.stdout.decode().split("\0")
+    return tuple(path for name in names if name and (path := root / name).is_file())
