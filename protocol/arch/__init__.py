@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ if TYPE_CHECKING:
 
 
 def architectures() -> tuple[str, ...]:
-    """Names of all architectures, sorted. Imports none of them."""
-    return tuple(sorted(module.name for module in iter_modules(__path__) if module.ispkg))
+    """Names of all architectures, sorted: the folders here that have a `slice`. Imports none of them."""
+    folders = (module.name for module in iter_modules(__path__) if module.ispkg)
+    return tuple(sorted(name for name in folders if find_spec(f"{__name__}.{name}.slice") is not None))
 
 
 def load(name: str) -> Architecture:
