@@ -1,7 +1,7 @@
 """The call table: one row per ABI call of a Trusted Entity.
 
-Dispatch, metric labels, `nestbed calls`, the documentation and the conformance matrix are all derived from the rows.
-Which rules stand on what is part of the row: a rule read in a source, inferred from one, or guessed.
+Dispatch, metric labels, `nestbed calls`, the documentation and the conformance matrix are all derived from
+the rows. Which rules stand on what is part of the row: read in a source, inferred from one, or guessed.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def table(rows: Iterable[CallSpec]) -> Mapping[int, CallSpec]:
 
 def less_emulation_higher_up(rows: Iterable[CallSpec]) -> list[tuple[Category, float]]:
     """Share of emulated calls for each category a host uses, in the talk's order."""
-    shares = []
+    shares: list[tuple[Category, float]] = []
     rows = tuple(rows)
     for category in Category:
         mine = [row for row in rows if row.category is category and row.for_host()]

@@ -1,9 +1,10 @@
 """What a handler yields, and how a step is driven.
 
-Every operation of a level is a *step*: a generator that returns the operation's result. Where everything below is in
-the same process it runs to its end without yielding. It yields an `Effect` only where it cannot go on by itself:
-`Issue` where the level below is elsewhere, `Park` where a caller asked it to stop with its locks taken, `Idle` where a
-guest runs and has nothing to do. Whoever drives the step answers the effect by `send`.
+Every operation of a level is a *step*: a generator that returns the operation's result. Where everything
+below is in the same process it runs to its end without yielding. It yields an `Effect` only where it cannot
+go on by itself: `Issue` where the level below is elsewhere, `Park` where a caller asked it to stop with its
+locks taken, `Idle` where a guest runs and has nothing to do. Whoever drives the step answers the effect by
+`send`.
 """
 
 from __future__ import annotations

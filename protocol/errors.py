@@ -2,14 +2,14 @@
 
 Five things can go wrong, and they never share a road:
 
-  ABI outcome              a value: status and detail words; it travels back to the caller, unknown codes
-  survive architectural exception  a value (`effects.Fault`): it travels to the CPU that caused it peer
-  violation           RemoteProtocolError: the link is closed, it counts; LocalProtocolError if ours
+  ABI outcome              a value: status and detail words, unknown ones too; it travels back to the caller
+  architectural exception  a value (`effects.Fault`): it travels to the CPU that caused it
+  peer violation           RemoteProtocolError: the link is closed, and it counts; LocalProtocolError if ours
   operational              OwnerGone, LevelGone, NotDelivered, OutcomeUnknown: policy of whoever supervises
   broken invariant         an AssertionError, never caught in the pure half: the actor dies
 
-So the exceptions here are the third and the fourth road only. Mistakes of a user are met at the door, by the
-command.
+So the exceptions here are the third and the fourth road only. Mistakes of a user are met at the door, by
+the command.
 """
 
 from __future__ import annotations

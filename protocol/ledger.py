@@ -1,11 +1,11 @@
 """Exact counts, per phase: the primary result of nestbed.
 
-A key is a tuple of strings: the family, then one value per label. Counts depend on scenario and seed alone. What
-depends on timing (busy answers, retries, waits) is `contention`, outside every comparison for equality.
+A key is a tuple of strings: the family, then one value per label. Counts depend on scenario and seed alone.
+What depends on timing (busy answers, retries, waits) is `contention`, outside every comparison for equality.
 
-Exits are arrivals at L0: hardware has one hypervisor, so whatever traps lands there first. `trap` and `reenter` spell
-that out for any depth: an exit of L(n) that belongs to L(n-1) is handed up level by level, and each hand-over is a
-guest entry that a guest host issues, hence an exit itself.
+Exits are arrivals at L0: hardware has one hypervisor, so whatever traps lands there first. `trap` and
+`reenter` spell that out for any depth: an exit of L(n) that belongs to L(n-1) is handed up level by level,
+and each hand-over is a guest entry that a guest host issues, hence an exit itself.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """A level: one Trusted Entity, and the processor below it, as a host meets them.
 
-The machine implements a level on memory. An emulation implements the same interface for a guest host on the level
-below. Depth is composition: machine, nested over machine, nested over that.
+The machine implements a level on memory. An emulation implements the same interface for a guest host on the
+level below. Depth is composition: machine, nested over machine, nested over that.
 
-All four parts recurse: `call` (the ABI), `enter` (run a guest VCPU until it exits), `read` and `write` (every access of
-the host to its memory), and what comes back up: exits, faults, notices.
+All four parts recurse: `call` (the ABI), `enter` (run a guest VCPU until it exits), `read` and `write` (every
+access of the host to its memory), and what comes back up: exits, faults, notices.
 """
 
 from __future__ import annotations

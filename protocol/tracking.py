@@ -1,8 +1,9 @@
 """The books that a level keeps about its guest hosts, in the units of the comparison.
 
-A record counts if losing it would make the level answer a later request wrongly or leave something behind when its
-owner vanishes. Sizes are model bytes of one record on a 64-bit machine, the same for every path; they are estimates
-(basis: guess) except where a hardware block gives them. The planes group the kinds: control, page, vcpu, io.
+A record counts if losing it would make the level answer a later request wrongly or leave something behind
+when its owner vanishes. Sizes are model bytes of one record on a 64-bit machine, the same for every path;
+they are estimates (basis: guess) except where a hardware block gives them. The planes group the kinds:
+control, page, vcpu, io.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ PLANE_OF: Mapping[str, str] = {kind: plane for plane, kinds in PLANES.items() fo
 
 
 class Book:
-    """Counts records of one holder (`l0`, `l1`, ...): how many live, how many there were at most, each change."""
+    """Counts records of one holder (`l0`, `l1`, ...): how many live, the most there were, each change."""
 
     __slots__ = ("_ledger", "_live", "_peak", "holder")
 
@@ -51,9 +52,8 @@ class Book:
 
     def add(self, kind: str, n: int = 1) -> None:
         if n:
-            live = self._live[kind] = self._live[kind] + n
-            if live > self._peak[kind]:
-                self._peak[kind] = live
+            self._live[kind] += n
+            self._peak[kind] = max(self._peak[kind], self._live[kind])
             self._ledger.count(("tracking_updates", kind, "create", self.holder), n)
 
     def change(self, kind: str, n: int = 1) -> None:

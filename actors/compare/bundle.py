@@ -109,7 +109,7 @@ def _revision() -> str | None:
 
 
 def write(directory: Path, content: Json) -> Path:
-    """Write run.json into `directory`, made if it is not there. Raises OSError; then nothing is half written."""
+    """Write run.json into `directory`, made if it is not there. Raises OSError, with nothing half written."""
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / "run.json"
     unfinished = directory / f".run.json.{os.getpid()}"

@@ -14,8 +14,8 @@ through the scheduler first; and inline calls nest no deeper than INLINE_DEPTH.
 
 What a handler raises:
   OperationalError, RemoteProtocolError   the answer to this message
-  any other exception                     the death of the actor: every asker gets LevelGone, whoever watches
-  gets a notice
+  any other exception                     the death of the actor: every asker gets LevelGone, and whoever
+                                          watches a notice
 The asker never sees the callee's own failure as its own.
 """
 
@@ -184,8 +184,7 @@ class Actor:
         self._answered: list[_InFlight] | None = None
         self._watchers: list[Callable[[ActorDeath], None]] = []
 
-    # -- from outside
-    # ----------------------------------------------------------------------------------------------
+    # -- from outside --------------------------------------------------------------------
 
     async def ask(self, message: object, owner: Hashable = None) -> Any:
         """Send `message` and return its answer.
@@ -214,8 +213,7 @@ class Actor:
             self._put(message, deliver, owner)
 
     def abandon(self, owner: Hashable) -> int:
-        """Say that `owner` is gone: each of its parked steps gets the answer that it waits for, then
-        OwnerGone.
+        """Say that `owner` is gone: each of its parked steps gets the answer it waits for, then OwnerGone.
 
         It may still yield, to undo what it did. What is queued for the owner is not begun: OwnerGone is its
         answer. Returns how many steps are concerned.
@@ -255,8 +253,7 @@ class Actor:
         waiting = mailbox.statistics() if mailbox is not None else MailboxStatistics(0, 0, self._capacity)
         return waiting, len(self._in_flight or ())
 
-    # -- one message
-    # -----------------------------------------------------------------------------------------------
+    # -- one message ---------------------------------------------------------------------
 
     def _send(self, message: object, deliver: Deliver, owner: Hashable) -> None:
         runtime = self._runtime
@@ -362,15 +359,13 @@ class Actor:
     def _continue(self, entry: _InFlight) -> None:
         """Go on with a parked step, in the task of whoever delivered its answer."""
         if self._at_work:
-            # The answer was set off by this actor's own handler, which is not at a yield: after it, not
-            # within it.
+            # The answer was set off by this actor's own handler, which is not at a yield: after it then.
             self._answered = [*(self._answered or ()), entry]
         else:
             entry.parked = False
             self._advance(entry, entry.value, entry.error)
 
-    # -- the queue
-    # -------------------------------------------------------------------------------------------------
+    # -- the queue -----------------------------------------------------------------------
 
     def _waiting(self) -> bool:
         return bool(self._answered or self._mailbox)
@@ -409,8 +404,7 @@ class Actor:
             return False
         return True
 
-    # -- the end
-    # ---------------------------------------------------------------------------------------------------
+    # -- the end -------------------------------------------------------------------------
 
     def _gone(self) -> LevelGone:
         died = self.dead is not None and self.dead.error is not None

@@ -1,5 +1,4 @@
-"""Every refusal of the hosting service: number, name, whether to try again, and who can do something about
-it.
+"""Every refusal of the hosting service: number, name, whether to try again, who can do something about it.
 
 A refusal is a value on the wire. Inside the service it travels as the exception `Refusal`, raised where
 the request stops and caught in one place, `Service.handle`.

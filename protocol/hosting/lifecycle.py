@@ -1,5 +1,6 @@
-"""Sequences on one child: build, stop, reset, take down. Each asks L0's machine and may be parked while it
-does.
+"""Sequences on one child: build, stop, reset, take down.
+
+Each asks L0's machine and may be parked while it does.
 
 Theory of operation. One step at a time works on a child (`busy`). Whoever wants a child gone while a step
 works on it writes the reason into `doom`; the step sees it when its present request to the machine has

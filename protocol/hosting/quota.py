@@ -1,6 +1,4 @@
-"""What is charged to a requester, and to the host as a whole: a number for each dimension, each with a
-limit.
-"""
+"""What is charged to a requester, and to the host as a whole: a number and a limit for each dimension."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""Memory of an emulated machine: bytes (`store`, `physical`), frames given to a guest host (`slots`), free frames (`pool`)."""
+"""Memory of an emulated machine: where bytes live (`store`), frames (`physical`), free frames (`pool`).
+
+The memory of a guest host is a slot map onto frames of the level below: `protocol.nesting.guest_host`.
+"""

@@ -1,8 +1,8 @@
 """Physical memory of one machine: frames, and the one table that says where a frame's bytes live.
 
-A frame number is a label. The bytes of a frame lie in one of the stores; what the Trusted Entity took away lies in its
-vault, which nobody else maps, so that a racing load of a host may be stale but never sees a secret. Who may touch a
-frame is not decided here: that is the machine's page table of states.
+A frame number is a label. The bytes of a frame lie in one of the stores; what the Trusted Entity took away
+lies in its vault, which nobody else maps, so that a racing load of a host may be stale but never sees a
+secret. Who may touch a frame is not decided here: that is the machine's page table of states.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Physical:
         self._vault = PrivateStore(frames << PAGE_SHIFT)
         self._vaulted = np.zeros(frames, np.uint8)
         self.home = np.arange(0, frames << PAGE_SHIFT, PAGE, dtype=np.uint64)
-        self._home = memoryview(self.home)
+        self._home = self.home.data
 
-    # -- bytes that hosts can reach ---------------------------------------------------------------------------
+    # -- bytes that hosts can reach ------------------------------------------------------
 
     def read(self, address: int, length: int) -> bytes:
         offset = address & OFFSET
@@ -64,7 +64,7 @@ class Physical:
             first = int(run[0])
             self._stores[first >> _STORE_SHIFT].clear(first & 0xFFFF_FFFF_FFFF, PAGE * run.size)
 
-    # -- places -----------------------------------------------------------------------------------------------
+    # -- places --------------------------------------------------------------------------
 
     def place(self, frames: Iterable[int], store: Store) -> None:
         """Let the bytes of `frames`, in order, live in `store` from its offset 0 on."""
@@ -77,7 +77,7 @@ class Physical:
         """Move the contents of two frames into each other's place without touching a byte."""
         self._home[one], self._home[other] = self._home[other], self._home[one]
 
-    # -- bytes that only the Trusted Entity reaches -------------------------------------------------------------
+    # -- bytes that only the Trusted Entity reaches --------------------------------------
 
     def vault_read(self, frame: int, offset: int, length: int) -> bytes:
         return self._vault.read((frame << PAGE_SHIFT) + offset, length)

@@ -1,7 +1,7 @@
 """Free frames of one host's own memory, from which its hypervisor takes what emulation needs.
 
-Contiguous runs come from one arena, first fit; single frames prefer those that were taken away from a guest host, so
-that what a guest host donates pays for what is donated in its place.
+Contiguous runs come from one arena, first fit; single frames prefer those that were taken away from a guest
+host, so that what a guest host donates pays for what is donated in its place.
 """
 
 from __future__ import annotations

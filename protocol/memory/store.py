@@ -1,7 +1,8 @@
 """Where bytes live: a sparse mapping behind a port.
 
-A page that nobody wrote takes no memory. `Store` is all that memory asks of such a mapping; `PrivateStore` is the body
-for one process. A body that is shared between processes has to read holes without allocating them (`pread`).
+A page that nobody wrote takes no memory. `Store` is all that memory asks of such a mapping; `PrivateStore` is
+the body for one process. A body that is shared between processes has to read holes without allocating them
+(`pread`).
 """
 
 from __future__ import annotations

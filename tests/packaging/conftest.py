@@ -29,7 +29,7 @@ class Source:
         return self.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
     def imports(self) -> Iterator[tuple[str, str | None]]:
-        """Yield (module, name) of everything that is imported, wherever it stands; name None for a plain import."""
+        """Yield (module, name) of everything that is imported, wherever; name None for a plain import."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 yield from ((alias.name, None) for alias in node.names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from typing import Any
 
@@ -9,11 +10,13 @@ PURE = frozenset({"msgpack", "numpy", "cryptography", "protocol"})
 # The clock, the world and the task: what a pure program cannot reach for.
 IMPURE = frozenset(
     {
-        "asyncio", "concurrent", "ctypes", "fcntl", "http", "logging", "mmap", "multiprocessing", "os", "pathlib",
-        "select", "selectors", "shutil", "signal", "socket", "socketserver", "ssl", "subprocess", "tempfile",
-        "threading", "time", "urllib", "uuid", "_thread",
+        "asyncio", "concurrent", "ctypes", "fcntl", "http", "logging", "mmap", "multiprocessing", "os",
+        "pathlib", "select", "selectors", "shutil", "signal", "socket", "socketserver", "ssl", "subprocess",
+        "tempfile", "threading", "time", "urllib", "uuid", "_thread",
     }
 )  # fmt: skip
+# An anonymous mapping is memory, and all that is sparse; whatever opens a file is in `actors`.
+MAPS_MEMORY = "protocol/memory/store.py"
 OPENS_SOCKETS = ("actors/runtime/", "actors/observe/exporter.py")
 SOCKETS = ("open_tcp_stream", "open_tcp_listeners", "serve_tcp", "open_unix_socket", "serve_listeners")
 
@@ -29,9 +32,21 @@ def test_protocol_imports_only_what_is_pure(sources: Any) -> None:
             continue
         for module, _ in source.imports():
             top = module.split(".")[0]
+            if (source.name, top) == (MAPS_MEMORY, "mmap"):
+                continue
             if top not in PURE and (top not in sys.stdlib_module_names or top in IMPURE):
                 wrong.append(f"{source.name} imports {module}")
     assert wrong == []
+
+
+def test_what_maps_memory_maps_no_file(sources: Any) -> None:
+    source = next(source for source in sources if source.name == MAPS_MEMORY)
+    mappings = [
+        node.args
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "mmap.mmap"
+    ]
+    assert [ast.unparse(arguments[0]) for arguments in mappings] == ["-1"]
 
 
 def test_protocol_has_no_randomness_of_its_own(sources: Any) -> None:

@@ -40,7 +40,8 @@ def test_the_version_is_answered_without_importing_anything_heavy(root: Path) ->
         "import sys, json; sys.argv = ['nestbed', '--version']\n"
         "from nestbed.__main__ import main\n"
         "main()\n"
-        "print(json.dumps([m for m in ('trio', 'typer', 'numpy', 'pydantic', 'msgpack') if m in sys.modules]))\n"
+        "heavy = ('trio', 'typer', 'numpy', 'pydantic', 'msgpack')\n"
+        "print(json.dumps([m for m in heavy if m in sys.modules]))\n"
     )
     # A fresh interpreter without the test run's own hooks.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}

@@ -175,7 +175,7 @@ def test_optional_items_are_not_taken(host: HostKey, opened: Opened) -> None:
 class TestBackupKey:
     """A second key of the machine opens an image if, and only if, its owner allows that."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def backup(self) -> HostKey:
         return host_key(7, "backup")
 
