@@ -1,11 +1,12 @@
 """Values on a link: the classes that may cross, and the form in which they do.
 
-What an actor says is made of plain values (None, truth values, integers of 64 bits, text, bytes, maps by text), tuples,
-and records: frozen dataclasses and named tuples that the codec was told of. On the wire an array is a tuple if its first
-element is 0, else a record: its name, then its fields in the order in which they are declared.
+What an actor says is made of plain values (None, truth values, integers of 64 bits, text, bytes, maps by
+text), tuples, and records: frozen dataclasses and named tuples that the codec was told of. On the wire an
+array is a tuple if its first element is 0, else a record: its name, then its fields in the order in which
+they are declared.
 
-Decoding checks each field against its annotation, because the other side may be anybody: a value of the wrong type
-is a violation of the protocol (`shape`), and nothing of the record is made.
+Decoding checks each field against its annotation, because the other side may be anybody: a value of the
+wrong type is a violation of the protocol (`shape`), and nothing of the record is made.
 """
 
 from __future__ import annotations
@@ -73,9 +74,10 @@ class Codec:
             return {key: self.decode(item) for key, item in value.items()}  # type: ignore[attr-defined]
         if kind is not list:
             return value
-        name, *rest = value or [None]  # type: ignore[misc]
-        items = [self.decode(item) for item in rest]
-        if name == TUPLE and type(name) is int:
+        array = typing.cast("list[object]", value)
+        name = array[0] if array else None
+        items = [self.decode(item) for item in array[1:]]
+        if type(name) is int and name == TUPLE:
             return tuple(items)
         cls = self._classes.get(name) if type(name) is str else None
         if cls is None:

@@ -100,6 +100,27 @@ class Program:
     vmm_reasons: frozenset[str] = frozenset()
     awaiting: bool = False  # the step at the head left SIE and is finished by the next entry
 
+    @classmethod
+    def from_fields(
+        cls,
+        steps: tuple[GuestStep, ...],
+        results: tuple[dict[str, Any], ...],
+        gprs: tuple[int, ...],
+        prefix: int,
+        problem_state: bool,
+        vmm_reasons: tuple[str, ...],
+        awaiting: bool,
+    ) -> Program:
+        """A program that crossed a link: what was a queue or a list there arrives as a tuple."""
+        return cls(
+            deque(steps), list(results), list(gprs), prefix, problem_state, frozenset(vmm_reasons), awaiting
+        )
+
+    def become(self, other: Program) -> None:
+        """Stand where `other` stands: it was run elsewhere."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
+
     def replace(self) -> None:
         """Forget the steps still to do."""
         self.steps.clear()
