@@ -14,6 +14,7 @@ import numpy as np
 from protocol.memory.store import OFFSET, PAGE, PAGE_SHIFT, PrivateStore, Store
 
 _STORE_SHIFT = 48  # a home is (store number << 48) | byte offset
+_IN_STORE = (1 << _STORE_SHIFT) - 1
 
 
 class Physical:
@@ -35,7 +36,7 @@ class Physical:
         offset = address & OFFSET
         if offset + length <= PAGE:
             home: int = self._home[address >> PAGE_SHIFT]
-            return self._stores[home >> _STORE_SHIFT].read((home & 0xFFFF_FFFF_FFFF) + offset, length)
+            return self._stores[home >> _STORE_SHIFT].read((home & _IN_STORE) + offset, length)
         parts = [self.read(at, n) for at, n in chunks(address, length)]
         return b"".join(parts)
 
@@ -43,7 +44,7 @@ class Physical:
         offset = address & OFFSET
         if offset + len(data) <= PAGE:
             home: int = self._home[address >> PAGE_SHIFT]
-            self._stores[home >> _STORE_SHIFT].write((home & 0xFFFF_FFFF_FFFF) + offset, data)
+            self._stores[home >> _STORE_SHIFT].write((home & _IN_STORE) + offset, data)
             return
         done = 0
         for at, n in chunks(address, len(data)):
@@ -52,25 +53,25 @@ class Physical:
 
     def clear(self, frame: int) -> None:
         home: int = self._home[frame]
-        self._stores[home >> _STORE_SHIFT].clear(home & 0xFFFF_FFFF_FFFF, PAGE)
+        self._stores[home >> _STORE_SHIFT].clear(home & _IN_STORE, PAGE)
 
-    def clear_many(self, frames: Iterable[int]) -> None:
+    def clear_many(self, frames: Iterable[int] | np.ndarray) -> None:
         """Zero many frames; neighbours whose bytes lie together go in one step."""
-        homes = np.sort(self.home[np.fromiter(frames, np.int64)])
-        if not homes.size:
-            return
-        breaks = np.flatnonzero(np.diff(homes) != PAGE) + 1
-        for run in np.split(homes, breaks):
-            first = int(run[0])
-            self._stores[first >> _STORE_SHIFT].clear(first & 0xFFFF_FFFF_FFFF, PAGE * run.size)
+        for first, length in _together(self.home[_listed(frames)]):
+            self._stores[first >> _STORE_SHIFT].clear(first & _IN_STORE, length)
 
     # -- places --------------------------------------------------------------------------
 
-    def place(self, frames: Iterable[int], store: Store) -> None:
-        """Let the bytes of `frames`, in order, live in `store` from its offset 0 on."""
+    def place(self, frames: Iterable[int] | np.ndarray, store: Store) -> None:
+        """Let the bytes of `frames`, in order, live in `store` from its offset 0 on: they are what is there.
+
+        Raises ValueError if it has no room for them.
+        """
+        listed = _listed(frames)
+        if listed.size << PAGE_SHIFT > store.size:
+            raise ValueError(f"{listed.size} frames do not fit into {store.size} bytes")
         self._stores.append(store)
         first = (len(self._stores) - 1) << _STORE_SHIFT
-        listed = np.fromiter(frames, np.int64)
         self.home[listed] = first + np.arange(0, listed.size << PAGE_SHIFT, PAGE, dtype=np.uint64)
 
     def swap_homes(self, one: int, other: int) -> None:
@@ -92,12 +93,32 @@ class Physical:
             self._vault.clear(frame << PAGE_SHIFT, PAGE)
 
     def vault_clear_many(self, frames: np.ndarray) -> None:
-        for frame in frames[self._vaulted[frames] != 0].tolist():
-            self.vault_clear(frame)
+        filled = frames[self._vaulted[frames] != 0]
+        self._vaulted[filled] = 0
+        for offset, length in _together(filled << PAGE_SHIFT):
+            self._vault.clear(offset, length)
 
     def vault_is_clear(self, frame: int) -> bool:
         """True if nothing but zeroes can lie there."""
         return not self._vaulted[frame]
+
+
+def _listed(frames: Iterable[int] | np.ndarray) -> np.ndarray:
+    if isinstance(frames, np.ndarray):
+        return frames
+    if isinstance(frames, range):
+        return np.arange(frames.start, frames.stop, frames.step)
+    return np.array(list(frames), np.int64)
+
+
+def _together(offsets: np.ndarray) -> Iterable[tuple[int, int]]:
+    """Yield (offset, length) of the runs that pages at `offsets` make, in any order."""
+    if not offsets.size:
+        return
+    ordered = np.sort(offsets)
+    ends = np.append(np.flatnonzero(np.diff(ordered) != PAGE), ordered.size - 1)
+    starts = np.append(0, ends[:-1] + 1)
+    yield from zip(ordered[starts].tolist(), ((ends - starts + 1) << PAGE_SHIFT).tolist(), strict=True)
 
 
 def chunks(address: int, length: int) -> Iterable[tuple[int, int]]:
