@@ -20,7 +20,7 @@ _IN_STORE = (1 << _STORE_SHIFT) - 1
 class Physical:
     """`frames` pages of bytes, zero at first. Addresses are not checked."""
 
-    __slots__ = ("_home", "_stores", "_vault", "_vaulted", "frames", "home")
+    __slots__ = ("_home", "_spare", "_stores", "_vault", "_vaulted", "frames", "home")
 
     def __init__(self, frames: int, ram: Store | None = None) -> None:
         self.frames = frames
@@ -29,6 +29,7 @@ class Physical:
         self._vaulted = np.zeros(frames, np.uint8)
         self.home = np.arange(0, frames << PAGE_SHIFT, PAGE, dtype=np.uint64)
         self._home = self.home.data
+        self._spare: list[np.ndarray] = []  # homes whose frames live in a further store
 
     # -- bytes that hosts can reach ------------------------------------------------------
 
@@ -62,17 +63,30 @@ class Physical:
 
     # -- places --------------------------------------------------------------------------
 
-    def place(self, frames: Iterable[int] | np.ndarray, store: Store) -> None:
+    def place(self, frames: Iterable[int] | np.ndarray, store: Store) -> int:
         """Let the bytes of `frames`, in order, live in `store` from its offset 0 on: they are what is there.
 
-        Raises ValueError if it has no room for them.
+        Returns the number of the store. Raises ValueError if it has no room for them.
         """
         listed = _listed(frames)
         if listed.size << PAGE_SHIFT > store.size:
             raise ValueError(f"{listed.size} frames do not fit into {store.size} bytes")
         self._stores.append(store)
-        first = (len(self._stores) - 1) << _STORE_SHIFT
-        self.home[listed] = first + np.arange(0, listed.size << PAGE_SHIFT, PAGE, dtype=np.uint64)
+        number = len(self._stores) - 1
+        self.join(listed, number, np.arange(listed.size))
+        return number
+
+    def join(self, frames: np.ndarray, store: int, pages: np.ndarray) -> None:
+        """Let the bytes of `frames` live in pages of a store that `place` made known."""
+        self._spare.append(self.home[frames])
+        self.home[frames] = (store << _STORE_SHIFT) + (pages.astype(np.uint64) << np.uint64(PAGE_SHIFT))
+
+    def leave(self, frames: np.ndarray) -> None:
+        """Take `frames` out of the store that they joined: it holds zeroes then, and they hold anything."""
+        self.clear_many(frames)
+        homes = np.concatenate(self._spare)
+        self.home[frames] = homes[homes.size - frames.size :]
+        self._spare = [homes[: homes.size - frames.size]]
 
     def swap_homes(self, one: int, other: int) -> None:
         """Move the contents of two frames into each other's place without touching a byte."""

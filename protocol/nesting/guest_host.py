@@ -48,6 +48,18 @@ class OwnMemory(HostMemory, Protocol):
         ...
 
 
+class GuestRam(Protocol):
+    """Where the bytes of a guest host's frames live, if they have a place of their own that it maps."""
+
+    def left(self, below: np.ndarray) -> None:
+        """These frames of the level below are no longer the guest host's."""
+        ...
+
+    def joined(self, frames: np.ndarray, below: np.ndarray) -> None:
+        """The guest host's `frames` lie in these frames of the level below from now on."""
+        ...
+
+
 M = TypeVar("M", bound=OwnMemory)
 
 
@@ -73,6 +85,7 @@ class GuestHost(Generic[M]):
         self._slots = memoryview(self.slots)
         self._attention = memoryview(self.attention)
         self._memory = below.memory
+        self.ram: GuestRam | None = None
 
     # -- accesses of the guest host's CPUs ----------------------------------------------------------------------
 
@@ -214,13 +227,15 @@ class GuestHost(Generic[M]):
         """The guest host donated `frames`: it cannot reach them until `give_back`."""
         self.attention[frames] |= DONATED
         if donation is Donation.SWAPPED:
-            self.below.pool.give(self.slots[frames].tolist())
+            self._give_below(self.slots[frames])
             self.slots[frames] = ABSENT
 
     def give_back(self, frames: np.ndarray, donation: Donation) -> None:
         """The donation ended: the guest host finds `frames` readable and zero. Raises OutOfFrames."""
         if donation is Donation.SWAPPED:
             self.slots[frames] = self.below.pool.take_singles(len(frames))
+            if self.ram is not None:
+                self.ram.joined(frames, self.slots[frames])
         if donation is not Donation.NONE:
             self._memory.clear(self.slots[frames])
         self.attention[frames] &= 0xFF ^ DONATED
@@ -229,8 +244,20 @@ class GuestHost(Generic[M]):
         """The guest host is gone: its frames go back to the level below."""
         present = self.slots[self.slots != ABSENT]
         self._memory.clear(present)
-        self.below.pool.give(present.tolist())
+        self._give_below(present)
         self.slots[:] = ABSENT
+
+    def live_in(self, ram: GuestRam, attention: np.ndarray) -> None:
+        """Keep bytes and marks where the guest host maps them: `attention` has one byte for each frame."""
+        attention[:] = self.attention
+        self.attention = attention
+        self._attention = memoryview(attention)
+        self.ram = ram
+
+    def _give_below(self, frames: np.ndarray) -> None:
+        if self.ram is not None:
+            self.ram.left(frames)
+        self.below.pool.give(frames.tolist())
 
 
 def scattered(pool: Pool, count: int, random: Random) -> list[int]:
