@@ -13,7 +13,17 @@ random source. Importing this package does not load the cryptography library; th
 from protocol.arch.s390.image.build import Component, Image, ImageError, ImagePage, build
 from protocol.arch.s390.image.header import PCF_ALLOW_DUMP, PCF_BACKUP_KEY, PCF_PLAIN_COMPONENTS, SCF_KNOWN
 from protocol.arch.s390.image.keys import HostKey, host_key
-from protocol.arch.s390.image.pages import Digests, decrypt_page, encrypt_page, seal_page, unseal_page
+from protocol.arch.s390.image.pages import (
+    Digests,
+    ExportKey,
+    decrypt_page,
+    encrypt_page,
+    export_key,
+    final_tweak,
+    seal_page,
+    tweak_component,
+    unseal_page,
+)
 from protocol.arch.s390.image.unseal import Refusal, Unsealed, unseal
 
 __all__ = [
@@ -23,6 +33,7 @@ __all__ = [
     "SCF_KNOWN",
     "Component",
     "Digests",
+    "ExportKey",
     "HostKey",
     "Image",
     "ImageError",
@@ -32,8 +43,11 @@ __all__ = [
     "build",
     "decrypt_page",
     "encrypt_page",
+    "export_key",
+    "final_tweak",
     "host_key",
     "seal_page",
+    "tweak_component",
     "unseal",
     "unseal_page",
 ]

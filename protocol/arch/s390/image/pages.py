@@ -5,25 +5,33 @@ inside the component (8 bytes), the pair that Unpack carries. Three SHA-512 dige
 page as the host sees it, ALD over its address as a doubleword, TLD over the tweak. Source:
 ibm-s390-linux/s390-tools `rust/pvimg/src/pv_utils/secured_comp.rs`, `rust/pvimg/boot/stage3a.c`.
 
-How the Ultravisor encrypts a page that it exports is nowhere documented; `seal_page` is this emulator's own
-way (AES-256-GCM, the tag stays with the Ultravisor) and keeps what is documented: a changed page is
-refused.
+A page that the Ultravisor exports is AES-256-XTS, too, under keys of its own that the owner gets at the end
+of a dump: final tweak = component OR nonce, a component for each page out of Dump Configuration Storage
+State. Source: s390-tools `zdump/pv_utils.c`; that an export is encrypted once, dump or no dump, is said by
+Linux `Documentation/virt/kvm/s390/s390-pv-dump.rst`. Guesses: what a component consists of, and how a
+changed page is found (here: a keyed digest that stays with the Ultravisor).
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from protocol.arch.s390.image.keys import gcm_open, gcm_seal
+from protocol.arch.s390.image.header import XTS_KEY_BYTES
+from protocol.arch.s390.image.keys import derive
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.modes import XTS
 
 PAGE_BYTES = 0x1000
-GENERATIONS_MAX = 1 << 44  # exports of one page under one key; the nonce has no more room
+GENERATIONS_MAX = 1 << 44  # exports of one page under one key; the component has no more room
+TWEAK_BYTES = 16
+_NONCE_BYTES = 4  # the part of a tweak that components leave to the nonce; their own is the rest
+_PROOF_BYTES = 16
 
 RRC_ALD = 0x001A
 RRC_PLD = 0x001B
@@ -111,25 +119,56 @@ def decrypt_page(xts_key: bytes, tweak: Tweak, encrypted: bytes) -> bytes:
     return _xts(xts_key, tweak).decryptor().update(encrypted)
 
 
-def seal_page(key: bytes, gaddr: int, generation: int, page: bytes) -> tuple[bytes, bytes]:
-    """Encrypt a page on its way out to the host: 4096 bytes for the host, 16 that the Ultravisor keeps.
+@dataclass(frozen=True, slots=True)
+class ExportKey:
+    """What encrypts exported pages of one configuration. The owner gets key and nonce at the end of a dump."""
 
-    `generation`, below GENERATIONS_MAX, must differ between two exports of one page under one key (32 bytes).
-    """
-    assert len(page) == PAGE_BYTES
-    return gcm_seal(key, _nonce(gaddr, generation), b"", page)
-
-
-def unseal_page(key: bytes, gaddr: int, generation: int, sealed: bytes, tag: bytes) -> bytes | None:
-    """Open an exported page; None if it is not exactly the one that was exported last from this address."""
-    return gcm_open(key, _nonce(gaddr, generation), b"", sealed, tag)
+    xts_key: bytes
+    nonce: bytes  # 16 bytes, zero where components are not
+    proof_key: bytes
 
 
-def _nonce(gaddr: int, generation: int) -> bytes:
-    """Make an IV that names address and export: 52 bits of page number, 44 of generation."""
+def export_key(seed: int, handle: int) -> ExportKey:
+    """Return the key of the configuration `handle` of this machine."""
+    made = derive("export", seed, handle.to_bytes(8, "big"), XTS_KEY_BYTES + _NONCE_BYTES + 32)
+    nonce = made[XTS_KEY_BYTES:][:_NONCE_BYTES].ljust(TWEAK_BYTES, b"\0")
+    return ExportKey(made[:XTS_KEY_BYTES], nonce, made[XTS_KEY_BYTES + _NONCE_BYTES :])
+
+
+def tweak_component(gaddr: int, generation: int) -> bytes:
+    """Name one export of one page in 16 bytes, at their end: number of the page (52 bits), generation (44)."""
     assert 0 <= generation < GENERATIONS_MAX
     assert gaddr % PAGE_BYTES == 0
-    return (gaddr // PAGE_BYTES * GENERATIONS_MAX + generation).to_bytes(12, "big")
+    return (gaddr // PAGE_BYTES * GENERATIONS_MAX + generation).to_bytes(TWEAK_BYTES, "big")
+
+
+def final_tweak(component: bytes, nonce: bytes) -> Tweak:
+    """Return component OR nonce, as the two doublewords of a tweak."""
+    both = int.from_bytes(component, "big") | int.from_bytes(nonce, "big")
+    return both >> 64, both & (1 << 64) - 1
+
+
+def seal_page(key: ExportKey, gaddr: int, generation: int, page: bytes) -> tuple[bytes, bytes]:
+    """Encrypt a page on its way out to the host: 4096 bytes for the host, 16 that the Ultravisor keeps.
+
+    `generation`, below GENERATIONS_MAX, must differ between two exports of one page under one key.
+    """
+    assert len(page) == PAGE_BYTES
+    component = tweak_component(gaddr, generation)
+    sealed = encrypt_page(key.xts_key, final_tweak(component, key.nonce), page)
+    return sealed, _proof(key, component, sealed)
+
+
+def unseal_page(key: ExportKey, gaddr: int, generation: int, sealed: bytes, proof: bytes) -> bytes | None:
+    """Open an exported page; None if it is not exactly the one that was exported last from this address."""
+    component = tweak_component(gaddr, generation)
+    if not hmac.compare_digest(proof, _proof(key, component, sealed)):
+        return None
+    return decrypt_page(key.xts_key, final_tweak(component, key.nonce), sealed)
+
+
+def _proof(key: ExportKey, component: bytes, sealed: bytes) -> bytes:
+    return hashlib.blake2b(component + sealed, key=key.proof_key, digest_size=_PROOF_BYTES).digest()
 
 
 def _xts(xts_key: bytes, tweak: Tweak) -> Cipher[XTS]:

@@ -29,7 +29,11 @@ from protocol.arch.s390.image.keys import HostKey, SlotFailure, gcm_open, unwrap
 
 @dataclass(frozen=True, slots=True)
 class Unsealed:
-    """What a configuration has after its parameters were set; `pages` counts the pages to be unpacked."""
+    """What a configuration has after its parameters were set; `pages` counts the pages to be unpacked.
+
+    `tag` is the header's; with the three digests it names the image in attestation and add-secret requests.
+    `key_hash` names the key of this machine that opened it.
+    """
 
     cck: bytes
     xts_key: bytes
@@ -40,6 +44,8 @@ class Unsealed:
     pld: bytes
     ald: bytes
     tld: bytes
+    tag: bytes
+    key_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,7 @@ def unseal(
         return SECRET_FLAGS
     if secrets.items:
         return AREA  # guess: no optional item is known, hence none can be taken
+    opened_by = key if backup is None or any(slot.key_hash == key.public_hash for slot in slots) else backup
     return Unsealed(
         cck=secrets.cck,
         xts_key=secrets.xts_key,
@@ -108,6 +115,8 @@ def unseal(
         pld=fixed.pld,
         ald=fixed.ald,
         tld=fixed.tld,
+        tag=header[-TAG_BYTES:],
+        key_hash=opened_by.public_hash,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from protocol.arch.s390.image import Digests, Unsealed
+    from protocol.arch.s390.image import Digests, ExportKey, Unsealed
 
 
 class ConfigState(IntEnum):
@@ -54,7 +54,7 @@ class Config:
     asce: int
     base: np.ndarray
     variable: np.ndarray
-    key: bytes
+    key: ExportKey
     resident: np.ndarray
     state: ConfigState = ConfigState.CREATED
     reset_pending: bool = False

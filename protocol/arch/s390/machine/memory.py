@@ -97,8 +97,8 @@ def convert_from_secure(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
 
     page = int(uv.guest_page[frame])
     config.generation += 1
-    cipher, tag = seal_page(config.key, page << PAGE_SHIFT, config.generation, plaintext(uv, frame))
-    config.exported[page] = (config.generation, tag)
+    cipher, proof = seal_page(config.key, page << PAGE_SHIFT, config.generation, plaintext(uv, frame))
+    config.exported[page] = (config.generation, proof)
     _disown(uv, config, page, frame)
     uv.storage.write(frame << PAGE_SHIFT, cipher)
     return DONE

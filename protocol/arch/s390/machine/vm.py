@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +35,8 @@ def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     plan = checks.create_config(uv, cpu, block)
     if isinstance(plan, int):
         return Outcome(plan)
+    from protocol.arch.s390.image import export_key
+
     fields = plan.fields
     handle = uv.new_handle("config")
     uv.donate(plan.base)
@@ -48,7 +49,7 @@ def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
         asce=fields.asce,
         base=plan.base,
         variable=plan.variable,
-        key=blake2b(f"{uv.seed}:export:{handle}".encode(), digest_size=32).digest(),
+        key=export_key(uv.seed, handle),
         resident=np.zeros((fields.length + 4095) >> PAGE_SHIFT, np.uint32),
     )
     uv.configs[handle] = config

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,13 +18,16 @@ from protocol.arch.s390.image import (
     Unsealed,
     decrypt_page,
     encrypt_page,
+    export_key,
+    final_tweak,
     seal_page,
+    tweak_component,
     unseal_page,
 )
 from protocol.arch.s390.image.pages import GENERATIONS_MAX, RRC_ALD, RRC_PAGES, RRC_PLD, RRC_TLD, Tweak
 
 XTS_KEY = bytes(range(64))
-SEAL_KEY = bytes(range(32))
+SEAL_KEY = export_key(7, 0x1234)
 
 doublewords = st.integers(0, 2**64 - 1)
 page_addresses = st.integers(0, 2**52 - 1).map(lambda number: number << 12)
@@ -61,7 +65,27 @@ def test_an_older_export_or_another_place_is_refused() -> None:
     sealed, tag = seal_page(SEAL_KEY, 0x1000, 5, bytes(4096))
     assert unseal_page(SEAL_KEY, 0x1000, 6, sealed, tag) is None
     assert unseal_page(SEAL_KEY, 0x2000, 5, sealed, tag) is None
-    assert unseal_page(bytes(32), 0x1000, 5, sealed, tag) is None
+    assert unseal_page(export_key(7, 0x1235), 0x1000, 5, sealed, tag) is None
+
+
+@given(page_addresses, generations, contents)
+def test_an_exported_page_opens_with_its_component_and_the_nonce(
+    gaddr: int, generation: int, page: bytes
+) -> None:
+    """The owner has no more than that, the component out of a dump's storage state."""
+    sealed, _ = seal_page(SEAL_KEY, gaddr, generation, page)
+    component = tweak_component(gaddr, generation)
+    assert component[:4] != b"\xff" * 4, "that would be a special component"
+    tweak = bytes(one | other for one, other in zip(component, SEAL_KEY.nonce, strict=True))
+    decryptor = Cipher(algorithms.AES(SEAL_KEY.xts_key), modes.XTS(tweak)).decryptor()
+    assert decryptor.update(sealed) == page
+
+
+@given(st.sets(st.tuples(page_addresses, generations), min_size=2, max_size=2))
+def test_no_two_exports_share_a_tweak(exports: set[tuple[int, int]]) -> None:
+    """Component OR nonce: where the nonce had bits in the component's place, two could fall together."""
+    one, other = (final_tweak(tweak_component(*export), SEAL_KEY.nonce) for export in exports)
+    assert one != other
 
 
 def test_two_exports_of_the_same_page_look_different() -> None:

@@ -71,6 +71,7 @@ def test_a_good_header_opens(image: Image, opened: Opened) -> None:
     got = opened(image.header)
     assert isinstance(got, Unsealed)
     assert got.cck == image.cck
+    assert got.tag == image.header[-16:]
     assert got.pages == len(image.pages)
 
 
@@ -194,7 +195,11 @@ class TestBackupKey:
         named = {"host": host, "backup": backup, "other": host_key(7, "other")}
         image = build(ONE, seed=1, digest=b"", slots=[named[slot]], pcf=pcf)
         got = unseal(image.header, host, supported_pcf=PCF_BACKUP_KEY, supported_scf=0, backup=backup)
-        assert isinstance(got, Unsealed) if codes is None else got == Refusal(*codes)
+        if codes is not None:
+            assert got == Refusal(*codes)
+            return
+        assert isinstance(got, Unsealed)
+        assert got.key_hash == named[slot].public_hash, "evidence names the key that opened the image"
 
     def test_a_machine_without_one_reports_its_host_key(self, backup: HostKey, opened: Opened) -> None:
         image = build(ONE, seed=1, digest=b"", slots=[backup], pcf=PCF_BACKUP_KEY)
