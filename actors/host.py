@@ -1,0 +1,31 @@
+"""A secure host's software as an actor: kernel and VMM, which do one operation of the plan after another.
+
+The sequences are the architecture's own and pure. What they ask of the level below goes to this host's port
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from actors.runtime.actor import Actor, Runtime
+from actors.runtime.port import Deliver, Port
+from protocol.effects import Effect, Step
+
+Perform = Callable[[Any], Step[Any]]
+
+
+class SecureHost:
+    """The actor of one host, L0's own or a guest host. `perform(operation)` is the architecture's."""
+
+    def __init__(self, name: str, perform: Perform, below: Port, runtime: Runtime) -> None:
+        self.actor = Actor(name, perform, runtime, perform=self._ask_below)
+        self._below = below
+
+    async def perform(self, operation: object) -> Any:
+        """Do one operation. Raises LevelGone if the level below is gone, or this host."""
+        return await self.actor.ask(operation)
+
+    def _ask_below(self, effect: Effect, deliver: Deliver) -> None:
+        self._below.submit(effect, deliver)
