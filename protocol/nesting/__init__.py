@@ -1,6 +1,6 @@
 """What every emulation of a Trusted Entity for a guest host needs.
 
-  guest_host   its memory as a slot map on the level below, donation, write protection
-  locks        entity locks: the real lock scope, seen by one guest host
-  quarantine   what a Trusted Entity would not give back
+guest_host   its memory as a slot map on the level below, donation, write protection
+locks        entity locks: the real lock scope, seen by one guest host
+quarantine   what a Trusted Entity would not give back
 """

@@ -1,8 +1,8 @@
 """A guest host as the level below sees it: its memory, and what was taken from it.
 
-The memory is a slot map onto frames of the level below, scattered. Each frame has a byte of attention: 0 is plain and
-is reached directly; anything else is asked about below. Contiguity in the guest host says nothing about contiguity
-below, and the level below may put another frame under it at any time.
+The memory is a slot map onto frames of the level below, scattered. Each frame has a byte of attention: 0 is
+plain and is reached directly; anything else is asked about below. Contiguity in the guest host says nothing
+about contiguity below, and the level below may put another frame under it at any time.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Hypervisor(Generic[M]):
 class GuestHost(Generic[M]):
     """Memory of L(level), which runs on `below`. Subclasses say what an access to a guarded frame means."""
 
-    def __init__(self, below: Hypervisor[M], frames: Sequence[int], ledger: Ledger) -> None:
+    def __init__(self, below: Hypervisor[M], frames: Sequence[int] | np.ndarray, ledger: Ledger) -> None:
         self.below = below
         self.level = below.level + 1
         self.ledger = ledger
@@ -87,7 +87,7 @@ class GuestHost(Generic[M]):
         self._memory = below.memory
         self.ram: GuestRam | None = None
 
-    # -- accesses of the guest host's CPUs ----------------------------------------------------------------------
+    # -- accesses of the guest host's CPUs -----------------------------------------------------
 
     def read(self, address: int, length: int) -> bytes | Fault:
         """A load. One that is refused is an exit and an injected exception."""
@@ -111,14 +111,16 @@ class GuestHost(Generic[M]):
         self.ledger.reenter(self.below.level)
         return fault
 
-    # -- the same accesses, made by the level below for the guest host: nothing traps ------------------------------
+    # -- the same accesses, made by the level below for the guest host: nothing traps ----------
 
     def peek(self, address: int, length: int) -> bytes | Fault:
         if (address & OFFSET) + length > PAGE or address + length > self.size or address < 0:
             return self._peek_pages(address, length)
         if self._attention[address >> PAGE_SHIFT] & _GUARDED:
             return self.guarded_peek(address, length)
-        data = self._memory.peek((self._slots[address >> PAGE_SHIFT] << PAGE_SHIFT) | address & OFFSET, length)
+        data = self._memory.peek(
+            (self._slots[address >> PAGE_SHIFT] << PAGE_SHIFT) | address & OFFSET, length
+        )
         return data if data.__class__ is bytes else replace(data, address=address)  # type: ignore[type-var]
 
     def poke(self, address: int, data: bytes) -> Fault | None:
@@ -197,7 +199,7 @@ class GuestHost(Generic[M]):
     def attention_of(self, frame: int) -> int:
         return self._attention[frame]
 
-    # -- what the architecture says ------------------------------------------------------------------------------
+    # -- what the architecture says ------------------------------------------------------------
 
     @abstractmethod
     def outside(self, address: int, write: bool) -> Fault:
@@ -215,7 +217,7 @@ class GuestHost(Generic[M]):
     def table_written(self, address: int, length: int) -> None:
         """Bytes of a frame with a shadowed table change: keep the shadows true."""
 
-    # -- marks and donation ------------------------------------------------------------------------------------
+    # -- marks and donation --------------------------------------------------------------------
 
     def mark(self, frame: int, flag: int) -> None:
         self._attention[frame] |= flag
@@ -233,7 +235,7 @@ class GuestHost(Generic[M]):
     def give_back(self, frames: np.ndarray, donation: Donation) -> None:
         """The donation ended: the guest host finds `frames` readable and zero. Raises OutOfFrames."""
         if donation is Donation.SWAPPED:
-            self.slots[frames] = self.below.pool.take_singles(len(frames))
+            self.slots[frames] = self.below.pool.take_many(len(frames))
             if self.ram is not None:
                 self.ram.joined(frames, self.slots[frames])
         if donation is not Donation.NONE:
@@ -257,12 +259,11 @@ class GuestHost(Generic[M]):
     def _give_below(self, frames: np.ndarray) -> None:
         if self.ram is not None:
             self.ram.left(frames)
-        self.below.pool.give(frames.tolist())
+        self.below.pool.give(frames)
 
 
-def scattered(pool: Pool, count: int, random: Random) -> list[int]:
+def scattered(pool: Pool, count: int, random: Random) -> np.ndarray:
     """Take `count` frames and hand them out in random order: contiguity hides mistakes."""
-    frames = np.array(pool.take_singles(count), np.int64)
+    frames = pool.take_many(count)
     np.random.default_rng(random.getrandbits(64)).shuffle(frames)
-    listed: list[int] = frames.tolist()
-    return listed
+    return frames

@@ -1,7 +1,7 @@
 """Entity locks of one guest host.
 
-They reproduce the real lock scope for the guest host's own CPUs: it sees "busy" only where two of its own calls
-collide. Contention with a sibling or with the level below never shows here.
+They reproduce the real lock scope for the guest host's own CPUs: it sees "busy" only where two of its own
+calls collide. Contention with a sibling or with the level below never shows here.
 """
 
 from __future__ import annotations

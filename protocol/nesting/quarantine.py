@@ -1,11 +1,12 @@
 """Memory that a Trusted Entity would not give back.
 
-Whoever frees such memory breaks somebody; Linux leaks it, and so does an emulation. What lies here is counted, and
-`audit` names it, so that a leak is a fact and not a secret.
+Whoever frees such memory breaks somebody; Linux leaks it, and so does an emulation. What lies here is
+counted, and `audit` names it, so that a leak is a fact and not a secret.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -33,5 +34,5 @@ class Quarantine:
     def pages(self) -> int:
         return sum(lost.count for lost in self._lost)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Lost]:
         return iter(self._lost)

@@ -29,8 +29,25 @@ from protocol.memory.store import OFFSET, PAGE, PAGE_SHIFT, Store
 from protocol.nesting.locks import Locks
 
 
+class Handles:
+    """Opaque numbers, never zero and never used again, from the seed and how many were made.
+
+    Siblings that have a machine each draw from one source: so they have handles of their own, and those that they would
+    have on one machine.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._made = {"config": 0, "cpu": 0}
+
+    def new(self, kind: str) -> int:
+        self._made[kind] += 1
+        text = f"{self._seed}:{kind}:{self._made[kind]}".encode()
+        return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") | 1
+
+
 class Machine(Front):
-    """Level 0. `size` is the end of storage in bytes; `seed` makes handles and keys."""
+    """Level 0. `size` is the end of storage in bytes; `seed` makes keys, `handles` is shared by siblings."""
 
     def __init__(
         self,
@@ -41,12 +58,14 @@ class Machine(Front):
         ledger: Ledger,
         seed: int = 0,
         ram: Store | None = None,
+        handles: Handles | None = None,
     ) -> None:
         self.profile = profile
         self.size = memory_bytes
         self.cpus = list(cpus)
         self.ledger = ledger
         self.seed = seed
+        self.handles = handles or Handles(seed)
         self.tod = 0
         self.locks = Locks()
         self.calls = {code: spec for code, spec in calls.items() if spec.for_host()}
@@ -58,7 +77,6 @@ class Machine(Front):
         self.states = memoryview(self.state)
         self.sie = Sie(self)
         self._serial = 0
-        self._made: dict[str, int] = {"config": 0, "cpu": 0}
         self._forget()
 
     def _forget(self) -> None:
@@ -158,12 +176,6 @@ class Machine(Front):
         return spec.handler(self, cpu, block)
 
     # -- what handlers share -----------------------------------------------------------------------------------------
-
-    def new_handle(self, kind: str) -> int:
-        """An opaque number that depends on the seed and on how many were made, never zero and never reused."""
-        self._made[kind] += 1
-        seed = f"{self.seed}:{kind}:{self._made[kind]}".encode()
-        return int.from_bytes(blake2b(seed, digest_size=8).digest(), "big") | 1
 
     def new_serial(self) -> int:
         self._serial += 1

@@ -20,7 +20,7 @@ def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
         return Outcome(plan)
     fields = plan.fields
     config = uv.configs[fields.config]
-    handle = uv.new_handle("cpu")
+    handle = uv.handles.new("cpu")
     uv.donate(plan.storage)
     secure = SecureCpu(handle, config, fields.number, plan.storage, fields.state)
     uv.secure_cpus[handle] = config.cpus[fields.number] = secure

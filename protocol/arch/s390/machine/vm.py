@@ -38,7 +38,7 @@ def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     from protocol.arch.s390.image import export_key
 
     fields = plan.fields
-    handle = uv.new_handle("config")
+    handle = uv.handles.new("config")
     uv.donate(plan.base)
     uv.donate(plan.variable)
     config = Config(

@@ -1,0 +1,210 @@
+"""Put a machine and its guest hosts together in one process, at any depth.
+
+Depth 0 is the machine itself: K hosts are K machines, with one host key and one source of handles. At depth
+d there is one machine; L0 initialises its Ultravisor as a host does and runs L1, which does the same and
+runs L2, and so on. The K siblings sit side by side on the last hypervisor. The hosts at the keyboard have
+the memory, the CPUs and the limits that were asked for at every depth, so whatever lies below them is
+larger.
+
+Frames are handed out scattered, by seed: contiguity would hide mistakes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
+
+from protocol.arch.s390.calls import CALLS
+from protocol.arch.s390.cpu import Cpu
+from protocol.arch.s390.issue import Issuer
+from protocol.arch.s390.machine import Handles, Machine
+from protocol.arch.s390.profiles import MIB, Profile
+from protocol.arch.s390.structs import EXECUTED, INIT, block
+from protocol.effects import Step, run
+from protocol.ledger import Ledger
+from protocol.memory.pool import Pool
+from protocol.memory.store import PAGE, PAGE_SHIFT
+from protocol.nesting.guest_host import Hypervisor, scattered
+
+if TYPE_CHECKING:
+    from protocol.arch.s390.nesting import Nested, Strategy
+
+    Level = Machine | Nested
+
+TWO_GIB = 1 << 31
+FIRST_FREE = 256  # frames: the first MiB of every host is its own
+SCRATCH = 0x10000  # where a hypervisor that boots builds its control block
+RESETS = ("modified-clear", "load-normal", "load-clear")
+MAX_DEPTH = 8
+MAX_HOSTS = 64
+
+
+@dataclass(slots=True)
+class Seat:
+    """One host at the keyboard: the level that it meets, its CPUs, its memory."""
+
+    number: int
+    level: Level
+    cpus: list[Cpu]
+    memory_bytes: int
+    lives: int = 1  # how many hosts have sat here, one after the other
+
+
+@dataclass(slots=True)
+class Rig:
+    """A composition. `chain` has the hypervisors from L0 up; at depth 0 there are none."""
+
+    profile: Profile
+    depth: int
+    seed: int
+    seats: list[Seat]
+    ledger: Ledger
+    machines: list[Machine]
+    chain: list[Hypervisor[Level]] = field(default_factory=list)
+    strategy: Strategy | None = None
+
+    def reset(self, seat: int, kind: str) -> Step[None]:
+        """A reset of the host on `seat` (diag 308). Calls of its that are parked have ended before."""
+        level = self.seats[seat].level
+        if kind not in RESETS:
+            raise ValueError(f"no reset {kind!r}: allowed are {', '.join(RESETS)}")
+        if isinstance(level, Machine):
+            level.reset(clear_memory=kind == "load-clear")
+        else:
+            yield from level.reset(clear_memory=kind == "load-clear")
+
+    def kill(self, seat: int) -> Step[None]:
+        """The host on `seat` ends without a word and a fresh one takes its place."""
+        place = self.seats[seat]
+        if isinstance(place.level, Machine):
+            place.level.reset(clear_memory=True)
+            return
+        yield from place.level.death()
+        place.lives += 1
+        for cpu in place.cpus:
+            cpu.reset()
+        place.level = _guest_host(self, place.cpus, place.number, place.lives, place.memory_bytes)
+
+
+def compose(
+    profile: Profile,
+    depth: int = 0,
+    hosts: int = 1,
+    memory_bytes: int | None = None,
+    cpus: int | None = None,
+    seed: int = 0,
+    strategy: Strategy | None = None,
+    ledger: Ledger | None = None,
+) -> Rig:
+    """`hosts` secure hosts at `depth`, with all that lies below. Raises ValueError for what cannot be."""
+    memory = profile.memory_mib * MIB if memory_bytes is None else memory_bytes
+    count = profile.cpus if cpus is None else cpus
+    _allowed(depth, hosts, memory, count)
+    rig = Rig(profile, depth, seed, [], ledger or Ledger(), [], strategy=strategy)
+    if depth == 0:
+        handles = Handles(seed)  # as if they were siblings on one machine
+        for number in range(hosts):
+            own = _cpus(count)
+            machine = Machine(profile, memory, own, CALLS, rig.ledger, seed, handles=handles)
+            rig.machines.append(machine)
+            rig.seats.append(Seat(number, machine, own, memory))
+        return rig
+    _below(rig, hosts, memory, count)
+    for number in range(hosts):
+        own = _cpus(count)
+        rig.seats.append(Seat(number, _guest_host(rig, own, number, 1, memory), own, memory))
+    return rig
+
+
+def _allowed(depth: int, hosts: int, memory: int, cpus: int) -> None:
+    if not 0 <= depth <= MAX_DEPTH:
+        raise ValueError(f"depth {depth}: allowed are 0 to {MAX_DEPTH}")
+    if not 1 <= hosts <= MAX_HOSTS:
+        raise ValueError(f"{hosts} hosts: allowed are 1 to {MAX_HOSTS}")
+    if memory < MIB or memory % PAGE:
+        raise ValueError(f"memory of {memory} bytes: allowed are whole pages, at least {MIB} bytes")
+    if cpus < 1:
+        raise ValueError(f"{cpus} CPUs: allowed is 1 or more")
+
+
+def _cpus(count: int) -> list[Cpu]:
+    return [Cpu(number, running=number == 0) for number in range(count)]
+
+
+def _below(rig: Rig, hosts: int, memory: int, cpus: int) -> None:
+    """The machine and the hypervisors L0 to L(depth - 1), each initialised and ready to run the next."""
+    profile = rig.profile
+    sizes = [_size(profile, hosts * room(profile, memory, cpus, profile.max_configs, memory))]
+    counts = [hosts * (cpus + 1)]  # one for each CPU of a sibling, one for the hypervisor's own work on it
+    for _ in range(rig.depth - 1):
+        carried = room(profile, sizes[-1], counts[-1], profile.max_configs * hosts, memory)
+        sizes.append(_size(profile, carried))
+        counts.append(counts[-1] + 1)
+    sizes.reverse()
+    counts.reverse()
+    wide = profile.below(hosts, sizes[0])
+    level: Level = Machine(wide, sizes[0], _cpus(counts[0]), CALLS, rig.ledger, rig.seed)
+    rig.machines.append(level)
+    for number in range(rig.depth):
+        if number:
+            level = _guest_host(rig, _cpus(counts[number]), 0, 1, sizes[number], wide)
+        rig.chain.append(_hypervisor(number, level))
+
+
+def _hypervisor(number: int, level: Level) -> Hypervisor[Level]:
+    """Boot L(number): initialise its Ultravisor with one CPU running; what it does not need is for its
+    guests."""
+    profile = level.profile
+    base = (level.size - profile.base_len) // MIB * MIB
+    issuer = Issuer(level, level.cpus[0], SCRATCH)
+    outcome = run(issuer.uvc(block(0x48, 0x000F, INIT, base, profile.base_len)))
+    assert outcome.rc == EXECUTED, f"L{number} cannot initialise its Ultravisor: {outcome}"
+    for cpu in level.cpus:
+        cpu.running = True
+    return Hypervisor(number, level, Pool(FIRST_FREE, (base >> PAGE_SHIFT) - FIRST_FREE))
+
+
+def _guest_host(
+    rig: Rig, own: list[Cpu], number: int, life: int, memory: int, profile: Profile | None = None
+) -> Nested:
+    """A fresh guest host on the last hypervisor of the chain."""
+    from protocol.arch.s390.nesting import Nested
+
+    below = rig.chain[-1]
+    place = f"{below.level + 1}.{number}.{life}"
+    frames = scattered(below.pool, memory >> PAGE_SHIFT, Random(f"{rig.seed}:frames:{place}"))
+    width = len(own) + 1
+    kvm = below.memory.cpus[number * width : (number + 1) * width]
+    return Nested(
+        below, frames, own, kvm, CALLS, profile or rig.profile, rig.ledger, rig.strategy, rig.seed, place
+    )
+
+
+# -- how large a level has to be ---------------------------------------------------------------
+
+
+def _size(profile: Profile, carried: int) -> int:
+    """Bytes of a host whose guest hosts take `carried` bytes; its own donation lies above 2 GiB."""
+    need = (FIRST_FREE << PAGE_SHIFT) + carried + profile.base_len + MIB
+    return -(-max(need, TWO_GIB + profile.base_len) // MIB) * MIB
+
+
+def room(profile: Profile, memory: int, cpus: int, configs: int, largest: int) -> int:
+    """Bytes that one guest host takes of the level below: its memory, what is lent for it, shadows of its
+    guests.
+
+    Its guests are at most `configs` of at most `largest` bytes. What is lent is as much as it donates, so
+    never more than its memory. Shadows (SIE blocks, data pages, tables, SCAs) are bounded by that, too; a
+    guest host that fills its memory with nothing but CPUs would need more, and finds no resources left.
+    """
+    guest_mib = -(-min(profile.max_storage, largest) // MIB)
+    guests = min(configs, memory // profile.conf_base_len + 1)
+    numbers = profile.max_cpu_id + 1
+    lent = guests * (
+        profile.conf_base_len + profile.variable_len(guest_mib * MIB) + numbers * profile.cpu_len
+    )
+    tables = 4 + 4 * (guest_mib // 2048 + 2) + guest_mib // 2 + 2
+    shadows = guests * (4 + tables + 2 * numbers) * PAGE
+    issuing = 4 * (cpus + 1) * PAGE + 64 * PAGE
+    return memory + min(lent, memory) + min(shadows, memory + memory // 8) + issuing + MIB
