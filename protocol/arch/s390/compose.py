@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from protocol.arch.s390.calls import CALLS
 from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.issue import Issuer
+from protocol.arch.s390.linked import LinkedUltravisor, Server
 from protocol.arch.s390.machine import Handles, Machine
 from protocol.arch.s390.profiles import MIB, Profile
 from protocol.arch.s390.structs import EXECUTED, INIT, block
@@ -61,8 +62,18 @@ class Rig:
     seats: list[Seat]
     ledger: Ledger
     machines: list[Machine]
-    chain: list[Hypervisor[Level]] = field(default_factory=list)
+    chain: list[Hypervisor[Any]] = field(default_factory=list)
     strategy: Strategy | None = None
+    apart: bool = False
+    levels: list[Level] = field(default_factory=list)  # what the hypervisors of the chain stand on
+
+    def below(self, seat: int) -> tuple[Server, ...]:
+        """Who serves what the host on `seat` asks, then what that asks, down to the machine."""
+        return tuple(Server(level) for level in (self.seats[seat].level, *reversed(self.levels)))
+
+    def seen(self, level: Level) -> Any:
+        """`level` as its host meets it: itself, or, where levels live apart, by messages."""
+        return LinkedUltravisor(level, level.cpus) if self.apart else level
 
     def reset(self, seat: int, kind: str) -> Step[None]:
         """A reset of the host on `seat` (diag 308). Calls of its that are parked have ended before."""
@@ -96,12 +107,13 @@ def compose(
     seed: int = 0,
     strategy: Strategy | None = None,
     ledger: Ledger | None = None,
+    apart: bool = False,
 ) -> Rig:
     """`hosts` secure hosts at `depth`, with all that lies below. Raises ValueError for what cannot be."""
     memory = profile.memory_mib * MIB if memory_bytes is None else memory_bytes
     count = profile.cpus if cpus is None else cpus
     _allowed(depth, hosts, memory, count)
-    rig = Rig(profile, depth, seed, [], ledger or Ledger(), [], strategy=strategy)
+    rig = Rig(profile, depth, seed, [], ledger or Ledger(), [], strategy=strategy, apart=apart)
     if depth == 0:
         handles = Handles(seed)  # as if they were siblings on one machine
         for number in range(hosts):
@@ -149,10 +161,11 @@ def _below(rig: Rig, hosts: int, memory: int, cpus: int) -> None:
     for number in range(rig.depth):
         if number:
             level = _guest_host(rig, _cpus(counts[number]), 0, 1, sizes[number], wide)
-        rig.chain.append(_hypervisor(number, level))
+        rig.levels.append(level)
+        rig.chain.append(_hypervisor(rig, number, level))
 
 
-def _hypervisor(number: int, level: Level) -> Hypervisor[Level]:
+def _hypervisor(rig: Rig, number: int, level: Level) -> Hypervisor[Any]:
     """Boot L(number): initialise its Ultravisor with one CPU running; what it does not need is for its
     guests."""
     profile = level.profile
@@ -162,7 +175,7 @@ def _hypervisor(number: int, level: Level) -> Hypervisor[Level]:
     assert outcome.rc == EXECUTED, f"L{number} cannot initialise its Ultravisor: {outcome}"
     for cpu in level.cpus:
         cpu.running = True
-    return Hypervisor(number, level, Pool(FIRST_FREE, (base >> PAGE_SHIFT) - FIRST_FREE))
+    return Hypervisor(number, rig.seen(level), Pool(FIRST_FREE, (base >> PAGE_SHIFT) - FIRST_FREE))
 
 
 def _guest_host(
