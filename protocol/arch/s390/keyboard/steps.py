@@ -1,0 +1,127 @@
+"""What a guest is told to do, as it is typed: JSON to steps of its program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from protocol.arch.s390.guest import (
+    Diag,
+    GuestStep,
+    Load,
+    Read,
+    Sclp,
+    SetCpu,
+    Sigp,
+    Spx,
+    Touch,
+    Uvc,
+    Wait,
+)
+from protocol.keyboard import Fields
+
+STEPS = 65536  # of one request, and of one program
+READ_BYTES = 1 << 20  # of one step
+VALUE_BYTES = 1 << 20
+U32_MAX = 0xFFFF_FFFF
+
+
+def parse(fields: Fields) -> list[GuestStep]:
+    """The steps in `do`. Raises Complaint."""
+    return [_step(step) for step in fields.objects("do", STEPS)]
+
+
+def _step(step: Fields) -> GuestStep:
+    kinds = [name for name in _KINDS if name in step]
+    if len(kinds) != 1:
+        raise step.wrong(kinds[1] if kinds else "step", f"exactly one of {', '.join(_KINDS)} in a step")
+    return _KINDS[kinds[0]](step)
+
+
+def _touch(step: Fields) -> Touch:
+    step.only("touch", "write", "value")
+    write = step.flag("write")
+    if "value" in step and not write:
+        raise step.wrong("value", "only with write")
+    return Touch(step.number("touch"), write, step.data("value", VALUE_BYTES, b"\0"))
+
+
+def _read(step: Fields) -> Read:
+    step.only("read", "len")
+    return Read(step.number("read"), step.number("len", high=READ_BYTES))
+
+
+def _load(step: Fields) -> Load:
+    step.only("load", "len", "gpr")
+    return Load(step.number("load"), step.number("len", low=1, high=8), step.number("gpr", high=15))
+
+
+def _cpu(step: Fields) -> SetCpu:
+    step.only("cpu")
+    cpu = step.inner("cpu")
+    cpu.only("gprs", "timer", "problem_state")
+    gprs = cpu.inner("gprs", {})
+    gprs.only(*map(str, range(16)))
+    return SetCpu(
+        tuple((int(name), gprs.number(name)) for name in gprs),
+        cpu.number("timer") if "timer" in cpu else None,
+        cpu.flag("problem_state") if "problem_state" in cpu else None,
+    )
+
+
+def _call(step: Fields) -> Uvc:
+    step.only("call")
+    call = step.inner("call")
+    call.only("r2", "r1", "m3", "m4")
+    return Uvc(
+        call.number("r2"), call.number("r1", 0), call.number("m3", 0, high=15), call.number("m4", 0, high=15)
+    )
+
+
+def _exit(step: Fields) -> GuestStep:
+    return _EXITS[step.choice("exit", _EXITS)](step)
+
+
+def _diag(step: Fields) -> Diag:
+    step.only("exit", "code", "r1", "r3")
+    return Diag(
+        step.number("code", high=0xFFFF), step.number("r1", 0, high=15), step.number("r3", 0, high=15)
+    )
+
+
+def _spx(step: Fields) -> Spx:
+    step.only("exit", "prefix")
+    return Spx(step.number("prefix", high=U32_MAX))
+
+
+def _sigp(step: Fields) -> Sigp:
+    step.only("exit", "order", "address", "parameter")
+    return Sigp(
+        step.number("order", high=0xFF), step.number("address", 0, high=0xFFFF), step.number("parameter", 0)
+    )
+
+
+def _sclp(step: Fields) -> Sclp:
+    step.only("exit", "command", "gpa")
+    return Sclp(step.number("command", high=U32_MAX), step.number("gpa"))
+
+
+def _wait(step: Fields) -> Wait:
+    step.only("exit")
+    return Wait()
+
+
+_KINDS: dict[str, Callable[[Fields], GuestStep]] = {
+    "touch": _touch,
+    "read": _read,
+    "load": _load,
+    "cpu": _cpu,
+    "call": _call,
+    "exit": _exit,
+}
+_EXITS: dict[str, Callable[[Fields], GuestStep]] = {
+    "diag": _diag,
+    "spx": _spx,
+    "sigp": _sigp,
+    "sclp": _sclp,
+    "wait": _wait,
+}
