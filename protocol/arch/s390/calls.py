@@ -6,7 +6,7 @@ guest's query follow from the rows. The codes of a row stand in the order in whi
 
 from __future__ import annotations
 
-from protocol.arch.s390.machine import guest, init, lifecycle, memory, vcpu, vm
+from protocol.arch.s390.machine import dump, guest, init, lifecycle, memory, vcpu, vm
 from protocol.calls import Area, Basis, CallSpec, Category, Check, Donation, Issuer, Treatment, table
 
 GUESS = Basis.GUESS
@@ -31,6 +31,9 @@ _IMPORT = (
     Check(0x0105, "guest page is resident in another page", GUESS),
 )
 _ORDER = "order: the page has to be found before it can be judged. "
+_BOUNCED = "the area is the guest host's, in its home space: the answer is bounced"
+_DUMP_AREA = Check(0x0102, "area not accessible", GUESS)
+_NO_DUMP = Check(0x0104, "no dump active", GUESS)
 _WRONG_STATE = (Check(0x0101, "wrong state for this step", GUESS),)
 
 
@@ -158,6 +161,22 @@ CALLS = table(
             bit=3,
             checks=(Check(0x0003, "CPUs are still defined", GUESS),),
             handler=vm.destroy,
+        ),
+        CallSpec(
+            0x0102,
+            "destroy_config_fast",
+            "Destroy Secure Configuration Fast",
+            Category.VM,
+            Treatment.PASSED,
+            "the handle is the real one; afterwards the tracking goes and donations return",
+            0x48,
+            Issuer.HOST,
+            "2.1 E', 3.5, 5.2",
+            handle="config",
+            handle_at=0x18,
+            bit=23,
+            checks=(Check(0x0003, "CPUs are still defined", GUESS),),
+            handler=vm.destroy_fast,
         ),
         CallSpec(
             0x0120,
@@ -373,6 +392,83 @@ CALLS = table(
             bit=22,
             checks=(*_GADDR, _NOT_MAPPED, Check(0x0105, "page is not pinned", GUESS)),
             handler=memory.unpin,
+        ),
+        CallSpec(
+            0x0400,
+            "dump_init",
+            "Dump Init",
+            Category.LIFECYCLE,
+            Treatment.PASSED,
+            _HANDLE_ONLY,
+            0x40,
+            Issuer.HOST,
+            "2.1 E, 2.3, 5.2",
+            handle="config",
+            handle_at=0x18,
+            bit=24,
+            checks=(
+                Check(0x0101, "image is not verified", GUESS),
+                Check(0x0103, "owner does not allow it", GUESS),
+                Check(0x0104, "dump active already", GUESS),
+            ),
+            handler=dump.init,
+            basis=GUESS,
+        ),
+        CallSpec(
+            0x0401,
+            "dump_storage_state",
+            "Dump Configuration Storage State",
+            Category.LIFECYCLE,
+            Treatment.MODIFIED,
+            _BOUNCED,
+            0x50,
+            Issuer.HOST,
+            "2.1 L, 2.3, 8.2",
+            handle="config",
+            handle_at=0x18,
+            bit=25,
+            checks=(
+                _DUMP_AREA,
+                _NO_DUMP,
+                Check(0x0105, "address outside the guest", GUESS),
+                Check(0x0106, "address not on 1 MiB", GUESS),
+            ),
+            handler=dump.storage_state,
+            basis=GUESS,
+        ),
+        CallSpec(
+            0x0402,
+            "dump_cpu",
+            "Dump CPU",
+            Category.LIFECYCLE,
+            Treatment.MODIFIED,
+            _BOUNCED,
+            0x50,
+            Issuer.HOST,
+            "2.1 M, 2.3, 8.2",
+            handle="cpu",
+            handle_at=0x18,
+            bit=26,
+            checks=(Check(0x0101, "the CPU is inside SIE", GUESS), _DUMP_AREA, _NO_DUMP),
+            handler=dump.cpu_state,
+            basis=GUESS,
+        ),
+        CallSpec(
+            0x0403,
+            "dump_complete",
+            "Dump Complete",
+            Category.LIFECYCLE,
+            Treatment.MODIFIED,
+            _BOUNCED,
+            0x50,
+            Issuer.HOST,
+            "2.1 M, 2.3, 8.2",
+            handle="config",
+            handle_at=0x18,
+            bit=27,
+            checks=(_DUMP_AREA, _NO_DUMP),
+            handler=dump.complete,
+            basis=GUESS,
         ),
         CallSpec(
             0x1000,

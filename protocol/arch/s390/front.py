@@ -56,6 +56,10 @@ class Front:
     def poke(self, address: int, data: bytes) -> Fault | None: ...
 
     @abstractmethod
+    def refusal(self, address: int, length: int) -> Fault | None:
+        """What a store to this range would answer."""
+
+    @abstractmethod
     def known(self, kind: str, handle: int) -> bool:
         """Is `handle` one of this host's entities of that kind (config or cpu)?"""
 
@@ -161,6 +165,17 @@ class Front:
             parts.append(data)
             address, length = address + n, length - n
         return b"".join(parts)
+
+    def home_refusal(self, cpu: Cpu, address: int, length: int) -> Fault | None:
+        """What `home_write` of so many bytes would answer; nothing is stored."""
+        while length > 0:
+            n = min(length, PAGE - (address & OFFSET))
+            absolute = self.home(cpu, address, True)
+            fault = absolute if isinstance(absolute, Fault) else self.refusal(absolute, n)
+            if fault is not None:
+                return z.program(fault.code, address, True)
+            address, length = address + n, length - n
+        return None
 
     def home_write(self, cpu: Cpu, address: int, data: bytes) -> Fault | None:
         if not cpu.dat and not cpu.prefix:

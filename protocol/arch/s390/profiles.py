@@ -1,12 +1,15 @@
 """Sizes and limits of an emulated machine: what Query Ultravisor Information reports.
 
-`full` has the values of section 4 of the fact sheet, `small` keeps tests fast. Values without a public source are
-guesses and marked so in `GUESSED`.
+`full` has the values of section 4 of the fact sheet, `small` keeps tests fast, `talk2022` is `small` with the
+calls that firmware had when the talk was given. Values without a public source are guesses and marked so in
+`GUESSED`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 MIB = 1 << 20
 
@@ -14,12 +17,19 @@ GUESSED = ("conf_base_len", "conf_virtual_len", "conf_variable_len", "cpu_len")
 FEATURES = 0xFC00_0000_0000_0000
 FEATURES_FENCED = 0x4C00_0000_0000_0000  # bits 1, 4, 5: they reach through to hardware; a guest host has none
 PCF = 0x3000_50E3
+DUMP_STORAGE_LEN = 0x1000  # bytes of storage state for each MiB of a guest
+DUMP_FINALIZE_LEN = 0x1000
+QUERY_LEN = 0x120  # of firmware of 2024; it was 0x100 in 2022
+CALLS_AFTER_2022 = frozenset({0x0002, 0x1031, 0x1033, 0x1034, 0x1035})  # Query Keys, and four about secrets
 SCF = 0x6000_0000_0000_0000  # bits 1 and 2, the only ones that are named anywhere
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Lengths in bytes, limits as the query reports them."""
+    """Lengths in bytes, limits as the query reports them; `absent` has the codes of calls not installed."""
 
     name: str
     memory_mib: int
@@ -33,6 +43,12 @@ class Profile:
     max_cpu_id: int
     max_storage: int
     features: int = FEATURES
+    query_len: int = QUERY_LEN
+    absent: frozenset[int] = frozenset()
+
+    def installed(self, calls: Mapping[int, T]) -> dict[int, T]:
+        """Those of `calls` (by code) that this firmware has."""
+        return {code: spec for code, spec in calls.items() if code not in self.absent}
 
     def variable_len(self, guest_len: int) -> int:
         """Bytes of variable storage that a configuration of `guest_len` bytes donates, in whole pages."""
@@ -40,7 +56,7 @@ class Profile:
         return (self.conf_virtual_len + self.conf_variable_len * mib + 4095) & ~4095
 
     def for_guest_host(self, memory_bytes: int) -> Profile:
-        """What a guest host with `memory_bytes` may see of it: fenced features, no more storage than it has."""
+        """What a guest host with `memory_bytes` may see: fenced features, no more storage than it has."""
         return replace(
             self,
             features=self.features & ~FEATURES_FENCED,
@@ -84,3 +100,4 @@ PROFILES = {
         max_storage=0x8000_0000_0000,
     ),
 }
+PROFILES["talk2022"] = replace(PROFILES["small"], name="talk2022", query_len=0x100, absent=CALLS_AFTER_2022)

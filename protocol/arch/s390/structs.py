@@ -46,6 +46,8 @@ SHARE = Struct(">32xQ")
 UNPACK = Struct(">24xQQQQ")  # handle, gaddr, tweak 0, tweak 1
 SET_STATE = Struct(">24xQ7xB")
 SET_PARAMS = Struct(">24xQQI")  # handle, header origin, header length
+DUMP_AREA = Struct(">24xQQ")  # handle, area: Dump CPU and Dump Complete
+DUMP_STORAGE = Struct(">24xQQQ")  # handle, area, gaddr
 
 
 class CreateConfig(NamedTuple):
@@ -169,7 +171,7 @@ QUI_MINIMUM = 0xA8
 
 
 class Query(NamedTuple):
-    """Fields that a role sees; the rest of the block is zero."""
+    """Fields that a role sees; the rest of the block is zero. `length` is that of the longest block known."""
 
     calls: int
     base_len: int
@@ -187,6 +189,7 @@ class Query(NamedTuple):
     dump_finalize_len: int
     attestation_versions: int
     attestation_flags: int
+    length: int = QUI_LENGTH
 
     def pack(self) -> bytes:
         """Bytes 0x10 to the end of the longest block that this Ultravisor knows."""
@@ -210,7 +213,7 @@ class Query(NamedTuple):
             U64.pack_into(raw, offset, value)
         raw[0x7C:0x80] = self.max_configs.to_bytes(4, "big")
         raw[0x9E:0xA0] = self.max_cpu_id.to_bytes(2, "big")
-        return bytes(raw[0x10:])
+        return bytes(raw[0x10 : self.length])
 
     @classmethod
     def unpack(cls, raw: bytes) -> Query:

@@ -121,7 +121,7 @@ def decrypt_page(xts_key: bytes, tweak: Tweak, encrypted: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ExportKey:
-    """What encrypts exported pages of one configuration. The owner gets key and nonce at the end of a dump."""
+    """What encrypts exported pages of one configuration; owners get key and nonce at the end of a dump."""
 
     xts_key: bytes
     nonce: bytes  # 16 bytes, zero where components are not
@@ -136,7 +136,7 @@ def export_key(seed: int, handle: int) -> ExportKey:
 
 
 def tweak_component(gaddr: int, generation: int) -> bytes:
-    """Name one export of one page in 16 bytes, at their end: number of the page (52 bits), generation (44)."""
+    """Name one export of one page in 16 bytes, at their end: number of page (52 bits), generation (44)."""
     assert 0 <= generation < GENERATIONS_MAX
     assert gaddr % PAGE_BYTES == 0
     return (gaddr // PAGE_BYTES * GENERATIONS_MAX + generation).to_bytes(TWEAK_BYTES, "big")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
@@ -68,8 +69,9 @@ class Machine(Front):
         self.handles = handles or Handles(seed)
         self.tod = 0
         self.locks = Locks()
-        self.calls = {code: spec for code, spec in calls.items() if spec.for_host()}
-        self.guest_calls = {code: spec for code, spec in calls.items() if spec.for_guest()}
+        installed = profile.installed(calls)
+        self.calls = {code: spec for code, spec in installed.items() if spec.for_host()}
+        self.guest_calls = {code: spec for code, spec in installed.items() if spec.for_guest()}
         self.storage = Physical(memory_bytes >> PAGE_SHIFT, ram)
         self.state = np.zeros(self.storage.frames, np.uint8)
         self.owner = np.zeros(self.storage.frames, np.uint32)
@@ -192,6 +194,21 @@ class Machine(Front):
         self.state[listed] = PageState.NORMAL
         self.storage.vault_clear_many(listed)
         self.storage.clear_many(listed.tolist())
+
+    def statistics(self) -> dict[str, Any]:
+        """What there is, for the audit: looking changes nothing."""
+        pages = np.bincount(self.state, minlength=len(PageState))
+        pinned = int(pages[PageState.PINNED])
+        return {
+            "te": {
+                "configs": len(self.configs),
+                "cpus": len(self.secure_cpus),
+                "pins": pinned,
+                "shared_pages": int(pages[PageState.SHARED]) + pinned,
+            },
+            "donated_pages": int(pages[PageState.DONATED]),
+            "secure_pages": int(pages[PageState.SECURE]),
+        }
 
     # -- the host is reset ---------------------------------------------------------------------------------------------
 

@@ -44,6 +44,19 @@ class PageState(IntEnum):
 
 
 @dataclass(slots=True)
+class Dump:
+    """A dump in progress. `sealed` counts what was encrypted under its key: no initialisation vector comes twice."""
+
+    seed: bytes
+    key: bytes
+    sealed: int = 0
+
+    def next_iv(self) -> bytes:
+        self.sealed += 1
+        return self.sealed.to_bytes(12, "big")
+
+
+@dataclass(slots=True)
 class Config:
     """A configuration. `resident` maps a guest page to its frame + 1; `exported` holds what proves a page outside."""
 
@@ -63,6 +76,9 @@ class Config:
     generation: int = 0
     params: Unsealed | None = None
     digests: Digests | None = None
+    dump: Dump | None = None
+    dumps: int = 0  # how many were begun
+    dump_disabled: bool = False  # by an add-secret request, for as long as the configuration lives
 
     @property
     def pages(self) -> int:
@@ -85,6 +101,7 @@ class SecureCpu:
     guest_timer: int = 0
     tod: int = 0
     problem_state: bool = False
+    psw: bytes = bytes(16)
     inside: bool = False
     was_reset: bool = False
     completing: int | None = None  # the diagnose code of a 104 that the next entry finishes
@@ -94,6 +111,7 @@ class SecureCpu:
     def clear(self, registers: bool) -> None:
         """What a CPU reset does: initial reset keeps the general registers, clear reset does not."""
         self.prefix = 0
+        self.psw = bytes(16)
         self.problem_state = False
         self.timer = None
         self.completing = None

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from protocol.arch.s390 import checks
 from protocol.arch.s390.cpu import Cpu
-from protocol.arch.s390.profiles import PCF, Profile
+from protocol.arch.s390.profiles import DUMP_FINALIZE_LEN, DUMP_STORAGE_LEN, PCF, Profile
 from protocol.arch.s390.structs import (
     DONE,
     HEADER,
     INIT,
     INV_LEN,
     MORE_DATA,
-    QUI_LENGTH,
     QUI_MINIMUM,
     Outcome,
     Query,
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from protocol.arch.s390.machine import Machine
 
 HEADER_VERSION_1 = 0x8000_0000_0000_0000
-DUMP_LEN = 0x1000
 ATTESTATION_VERSION_1 = 0x8000_0000_0000_0000
 ATTESTATION_FLAGS = 0x2000_0000_0000_0000
 
@@ -45,10 +43,11 @@ def host_view(profile: Profile, calls: Mapping[int, CallSpec]) -> Query:
         features=profile.features,
         header_versions=HEADER_VERSION_1,
         pcf=PCF,
-        dump_storage_len=DUMP_LEN,
-        dump_finalize_len=DUMP_LEN,
+        dump_storage_len=DUMP_STORAGE_LEN,
+        dump_finalize_len=DUMP_FINALIZE_LEN,
         attestation_versions=0,
         attestation_flags=0,
+        length=profile.query_len,
     )
 
 
@@ -71,6 +70,7 @@ def guest_view(profile: Profile, calls: Mapping[int, CallSpec]) -> Query:
         dump_finalize_len=0,
         attestation_versions=ATTESTATION_VERSION_1,
         attestation_flags=ATTESTATION_FLAGS,
+        length=profile.query_len,
     )
 
 
@@ -83,8 +83,8 @@ def answer_query(view: Query, block: bytes) -> Outcome:
     length = HEADER.unpack_from(block)[0]
     if length < QUI_MINIMUM:
         return Outcome(INV_LEN)
-    data = view.pack()[: min(length, QUI_LENGTH) - 0x10]
-    return Outcome(MORE_DATA if length < QUI_LENGTH else 1, 0, ((0x10, data),))
+    data = view.pack()[: length - 0x10]
+    return Outcome(MORE_DATA if length < view.length else 1, 0, ((0x10, data),))
 
 
 def query(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:

@@ -41,6 +41,8 @@ def set_state(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
                 other.was_reset = False
         elif config.state is ConfigState.VERIFIED:
             config.state = ConfigState.RUNNING
+    if state is CpuState.LOAD and config.params is not None:
+        secure.psw = config.params.psw
     secure.state = CpuState.OPERATING if state is CpuState.LOAD else state
     return DONE
 

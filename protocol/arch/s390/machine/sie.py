@@ -49,6 +49,7 @@ ALREADY_INSIDE = 0x2006
 BAD_TIMER = 0x2007
 BAD_INJECTION = 0x2008
 BAD_SIDA = 0x2009
+DUMPING = 0x200A
 
 
 class Sie:
@@ -97,6 +98,8 @@ class Sie:
             return ALREADY_INSIDE
         if config.reset_pending or config.state in (ConfigState.UNSHARED, ConfigState.RESET_PREPARED):
             return IN_RESET
+        if config.dump is not None:
+            return DUMPING
         if config.state is not ConfigState.RUNNING or secure.state is not CpuState.OPERATING:
             return NOT_STARTED
         if not self._timer_fits(secure, entry.timer):
