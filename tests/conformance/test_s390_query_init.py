@@ -99,7 +99,6 @@ def test_a_query_reports_the_calls_that_are_installed(raw: Host) -> None:
         assert (raw.uvc(uvcb(call.name)).rc == INV_CMD) == (call.bit not in bits), call.name
 
 
-@pytest.mark.xfail(reason="dump, Query Keys and Destroy Fast are not part of this firmware yet", strict=True)
 def test_a_query_reports_every_call_of_the_contract(raw: Host) -> None:
     """console/s390.md: host bits 0-7, 11-27 and 34."""
     assert raw.installed() == set(BITS_OF_A_HOST)

@@ -29,12 +29,16 @@ def query(uv: Machine, secure: SecureCpu, block: bytes) -> Outcome | Fault:
     return init.answer_query(init.guest_view(uv.profile, uv.guest_calls), block)
 
 
+def query_keys(uv: Machine, secure: SecureCpu, block: bytes) -> Outcome | Fault:
+    return init.answer_keys(uv.seed)
+
+
 def set_shared(uv: Machine, secure: SecureCpu, block: bytes) -> Outcome | Fault:
     frame = _frame(uv, secure, SHARE.unpack_from(block)[0])
     if not isinstance(frame, int):
         return frame
     if uv.states[frame] == PageState.SECURE:
-        share(uv, frame)
+        share(uv, secure.config, frame)
     return DONE
 
 
@@ -46,7 +50,7 @@ def remove_shared(uv: Machine, secure: SecureCpu, block: bytes) -> Outcome | Fau
     if uv.states[frame] == PageState.PINNED:
         raise Pinned
     if uv.states[frame] == PageState.SHARED:
-        unshare(uv, frame)
+        unshare(uv, secure.config, frame)
     return DONE
 
 

@@ -1,7 +1,7 @@
 """One step of a secure guest's program.
 
-`do` finishes the step at the head of the program and returns None, or returns why the guest has to leave SIE. A host
-exception leaves the step where it is: the next entry does it again.
+`do` finishes the step at the head of the program and returns None, or returns why the guest has to leave SIE.
+A host exception leaves the step where it is: the next entry does it again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,24 @@ from typing import TYPE_CHECKING
 
 from protocol.arch.s390 import cpu as z
 from protocol.arch.s390 import instructions
-from protocol.arch.s390.guest import Diag, GuestStep, Load, Program, Read, Sclp, SetCpu, Sigp, Spx, Touch, Uvc, Wait
+from protocol.arch.s390.guest import (
+    Diag,
+    GuestStep,
+    Load,
+    Program,
+    Read,
+    Sclp,
+    SetCpu,
+    Sigp,
+    Spx,
+    Touch,
+    Uvc,
+    Wait,
+)
 from protocol.arch.s390.instructions import Intercept
 from protocol.arch.s390.machine import guest as guest_calls
-from protocol.arch.s390.machine.entities import PageState, SecureCpu
+from protocol.arch.s390.machine.entities import SecureCpu
+from protocol.arch.s390.machine.guest_storage import ProgramInterruption, load, refusal, store
 from protocol.arch.s390.structs import (
     ANSWER,
     ANSWER_AT,
@@ -28,8 +42,7 @@ from protocol.arch.s390.structs import (
     Outcome,
 )
 from protocol.effects import Fault
-from protocol.memory.physical import chunks
-from protocol.memory.store import OFFSET, PAGE_SHIFT
+from protocol.memory.store import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from protocol.arch.s390.machine.sie import Sie
@@ -44,7 +57,7 @@ def _nothing(secure: SecureCpu) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Trap:
-    """Why the guest leaves: the intercept, data for the SIDA, and what becomes of step and CPU once it has left."""
+    """Why the guest leaves: intercept, data for the SIDA, what becomes of step and CPU once it has left."""
 
     intercept: Intercept
     data: bytes = b""
@@ -60,13 +73,6 @@ class Trap:
             program.finish({})
             secure.after_notice = True
         self.effect(secure)
-
-
-class ProgramInterruption(Exception):
-    """The guest's own CPU takes an exception; the host does not see it."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
 
 
 def do(sie: Sie, secure: SecureCpu, program: Program) -> Trap | Fault | None:
@@ -92,53 +98,7 @@ def interrupt(sie: Sie, secure: SecureCpu, program: Program, code: int) -> Fault
     return None
 
 
-# -- storage ------------------------------------------------------------------------------------------------------------
-
-
-def _frames(sie: Sie, secure: SecureCpu, address: int, length: int, write: bool) -> list[int] | Fault:
-    """The frames behind a range of guest real addresses. Raises ProgramInterruption beyond the guest's memory."""
-    frames = []
-    for at, _ in chunks(address, length):
-        absolute = sie.absolute(secure, at)
-        if absolute >> PAGE_SHIFT >= secure.config.pages:
-            raise ProgramInterruption(z.ADDRESSING)
-        frame = sie.frame(secure.config, absolute, write)
-        if isinstance(frame, Fault):
-            return frame
-        frames.append(frame)
-    return frames
-
-
-def load(sie: Sie, secure: SecureCpu, address: int, length: int) -> bytes | Fault:
-    frames = _frames(sie, secure, address, length, write=False)
-    if isinstance(frames, Fault):
-        return frames
-    storage, states = sie.uv.storage, sie.uv.states
-    parts = []
-    for frame, (at, n) in zip(frames, chunks(address, length), strict=True):
-        if states[frame] == PageState.SECURE:
-            parts.append(storage.vault_read(frame, at & OFFSET, n))
-        else:
-            parts.append(storage.read(frame << PAGE_SHIFT | at & OFFSET, n))
-    return b"".join(parts)
-
-
-def store(sie: Sie, secure: SecureCpu, address: int, data: bytes) -> Fault | None:
-    frames = _frames(sie, secure, address, len(data), write=True)
-    if isinstance(frames, Fault):
-        return frames
-    storage, states = sie.uv.storage, sie.uv.states
-    done = 0
-    for frame, (at, n) in zip(frames, chunks(address, len(data)), strict=True):
-        if states[frame] == PageState.SECURE:
-            storage.vault_write(frame, at & OFFSET, data[done : done + n])
-        else:
-            storage.write(frame << PAGE_SHIFT | at & OFFSET, data[done : done + n])
-        done += n
-    return None
-
-
-# -- the steps ------------------------------------------------------------------------------------------------------------
+# -- the steps ----------------------------------------------------------------------------------------
 
 Result = dict[str, object] | Trap | Fault
 
@@ -237,7 +197,10 @@ def _supervisor(secure: SecureCpu) -> None:
 
 
 def _uvc(sie: Sie, secure: SecureCpu, step: Uvc) -> Result:
-    """UVC in the guest: the same order of checks as for a host, with exceptions that are the guest's own."""
+    """UVC in the guest: the same order of checks as for a host, with exceptions that are the guest's own.
+
+    The whole block is touched, to store, before anything is done: what faults later would be done twice.
+    """
     _supervisor(secure)
     if step.m3 or step.m4:
         raise ProgramInterruption(z.SPECIFICATION)
@@ -249,6 +212,9 @@ def _uvc(sie: Sie, secure: SecureCpu, step: Uvc) -> Result:
         block = load(sie, secure, step.r2, length)
         if isinstance(block, Fault):
             return block
+    fault = refusal(sie, secure, step.r2, len(block))
+    if fault is not None:
+        return fault
     spec = sie.uv.guest_calls.get(code)
     if spec is None:
         outcome: Outcome | Fault = Outcome(INV_CMD)
@@ -271,6 +237,7 @@ def _uvc(sie: Sie, secure: SecureCpu, step: Uvc) -> Result:
 
 _GUEST_CALLS = {
     "query": guest_calls.query,
+    "query_keys": guest_calls.query_keys,
     "share": guest_calls.set_shared,
     "unshare": guest_calls.remove_shared,
 }
