@@ -76,9 +76,10 @@ class Ledger:
             self.reenter(host - 1, n)
 
     def counts(self) -> dict[Key, int]:
+        """All counts so far. May be asked while another thread counts: each phase is copied in one step."""
         total: defaultdict[Key, int] = defaultdict(int)
-        for phase in self._phases.values():
-            for key, n in phase.items():
+        for phase in list(self._phases.values()):
+            for key, n in phase.copy().items():
                 total[key] += n
         return dict(total)
 

@@ -70,7 +70,8 @@ class Book:
         {"create": self.add, "update": self.change, "delete": self.drop}[op](kind)
 
     def records(self) -> dict[str, int]:
-        return {kind: n for kind, n in self._live.items() if n}
+        """What lives now. May be asked while another thread writes."""
+        return {kind: n for kind, n in self._live.copy().items() if n}
 
     def peaks(self) -> dict[str, int]:
         return dict(self._peak)

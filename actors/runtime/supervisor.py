@@ -103,6 +103,15 @@ def unwrap(error: BaseException) -> BaseException | None:
     return error.derive(faults) if faults else None
 
 
+@dataclass(frozen=True, slots=True)
+class SupervisorStatistics:
+    """What a supervisor keeps, for metrics."""
+
+    children: int
+    restarts: int  # so far
+    left: int  # restarts that the budget has at this moment
+
+
 class Supervisor:
     """Runs `children` until all are done, one exceeds the budget, or it is cancelled."""
 
@@ -131,6 +140,9 @@ class Supervisor:
 
     def __contains__(self, child_id: object) -> bool:
         return child_id in self._running
+
+    def statistics(self) -> SupervisorStatistics:
+        return SupervisorStatistics(len(self._running), self.restarts, self._intensity - self._recent())
 
     async def run(self, *, task_status: trio.TaskStatus[Supervisor] = trio.TASK_STATUS_IGNORED) -> None:
         """Start the children and keep them.
@@ -243,11 +255,16 @@ class Supervisor:
         self._over.set()
 
     def _within_budget(self) -> bool:
+        within = self._recent() < self._intensity
+        self._restarts.append(trio.current_time())
+        return within
+
+    def _recent(self) -> int:
+        """Restarts that still count against the budget."""
         now = trio.current_time()
         while self._restarts and self._restarts[0] <= now - self._period_s:
             self._restarts.popleft()
-        self._restarts.append(now)
-        return len(self._restarts) <= self._intensity
+        return len(self._restarts)
 
     def _tell(self, death: Death) -> None:
         for notify in self._listeners:

@@ -50,6 +50,7 @@ class Statistics:
     leases: Mapping[str, int]  # renewed, expired
     teardowns: Mapping[str, int]  # by cause
     image_bytes: int  # that came
+    children: Mapping[str, int]  # that are not released, by state
 
 
 class Service:
@@ -182,6 +183,7 @@ class Service:
             leases=dict(counts["leases"]),
             teardowns=dict(registry.teardowns),
             image_bytes=self._image_bytes,
+            children=Counter(str(child.state) for child in registry.children.values()),
         )
 
     # One request

@@ -33,8 +33,8 @@ def counted(ledger: Ledger, family: str) -> dict[tuple[str, ...], int]:
 # One call, by hand. Depth 1: L1 executes UVC, it lands at L0, L0 issues its own and enters L1 again: 1 exit.
 # Depth 2: L2's UVC lands at L0 (1), which enters L1 with it; L1 issues its own, an exit (2); L1 enters L2
 # again, an exit (3). Depth 3: L3's lands at L0 (1) and is L2's: L1 is entered, which enters L2, an exit (2);
-# L2's own UVC is the case of depth 2, three exits (5); L2 enters L3: an exit (6) that is L1's, which enters L3
-# for it, an exit (7).
+# L2's own UVC is the case of depth 2, three exits (5); L2 enters L3: an exit (6) that is L1's, which enters
+# L3 for it, an exit (7).
 @pytest.mark.parametrize(
     ("level", "exits"),
     [
