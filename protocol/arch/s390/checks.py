@@ -1,7 +1,8 @@
 """The checks of single calls, in their order, for the machine and for every emulation of it alike.
 
-Follows section 3.5 of the fact sheet; where it gives no order, ascending return codes (3.4, rule 8, a guess). A `View`
-is what a level knows about one host: its memory, its CPUs, its entities, its limits. The checks change nothing.
+Follows section 3.5 of the fact sheet; where it gives no order, ascending return codes (3.4, rule 8, a guess).
+A `View` is what a level knows about one host: its memory, its CPUs, its entities, its limits. The checks
+change nothing.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ def create_config(view: View, cpu: Cpu, block: bytes) -> int | ConfigPlan:
     """Create Secure Configuration."""
     fields = CreateConfig.unpack(block)
     profile = view.profile
+    if cpu.home_is_real:
+        return REAL_SPACE
     variable: int | np.ndarray = VARIABLE_NOT_USABLE
     if fields.length <= profile.max_storage:
         variable = _variable(view, cpu, fields.variable, profile.variable_len(fields.length))
@@ -156,8 +159,6 @@ def _variable(view: View, cpu: Cpu, address: int, length: int) -> int | np.ndarr
         return INVALID_ADDRESS
     if length > view.size:
         return VARIABLE_NOT_USABLE
-    if cpu.dat and cpu.cr[13] & dat.REAL_SPACE:
-        return REAL_SPACE
     frames = []
     for at in range(address & ~(PAGE - 1), (address & ~(PAGE - 1)) + length, PAGE):
         absolute = view.home(cpu, at, True)

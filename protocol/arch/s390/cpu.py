@@ -53,7 +53,10 @@ def program(code: int, address: int, write: bool = False) -> Fault:
 
 @dataclass(slots=True)
 class Cpu:
-    """One CPU of a host. `origin` is the level for which it works just now: its own, or that of a guest host."""
+    """One CPU of a host.
+
+    `origin` is the level for which it works just now: its own, or that of a guest host.
+    """
 
     number: int
     running: bool = True
@@ -62,6 +65,11 @@ class Cpu:
     prefix: int = 0
     cr: list[int] = field(default_factory=lambda: [0] * 16)
     origin: int = 0
+
+    @property
+    def home_is_real(self) -> bool:
+        """DAT is on and the R bit of the home ASCE is one: parameters that are virtual are refused."""
+        return self.dat and bool(self.cr[13] & 0x20)
 
     def real(self, address: int) -> int:
         """The absolute address of a real one."""

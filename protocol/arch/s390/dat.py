@@ -1,7 +1,8 @@
 """Dynamic address translation: walk the tables that a host wrote into its memory.
 
-Follows section 8.4 of the fact sheet (general architecture; the sheet marks it inferred). The same walk serves a host's
-home space, the guest tables that the Ultravisor reads, and a hypervisor that reads its guest host's tables.
+Follows section 8.4 of the fact sheet (general architecture; the sheet marks it inferred). The same walk
+serves a host's home space, the guest tables that the Ultravisor reads, and a hypervisor that reads its guest
+host's tables.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Step(NamedTuple):
 def walk(read: Read, asce: int, address: int, write: bool, trail: list[Step] | None = None) -> int | Fault:
     """Translate `address` (64 bits) and return the absolute address, or the exception of the walk.
 
-    The tables are read through `read`; what it refuses is the result. `trail` collects the tables that were read.
+    The tables are read through `read`; what it refuses is the result. `trail` collects the tables that were
+    read.
     """
     if asce & REAL_SPACE:
         return address

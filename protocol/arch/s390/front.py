@@ -1,8 +1,9 @@
 """The front of every Ultravisor call: the checks that come before the call's own.
 
-Follows section 3.4 of the fact sheet, in its order: problem state, immediate operands, access to the block, installed,
-Ultravisor state, length, handles. The machine and every emulation of it go through this one file, so a guest host meets
-the same order at any depth. Whatever fails before the block was accessed leaves it untouched.
+Follows section 3.4 of the fact sheet, in its order: problem state, immediate operands, access to the block,
+installed, Ultravisor state, length, handles. The machine and every emulation of it go through this one file,
+so a guest host meets the same order at any depth. Whatever fails before the block was accessed leaves it
+untouched.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Front:
     ready: bool
     size: int
 
-    # -- what differs ---------------------------------------------------------------------------------------------
+    # -- what differs ----------------------------------------------------------------------------------------
 
     @abstractmethod
     def peek(self, address: int, length: int) -> bytes | Fault: ...
@@ -67,7 +68,7 @@ class Front:
     def perform(self, spec: CallSpec, cpu: Cpu, block: bytes) -> Outcome | Generator[Any, Any, Outcome]:
         """Do what the call is about. A generator where something below has to be asked."""
 
-    # -- the instruction ------------------------------------------------------------------------------------------
+    # -- the instruction -------------------------------------------------------------------------------------
 
     def uvc(self, cpu: Cpu, r2: int, m3: int, m4: int, park: bool) -> Step[int | Fault]:
         """One UVC: the condition code, or the program interruption instead of it."""
@@ -89,12 +90,11 @@ class Front:
         try:
             if park:
                 yield from parked(park)
-            outcome = self.perform(spec, cpu, block)
-            if outcome.__class__ is not Outcome:
-                outcome = yield from outcome  # type: ignore[misc]
+            performed = self.perform(spec, cpu, block)
+            outcome = performed if isinstance(performed, Outcome) else (yield from performed)
         finally:
             self.locks.give(entity)
-        return self._answer(cpu, r2, outcome)  # type: ignore[arg-type]
+        return self._answer(cpu, r2, outcome)
 
     def _refusal(self, length: int, code: int, block: bytes) -> int:
         """The generic return code of the first check that fails, else 0."""
@@ -113,12 +113,12 @@ class Front:
         """The whole block, read once: another CPU may change it meanwhile. All of it is touched."""
         if not cpu.dat and not cpu.prefix and (r2 & OFFSET) + 0x200 <= PAGE:
             raw = self.peek(r2, 8)
-            if raw.__class__ is not bytes:
-                return raw
-            length = int.from_bytes(raw[:2], "big")  # type: ignore[arg-type]
+            if isinstance(raw, Fault):
+                return z.program(raw.code, raw.address, write=True)
+            length = int.from_bytes(raw[:2], "big")
             if 8 < length <= 0x200:
                 rest = self.peek(r2 + 8, length - 8)
-                return rest if isinstance(rest, Fault) else raw + rest  # type: ignore[operator]
+                return z.program(rest.code, rest.address, True) if isinstance(rest, Fault) else raw + rest
             if length <= 8:
                 return raw
         raw = self.home_read(cpu, r2, 8, write=True)
@@ -141,7 +141,7 @@ class Front:
             return fault
         return OK if outcome.rc == EXECUTED else ERROR
 
-    # -- the issuing CPU's view of storage --------------------------------------------------------------------------
+    # -- the issuing CPU's view of storage -------------------------------------------------------------------
 
     def home(self, cpu: Cpu, address: int, write: bool) -> int | Fault:
         """Absolute address of a home-space virtual one (with DAT off: of a real one)."""

@@ -1,7 +1,7 @@
 """What a guest does: a program of steps, done in order from where it stopped.
 
-A program stands for the code that the guest's PSW leads to. It belongs to a SIE block of its host, at any depth, and is
-handed down with each entry. Results gather here until the host at the keyboard collects them.
+A program stands for the code that the guest's PSW leads to. It belongs to a SIE block of its host, at any
+depth, and is handed down with each entry. Results gather here until the host at the keyboard collects them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ GuestStep = Touch | Read | Load | SetCpu | Uvc | Diag | Spx | Sigp | Sclp | Wait
 class Program:
     """Steps still to do, results not yet collected, and the registers of a guest that is not secure.
 
-    `vmm_reasons` are the exits that the host's VMM answers; the kernel answers all others. It changes counts only.
+    `vmm_reasons` are the exits that the host's VMM answers; the kernel answers all others. It changes counts
+    only.
     """
 
     steps: deque[GuestStep] = field(default_factory=deque)

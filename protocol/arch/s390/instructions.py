@@ -1,8 +1,8 @@
 """How an instruction of a guest shows to its host: intercept codes and the normalised text.
 
-Follows section 5.4 of the fact sheet. For a secure guest the text is always the same (R1 = 0, R3 = 2, code or order in
-register 5) and only the registers that the instruction uses are shown. The text of SIGP and SCLP follows the same rule
-(inferred; the sheet spells it out for diagnose only).
+Follows section 5.4 of the fact sheet. For a secure guest the text is always the same (R1 = 0, R3 = 2, code or
+order in register 5) and only the registers that the instruction uses are shown. The text of SIGP and SCLP
+follows the same rule (inferred; the sheet spells it out for diagnose only).
 """
 
 from __future__ import annotations
@@ -105,7 +105,10 @@ def spx() -> Intercept:
 
 
 def sclp(step: Sclp) -> Intercept:
-    """R1 names the command word, R2 the block's address, which stays hidden (guess): its data are in the SIDA."""
+    """R1 names the command word, R2 the block's address, which stays hidden (guess):
+
+    its data are in the SIDA.
+    """
     return Intercept(NOTIFICATION, IPA_SCLP, 0x0002_0000, _shown(r0=step.command))
 
 
@@ -113,7 +116,7 @@ def unshare() -> Intercept:
     return Intercept(NOTIFICATION, IPA_UVC)
 
 
-# -- a guest that is not secure: the text as it stands in its storage ---------------------------------------------------
+# -- a guest that is not secure: the text as it stands in its storage ----------------------------------------
 
 
 def plain_diag(step: Diag, gprs: list[int]) -> Intercept:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from protocol.arch.s390.cpu import Cpu
-from protocol.arch.s390.structs import ANSWER_AT, ERROR, Outcome
+from protocol.arch.s390.structs import ANSWER_AT, BUSY, ERROR, Outcome
 from protocol.effects import Fault, Step
 
 BUSY_LIMIT = 1000
@@ -29,7 +29,7 @@ class Broken(Exception):
 
 
 class Issuer:
-    """One CPU of a host, with a page of its own memory for control blocks (DAT off, so addresses are real)."""
+    """One CPU of a host, with a page of its own memory for control blocks; DAT is off, addresses are real."""
 
     __slots__ = ("cpu", "level", "scratch")
 
@@ -44,11 +44,12 @@ class Issuer:
         store = level.write(scratch, bytes(block))
         if store is not None:
             raise Broken(store)
-        cc: int | Fault = ERROR + 1
+        cc = BUSY
         for _ in range(BUSY_LIMIT):
-            cc = yield from level.call(self.cpu, scratch)
-            if isinstance(cc, Fault):
-                raise Broken(cc)
+            result = yield from level.call(self.cpu, scratch)
+            if isinstance(result, Fault):
+                raise Broken(result)
+            cc = result
             if cc <= ERROR:
                 break
         answer = level.read(scratch + ANSWER_AT, max(4, out - ANSWER_AT))

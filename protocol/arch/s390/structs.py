@@ -1,7 +1,7 @@
 """Control blocks, bytes to values: section 2.1 of the fact sheet. Everything is big-endian.
 
-A block is packed and unpacked here and nowhere else. Reserved bytes are zero in what nestbed builds and ignored in what
-it is given.
+A block is packed and unpacked here and nowhere else. Reserved bytes are zero in what nestbed builds and
+ignored in what it is given.
 """
 
 from __future__ import annotations
@@ -46,8 +46,13 @@ SHARE = Struct(">32xQ")
 UNPACK = Struct(">24xQQQQ")  # handle, gaddr, tweak 0, tweak 1
 SET_STATE = Struct(">24xQ7xB")
 SET_PARAMS = Struct(">24xQQI")  # handle, header origin, header length
+ATTEST_UID = 0x148
 DUMP_AREA = Struct(">24xQQ")  # handle, area: Dump CPU and Dump Complete
 DUMP_STORAGE = Struct(">24xQQQ")  # handle, area, gaddr
+
+
+_CREATE_CONFIG = Struct(">32xQQ6xHQQQQ")
+_CREATE_CPU = Struct(">32xQQ6xHQ")
 
 
 class CreateConfig(NamedTuple):
@@ -59,15 +64,13 @@ class CreateConfig(NamedTuple):
     sca: int
     asce: int
 
-    _FORMAT = Struct(">32xQQ6xHQQQQ")
-
     @classmethod
     def unpack(cls, block: bytes) -> CreateConfig:
-        return cls(*cls._FORMAT.unpack_from(block))
+        return cls(*_CREATE_CONFIG.unpack_from(block))
 
     def pack(self) -> bytearray:
         block = header(0x80, 0x0100)
-        self._FORMAT.pack_into(block, 0, *self)
+        _CREATE_CONFIG.pack_into(block, 0, *self)
         HEADER.pack_into(block, 0, 0x80, 0x0100, 0, 0)
         return block
 
@@ -78,18 +81,29 @@ class CreateCpu(NamedTuple):
     number: int
     state: int
 
-    _FORMAT = Struct(">32xQQ6xHQ")
-
     @classmethod
     def unpack(cls, block: bytes) -> CreateCpu:
-        return cls(*cls._FORMAT.unpack_from(block))
+        return cls(*_CREATE_CPU.unpack_from(block))
 
     def pack(self) -> bytearray:
         block = header(0x60, 0x0120)
-        self._FORMAT.pack_into(block, 0, *self)
+        _CREATE_CPU.pack_into(block, 0, *self)
         HEADER.pack_into(block, 0, 0x60, 0x0120, 0, 0)
         return block
 
+
+class Attest(NamedTuple):
+    request: int
+    token: int
+    user_length: int
+    user: bytes
+    measurement_length: int
+    measurement: int
+    additional_length: int
+    additional: int
+
+
+ATTEST = Struct(">24xQQ6xH256s12xIQ20xIQ")  # the fields of Attest; the output at 0x148 is passed over
 
 HANDLE_OUT = 0x18
 
@@ -109,7 +123,7 @@ def block(length: int, code: int, layout: Struct, *values: int) -> bytearray:
     return made
 
 
-# -- the SIE block (section 5.4) ------------------------------------------------------------------------------------
+# -- the SIE block (section 5.4) -----------------------------------------------------------------------------
 
 SIE_LENGTH = 0x400  # 512 bytes of control block, and the register area behind it
 SIE_PREFIX = 0x04
@@ -164,10 +178,11 @@ class SieExit(NamedTuple):
     gprs: tuple[int, ...]
 
 
-# -- Query Ultravisor Information (section 4) -------------------------------------------------------------------------
+# -- Query Ultravisor Information (section 4) ----------------------------------------------------------------
 
 QUI_LENGTH = 0x120
 QUI_MINIMUM = 0xA8
+_QUERY = Struct(">16xQ40xQ8x4Q12xIQ22xHQ8xQQ8xQQ8xQQ8xQQQHH12x")
 
 
 class Query(NamedTuple):
@@ -189,43 +204,22 @@ class Query(NamedTuple):
     dump_finalize_len: int
     attestation_versions: int
     attestation_flags: int
+    secret_versions: int = 0
+    secret_flags: int = 0
+    secret_types: int = 0
+    max_associations: int = 0
+    max_retrievable: int = 0
     length: int = QUI_LENGTH
 
     def pack(self) -> bytes:
         """Bytes 0x10 to the end of the longest block that this Ultravisor knows."""
-        raw = bytearray(QUI_LENGTH)
-        for offset, value in (
-            (0x10, self.calls),
-            (0x40, self.base_len),
-            (0x50, self.conf_base_len),
-            (0x58, self.conf_virtual_len),
-            (0x60, self.conf_variable_len),
-            (0x68, self.cpu_len),
-            (0x80, self.max_storage),
-            (0xA0, self.features),
-            (0xB0, self.header_versions),
-            (0xB8, self.pcf),
-            (0xC8, self.dump_storage_len),
-            (0xD0, self.dump_finalize_len),
-            (0xE0, self.attestation_versions),
-            (0xE8, self.attestation_flags),
-        ):
-            U64.pack_into(raw, offset, value)
-        raw[0x7C:0x80] = self.max_configs.to_bytes(4, "big")
-        raw[0x9E:0xA0] = self.max_cpu_id.to_bytes(2, "big")
-        return bytes(raw[0x10 : self.length])
+        return _QUERY.pack(*self[:-1])[0x10 : self.length]
 
     @classmethod
     def unpack(cls, raw: bytes) -> Query:
-        """Read a full block of 0x120 bytes."""
+        """Read a block, padded with zeroes where it is shorter than the longest;
 
-        def u64(offset: int) -> int:
-            return int.from_bytes(raw[offset : offset + 8], "big")
-
-        return cls(
-            *(u64(at) for at in (0x10, 0x40, 0x50, 0x58, 0x60, 0x68)),
-            int.from_bytes(raw[0x7C:0x80], "big"),
-            u64(0x80),
-            int.from_bytes(raw[0x9E:0xA0], "big"),
-            *(u64(at) for at in (0xA0, 0xB0, 0xB8, 0xC8, 0xD0, 0xE0, 0xE8)),
-        )
+        its header says how long it is.
+        """
+        fields = _QUERY.unpack_from(raw.ljust(QUI_LENGTH, b"\0"))
+        return cls._make((*fields, HEADER.unpack_from(raw)[0]))

@@ -1,9 +1,10 @@
 """The real thing: Ultravisor, SIE and storage of one emulated machine. Its host is L0.
 
-Theory of operation. Bytes lie in `Physical`; the page table of states is three numpy columns (state, owner, guest page)
-that only this package touches. A frame's bytes are in RAM while a host may reach them and in the vault while the
-Ultravisor or a secure guest owns them. Every call goes through `Front.uvc` and lands in a handler named by the call
-table; SIE is in `sie`. Handlers check first and change afterwards, so a call that fails has changed nothing.
+Theory of operation. Bytes lie in `Physical`; the page table of states is three numpy columns (state, owner,
+guest page) that only this package touches. A frame's bytes are in RAM while a host may reach them and in the
+vault while the Ultravisor or a secure guest owns them. Every call goes through `Front.uvc` and lands in a
+handler named by the call table; SIE is in `sie`. Handlers check first and change afterwards, so a call that
+fails has changed nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from protocol.arch.s390.guest import Program
 from protocol.arch.s390.machine.entities import Config, PageState, SecureCpu
 from protocol.arch.s390.machine.sie import Sie
 from protocol.arch.s390.profiles import Profile
-from protocol.arch.s390.structs import SieExit
+from protocol.arch.s390.structs import Outcome, SieExit
 from protocol.calls import CallSpec
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
@@ -33,8 +34,8 @@ from protocol.nesting.locks import Locks
 class Handles:
     """Opaque numbers, never zero and never used again, from the seed and how many were made.
 
-    Siblings that have a machine each draw from one source: so they have handles of their own, and those that they would
-    have on one machine.
+    Siblings that have a machine each draw from one source: so they have handles of their own, and those that
+    they would have on one machine.
     """
 
     def __init__(self, seed: int) -> None:
@@ -76,7 +77,7 @@ class Machine(Front):
         self.state = np.zeros(self.storage.frames, np.uint8)
         self.owner = np.zeros(self.storage.frames, np.uint32)
         self.guest_page = np.zeros(self.storage.frames, np.uint32)
-        self.states = memoryview(self.state)
+        self.states = self.state.data
         self.sie = Sie(self)
         self._serial = 0
         self._forget()
@@ -89,14 +90,17 @@ class Machine(Front):
         self.by_serial: dict[int, Config] = {}
         self.locks.clear()
 
-    # -- the level ------------------------------------------------------------------------------------------------
+    # -- the level -------------------------------------------------------------------------------------------
 
     def call(self, cpu: Cpu, r2: int, m3: int = 0, m4: int = 0, park: bool = False) -> Step[int | Fault]:
         """The instruction UVC."""
         return self.uvc(cpu, r2, m3, m4, park)
 
     def enter(self, cpu: Cpu, block: int, program: Program, stay: bool, level: int) -> Step[SieExit | Fault]:
-        """The instruction SIE. `program` is what the guest's memory says it does, `level` the guest's level."""
+        """The instruction SIE.
+
+        `program` is what the guest's memory says it does, `level` the guest's level.
+        """
         return self.sie.enter(cpu, block, program, stay, level)
 
     def read(self, address: int, length: int) -> bytes | Fault:
@@ -147,7 +151,7 @@ class Machine(Front):
         """Put the contents of one frame of the host's into another."""
         self.storage.swap_homes(old, new)
 
-    # -- what the checks look at ------------------------------------------------------------------------------------
+    # -- what the checks look at -----------------------------------------------------------------------------
 
     def usable(self, first: int, count: int) -> bool:
         if first < 0 or first + count > self.storage.frames:
@@ -169,15 +173,16 @@ class Machine(Front):
     def known(self, kind: str, handle: int) -> bool:
         return handle in (self.configs if kind == "config" else self.secure_cpus)
 
-    def perform(self, spec: CallSpec, cpu: Cpu, block: bytes):  # type: ignore[no-untyped-def]
+    def perform(self, spec: CallSpec, cpu: Cpu, block: bytes) -> Outcome:
         origin = str(cpu.origin)
         if not cpu.origin:
             self.ledger.count(("te_calls", spec.name, spec.category, "own", "0"))
         self.ledger.count(("te_issued", spec.name, origin))
         assert spec.handler is not None
-        return spec.handler(self, cpu, block)
+        outcome: Outcome = spec.handler(self, cpu, block)
+        return outcome
 
-    # -- what handlers share -----------------------------------------------------------------------------------------
+    # -- what handlers share ---------------------------------------------------------------------------------
 
     def new_serial(self) -> int:
         self._serial += 1
@@ -210,10 +215,13 @@ class Machine(Front):
             "secure_pages": int(pages[PageState.SECURE]),
         }
 
-    # -- the host is reset ---------------------------------------------------------------------------------------------
+    # -- the host is reset -----------------------------------------------------------------------------------
 
     def reset(self, clear_memory: bool) -> None:
-        """A reset of the host (diag 308): every secure entity ends; what was donated or secure is zero (5.1)."""
+        """A reset of the host (diag 308):
+
+        every secure entity ends; what was donated or secure is zero (5.1).
+        """
         for config in self.configs.values():
             config.cpus.clear()
         taken = np.flatnonzero(self.state)

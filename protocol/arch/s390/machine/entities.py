@@ -33,6 +33,14 @@ class CpuState(IntEnum):
     LOAD = 5
 
 
+class ResetDone(IntEnum):
+    """What a CPU went through since its configuration's reset was prepared."""
+
+    NONE = 0
+    NORMAL = 1
+    INITIAL_OR_CLEAR = 2
+
+
 class PageState(IntEnum):
     """Section 5.5, as one column of the machine's page table. SECURE and above refuse the host."""
 
@@ -45,7 +53,10 @@ class PageState(IntEnum):
 
 @dataclass(slots=True)
 class Dump:
-    """A dump in progress. `sealed` counts what was encrypted under its key: no initialisation vector comes twice."""
+    """A dump in progress.
+
+    `sealed` counts what was encrypted under its key: no initialisation vector comes twice.
+    """
 
     seed: bytes
     key: bytes
@@ -58,7 +69,10 @@ class Dump:
 
 @dataclass(slots=True)
 class Config:
-    """A configuration. `resident` maps a guest page to its frame + 1; `exported` holds what proves a page outside."""
+    """A configuration.
+
+    `resident` maps a guest page to its frame + 1; `exported` holds what proves a page outside.
+    """
 
     serial: int
     handle: int
@@ -73,6 +87,7 @@ class Config:
     reset_pending: bool = False
     cpus: dict[int, SecureCpu] = field(default_factory=dict)
     exported: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    shared: set[int] = field(default_factory=set)  # frames, pinned ones too
     generation: int = 0
     params: Unsealed | None = None
     digests: Digests | None = None
@@ -103,7 +118,7 @@ class SecureCpu:
     problem_state: bool = False
     psw: bytes = bytes(16)
     inside: bool = False
-    was_reset: bool = False
+    reset_done: ResetDone = ResetDone.NONE  # since Prepare Reset
     completing: int | None = None  # the diagnose code of a 104 that the next entry finishes
     after_wait: bool = False
     after_notice: bool = False

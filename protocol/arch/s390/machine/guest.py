@@ -1,7 +1,7 @@
 """Calls that a secure guest issues itself: no hypervisor is on the way.
 
-Section 2 rows 1, 27 and 28, and 3.5. They run inside SIE; what they need of the host shows as a host exception or as a
-notification.
+Section 2 rows 1, 27 and 28, and 3.5. They run inside SIE; what they need of the host shows as a host
+exception or as a notification.
 """
 
 from __future__ import annotations

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from protocol.arch.s390 import checks
 from protocol.arch.s390.cpu import Cpu
-from protocol.arch.s390.profiles import DUMP_FINALIZE_LEN, DUMP_STORAGE_LEN, PCF, Profile
+from protocol.arch.s390.profiles import (
+    ATTESTATION_FLAGS,
+    DUMP_FINALIZE_LEN,
+    DUMP_STORAGE_LEN,
+    PCF,
+    Profile,
+)
 from protocol.arch.s390.structs import (
     DONE,
     HEADER,
@@ -25,7 +31,6 @@ if TYPE_CHECKING:
 
 HEADER_VERSION_1 = 0x8000_0000_0000_0000
 ATTESTATION_VERSION_1 = 0x8000_0000_0000_0000
-ATTESTATION_FLAGS = 0x2000_0000_0000_0000
 
 
 def host_view(profile: Profile, calls: Mapping[int, CallSpec]) -> Query:

@@ -1,8 +1,8 @@
 """Pages of secure guests: import, export, destroy, unpack, pin. Section 5.5 of the fact sheet.
 
-No source gives per-call codes beyond 0x010A, 0x0104 (import) and 0x0107; the others here are guesses and named so.
-A guest page is resident in at most one frame. Outside, it is ciphertext bound to its address and to a generation that
-only the Ultravisor knows: nothing else imports, nowhere else, and no older copy.
+No source gives per-call codes beyond 0x010A, 0x0104 (import) and 0x0107; the others here are guesses and
+named so. A guest page is resident in at most one frame. Outside, it is ciphertext bound to its address and to
+a generation that only the Ultravisor knows: nothing else imports, nowhere else, and no older copy.
 """
 
 from __future__ import annotations
@@ -68,13 +68,19 @@ def unpack(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
         return refusal
     from protocol.arch.s390.image import decrypt_page
 
-    assert config.params is not None and config.digests is not None
+    assert config.params is not None
+    assert config.digests is not None
     encrypted = uv.storage.read(frame << PAGE_SHIFT, PAGE)
     tweak = (prefix, offset)
     config.digests.add(gaddr, tweak, encrypted)
-    plain = encrypted if config.params.pcf & NOT_DECRYPTED else decrypt_page(config.params.xts_key, tweak, encrypted)
+    plain = (
+        encrypted
+        if config.params.pcf & NOT_DECRYPTED
+        else decrypt_page(config.params.xts_key, tweak, encrypted)
+    )
     _own(uv, config, gaddr >> PAGE_SHIFT, frame)
     uv.storage.vault_write(frame, 0, plain)
+    config.exported.pop(gaddr >> PAGE_SHIFT, None)  # the image's page takes the place of what was outside
     config.state = ConfigState.UNPACKING
     return DONE
 
@@ -116,8 +122,9 @@ def destroy_storage(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     if config is not None:
         if state == PageState.PINNED:
             return IS_PINNED
-        config.resident[int(uv.guest_page[frame])] = 0
-    _drop(uv, frame)
+        _disown(uv, config, int(uv.guest_page[frame]), frame)
+    else:
+        _drop(uv, frame)
     return DONE
 
 
@@ -125,8 +132,11 @@ def pin(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     frame = _host_frame(uv, PADDR.unpack_from(block)[0])
     if isinstance(frame, Outcome):
         return frame
-    if uv.states[frame] not in (PageState.SHARED, PageState.PINNED):
-        return NOT_SHARED
+    if (
+        uv.states[frame] not in (PageState.SHARED, PageState.PINNED)
+        or int(uv.owner[frame]) not in uv.by_serial
+    ):
+        return NOT_SHARED  # what an ended guest left behind cannot be unpinned any more
     uv.states[frame] = PageState.PINNED
     return DONE
 
@@ -143,12 +153,12 @@ def unpin(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     return DONE
 
 
-# -- frames and owners ----------------------------------------------------------------------------------------------
+# -- frames and owners ---------------------------------------------------------------------------------------
 
 
 def _frame(uv: Machine, config: Config, gaddr: int) -> int | Outcome:
     """The frame that the host's table maps, writable, for a page of the guest."""
-    if gaddr >= config.length:
+    if gaddr >> PAGE_SHIFT >= config.pages:
         return OUTSIDE
     if gaddr & OFFSET:
         return UNALIGNED
@@ -186,7 +196,9 @@ def _importable(uv: Machine, config: Config, page: int, frame: int) -> Outcome |
 def _own(uv: Machine, config: Config, page: int, frame: int) -> None:
     """The frame becomes the guest's page. What was in RAM is gone; what the vault holds is the content."""
     if uv.states[frame] == PageState.SHARED:  # shared by another guest: ownership moves (feature MISC)
-        uv.by_serial[int(uv.owner[frame])].resident[int(uv.guest_page[frame])] = 0
+        other = uv.by_serial[int(uv.owner[frame])]
+        other.resident[int(uv.guest_page[frame])] = 0
+        other.shared.discard(frame)
     uv.storage.clear(frame)
     uv.states[frame] = PageState.SECURE
     uv.owner[frame] = config.serial
@@ -196,6 +208,7 @@ def _own(uv: Machine, config: Config, page: int, frame: int) -> None:
 
 def _disown(uv: Machine, config: Config, page: int, frame: int) -> None:
     config.resident[page] = 0
+    config.shared.discard(frame)
     _drop(uv, frame)
 
 
@@ -215,15 +228,18 @@ def plaintext(uv: Machine, frame: int) -> bytes:
     return uv.storage.read(frame << PAGE_SHIFT, PAGE)
 
 
-def share(uv: Machine, frame: int) -> None:
+def share(uv: Machine, config: Config, frame: int) -> None:
     """The guest lets the host in: the same bytes, now in RAM."""
     plain = uv.storage.vault_read(frame, 0, PAGE)
     uv.storage.vault_clear(frame)
     uv.storage.write(frame << PAGE_SHIFT, plain)
     uv.states[frame] = PageState.SHARED
+    config.shared.add(frame)
 
 
-def unshare(uv: Machine, frame: int) -> None:
+def unshare(uv: Machine, config: Config, frame: int) -> None:
+    """The page is the guest's alone again, pinned or not."""
     uv.storage.vault_write(frame, 0, uv.storage.read(frame << PAGE_SHIFT, PAGE))
     uv.storage.clear(frame)
     uv.states[frame] = PageState.SECURE
+    config.shared.discard(frame)

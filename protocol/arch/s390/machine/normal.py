@@ -1,8 +1,8 @@
 """SIE for a guest that is not secure: the host's fields of the block are the guest's own.
 
-Only what a host at the keyboard needs to run one beside its secure guests: storage through MSO, MSL and the table in
-CR1, and exits with the text as it stands in the guest's storage. Timer, control registers and interrupts are not
-modelled.
+Only what a host at the keyboard needs to run one beside its secure guests: storage through MSO, MSL and the
+table in CR1, and exits with the text as it stands in the guest's storage. Timer, control registers and
+interrupts are not modelled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.guest import Diag, Load, Program, Read, Sclp, SetCpu, Sigp, Spx, Touch, Uvc, Wait
 from protocol.arch.s390.instructions import Intercept
 from protocol.arch.s390.machine.entities import PageState
-from protocol.arch.s390.structs import GPRS, SIE_GPRS, SIE_ICPTCODE, SIE_IPA, SIE_MSL, SIE_MSO, TEXT, U64, SieExit
+from protocol.arch.s390.structs import (
+    GPRS,
+    SIE_GPRS,
+    SIE_ICPTCODE,
+    SIE_IPA,
+    SIE_MSL,
+    SIE_MSO,
+    TEXT,
+    U64,
+    SieExit,
+)
 from protocol.effects import Fault, Idle, Step
 from protocol.memory.physical import chunks
 from protocol.memory.store import OFFSET, PAGE_SHIFT
@@ -24,10 +34,14 @@ if TYPE_CHECKING:
     from protocol.arch.s390.machine import Machine
 
 MIB_MASK = ~0xFFFFF
+LOWCORE_PGM_CODE = 0x8E
 
 
-class _Outside(Exception):
-    """The guest's own addressing exception."""
+class _Interruption(Exception):
+    """The guest's own CPU takes an exception."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
 
 
 def enter(
@@ -48,12 +62,12 @@ def enter(
             return _leave(uv, block, program, level, Intercept(instructions.KICKED, gprs=tuple(program.gprs)))
 
 
-def _leave(uv: Machine, block: int, program: Program, level: int, exit: Intercept) -> SieExit:
-    uv.ledger.exit(level, exit.reason, "vmm" if exit.reason in program.vmm_reasons else "kernel")
-    uv.write(block + SIE_ICPTCODE, bytes((exit.code,)))
-    uv.write(block + SIE_IPA, TEXT.pack(exit.ipa, exit.ipb))
-    uv.write(block + SIE_GPRS, GPRS.pack(*exit.gprs))
-    return SieExit(exit.code, exit.ipa, exit.ipb, exit.gprs)
+def _leave(uv: Machine, block: int, program: Program, level: int, left: Intercept) -> SieExit:
+    uv.ledger.exit(level, left.reason, "vmm" if left.reason in program.vmm_reasons else "kernel")
+    uv.write(block + SIE_ICPTCODE, bytes((left.code,)))
+    uv.write(block + SIE_IPA, TEXT.pack(left.ipa, left.ipb))
+    uv.write(block + SIE_GPRS, GPRS.pack(*left.gprs))
+    return SieExit(left.code, left.ipa, left.ipb, left.gprs)
 
 
 class _Guest:
@@ -68,8 +82,8 @@ class _Guest:
         step = self.program.steps[0]
         try:
             result = self._done(step)
-        except _Outside:
-            result = {"pgm": f"0x{z.ADDRESSING:02x}"}
+        except _Interruption as interruption:
+            result = self._interrupt(interruption.code)
         if isinstance(result, dict):
             self.program.finish(result)
             return None
@@ -94,15 +108,27 @@ class _Guest:
                     return data
                 program.gprs[gpr] = int.from_bytes(data, "big")
                 return {}
-            case SetCpu(gprs, _, problem_state):
-                for number, value in gprs:
-                    program.gprs[number] = value
+            case SetCpu(gprs, timer, problem_state):
+                if program.problem_state and (timer is not None or problem_state is False):
+                    raise _Interruption(z.PRIVILEGED)
+                for number, register in gprs:
+                    program.gprs[number] = register
                 program.problem_state = program.problem_state if problem_state is None else problem_state
                 return {}
         if program.problem_state:
-            program.problem_state = False
-            return {"pgm": f"0x{z.PRIVILEGED:02x}"}
+            raise _Interruption(z.PRIVILEGED)
         return self._trap(step)
+
+    def _interrupt(self, code: int) -> dict[str, object] | Fault:
+        """Its code at real 0x8E, supervisor state, on with the next step."""
+        try:
+            fault = self._store(LOWCORE_PGM_CODE, code.to_bytes(2, "big"))
+        except _Interruption:
+            fault = None  # a guest without a lowcore: the code is lost
+        if fault is not None:
+            return fault
+        self.program.problem_state = False
+        return {"pgm": f"0x{code:02x}"}
 
     def _trap(self, step: object) -> Intercept:
         gprs = self.program.gprs
@@ -127,7 +153,7 @@ class _Guest:
         for at, _ in chunks(address, length):
             virtual = self.mso + instructions.prefixed(self.program.prefix, at)
             if virtual >= self.end:
-                raise _Outside
+                raise _Interruption(z.ADDRESSING)
             absolute = dat.walk(self.uv.read, self.asce, virtual, write)
             if isinstance(absolute, Fault):
                 return z.program(absolute.code, at, write)
@@ -154,5 +180,3 @@ class _Guest:
             self.uv.storage.write(absolute, data[done : done + n])
             done += n
         return None
-
-

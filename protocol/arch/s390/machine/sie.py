@@ -1,7 +1,8 @@
 """SIE: enter a secure CPU, run its program until something has to be told to the host.
 
-Follows sections 5.3 and 5.4 of the fact sheet and the console's contract. Reasons of validity intercepts are numbers of
-our own in the Ultravisor's range 0x20xx (guess: the sheet gives none). A validity and a 112 consume nothing.
+Follows sections 5.3 and 5.4 of the fact sheet and the console's contract. Reasons of validity intercepts are
+numbers of our own in the Ultravisor's range 0x20xx (guess: the sheet gives none). A validity and a 112
+consume nothing.
 """
 
 from __future__ import annotations
@@ -52,6 +53,14 @@ BAD_SIDA = 0x2009
 DUMPING = 0x200A
 
 
+def area(sida: int) -> tuple[int, int]:
+    """Origin and length of the instruction data area;
+
+    the low bits are its size in pages, minus one (inferred).
+    """
+    return sida & ~OFFSET, PAGE * ((sida & OFFSET) + 1)
+
+
 class Sie:
     """The instruction, on one machine."""
 
@@ -69,10 +78,10 @@ class Sie:
             return (yield from normal.enter(self.uv, cpu, block, raw, program, stay, level))
         refusal = self._validity(cpu, entry)
         if refusal:
-            return self._refused(block, level, refusal)
+            return self._refused(block, entry, level, Intercept(instructions.VALIDITY, ipb=refusal << 16))
         secure = self.uv.secure_cpus[entry.cpu_handle]
         if not self._prefix_ready(secure):
-            return self._leave(block, None, program, level, Intercept(instructions.PREFIX))
+            return self._refused(block, entry, level, Intercept(instructions.PREFIX))
         secure.inside = True
         try:
             secure.guest_timer = entry.timer
@@ -82,7 +91,7 @@ class Sie:
             secure.inside = False
         return self._left(block, secure, program, level, result)
 
-    # -- before anything of the guest runs ----------------------------------------------------------------------------
+    # -- before anything of the guest runs -------------------------------------------------------------------
 
     def _validity(self, cpu: Cpu, entry: SieEntry) -> int:
         """The reason why this block is not acceptable, else 0."""
@@ -104,7 +113,9 @@ class Sie:
             return NOT_STARTED
         if not self._timer_fits(secure, entry.timer):
             return BAD_TIMER
-        return 0 if self._injection_fits(secure, entry.iictl) else BAD_INJECTION
+        if not self._injection_fits(secure, entry.iictl):
+            return BAD_INJECTION
+        return 0 if entry.sida == 0 or self.uv.refusal(*area(entry.sida)) is None else BAD_SIDA
 
     def _timer_fits(self, secure: SecureCpu, timer: int) -> bool:
         if secure.timer is None:
@@ -120,6 +131,8 @@ class Sie:
             return secure.completing in (0x288, 0x500)
         if iictl == 0x11:
             return secure.completing == 0x500
+        if iictl == 4:  # a restart cannot be disabled (inferred: general architecture)
+            return not secure.after_notice
         return iictl in (2, 3) and secure.after_wait  # external and I/O: enabled in an enabled wait
 
     def _prefix_ready(self, secure: SecureCpu) -> bool:
@@ -145,15 +158,18 @@ class Sie:
         else:
             program.finish({"gprs": {}})
 
-    # -- the guest runs ---------------------------------------------------------------------------------------------
+    # -- the guest runs --------------------------------------------------------------------------------------
 
-    def _run(self, secure: SecureCpu, entry: SieEntry, program: Program, stay: bool) -> Step[Intercept | Fault]:
+    def _run(
+        self, secure: SecureCpu, entry: SieEntry, program: Program, stay: bool
+    ) -> Step[Intercept | Fault]:
         while True:
             while program.steps:
                 result = steps.do(self, secure, program)
                 if result is not None:
                     return self._with_data(entry, secure, program, result)
             if not stay:
+                secure.after_wait = True
                 return Intercept(instructions.WAIT)
             if not (yield Idle()):
                 return Intercept(instructions.KICKED)
@@ -161,50 +177,51 @@ class Sie:
     def _with_data(
         self, entry: SieEntry, secure: SecureCpu, program: Program, result: Trap | Fault
     ) -> Intercept | Fault:
-        """Put the instruction's data into the SIDA; if that cannot be reached, nothing happened."""
+        """Put the instruction's data into the SIDA; one that was taken away meanwhile is the host's fault.
+
+        Without a SIDA the host gets no data (guess).
+        """
         if isinstance(result, Fault):
             return result
-        if result.data:
-            sida = entry.sida & ~OFFSET
-            room = PAGE * ((entry.sida & OFFSET) + 1)
-            if self.uv.write(sida, result.data[:room]) is not None:
-                return Intercept(instructions.VALIDITY, ipb=BAD_SIDA << 16)
+        if result.data and entry.sida:
+            origin, room = area(entry.sida)
+            fault = self.uv.write(origin, result.data[:room])
+            if fault is not None:
+                return fault
         result.commit(secure, program)
         return result.intercept
 
-    # -- leaving ------------------------------------------------------------------------------------------------------
+    # -- leaving ---------------------------------------------------------------------------------------------
 
-    def _refused(self, block: int, level: int, reason: int) -> SieExit | Fault:
-        return self._leave(block, None, None, level, Intercept(instructions.VALIDITY, ipb=reason << 16))
+    def _refused(self, block: int, entry: SieEntry, level: int, left: Intercept) -> SieExit:
+        """Nothing of the guest has run and nothing is consumed:
+
+        what the host put into the registers stays there.
+        """
+        self._store(block, level, left, "kernel")
+        return SieExit(left.code, left.ipa, left.ipb, entry.gprs)
 
     def _left(
         self, block: int, secure: SecureCpu, program: Program, level: int, result: Intercept | Fault
     ) -> SieExit | Fault:
+        """Store how it ended in the block as the hardware does. A host exception shows in no field of it."""
         secure.timer = secure.guest_timer
         secure.tod = self.uv.tod
+        self.uv.write(block + SIE_TIMER, U64.pack(secure.timer))
+        self.uv.write(block + SIE_IICTL, b"\0")
         if isinstance(result, Fault):
             self.uv.ledger.exit(level, f"pgm_{result.code:02x}")
-            self.uv.write(block + SIE_TIMER, U64.pack(secure.timer))
-            self.uv.write(block + SIE_IICTL, b"\0")
             return result
-        return self._leave(block, secure, program, level, result)
+        self._store(block, level, result, "vmm" if result.reason in program.vmm_reasons else "kernel")
+        self.uv.write(block + SIE_GPRS, GPRS.pack(*result.gprs))
+        return SieExit(result.code, result.ipa, result.ipb, result.gprs)
 
-    def _leave(
-        self, block: int, secure: SecureCpu | None, program: Program | None, level: int, exit: Intercept
-    ) -> SieExit | Fault:
-        """Store the exit in the block as the hardware does. Without `secure` nothing has run and nothing is consumed."""
-        reason = exit.reason
-        vmm = program is not None and reason in program.vmm_reasons
-        self.uv.ledger.exit(level, reason, "vmm" if vmm else "kernel")
-        self.uv.write(block + SIE_ICPTCODE, bytes((exit.code,)))
-        self.uv.write(block + SIE_IPA, TEXT.pack(exit.ipa, exit.ipb))
-        if secure is not None:
-            self.uv.write(block + SIE_IICTL, b"\0")
-            self.uv.write(block + SIE_TIMER, U64.pack(secure.guest_timer))
-            self.uv.write(block + SIE_GPRS, GPRS.pack(*exit.gprs))
-        return SieExit(exit.code, exit.ipa, exit.ipb, exit.gprs)
+    def _store(self, block: int, level: int, left: Intercept, to: str) -> None:
+        self.uv.ledger.exit(level, left.reason, to)
+        self.uv.write(block + SIE_ICPTCODE, bytes((left.code,)))
+        self.uv.write(block + SIE_IPA, TEXT.pack(left.ipa, left.ipb))
 
-    # -- the guest's storage --------------------------------------------------------------------------------------------
+    # -- the guest's storage ---------------------------------------------------------------------------------
 
     @staticmethod
     def absolute(secure: SecureCpu, address: int) -> int:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from protocol.arch.s390.machine import Machine
 
 
-
 def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     plan = checks.create_cpu(uv, block)
     if isinstance(plan, int):

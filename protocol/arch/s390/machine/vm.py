@@ -8,13 +8,14 @@ import numpy as np
 
 from protocol.arch.s390 import checks
 from protocol.arch.s390.cpu import Cpu
-from protocol.arch.s390.machine.entities import Config, ConfigState
+from protocol.arch.s390.machine.entities import Config, ConfigState, PageState
 from protocol.arch.s390.profiles import PCF, SCF
 from protocol.arch.s390.structs import (
     DONE,
     HANDLE_OUT,
     INV_STATE,
     NODATA,
+    REAL_SPACE,
     SET_PARAMS,
     U64,
     Outcome,
@@ -23,6 +24,7 @@ from protocol.effects import Fault
 from protocol.memory.store import PAGE_SHIFT
 
 if TYPE_CHECKING:
+    from protocol.arch.s390.front import Front
     from protocol.arch.s390.machine import Machine
 
 HEADER_NOT_ACCESSIBLE = 0x0103
@@ -58,10 +60,15 @@ def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
 
 
 def destroy(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
-    """Pages of the guest stay as they are until each is destroyed or exported; what was donated is the host's again."""
+    """What was donated is the host's again; pages of the guest stay until each is destroyed or exported.
+
+    A pin is the owner's and ends with it (guess: nobody could take it away afterwards).
+    """
     config = uv.configs[NODATA.unpack_from(block)[0]]
     if config.cpus:
         return Outcome(INV_STATE)
+    for frame in config.shared:
+        uv.states[frame] = PageState.SHARED
     uv.release(config.base)
     uv.release(config.variable)
     del uv.configs[config.handle], uv.by_serial[config.serial]
@@ -69,7 +76,10 @@ def destroy(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
 
 
 def destroy_fast(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
-    """As destroy, in constant time on a real machine. AP queues, which would be in its way, are not modelled."""
+    """As destroy, in constant time on a real machine.
+
+    AP queues, which would be in its way, are not modelled.
+    """
     return destroy(uv, cpu, block)
 
 
@@ -78,6 +88,8 @@ def set_params(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     config = uv.configs[handle]
     if config.state is not ConfigState.CREATED:
         return Outcome(INV_STATE)
+    if cpu.home_is_real:
+        return Outcome(REAL_SPACE)
     header = read_header(uv, cpu, origin, length)
     if isinstance(header, Outcome):
         return header
@@ -92,22 +104,25 @@ def set_params(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     return DONE
 
 
-def read_header(level, cpu: Cpu, origin: int, length: int) -> bytes | Outcome:  # type: ignore[no-untyped-def]
-    """The SE header from home space. A header that cannot be one is refused by its length, unread behind the limit."""
+def read_header(level: Front, cpu: Cpu, origin: int, length: int) -> bytes | Outcome:
+    """The SE header from home space.
+
+    A header that cannot be one is refused by its length, unread behind the limit.
+    """
     header = level.home_read(cpu, origin, min(length, HEADER_LIMIT))
     if isinstance(header, Fault):
         return Outcome(HEADER_NOT_ACCESSIBLE)
     if length > HEADER_LIMIT or not length:
         return Outcome(*LENGTH_MISMATCH)
-    whole: bytes = header
-    return whole
+    return header
 
 
 def verify(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     config = uv.configs[NODATA.unpack_from(block)[0]]
     if config.state not in (ConfigState.PARAMS_SET, ConfigState.UNPACKING):
         return Outcome(INV_STATE)
-    assert config.digests is not None and config.params is not None
+    assert config.params is not None
+    assert config.digests is not None
     mismatch = config.digests.compare(config.params)
     if mismatch:
         return Outcome(NOT_VERIFIED, mismatch)
