@@ -60,3 +60,15 @@ class NotDelivered(OperationalError):
 
 class OutcomeUnknown(OperationalError):
     """The message may have been handled: only a repetition with the same key is safe."""
+
+
+class OperationFailed(OperationalError):
+    """A host could not do what was wanted of it. It undid what it had begun, or says that it could not."""
+
+
+class TeRefused(OperationFailed):
+    """The Trusted Entity refused a call that the host cannot do without."""
+
+    def __init__(self, call: str, rc: int, rrc: int = 0) -> None:
+        super().__init__(f"{call}: rc {rc:#06x}, rrc {rrc:#06x}")
+        self.call, self.rc, self.rrc = call, rc, rrc

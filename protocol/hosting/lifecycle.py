@@ -88,7 +88,8 @@ class Lifecycle:
         try:
             self._go_on(child, "reserve")
             registry.move(child, State.LOADING, "start")
-            create = CreateGuest(origin.id, origin.cid, origin.spec, origin.image.data or b"")
+            image = origin.image.data or b""
+            create = CreateGuest(origin.id, origin.cid, origin.spec, image, origin.owner.cid)
             made = yield from _ask(child, create)
             # A guest that may be there is one that has to be destroyed.
             registry.set_present(child, isinstance(made, Unanswered) or not isinstance(made, Failure))

@@ -48,6 +48,7 @@ class CreateGuest(MachineEffect):
     cid: int
     spec: Spec
     image: bytes
+    owner_cid: int  # of the guest host that asked, as its transport says
 
 
 @dataclass(frozen=True, slots=True)

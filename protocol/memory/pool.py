@@ -13,8 +13,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from protocol.errors import OperationFailed
 
-class OutOfFrames(Exception):
+
+class OutOfFrames(OperationFailed):
     """The pool cannot serve a request; nothing was taken."""
 
 

@@ -1,0 +1,103 @@
+"""A guest host on the hosted path: what it wants of its guests it asks of L0, message by message.
+
+Each message is an exit of the guest host (its VSOCK device rings L0) and its answer an interrupt that L0
+injects; both are counted, at every level that the message crosses. Which exits a real VSOCK takes depends
+on its implementation: one kick and one interrupt for each direction is the least (inferred).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from actors.broker import Broker, Request
+from protocol.errors import OperationFailed
+from protocol.hosting import Identity
+from protocol.hosting.limits import CHUNK_BYTES
+from protocol.ledger import Ledger
+
+Body = dict[str, Any]
+
+
+class HostingRefused(OperationFailed):
+    """L0 answered an error."""
+
+    def __init__(self, kind: str, body: Body) -> None:
+        super().__init__(f"{kind}: {body.get('name', '')} {body.get('message', '')}".strip())
+        self.body = body
+
+
+class Requester:
+    """One boot of a guest host as L0's broker knows it. `level` is the guest host's own."""
+
+    def __init__(self, who: Identity, broker: Broker, ledger: Ledger, level: int) -> None:
+        self.who = who
+        self.children: dict[int, bytes] = {}  # guest -> child
+        self._broker = broker
+        self._ledger = ledger
+        self._level = level
+        self._sent = 0
+        self._keys = 0
+
+    async def ask(self, kind: str, key: bytes | None = None, **body: Any) -> Body:
+        """Send one request and return the body of its answer. Raises HostingRefused."""
+        self._sent += 1
+        frame = {
+            "v": 1,
+            "t": kind,
+            "rid": self._sent.to_bytes(16, "big"),
+            "epoch": self.who.epoch,
+            "dl": None,
+            "key": key,
+            "b": body,
+        }
+        self._count(kind)
+        reply = await self._broker.actor.ask(Request(self.who, frame))
+        if reply["t"] == "err":
+            raise HostingRefused(kind, reply["b"])
+        answered: Body = reply["b"]
+        return answered
+
+    def _count(self, kind: str) -> None:
+        self._ledger.count(("hosting", kind))
+        for level in range(self._level, 0, -1):
+            self._ledger.trap(level, "vsock")
+            self._ledger.reenter(level - 1)
+            self._ledger.count(("injections", "vsock"))
+
+    # -- the life of guests
+
+    async def begin(self, image: bytes) -> None:
+        """Introduce this boot, and bring the image."""
+        await self.ask("hello", versions=[1])
+        digest = hashlib.sha256(image).digest()
+        for offset in range(0, len(image), CHUNK_BYTES):
+            piece = image[offset : offset + CHUNK_BYTES]
+            self._ledger.count(("copied_bytes", "hosting_image"), len(piece))
+            await self.ask("image.put", digest=digest, size=len(image), offset=offset, data=piece)
+
+    async def start(self, guest: int, image: bytes, vcpus: int, memory_mib: int) -> None:
+        """Have L0 make and run a secure guest. Returns once it runs."""
+        self._keys += 1
+        spec = {
+            "image": hashlib.sha256(image).digest(),
+            "vcpus": vcpus,
+            "memory_mib": memory_mib,
+            "labels": {"guest": str(guest)},
+        }
+        body = await self.ask("start", key=self._keys.to_bytes(16, "big"), spec=spec)
+        self.children[guest] = body["child"]
+
+    async def reset(self, guest: int) -> None:
+        await self.ask("reset", child=self.children[guest])
+
+    async def end(self, guest: int) -> None:
+        """Stop a guest and give everything of it back."""
+        child = self.children.pop(guest)
+        await self.ask("stop", child=child, how="kill")
+        await self.ask("destroy", child=child)
+        await self.ask("ack_exit", child=child)
+
+    async def renew(self) -> None:
+        """Keep the guests: a lease is renewed by saying so only."""
+        await self.ask("lease.renew")
