@@ -6,7 +6,7 @@ guest's query follow from the rows. The codes of a row stand in the order in whi
 
 from __future__ import annotations
 
-from protocol.arch.s390.machine import dump, guest, init, lifecycle, memory, vcpu, vm
+from protocol.arch.s390.machine import attest, dump, guest, init, lifecycle, memory, vcpu, vm
 from protocol.calls import Area, Basis, CallSpec, Category, Check, Donation, Issuer, Treatment, table
 
 GUESS = Basis.GUESS
@@ -37,7 +37,9 @@ _NO_DUMP = Check(0x0104, "no dump active", GUESS)
 _WRONG_STATE = (Check(0x0101, "wrong state for this step", GUESS),)
 
 
-def _lifecycle(code: int, name: str, title: str, bit: int, kind: str, handler: object, **more: object) -> CallSpec:
+def _lifecycle(
+    code: int, name: str, title: str, bit: int, kind: str, handler: object, **more: object
+) -> CallSpec:
     return CallSpec(
         code,
         name,
@@ -72,7 +74,10 @@ CALLS = table(
             "4",
             bit=0,
             states="any",
-            checks=(Check(0x0005, "block shorter than 0xA8"), Check(0x0100, "more data than the block holds")),
+            checks=(
+                Check(0x0005, "block shorter than 0xA8"),
+                Check(0x0100, "more data than the block holds"),
+            ),
             on_error="with 0x0100 the data up to the given length are stored",
             handler=init.query,
         ),
@@ -294,7 +299,8 @@ CALLS = table(
             "Unpack Image",
             Category.MEMORY,
             Treatment.PASSED,
-            _ORDER + "a guest address and a tweak need no change, but the shadow table must map the page first",
+            _ORDER
+            + "a guest address and a tweak need no change, but the shadow table must map the page first",
             0x50,
             Issuer.HOST,
             "2.1 J, 3.5",
@@ -497,6 +503,35 @@ CALLS = table(
             bit=9,
             checks=(Check(0x0101, "address not in guest memory"),),
             handler=guest.remove_shared,
+        ),
+        CallSpec(
+            0x1020,
+            "attest",
+            "Retrieve Attestation Measurement",
+            Category.GUEST,
+            Treatment.NATIVE,
+            "order: proved by tests for each pair that they tell apart. " + _NATIVE,
+            0x188,
+            Issuer.GUEST,
+            "2.1 O, 8.5",
+            bit=28,
+            checks=(
+                Check(0x0101, "continuation token"),
+                Check(0x0102, "user data longer than 256 bytes"),
+                Check(0x0103, "request not accessible"),
+                Check(0x0106, "request version"),
+                Check(0x0108, "no key slot"),
+                Check(0x0107, "length of the request"),
+                Check(0x0109, "size of the encrypted part"),
+                Check(0x010A, "flag"),
+                Check(0x010B, "measurement algorithm"),
+                Check(0x010D, "measurement area too short"),
+                Check(0x010E, "additional area too short"),
+                Check(0x010C, "request cannot be unsealed"),
+                Check(0x0104, "measurement area not accessible"),
+                Check(0x0105, "additional area not accessible"),
+            ),
+            handler=attest.attest,
         ),
     )
 )

@@ -26,6 +26,11 @@ class ProgramInterruption(Exception):
         self.code = code
 
 
+def inside(secure: SecureCpu, address: int, length: int) -> bool:
+    """Whether a range is wholly the guest's memory, whatever its host provides."""
+    return address + length <= secure.config.pages << PAGE_SHIFT
+
+
 def frames(sie: Sie, secure: SecureCpu, address: int, length: int, write: bool) -> list[int] | Fault:
     """The frames behind a range. Raises ProgramInterruption beyond the guest's memory."""
     found = []

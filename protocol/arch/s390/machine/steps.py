@@ -27,6 +27,7 @@ from protocol.arch.s390.guest import (
     Wait,
 )
 from protocol.arch.s390.instructions import Intercept
+from protocol.arch.s390.machine import attest
 from protocol.arch.s390.machine import guest as guest_calls
 from protocol.arch.s390.machine.entities import SecureCpu
 from protocol.arch.s390.machine.guest_storage import ProgramInterruption, load, refusal, store
@@ -240,6 +241,7 @@ _GUEST_CALLS = {
     "query_keys": guest_calls.query_keys,
     "share": guest_calls.set_shared,
     "unshare": guest_calls.remove_shared,
+    "attest": attest.attest,
 }
 
 _HANDLERS: dict[type, Callable[..., Result]] = {
