@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import trio
@@ -388,3 +389,17 @@ async def test_supervisors_show_restarts_and_what_is_left_of_the_budget(
 def test_only_roles_are_labels(collector: Collector, attach: Callable[[Collector], object]) -> None:
     with pytest.raises(ValueError, match="there are"):
         attach(collector)
+
+
+# -- the page ------------------------------------------------------------------------------
+
+
+def test_the_page_lists_every_family_as_it_is() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/metrics.md").read_text()
+    listed = re.findall(r"^\| `nestbed_.*$", page, re.MULTILINE)
+    assert listed == [
+        f"| `{family.sample}` | {family.kind.value} | {family.unit or '-'} | {', '.join(family.labels) or '-'} "
+        f"| {family.help} |"
+        for family in m.FAMILIES
+    ]
+    assert f"more than {m.SERIES_LIMIT} series" in page
