@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
 from typing import Any, Protocol
 
 from protocol.calls import CallSpec
+from protocol.effects import Issue, Step
+from protocol.ledger import Ledger
+from protocol.memory.pool import Pool
 from protocol.plan.fit import Profile
+from protocol.plan.operations import LevelSwap, Operation
+from protocol.tracking import Book
 
 
 class Keyboard(Protocol):
@@ -15,8 +21,55 @@ class Keyboard(Protocol):
     def answer(self, request: dict[str, Any]) -> dict[str, Any]: ...
 
 
+class Software(Protocol):
+    """A secure host's kernel and VMM, over some level."""
+
+    def perform(self, operation: Operation) -> Step[Any]:
+        """Do one operation of a plan. Raises OperationFailed; ValueError for one that makes no sense."""
+        ...
+
+
+class Rig(Protocol):
+    """A machine, the hypervisors on it, and `seats` for hosts at the top. `chain` has L0 first."""
+
+    ledger: Ledger
+
+    @property
+    def seats(self) -> Sequence[Any]: ...
+    @property
+    def chain(self) -> Sequence[Any]: ...
+
+    def below(self, seat: int) -> Sequence[Callable[[Issue], Step[Any]]]:
+        """Who serves what the host on `seat` asks, then what that asks, down to the machine."""
+        ...
+
+    def seen(self, level: Any) -> Any:
+        """A level as its host meets it."""
+        ...
+
+    def reset(self, seat: int, kind: str) -> Step[None]:
+        """The host on `seat` reboots without a word."""
+        ...
+
+    def kill(self, seat: int) -> Step[None]:
+        """The host on `seat` ends without a word, and a fresh one takes its place."""
+        ...
+
+    def swap(self, seat: int, event: LevelSwap) -> Step[int]:
+        """The level below puts other frames under secure pages of the host; how many it did."""
+        ...
+
+    def books(self) -> Iterable[Book]:
+        """What every level keeps about its guest hosts."""
+        ...
+
+    def leaks(self) -> list[dict[str, Any]]:
+        """The books held against the machine: what one side has and the other has not."""
+        ...
+
+
 class Architecture(Protocol):
-    """One slice. `realism` says who runs the nested path: built, prototype, software, needs_te_change, hypothetical."""
+    """One slice. `realism` is how real its nested path is: built, prototype, software, ...."""
 
     @property
     def name(self) -> str: ...
@@ -28,6 +81,10 @@ class Architecture(Protocol):
     def profiles(self) -> Mapping[str, Profile]: ...
     @property
     def calls(self) -> Mapping[int, CallSpec]: ...
+    @property
+    def comparison(self) -> Comparison | None:
+        """What a comparison needs; None: the architecture has a console, and no host software yet."""
+        ...
 
     def keyboard(
         self,
@@ -39,4 +96,54 @@ class Architecture(Protocol):
         seed: int = 0,
     ) -> Keyboard:
         """A fresh machine with `hosts` secure hosts at `depth`. Raises ValueError saying what is allowed."""
+        ...
+
+
+class Comparison(Protocol):
+    """The parts of an architecture that a comparison puts together."""
+
+    @property
+    def wire(self) -> Iterable[type]:
+        """The records that cross links between its levels."""
+        ...
+
+    def compose(
+        self,
+        profile: str,
+        depth: int,
+        hosts: int,
+        memory_bytes: int,
+        cpus: int,
+        seed: int,
+        strategy: Mapping[str, str],
+        ledger: Ledger,
+    ) -> Rig:
+        """A rig whose levels live apart: what is asked of the one below goes by message."""
+        ...
+
+    def software(
+        self,
+        rig: Rig,
+        seat: int,
+        random: Random,
+        *,
+        pages: str,
+        bulk: bool,
+        image: Any = None,
+        pool: Pool | None = None,
+        book: Book | None = None,
+    ) -> Software:
+        """The software of the host on `seat`. With `pool` it shares the kernel there and has these frames."""
+        ...
+
+    def image(self, seed: int, pages: int, data: bytes | None) -> Any:
+        """An image that the machine of `seed` can open: of `data`, or of `pages` pages made from the seed."""
+        ...
+
+    def pack_image(self, image: Any) -> bytes:
+        """The bytes of an image as they travel."""
+        ...
+
+    def unpack_image(self, data: bytes) -> Any:
+        """The image that `pack_image` packed. Raises ValueError for bytes that are none."""
         ...
