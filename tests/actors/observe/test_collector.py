@@ -398,8 +398,8 @@ def test_the_page_lists_every_family_as_it_is() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs/metrics.md").read_text()
     listed = re.findall(r"^\| `nestbed_.*$", page, re.MULTILINE)
     assert listed == [
-        f"| `{family.sample}` | {family.kind.value} | {family.unit or '-'} | {', '.join(family.labels) or '-'} "
-        f"| {family.help} |"
+        f"| `{family.sample}` | {family.kind.value} | {family.unit or '-'} "
+        f"| {', '.join(family.labels) or '-'} | {family.help} |"
         for family in m.FAMILIES
     ]
     assert f"more than {m.SERIES_LIMIT} series" in page
