@@ -12,16 +12,31 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Protocol
+
+from actors import exit_codes
 
 LINE_BYTES = 8 << 20  # of a request, without its newline
 HOSTS = 64
 DEPTH = 3
 MEMORY_MIB = 65536
 CPUS = 64
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_ENVIRONMENT, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+NESTING = (
+    256  # of a request; an answer and a transcript put it a little deeper, and JSON has its limit there, too
+)
+HELP = {
+    "arch": "architecture of the machine",
+    "depth": "0: L0 itself, 1: an L1 host, ...",
+    "hosts": "siblings at that depth",
+    "memory": "memory of each host in MiB; as the profile says if not given",
+    "cpus": "CPUs of each host; as the profile says if not given",
+    "profile": "sizes and limits",
+    "seed": "of keys, handles and the like",
+    "record": "write a transcript for `nestbed replay`",
+}
 
 Json = dict[str, object]
 Heard = Callable[[Json | None, bytes | None, Json], None]
@@ -110,14 +125,16 @@ def serve(keys: Keyboard, lines: BinaryIO, answers: BinaryIO, heard: Heard | Non
             heard(request, kept, answer)
 
 
-def answer_line(keys: Keyboard, line: bytes | str) -> tuple[Json | None, Json]:
+def answer_line(keys: Keyboard, line: bytes) -> tuple[Json | None, Json]:
     """The request that `line` is, None if it is none, and its answer."""
     try:
-        request = _DECODER.decode(line.decode() if isinstance(line, bytes) else line)
+        request = _DECODER.decode(line.decode())
     except RecursionError:
         return None, error_answer("bad_json", "nested too deeply")
     except ValueError as error:  # not JSON, not UTF-8, or a number that no machine has
         return None, error_answer("bad_json", str(error))
+    if line.count(b"[") + line.count(b"{") > NESTING and _nesting(request) > NESTING:
+        return None, error_answer("bad_json", f"nested more than {NESTING} deep")
     if not isinstance(request, dict):
         return None, error_answer("bad_request", "a request is a JSON object")
     return request, keys.answer(request)
@@ -126,6 +143,15 @@ def answer_line(keys: Keyboard, line: bytes | str) -> tuple[Json | None, Json]:
 def error_answer(code: str, message: str) -> Json:
     """The answer to a line that has no id."""
     return {"id": None, "error": {"code": code, "message": message}}
+
+
+def _nesting(value: object) -> int:
+    """How many lists and objects stand inside each other, at most."""
+    deep, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        deep += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return deep
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -150,18 +176,15 @@ def parser() -> argparse.ArgumentParser:
         epilog='Example: echo \'{"id": 1, "op": "info"}\' | nestbed console --arch s390 --depth 1',
         allow_abbrev=False,
     )
-    made.add_argument("--arch", required=True, help="architecture of the machine")
-    made.add_argument(
-        "--depth", type=_number, default=0, metavar="N", help="0: L0 itself, 1: an L1 host, ..."
-    )
-    made.add_argument("--hosts", type=_number, default=1, metavar="K", help="siblings at that depth")
-    made.add_argument("--memory", type=_number, metavar="MIB", help="memory of each host")
-    made.add_argument("--cpus", type=_number, metavar="N", help="CPUs of each host")
-    made.add_argument("--profile", default="small", metavar="P", help="sizes and limits (small)")
-    made.add_argument(
-        "--seed", type=_number, default=0, metavar="S", help="of keys, handles and the like (0)"
-    )
-    made.add_argument("--record", type=Path, metavar="FILE", help="write a transcript for `nestbed replay`")
+    add = made.add_argument
+    add("--arch", required=True, help=HELP["arch"])
+    add("--depth", type=_number, default=0, metavar="N", help=HELP["depth"])
+    add("--hosts", type=_number, default=1, metavar="K", help=HELP["hosts"])
+    add("--memory", type=_number, metavar="MIB", help=HELP["memory"])
+    add("--cpus", type=_number, metavar="N", help=HELP["cpus"])
+    add("--profile", default="small", metavar="P", help=HELP["profile"])
+    add("--seed", type=_number, default=0, metavar="S", help=HELP["seed"])
+    add("--record", type=Path, metavar="FILE", help=HELP["record"])
     return made
 
 
@@ -187,25 +210,29 @@ def run(options: Options, record: Path | None = None) -> int:
         keys = keyboard(options)
     except WrongOptions as wrong:
         complain(str(wrong))
-        return EXIT_USAGE
-    try:
-        if record is None:
-            serve(keys, sys.stdin.buffer, sys.stdout.buffer)
-        else:
+        return exit_codes.USAGE
+    heard: Heard | None = None
+    with ExitStack() as stack:
+        if record is not None:
             from actors.record import Transcript, header_of
 
-            with Transcript.create(record, header_of(options)) as transcript:
-                serve(keys, sys.stdin.buffer, sys.stdout.buffer, transcript.heard)
-    except BrokenPipeError:
-        # Nobody reads: what is still buffered must not complain once more when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except OSError as error:
-        complain(f"{record}: {error.strerror}")
-        return EXIT_ENVIRONMENT
-    return EXIT_OK
+            try:
+                heard = stack.enter_context(Transcript.create(record, header_of(options))).heard
+            except OSError as error:
+                complain(f"--record {record}: {error.strerror}")
+                return exit_codes.ENVIRONMENT
+        try:
+            serve(keys, sys.stdin.buffer, sys.stdout.buffer, heard)
+        except BrokenPipeError:
+            # Nobody reads: what is still buffered must not complain once more when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return exit_codes.FAILED
+        except KeyboardInterrupt:
+            return exit_codes.INTERRUPTED
+        except OSError as error:  # a full disk, an input that cannot be read
+            complain(str(error))
+            return exit_codes.ENVIRONMENT
+    return exit_codes.OK
 
 
 def complain(message: str) -> None:

@@ -2,9 +2,9 @@
 
 A transcript is JSON lines. The first is a header: which architecture, which depth, which options. Each
 other one is `{"host", "request", "answer"}`; where a line was no request, `{"host": null, "line",
-"answer"}`, with `line` null if it was too long to keep. Answers are compared to the letter: the same
-requests on the same machine give the same handles. Another program may choose other handles; then the first
-difference is where it does.
+"answer"}`, with `line` null if it was too long to keep; bytes that are not UTF-8 stand in it as lone
+surrogates. Answers are compared to the letter: the same requests on the same machine give the same handles.
+Another program may choose other handles; then the first difference is where it does.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Transcript:
         if request is not None:
             self.say(request.get("host", 0), request, answer)
         else:
-            text = None if line is None else line.decode("utf-8", "replace")
+            text = None if line is None else line.decode("utf-8", "surrogateescape")
             self._write({"host": None, "line": text, "answer": answer})
 
     def _write(self, entry: Json) -> None:
@@ -208,6 +208,13 @@ def _entry(path: Path, number: int, line: bytes) -> Entry:
     request, answer, said = value.get("request"), value.get("answer"), value.get("line")
     if not isinstance(answer, dict) or not (isinstance(request, dict) or "line" in value):
         raise BadTranscript(f"{path}:{number}: neither request and answer nor line and answer")
+    if isinstance(said, str):
+        try:
+            said.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise BadTranscript(
+                f"{path}:{number}: the line holds a character that no line can have"
+            ) from None
     return Entry(
         number,
         request if isinstance(request, dict) else None,
@@ -224,7 +231,7 @@ def replay(reading: Reading, keys: Keyboard, depth: int) -> tuple[int, Differenc
             continue  # a line over the limit was not kept
         if entry.request is None:
             asked: object = entry.line
-            found = answer_line(keys, entry.line or "")[1]
+            found = answer_line(keys, (entry.line or "").encode("utf-8", "surrogateescape"))[1]
         else:
             # Through JSON, as the console would: what is kept shares no state with the keyboard.
             asked = entry.request
@@ -268,7 +275,7 @@ def _compare(entry: Entry, asked: object, found: Json, depths_differ: bool) -> D
     shown = found
     if depths_differ and entry.request is not None:
         expected, found = (_without_depth(entry.request, answer) for answer in (expected, found))
-    if found == expected:
+    if _same(found, expected):
         return None
     return Difference(entry.number, asked, entry.answer, shown, where(expected, found))
 
@@ -285,17 +292,26 @@ def _without_depth(request: Json, answer: Json) -> Json:
     return answer | {"ok": ok}
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same. For Python false is 0 and 1.0 is 1; for a client they are not."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return type(one) is type(other) and one == other
+
+
 def where(one: Any, other: Any, path: str = "") -> str:
     """The first place at which two JSON values differ, dotted; "" if they differ as a whole, or nowhere."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in [*one, *(key for key in other if key not in one)]:
             if key not in one or key not in other:
                 return f"{path}.{key}".lstrip(".")
-            if one[key] != other[key]:
+            if not _same(one[key], other[key]):
                 return where(one[key], other[key], f"{path}.{key}")
     elif isinstance(one, list) and isinstance(other, list):
         for index, (a, b) in enumerate(zip(one, other, strict=False)):
-            if a != b:
+            if not _same(a, b):
                 return where(a, b, f"{path}[{index}]")
         return f"{path}[{min(len(one), len(other))}]".lstrip(".")
     return path.lstrip(".")

@@ -144,7 +144,7 @@ def load(
     """
     known = known_architectures() if known is None else known
     path = find(name)
-    tree = _read(path)
+    tree = _read(path, text_of(name))
     _spell_out_exits(tree)
     origins = {where: "file" for where, _ in _leaves_of_tree(tree)}
     overlays, notes, wrong = _overlays(flags or {}, environment or {})
@@ -197,7 +197,9 @@ def _drop(tree: Tree, location: tuple[str | int, ...]) -> None:
         place.pop(name, None)
 
 
-def _read(path: Path) -> Tree:
+def text_of(name: str | None = None) -> str:
+    """The text of a scenario's file, whether it makes sense or not. Raises UnreadableScenario."""
+    path = find(name)
     try:
         with path.open("rb") as file:
             data = file.read(SCENARIO_BYTES + 1)
@@ -205,13 +207,18 @@ def _read(path: Path) -> Tree:
             raise UnreadableScenario(
                 f"{path}: larger than {SCENARIO_BYTES} bytes; a scenario is a small TOML file"
             )
-        return tomllib.loads(data.decode())
+        return data.decode()
     except FileNotFoundError:
         raise UnreadableScenario(f"{path}: no such file") from None
     except OSError as error:
         raise UnreadableScenario(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UnreadableScenario(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def _read(path: Path, text: str) -> Tree:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UnreadableScenario(f"{path}: not TOML: {error}") from None
     except RecursionError:
@@ -294,7 +301,7 @@ def _from_text(kind: Kind, text: str) -> object:
 def _profiles(tree: Tree, known: Known) -> tuple[str, ...]:
     """The profiles that every chosen architecture has."""
     chosen = tree.get("arch", Scenario().arch)
-    chosen = [name for name in chosen if name in known] if isinstance(chosen, list | tuple) else []
+    chosen = [name for name in known if name in chosen] if isinstance(chosen, list | tuple) else []
     common = [set(known[name]) for name in chosen or known]
     return tuple(sorted(set.intersection(*common))) if common else ()
 
@@ -403,16 +410,15 @@ def _with_image(scenario: Scenario, folder: Path, origins: dict[str, str], wrong
     if scenario.guest.image is None:
         return scenario
     from_file = origins.get("guest.image") == "file"
-    path = (folder if from_file else Path()) / Path(scenario.guest.image).expanduser()
     try:
+        path = (folder if from_file else Path()) / Path(scenario.guest.image).expanduser()
         if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
             raise OSError(0, "not a regular file")
         with path.open("rb") as file:
             size = file.seek(0, 2)
-    except OSError as error:
-        wrong.append(
-            Mistake("guest.image", scenario.guest.image, "a file that can be read", error.strerror or "")
-        )
+    except (OSError, RuntimeError, ValueError) as error:  # ~ of nobody; a NUL
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        wrong.append(Mistake("guest.image", scenario.guest.image, "a file that can be read", why or ""))
         return scenario
     if not 0 < size <= IMAGE_BYTES:
         wrong.append(

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from actors.compare.breakeven import break_even
 from actors.compare.outcome import Json, Outcome
 from nestbed import __version__
 from protocol.plan.scenario import Scenario, as_dict
@@ -25,23 +26,28 @@ LIBRARIES = ("trio", "msgpack", "numpy", "cryptography", "prometheus-client", "p
 CHUNK = 1 << 20
 
 
-def document(scenario: Scenario, outcome: Outcome) -> Json:
-    """The object that `--json` prints."""
-    return {
+def document(scenario: Scenario, outcome: Outcome, verdicts: list[Json]) -> Json:
+    """The object that `--json` prints. `thresholds` and `interrupted` stand in it where there is any."""
+    made = {
         "nestbed": __version__,
         "seed": scenario.seed,
         "scenario": as_dict(scenario),
         "results": outcome.results,
         "claims": outcome.claims,
-        "breakeven": outcome.breakeven,
+        "breakeven": outcome.breakeven or break_even(as_dict(scenario), outcome.results),
         "wall": outcome.wall,
     }
+    if verdicts:
+        made["thresholds"] = verdicts
+    if outcome.stopped:
+        made["interrupted"] = True
+    return made
 
 
 def bundle(scenario: Scenario, outcome: Outcome, origins: Mapping[str, str], verdicts: list[Json]) -> Json:
     """The content of run.json: the object that `--json` prints, and where it comes from."""
     return {
-        **document(scenario, outcome),
+        **document(scenario, outcome, verdicts),
         "interrupted": outcome.stopped,
         "thresholds": verdicts,
         "origins": dict(origins),
@@ -111,12 +117,15 @@ def _revision() -> str | None:
 def write(directory: Path, content: Json) -> Path:
     """Write run.json into `directory`, made if it is not there. Raises OSError, with nothing half written."""
     directory.mkdir(parents=True, exist_ok=True)
-    target = directory / "run.json"
-    unfinished = directory / f".run.json.{os.getpid()}"
+    return write_text(directory / "run.json", json.dumps(content, indent=2) + "\n")
+
+
+def write_text(target: Path, text: str) -> Path:
+    """Write a file in one step. Raises OSError; then what was there before is still there."""
+    unfinished = target.parent / f".{target.name}.{os.getpid()}"
     try:
         with unfinished.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(target)

@@ -92,6 +92,8 @@ def read_base(path: Path) -> Json:
         raise BadBase(f"{path}: not JSON: {error}") from None
     if not isinstance(base, dict) or not isinstance(base.get("results"), list):
         raise BadBase(f"{path}: no comparison: it has no list of results")
+    if not isinstance(base.get("scenario", {}), dict):
+        raise BadBase(f"{path}: its scenario is no table of settings")
     for index, result in enumerate(base["results"]):
         if not _is_result(result):
             raise BadBase(f"{path}: results[{index}] has no arch, path, depth, counts and phases")
@@ -111,18 +113,34 @@ def _is_result(result: object) -> bool:
 
 def changes(before: list[Json], now: list[Json]) -> list[Change]:
     """Every number that differs, in the order of the results."""
-    old = {_identity(result): result for result in before}
-    new = {_identity(result): result for result in now}
+    old = {identity(result): result for result in before}
+    new = {identity(result): result for result in now}
     found = []
-    for identity in dict.fromkeys([*old, *new]):
-        a = dict(_numbers(old.get(identity, {})))
-        b = dict(_numbers(new.get(identity, {})))
+    for which in dict.fromkeys([*old, *new]):
+        a = dict(_numbers(old.get(which, {})))
+        b = dict(_numbers(new.get(which, {})))
+        # A count that never happened is not listed: that is 0, and not a count that is missing.
+        default = 0 if which in old and which in new else None
         for name in sorted(a.keys() | b.keys()):
-            # A count that never happened is not listed: that is 0, and not a count that is missing.
-            default = 0 if identity in old and identity in new else None
-            if a.get(name, default) != b.get(name, default):
-                found.append(Change(*identity, name, a.get(name, default), b.get(name, default)))
+            was, is_now = _value(name, a, default), _value(name, b, default)
+            if was != is_now and not _told_in_parts(name, a, b):
+                found.append(Change(*which, name, was, is_now))
     return found
+
+
+def _value(name: str, numbers: Mapping[str, int | None], default: int | None) -> int | None:
+    """A count; where it is not listed: lacking if its phase is, else the default."""
+    if name in numbers:
+        return numbers[name]
+    parts = name.split(".")
+    above = (".".join(parts[:end]) for end in range(1, len(parts)))
+    return None if any(prefix in numbers and numbers[prefix] is None for prefix in above) else default
+
+
+def _told_in_parts(name: str, a: Mapping[str, int | None], b: Mapping[str, int | None]) -> bool:
+    """Whether `name` is a phase that one side lacks and the other lists count by count."""
+    lacks = (name in a and a[name] is None) or (name in b and b[name] is None)
+    return lacks and any(other.startswith(f"{name}.") for other in (*a, *b))
 
 
 def other_scenario(before: Json, now: Json) -> list[str]:
@@ -149,13 +167,15 @@ def verdicts(thresholds: tuple[Threshold, ...], results: list[Json]) -> list[Ver
     return found
 
 
-def _identity(result: Mapping[str, Any]) -> Identity:
+def identity(result: Mapping[str, Any]) -> Identity:
+    """What makes two results the same one."""
     return result["arch"], result["path"], result["depth"]
 
 
 def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, int | None]]:
     for part in COMPARED:
-        for name, value in _leaves(result.get(part) or {}):
+        numbers = result.get(part)
+        for name, value in _leaves(numbers if isinstance(numbers, dict) else {}):
             if value is None or type(value) is int:
                 yield f"{part}.{name}", value
 

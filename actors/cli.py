@@ -1,0 +1,135 @@
+"""The command line: which commands there are, and how each of them is called. What they do is elsewhere.
+
+Typer costs a twentieth of a second, everything else of weight is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from actors import exit_codes
+from actors.commands import architectures, calls, compare, console, replay, scenario
+from nestbed import __version__
+
+EXAMPLES = {
+    "nestbed": (
+        "nestbed compare",
+        "nestbed calls s390 create_config",
+        "nestbed scenario list",
+    ),
+    "compare": (
+        "nestbed compare",
+        "nestbed compare boot-4g --path nested --path hosted --set guest.vcpus=4",
+        "nestbed compare --json > base.json; nestbed compare --diff base.json",
+    ),
+    "calls": (
+        "nestbed calls s390 --brief",
+        "nestbed calls s390 create_config unpack",
+        "nestbed calls s390 --json",
+    ),
+    "console": ('echo \'{"id": 1, "op": "info"}\' | nestbed console --arch s390 --depth 1',),
+    "replay": (
+        "nestbed replay said.jsonl",
+        "nestbed replay said.jsonl --depth 2",
+        "nestbed replay said.jsonl --diff theirs.jsonl",
+    ),
+    "scenario check": (
+        "nestbed scenario check",
+        "nestbed scenario check mine.toml --set guest.vcpus=4",
+    ),
+    "scenario list": ("nestbed scenario list",),
+    "scenario show": ("nestbed scenario show default > mine.toml",),
+    "arch list": ("nestbed arch list",),
+    "architectures": ("nestbed architectures --json",),
+    "version": ("nestbed version",),
+}
+
+
+def examples(command: str) -> str:
+    """The end of a command's help. A paragraph each, or Typer would run them together."""
+    return "Examples:\n\n" + "\n\n".join(EXAMPLES[command])
+
+
+def help_of(does: Callable[..., None]) -> str:
+    """Its docstring with one line for each paragraph: a terminal breaks lines where it needs to."""
+    paragraphs = inspect.cleandoc(does.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"nestbed {__version__}")
+        raise typer.Exit
+
+
+def version() -> None:
+    """Print the version."""
+    _version(True)
+
+
+def _start(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Emulate secure hosts that are themselves virtual machines, and compare nesting with hosting.
+
+    Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 a run failed, 2
+    arguments or a scenario that make no sense, 3 the environment (a port taken, a directory not writable),
+    99 a threshold failed or a count changed, 130 interrupted.
+    """
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "compare": compare.compare,
+    "calls": calls.show,
+    "console": console.serve,
+    "replay": replay.replay,
+    "scenario check": scenario.check,
+    "scenario list": scenario.listed,
+    "scenario show": scenario.show,
+    "arch list": architectures.show,
+    "architectures": architectures.show,
+    "version": version,
+}  # in the order of the help
+
+
+def build() -> typer.Typer:
+    """All commands as Typer has them."""
+    app = typer.Typer(
+        name="nestbed",
+        no_args_is_help=True,
+        callback=_start,
+        help=help_of(_start),
+        epilog=examples("nestbed"),
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    groups = {
+        "scenario": typer.Typer(no_args_is_help=True, help="Look at scenarios."),
+        "arch": typer.Typer(no_args_is_help=True, help="Look at architectures."),
+    }
+    for name, does in COMMANDS.items():
+        group, _, last = name.rpartition(" ")
+        to = groups[group] if group else app
+        to.command(last, help=help_of(does), epilog=examples(name))(does)
+    for name, group_app in groups.items():
+        app.add_typer(group_app, name=name)
+    return app
+
+
+app = build()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; the process ends with its exit code."""
+    try:
+        app(args=arguments, prog_name="nestbed")
+    except KeyboardInterrupt:  # before or after the command itself
+        sys.exit(exit_codes.INTERRUPTED)

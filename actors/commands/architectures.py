@@ -1,0 +1,46 @@
+"""`nestbed arch list`: which architectures there are, and how real nesting is on each of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.commands.options import AsJson
+from actors.commands.speak import tell, tell_json
+
+REALISM = {
+    "built": "somebody runs this",
+    "prototype": "shown to work, not in use",
+    "software": "possible, nobody has written it",
+    "needs_te_change": "the Trusted Entity would have to change",
+    "hypothetical": "nobody knows",
+}
+
+
+def show(as_json: AsJson = False) -> None:
+    """List the architectures, and how real nesting is on each of them."""
+    from protocol.arch import architectures, load
+
+    found = [_facts(load(name)) for name in architectures()]
+    if as_json:
+        tell_json(found)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "title", "calls", "profiles", "realism of the nested path"):
+        table.add_column(column, justify="right" if column == "calls" else "left")
+    for each in found:
+        realism = f"{each['realism']}: {REALISM.get(each['realism'], '')}".rstrip(": ")
+        row = (each["name"], each["title"], str(each["calls"]), ", ".join(each["profiles"]), realism)
+        table.add_row(*row)
+    tell(table)
+
+
+def _facts(architecture: Any) -> dict[str, Any]:
+    return {
+        "name": architecture.name,
+        "title": architecture.title,
+        "realism": architecture.realism,
+        "profiles": list(architecture.profiles),
+        "calls": len(architecture.calls),
+    }

@@ -1,0 +1,307 @@
+"""`nestbed compare`: run a scenario on all of its paths, say what it costs, leave a bundle behind."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from actors import exit_codes
+from actors.commands.options import (
+    Arch,
+    AsJson,
+    Depth,
+    Fidelity,
+    Image,
+    Paths,
+    ScenarioName,
+    Seed,
+    Settings,
+    Transport,
+    overrides,
+    resolve,
+)
+from actors.commands.speak import end, paper, say, say_from_a_signal, tell, tell_json
+
+if TYPE_CHECKING:
+    from actors.compare.outcome import Json, Outcome
+    from actors.compare.progress import Attach, Progress
+    from actors.record import Transcripts
+    from actors.scenario import Resolved
+    from protocol.plan.scenario import Scenario, Threshold
+
+    Run = Callable[[Scenario, Progress, Transcripts | None], Outcome]
+
+CHANGES_SHOWN = 50
+LINGER_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to do besides running: where results go, with what they are compared."""
+
+    as_json: bool = False
+    out: Path | None = None
+    diff: Path | None = None
+    record: Path | None = None
+    metrics_port: int | None = None
+    linger_s: float = 0.0
+    quiet: bool = False
+
+
+def compare(
+    scenario: ScenarioName = None,
+    arch: Arch = None,
+    path: Paths = None,
+    depth: Depth = None,
+    seed: Seed = None,
+    fidelity: Fidelity = None,
+    transport: Transport = None,
+    image: Image = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Directory of run.json and report.html; nestbed-NAME if not given, none with --json.",
+        ),
+    ] = None,
+    diff: Annotated[
+        Path | None,
+        typer.Option(
+            "--diff", metavar="BASE", help="Compare all counts with this output or bundle; 99 if any changed."
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", metavar="DIR", help="Write what every host said, for `nestbed replay`."),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Serve metrics on this port of the loopback; 0: any.",
+        ),
+    ] = None,
+    linger: Annotated[
+        float,
+        typer.Option(
+            "--linger",
+            metavar="SECONDS",
+            min=0,
+            max=LINGER_S,
+            help="Keep serving metrics that long after the run.",
+        ),
+    ] = 0.0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Run a scenario on every path with one seed and print what each of them costs.
+
+    Counts are exact and depend on the scenario and its seed alone. The first Ctrl-C stops after the current
+    step and still reports what is finished; the second stops at once.
+    """
+    flags = overrides(
+        settings,
+        arch=arch,
+        paths=path,
+        depth=depth,
+        seed=seed,
+        fidelity=fidelity,
+        transport=transport,
+        guest__image=image,
+    )
+    if linger and metrics_port is None:
+        end(exit_codes.USAGE, "--linger keeps serving metrics: give --metrics-port, too")
+    wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet)
+    raise typer.Exit(perform(resolve(scenario, flags), wanted))
+
+
+def perform(resolved: Resolved, wanted: Wanted, run: Run | None = None) -> int:
+    """Run, report, judge; returns the exit code. `run` is that of actors.compare.run if none is given."""
+    from actors.compare.bundle import bundle, document
+    from actors.compare.diff import verdicts
+
+    base = _base(wanted.diff)
+    folder = _folder(resolved, wanted)
+    outcome, error = _run(resolved, wanted, run)
+    judged = [each.as_dict() for each in verdicts(_judgeable(resolved.scenario, outcome), outcome.results)]
+    content = bundle(resolved.scenario, outcome, resolved.origins, judged)
+    if wanted.as_json:
+        tell_json(document(resolved.scenario, outcome, judged))
+    elif outcome.results or error is None:
+        _tell_answer(content)
+    changed = base is not None and _tell_changes(base, content, outcome.stopped, wanted)
+    for verdict in judged if wanted.as_json else ():
+        word = "holds" if verdict["holds"] else "FAILED"
+        say(f"threshold {verdict['what']} {verdict['wanted']} on {verdict['arch']}: {word}")
+    if folder is not None:
+        _leave(folder, content)
+    if error is not None:
+        traceback.print_exception(error)
+        say("the run failed; what was finished until then is reported")
+        return exit_codes.FAILED
+    if outcome.stopped:
+        return exit_codes.INTERRUPTED
+    return exit_codes.MISSED if changed or not all(each["holds"] for each in judged) else exit_codes.OK
+
+
+# -- before ------------------------------------------------
+
+
+def _base(path: Path | None) -> Json | None:
+    from actors.compare.diff import BadBase, read_base
+
+    if path is None:
+        return None
+    try:
+        return read_base(path)
+    except BadBase as error:
+        end(exit_codes.USAGE, f"--diff {error}")
+
+
+def _folder(resolved: Resolved, wanted: Wanted) -> Path | None:
+    """Where the bundle goes; found out before the run whether it can."""
+    if wanted.out is None and wanted.as_json:
+        return None
+    folder = wanted.out or Path(f"nestbed-{resolved.scenario.name}")
+    _writable("--out", folder)
+    return folder
+
+
+def _writable(option: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        end(exit_codes.ENVIRONMENT, f"{option} {folder}: cannot be written: {error.strerror}")
+
+
+def _titles(arches: Iterable[str]) -> dict[str, str]:
+    from protocol.arch import architectures, load
+
+    return {name: load(name).title for name in arches if name in architectures()}
+
+
+# -- the run -----------------------------------------------
+
+
+def _run(resolved: Resolved, wanted: Wanted, run: Run | None) -> tuple[Outcome, Exception | None]:
+    """Run with everything around it. An error is returned with what was finished before it."""
+    from actors.compare.outcome import Outcome
+    from actors.compare.progress import Stopped, choose, stoppable
+
+    run = run or _runner()
+    progress = choose(wanted.quiet)
+    with ExitStack() as around:
+        if wanted.metrics_port is not None:
+            progress.on_attach = around.enter_context(_metrics(wanted.metrics_port, resolved.scenario.depth))
+        transcripts = around.enter_context(closing(_transcripts(wanted.record))) if wanted.record else None
+        error = None
+        try:
+            with stoppable(progress, say_from_a_signal):
+                outcome = run(resolved.scenario, progress, transcripts)
+        except Stopped:
+            outcome = Outcome(list(progress.results), stopped=True)
+        except Exception as failure:  # told at the end, after what was finished
+            outcome, error = Outcome(list(progress.results), stopped=True), failure
+        if wanted.linger_s and error is None:
+            _linger(wanted.linger_s)
+    return outcome, error
+
+
+def _runner() -> Run:
+    from actors.compare.run import run
+
+    return run
+
+
+def _transcripts(folder: Path) -> Transcripts:
+    from actors.record import Transcripts
+
+    _writable("--record", folder)
+    return Transcripts(folder)
+
+
+@contextmanager
+def _metrics(port: int, depth: int) -> Iterator[Attach]:
+    from actors.commands.metrics import served
+    from actors.observe.exporter import CannotListen
+
+    try:
+        with served(port, depth) as (attach, chosen):
+            say(f"metrics on http://127.0.0.1:{chosen}/metrics")
+            yield attach
+    except CannotListen as error:
+        end(exit_codes.ENVIRONMENT, f"--metrics-port {port}: {error}")
+
+
+def _linger(seconds: float) -> None:
+    say(f"metrics stay for {seconds:g} s; Ctrl-C ends that")
+    with suppress(KeyboardInterrupt):
+        time.sleep(seconds)
+
+
+# -- after -------------------------------------------------
+
+
+def _judgeable(scenario: Scenario, outcome: Outcome) -> tuple[Threshold, ...]:
+    """The thresholds; of a run that was stopped, those on paths that were finished."""
+    finished = {result["path"] for result in outcome.results}
+    return tuple(t for t in scenario.thresholds if not outcome.stopped or t.what.split(".")[1] in finished)
+
+
+def _tell_answer(content: Json) -> None:
+    from actors.compare.answer import answer
+    from actors.compare.text import lines
+
+    tell(*lines(answer(content, _titles(content["scenario"]["arch"])), paper().width))
+
+
+def _leave(folder: Path, content: Json) -> None:
+    """Write run.json and report.html."""
+    from actors.compare.bundle import write, write_text
+    from actors.compare.report import report
+
+    try:
+        write(folder, content)
+        page = write_text(folder / "report.html", report(content, _titles(content["scenario"]["arch"])))
+    except OSError as error:
+        end(exit_codes.ENVIRONMENT, f"--out {folder}: cannot be written: {error.strerror}")
+    say(f"report: {page}")
+
+
+def _tell_changes(base: Json, content: Json, stopped: bool, wanted: Wanted) -> bool:
+    """Say what is different from `base`; returns whether any count is."""
+    from actors.compare.diff import changes, identity, other_scenario
+
+    speak = say if wanted.as_json else tell
+    before, now = base["results"], content["results"]
+    if stopped:  # only what was finished can be compared
+        finished = {identity(result) for result in now}
+        before = [result for result in before if identity(result) in finished]
+    found = changes(before, now)
+    for setting in other_scenario(base, content):
+        speak(f"other setting: {setting}")
+    for change in found[:CHANGES_SHOWN]:
+        speak(f"changed: {change.text()}")
+    if len(found) > CHANGES_SHOWN:
+        speak(f"... and {len(found) - CHANGES_SHOWN:,} more")
+    speak(
+        f"{len(found):,} counts changed against {wanted.diff}"
+        if found
+        else f"no count changed against {wanted.diff}"
+    )
+    return bool(found)

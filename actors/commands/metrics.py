@@ -1,0 +1,89 @@
+"""Metrics of a comparison while it runs: the exporter on a loop of its own, in a thread of its own.
+
+The comparison is ordinary code that never waits, so nothing could answer a scrape on its thread. A scrape
+reads counts while they grow: each number is right at some moment of the scrape, not all at the same one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import trio
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.registry import Collector as PrometheusCollector
+
+from actors.observe.collector import Collector
+from actors.observe.exporter import serve
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+    from actors.compare.progress import Attach
+    from protocol.ledger import Ledger
+    from protocol.tracking import Book
+
+READS = 20  # a table that got a new key while it was read is read again
+
+
+class _Patient(PrometheusCollector):
+    """Reads again where a table grew in the middle: the comparison's thread does not wait for scrapes."""
+
+    def __init__(self, inner: Collector) -> None:
+        self._inner = inner
+
+    def collect(self) -> Iterator[Metric]:
+        for _ in range(READS - 1):
+            try:
+                return iter(list(self._inner.collect()))
+            except RuntimeError:
+                continue
+        return iter(list(self._inner.collect()))
+
+
+@contextmanager
+def served(port: int, depth: int) -> Iterator[tuple[Attach, int]]:
+    """Serve on the loopback while the block runs; gives what to attach machines with, and the port.
+
+    Raises CannotListen.
+    """
+    collector = Collector()
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Patient(collector))
+    ProcessCollector(registry=registry)
+    said: SimpleQueue[int | BaseException] = SimpleQueue()
+    scope = trio.CancelScope()
+    token: list[trio.lowlevel.TrioToken] = []
+
+    async def until_cancelled() -> None:
+        token.append(trio.lowlevel.current_trio_token())
+        with scope:
+            async with serve(registry, port) as chosen:
+                said.put(chosen)
+                await trio.sleep_forever()
+
+    def loop() -> None:
+        try:
+            trio.run(until_cancelled)
+        except Exception as error:
+            said.put(error)
+
+    thread = threading.Thread(target=loop, name="metrics", daemon=True)
+    thread.start()
+    answer = said.get()
+    if isinstance(answer, BaseException):
+        thread.join()
+        raise answer
+
+    def attach(arch: str, path: str, ledger: Ledger, books: Iterable[Book] = ()) -> None:
+        collector.attach(arch, path, ledger, books, depth=depth)
+
+    try:
+        yield attach, answer
+    finally:
+        with suppress(trio.RunFinishedError):  # it ended by itself
+            token[0].run_sync_soon(scope.cancel)
+        thread.join()

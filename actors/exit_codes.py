@@ -1,0 +1,10 @@
+"""How the command ends, for scripts: one number for each kind of end."""
+
+from __future__ import annotations
+
+OK = 0
+FAILED = 1  # a run failed, or a replay found a difference
+USAGE = 2  # arguments or a scenario that make no sense
+ENVIRONMENT = 3  # a port is taken, a directory cannot be written
+MISSED = 99  # everything ran, and a threshold does not hold or a count is another one
+INTERRUPTED = 130

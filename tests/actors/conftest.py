@@ -1,0 +1,108 @@
+"""Comparisons that never ran: made with real ledgers and books, so that their shapes are those of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from protocol.ledger import Ledger
+from protocol.tracking import Book, summary
+
+Json = dict[str, Any]
+Result = Callable[..., Json]
+
+REASON = "the owner cannot reach the pages"
+
+
+def made(
+    path: str, *, arch: str = "s390", lacks: Iterable[str] = (), guests: int = 4, scale: int = 1
+) -> Json:
+    """A result of `path`: for each guest a creation, 10 page loads, 20 exits, 5 swaps, and an end."""
+    ledger = Ledger()
+    l0, l1 = Book(ledger, "l0"), Book(ledger, "l1")
+    nested = path in ("nested", "mixed")
+    level, issuer, treatment = (2, "1", "passed") if nested else (1, "0", "own")
+
+    def trap(reason: str, n: int, to: str = "kernel") -> None:
+        """Exits of a secure guest that its own host answers, and the way back."""
+        ledger.trap(level, reason, to, n)
+        ledger.reenter(level - 1, n)
+
+    ledger.phase = "host_setup"
+    if path != "direct":
+        ledger.trap(1, "te_call", n=30 if path == "hosted" else 3)
+        l0.add("requester" if path == "hosted" else "te_context", 2)
+    for _ in range(guests):
+        ledger.phase = "create"
+        ledger.count(("te_calls", "create_config", "vm", "modified" if nested else "own", issuer))
+        ledger.count(("te_issued", "create_config", issuer))
+        trap("te_call", 2 * scale)
+        (l0 if nested else l1).add("vm_map")
+        ledger.phase = "load"
+        ledger.count(("te_calls", "unpack", "memory", treatment, issuer), 10)
+        trap("te_call", 10 * scale)
+        ledger.count(("copied_bytes", "block"), 800 if nested else 0)
+        l0.add("secure_page" if nested else "native_page", 10)
+        ledger.phase = "run"
+        trap("diag_notify", 20 * scale, "vmm" if path == "hosted" else "kernel")
+        ledger.phase = "swap"
+        trap("te_call", 5 * scale)
+        ledger.phase = "destroy"
+        trap("te_call", scale)
+        ledger.count(("teardown", "secure_page", "request"), 10)
+    if path == "hosted":
+        ledger.count(("hosting", "start"), guests)
+    ledger.contention["absorbed_busy"] = 3 if nested else 0
+    result: Json = {
+        "arch": arch,
+        "path": path,
+        "depth": 0 if path == "direct" else 1,
+        "realism": "prototype",
+        "counts": ledger.flat(),
+        "phases": ledger.phases(),
+        "contention": dict(ledger.contention),
+        "tracking": {book.holder: summary(book) for book in (l0, l1)},
+        "modelled": None,
+    }
+    for phase in lacks:
+        for name, number in result["phases"].pop(phase).items():
+            result["counts"][name] -= number
+        result["phases"][phase] = None
+        result["absent"] = {f"phases.{phase}": REASON}
+    return result
+
+
+CLAIMS = [
+    {
+        "claim": "the higher we go, the less is emulated",
+        "by": "construction",
+        "holds": True,
+        "figures": {"init": 1.0, "vm": 0.0},
+    },
+    {
+        "claim": "hosting needs more tracking",
+        "by": "emulation",
+        "holds": False,
+        "figures": {"nested": {"records": 46}, "hosted": {"records": 42}},
+    },
+    {"claim": "hosting is faster", "by": "model", "holds": None, "figures": None},
+]
+
+
+@pytest.fixture
+def result() -> Result:
+    """Makes one result."""
+    return made
+
+
+@pytest.fixture
+def results() -> list[Json]:
+    """One result of each path, in an order in which they may finish. The hosted one lacks swapping."""
+    return [made("hosted", lacks=["swap"]), made("direct"), made("nested")]
+
+
+@pytest.fixture
+def claims() -> list[Json]:
+    return [dict(claim) for claim in CLAIMS]
