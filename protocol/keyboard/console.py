@@ -95,7 +95,7 @@ class Keyboard(Generic[H]):
         if op is None:
             raise Complaint("unknown_op", f"no op {name!r:.60}; allowed: {', '.join(self._ops)}", "op")
         fields = Fields(request)
-        host = self.hosts[fields.number("host", 0, 0, len(self.hosts) - 1) if "host" in request else 0]
+        host = self.hosts[fields.number("host", 0, 0, len(self.hosts) - 1)]
         if host.dead and name not in SURVIVES_DEATH:
             raise Complaint("dead", f"{host.dead}; allowed: {', '.join(SURVIVES_DEATH)}")
         return op(host, fields)
@@ -152,7 +152,7 @@ class Keyboard(Generic[H]):
     # -- instructions ----------------------------------------------------------------------------------------
 
     def _cpu_number(self, host: H, fields: Fields) -> int:
-        return fields.number("cpu", 0, 0, host.cpus - 1) if "cpu" in fields else 0
+        return fields.number("cpu", 0, 0, host.cpus - 1)
 
     def _free_cpu(self, host: H, fields: Fields) -> int:
         """A CPU that can issue something now."""

@@ -76,11 +76,11 @@ class Fields:
 
     def number(self, name: str, default: int | None = None, low: int = 0, high: int = U64_MAX) -> int:
         """An integer from `low` to `high`; without `default` it has to be there."""
+        if name not in self._values and default is not None:
+            return default
         value = self._values.get(name)
         if value is None:
-            if default is None:
-                raise self._absent(name)
-            return default
+            raise self._absent(name)
         if value.__class__ is str:
             if not _HEX_NUMBER.fullmatch(value):
                 raise self.wrong(name, f'a number, or a string "0x...", from {bounds(low, high)}')
@@ -119,7 +119,7 @@ class Fields:
 
     def data(self, name: str, most: int = U64_MAX, default: bytes | None = None) -> bytes:
         """Bytes, written as two hexadecimal digits each."""
-        if default is not None and self._values.get(name) is None:
+        if default is not None and name not in self._values:
             return default
         value = self.text(name)
         if not _HEX_BYTES.fullmatch(value):
