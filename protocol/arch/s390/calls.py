@@ -1,12 +1,13 @@
 """The Ultravisor's call table: sections 2 and 3.5 of the fact sheet, one row per call that is installed.
 
-A code that has no row is not installed and answers so, as firmware without the call does. The bits of a host's and a
-guest's query follow from the rows. The codes of a row stand in the order in which they are checked.
+A code that has no row is not installed and answers so, as firmware without the call does; a profile can
+take more away. The bits of a host's and a guest's query follow from the rows. The codes of a row stand in
+the order in which they are checked.
 """
 
 from __future__ import annotations
 
-from protocol.arch.s390.machine import attest, dump, guest, init, lifecycle, memory, vcpu, vm
+from protocol.arch.s390.machine import attest, dump, guest, init, lifecycle, memory, secrets, vcpu, vm
 from protocol.calls import Area, Basis, CallSpec, Category, Check, Donation, Issuer, Treatment, table
 
 GUESS = Basis.GUESS
@@ -272,7 +273,7 @@ CALLS = table(
             "Set Secure Configuration Parameters",
             Category.VM,
             Treatment.MODIFIED,
-            "order: the header's form before its keys, as a header without a slot shows. The header is bounced",
+            "order: the form before the keys, as a header without a slot shows. The header is bounced",
             0x50,
             Issuer.HOST,
             "2.1 I, 3.5, 8.1",
@@ -281,14 +282,18 @@ CALLS = table(
             bit=11,
             checks=(
                 Check(0x0003, "parameters are set already", GUESS),
+                Check(0x0030, "home space is a real space"),
                 Check(0x0103, "header not accessible"),
                 Check(0x0104, "header version", reason=0x0001),
+                Check(0x0104, "magic", GUESS),
                 Check(0x0106, "plaintext control flag", reason=0x0030),
+                Check(0x010A, "no key slot", reason=0x0040),
                 Check(0x010A, "header length", reason=0x0031),
                 Check(0x010A, "size of the encrypted area", reason=0x0039),
-                Check(0x010A, "no key slot", reason=0x0040),
                 Check(0x0108, "customer key", reason=0x000B),
                 Check(0x0108, "no slot for this machine", reason=0x0005),
+                Check(0x0108, "slot damaged", GUESS, reason=0x0006),
+                Check(0x0108, "header or encrypted area damaged", GUESS, reason=0x0007),
                 Check(0x0109, "secret control flag"),
             ),
             handler=vm.set_params,
@@ -532,6 +537,90 @@ CALLS = table(
                 Check(0x0105, "additional area not accessible"),
             ),
             handler=attest.attest,
+        ),
+        CallSpec(
+            0x1031,
+            "add_secret",
+            "Add Secret",
+            Category.GUEST,
+            Treatment.NATIVE,
+            "order: the number of slots before the size, as attestation proves it. " + _NATIVE,
+            0x48,
+            Issuer.GUEST,
+            "2.1 P, 3.5",
+            bit=29,
+            checks=(
+                Check(0x0102, "store is locked"),
+                Check(0x0103, "request not accessible"),
+                Check(0x0104, "request version"),
+                Check(0x0106, "no key slot", INFERRED),
+                Check(0x0105, "size of the request", INFERRED),
+                Check(0x0107, "flag"),
+                Check(0x0108, "request cannot be unsealed"),
+                Check(0x0109, "kind of secret"),
+                Check(0x010A, "length of the secret"),
+                Check(0x010B, "store is full"),
+                Check(
+                    0x010C,
+                    "for another image or configuration, another extension secret, or not allowed",
+                    GUESS,
+                ),
+                Check(0x010D, "dump active"),
+            ),
+            handler=secrets.add,
+        ),
+        CallSpec(
+            0x1033,
+            "list_secrets",
+            "List Secrets",
+            Category.GUEST,
+            Treatment.NATIVE,
+            "order: more data is an answer and no refusal. " + _NATIVE,
+            0x48,
+            Issuer.GUEST,
+            "2.1 Q, 3.5",
+            bit=30,
+            checks=(
+                Check(0x0102, "list not accessible", GUESS),
+                Check(0x0100, "more secrets than one page holds"),
+            ),
+            on_error="with 0x0100 the page is stored",
+            handler=secrets.list_all,
+        ),
+        CallSpec(
+            0x1034,
+            "lock_secrets",
+            "Lock Secrets",
+            Category.GUEST,
+            Treatment.NATIVE,
+            _NATIVE,
+            0x40,
+            Issuer.GUEST,
+            "2.1 E, 3.5",
+            bit=31,
+            checks=(Check(0x0102, "store is locked already"),),
+            handler=secrets.lock,
+        ),
+        CallSpec(
+            0x1035,
+            "retrieve_secret",
+            "Retrieve Secret",
+            Category.GUEST,
+            Treatment.NATIVE,
+            "order: a secret has to be found before its size can be judged, and that before the buffer. "
+            + _NATIVE,
+            0x48,
+            Issuer.GUEST,
+            "2.1 R, 3.5",
+            bit=33,
+            checks=(
+                Check(0x010F, "store is empty"),
+                Check(0x0110, "no secret with this index"),
+                Check(0x0111, "secret cannot be retrieved"),
+                Check(0x0109, "buffer too small"),
+                Check(0x0102, "buffer not accessible"),
+            ),
+            handler=secrets.retrieve,
         ),
     )
 )

@@ -22,6 +22,8 @@ DUMP_FINALIZE_LEN = 0x1000
 QUERY_LEN = 0x120  # of firmware of 2024; it was 0x100 in 2022
 CALLS_AFTER_2022 = frozenset({0x0002, 0x1031, 0x1033, 0x1034, 0x1035})  # Query Keys, and four about secrets
 ATTESTATION_FLAGS = 0x2000_0000_0000_0000  # the image's key alone; a guest's view
+MAX_ASSOCIATIONS = 64  # guess
+MAX_RETRIEVABLE = 64  # guess
 SCF = 0x6000_0000_0000_0000  # bits 1 and 2, the only ones that are named anywhere
 
 

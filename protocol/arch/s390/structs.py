@@ -47,6 +47,9 @@ UNPACK = Struct(">24xQQQQ")  # handle, gaddr, tweak 0, tweak 1
 SET_STATE = Struct(">24xQ7xB")
 SET_PARAMS = Struct(">24xQQI")  # handle, header origin, header length
 ATTEST_UID = 0x148
+GUEST_ADDRESS = Struct(">32xQ")  # Add Secret
+LIST_SECRETS = Struct(">30xHQ")  # first index, address of the list
+RETRIEVE_SECRET = Struct(">24xH2xIQ")  # index, length and address of the buffer
 DUMP_AREA = Struct(">24xQQ")  # handle, area: Dump CPU and Dump Complete
 DUMP_STORAGE = Struct(">24xQQQ")  # handle, area, gaddr
 

@@ -51,6 +51,24 @@ class PageState(IntEnum):
     DONATED = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret that its guest may list; a plaintext one it may retrieve, too."""
+
+    kind: int
+    id: bytes
+    value: bytes
+
+
+@dataclass(slots=True)
+class SecretStore:
+    """What owners gave to one configuration. `extension` came with the first request; all repeat it."""
+
+    secrets: list[Secret] = field(default_factory=list)
+    extension: bytes | None = None
+    locked: bool = False
+
+
 @dataclass(slots=True)
 class Dump:
     """A dump in progress.
@@ -91,6 +109,7 @@ class Config:
     generation: int = 0
     params: Unsealed | None = None
     digests: Digests | None = None
+    store: SecretStore = field(default_factory=SecretStore)
     dump: Dump | None = None
     dumps: int = 0  # how many were begun
     dump_disabled: bool = False  # by an add-secret request, for as long as the configuration lives

@@ -11,6 +11,8 @@ from protocol.arch.s390.profiles import (
     ATTESTATION_FLAGS,
     DUMP_FINALIZE_LEN,
     DUMP_STORAGE_LEN,
+    MAX_ASSOCIATIONS,
+    MAX_RETRIEVABLE,
     PCF,
     Profile,
 )
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 HEADER_VERSION_1 = 0x8000_0000_0000_0000
 ATTESTATION_VERSION_1 = 0x8000_0000_0000_0000
+ADD_SECRET = 0x1031
+SECRET_VERSION_1 = 0x8000_0000_0000_0000
+SECRET_FLAGS = 0x8000_0000_0000_0000  # dumps can be disabled
+SECRET_TYPES = 0x7000_0200_0000_0000  # bits 1, 2, 3 and 22: the kinds of `evidence.secrets`
 
 
 def host_view(profile: Profile, calls: Mapping[int, CallSpec]) -> Query:
@@ -57,7 +63,8 @@ def host_view(profile: Profile, calls: Mapping[int, CallSpec]) -> Query:
 
 
 def guest_view(profile: Profile, calls: Mapping[int, CallSpec]) -> Query:
-    """What a secure guest is told: only what concerns a guest."""
+    """What a secure guest is told: only what concerns a guest. The limits of its secrets are guesses."""
+    secrets = ADD_SECRET in calls
     return Query(
         calls=installed(calls),
         base_len=0,
@@ -75,6 +82,11 @@ def guest_view(profile: Profile, calls: Mapping[int, CallSpec]) -> Query:
         dump_finalize_len=0,
         attestation_versions=ATTESTATION_VERSION_1,
         attestation_flags=ATTESTATION_FLAGS,
+        secret_versions=SECRET_VERSION_1 if secrets else 0,
+        secret_flags=SECRET_FLAGS if secrets else 0,
+        secret_types=SECRET_TYPES if secrets else 0,
+        max_associations=MAX_ASSOCIATIONS if secrets else 0,
+        max_retrievable=MAX_RETRIEVABLE if secrets else 0,
         length=profile.query_len,
     )
 

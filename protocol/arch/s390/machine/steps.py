@@ -27,7 +27,7 @@ from protocol.arch.s390.guest import (
     Wait,
 )
 from protocol.arch.s390.instructions import Intercept
-from protocol.arch.s390.machine import attest
+from protocol.arch.s390.machine import attest, secrets
 from protocol.arch.s390.machine import guest as guest_calls
 from protocol.arch.s390.machine.entities import SecureCpu
 from protocol.arch.s390.machine.guest_storage import ProgramInterruption, load, refusal, store
@@ -222,11 +222,14 @@ def _uvc(sie: Sie, secure: SecureCpu, step: Uvc) -> Result:
     elif code != QUERY and length != spec.length:
         outcome = Outcome(INV_LEN)
     else:
-        sie.uv.ledger.count(("te_calls", spec.name, spec.category, "native", "guest"))
+        key = ("te_calls", spec.name, spec.category, "native", "guest")
         try:
             outcome = _GUEST_CALLS[spec.name](sie.uv, secure, block)
         except guest_calls.Pinned:
+            sie.uv.ledger.count(key)
             return Trap(instructions.unshare(), block, finished=False)
+        if not isinstance(outcome, Fault):  # nullified by an exception, it was not a call
+            sie.uv.ledger.count(key)
     if isinstance(outcome, Fault):
         return outcome
     for offset, data in (*outcome.out, (ANSWER_AT, ANSWER.pack(outcome.rc, outcome.rrc))):
@@ -242,6 +245,10 @@ _GUEST_CALLS = {
     "share": guest_calls.set_shared,
     "unshare": guest_calls.remove_shared,
     "attest": attest.attest,
+    "add_secret": secrets.add,
+    "list_secrets": secrets.list_all,
+    "lock_secrets": secrets.lock,
+    "retrieve_secret": secrets.retrieve,
 }
 
 _HANDLERS: dict[type, Callable[..., Result]] = {
