@@ -19,14 +19,16 @@ from protocol.calls import Donation
 from protocol.effects import Fault
 from protocol.ledger import Ledger
 from protocol.level import HostMemory
-from protocol.memory.pool import Pool
+from protocol.memory.pool import OutOfFrames, Pool
 from protocol.memory.store import OFFSET, PAGE, PAGE_SHIFT
 
 PLAIN = 0
 DONATED = 1  # the Trusted Entity's, as far as this guest host knows
 SECURE = 2  # holds a page of a secure guest of this guest host
 TABLE = 4  # holds a table that was shadowed: stores trap
-_GUARDED = DONATED | SECURE
+CLAIMED = 8  # a call that names it is under way below
+LEFTOVER = 16  # was secure before a reset; plain to the guest host, replaced when it is touched
+_GUARDED = DONATED | SECURE | LEFTOVER
 ABSENT = -1
 
 
@@ -65,11 +67,21 @@ M = TypeVar("M", bound=OwnMemory)
 
 @dataclass(slots=True)
 class Hypervisor(Generic[M]):
-    """The level below at work: its own number, its own memory, the frames that emulation may use."""
+    """The level below at work: its own number, its own memory, the frames that emulation may use.
+
+    `promised` frames of the pool are owed to guest hosts: what they donated comes back to them one day. What
+    was lent in exchange comes back first, so it is not among them.
+    """
 
     level: int
     memory: M
     pool: Pool
+    promised: int = 0
+
+    def keep_promises(self) -> None:
+        """Hold what was just taken against what is owed. Raises OutOfFrames: give it back then."""
+        if self.pool.free < self.promised:
+            raise OutOfFrames(f"L{self.level} owes {self.promised} frames and has {self.pool.free}")
 
 
 class GuestHost(Generic[M]):
@@ -128,10 +140,11 @@ class GuestHost(Generic[M]):
             return self._poke_pages(address, data)
         attention = self._attention[address >> PAGE_SHIFT]
         if attention & _GUARDED:
-            return self.guarded_poke(address, data)
-        fault = self._memory.poke(self.address_below(address), data)
+            fault = self.guarded_poke(address, data)
+        else:
+            fault = self._memory.poke(self.address_below(address), data)
         if fault is not None:
-            return replace(fault, address=address)
+            return fault if attention & _GUARDED else replace(fault, address=address)
         if attention & TABLE:
             self.table_written(address, len(data))
         return None
@@ -207,7 +220,7 @@ class GuestHost(Generic[M]):
 
     @abstractmethod
     def guarded_peek(self, address: int, length: int) -> bytes | Fault:
-        """A load from a frame that is donated or secure, within one page."""
+        """A load from a frame that is donated, secure or left over, within one page."""
 
     @abstractmethod
     def guarded_poke(self, address: int, data: bytes) -> Fault | None:
@@ -224,6 +237,35 @@ class GuestHost(Generic[M]):
 
     def unmark(self, frame: int, flag: int) -> None:
         self._attention[frame] &= 0xFF ^ flag
+
+    def claim(self, frames: np.ndarray) -> bool:
+        """A call that names `frames` goes below. False, with nothing done, if another one names any."""
+        if (self.attention[frames] & CLAIMED).any():
+            return False
+        self.attention[frames] |= CLAIMED
+        return True
+
+    def unclaim(self, frames: np.ndarray) -> None:
+        self.attention[frames] &= 0xFF ^ CLAIMED
+
+    def claim_one(self, frame: int) -> bool:
+        """The same for one frame."""
+        if self._attention[frame] & CLAIMED:
+            return False
+        self._attention[frame] |= CLAIMED
+        return True
+
+    def unclaim_one(self, frame: int) -> None:
+        self._attention[frame] &= 0xFF ^ CLAIMED
+
+    def put_under(self, frame: int, new: int) -> int:
+        """Let `frame` lie in another frame of the level below; returns the one in which it lay."""
+        old = int(self._slots[frame])
+        self._slots[frame] = new
+        if self.ram is not None:
+            self.ram.left(np.array([old]))
+            self.ram.joined(np.array([frame]), np.array([new]))
+        return old
 
     def take_away(self, frames: np.ndarray, donation: Donation) -> None:
         """The guest host donated `frames`: it cannot reach them until `give_back`."""

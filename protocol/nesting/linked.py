@@ -26,6 +26,11 @@ class LinkedLevel:
         self.peek = memory.peek
         self.poke = memory.poke
 
+    @property
+    def memory(self) -> OwnMemory:
+        """What is reached without a message."""
+        return self._memory
+
     def clear(self, frames: Sequence[int] | np.ndarray) -> None:
         self._memory.clear(frames)
 

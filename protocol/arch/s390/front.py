@@ -94,7 +94,7 @@ class Front:
             outcome = performed if isinstance(performed, Outcome) else (yield from performed)
         finally:
             self.locks.give(entity)
-        return self._answer(cpu, r2, outcome)
+        return self._answer(cpu, r2, outcome) if outcome.rc else BUSY  # 0 is no return code: nothing was done
 
     def _refusal(self, length: int, code: int, block: bytes) -> int:
         """The generic return code of the first check that fails, else 0."""

@@ -1,8 +1,9 @@
 """Build and edit guest tables in a host's own memory, entry by entry as a host does.
 
-The shape is Linux's for guests up to 4 TiB: a region-third table, segment tables of 2048 entries (16 KiB), page tables
-of 256 entries (2 KiB, two in a frame). A store goes through the host's own memory, so it traps where that host's tables
-are shadowed. Layout: section 8.4 of the fact sheet.
+The shape is Linux's: region and segment tables of 2048 entries (16 KiB), page tables of 256 entries (2 KiB,
+two in a frame). The top is a region-third table, good for 4 TiB, unless more is asked for. A store goes
+through the host's own memory, so it traps where that host's tables are shadowed. Layout: section 8.4 of the
+fact sheet.
 """
 
 from __future__ import annotations
@@ -17,39 +18,53 @@ from protocol.nesting.guest_host import OwnMemory
 
 CRST_FRAMES = 4
 SEGMENT_PAGES = 256
-REGION_SEGMENTS = 2048
-_INVALID_CRST = {
-    1: (0x04 | dat.INVALID).to_bytes(8, "big") * 2048,
-    0: dat.INVALID.to_bytes(8, "big") * 2048,
-}
+CRST_ENTRIES = 2048
+REGION_THIRD, REGION_FIRST = 1, 3  # levels of a top table; 0 is a segment table, -1 a page table
+_LENGTH = 0x03  # a full table
+_INVALID_CRST = tuple((dat.INVALID | level << 2).to_bytes(8, "big") * CRST_ENTRIES for level in range(4))
 _INVALID_PAGES = dat.PAGE_INVALID.to_bytes(8, "big") * SEGMENT_PAGES
 
 
 class GuestTable:
     """The table of one guest: maps its pages to frames of the host that owns `memory`."""
 
-    def __init__(self, memory: OwnMemory, pool: Pool) -> None:
+    def __init__(self, memory: OwnMemory, pool: Pool, top: int = REGION_THIRD) -> None:
+        """An empty table. Raises OutOfFrames with nothing taken."""
         self._memory = memory
         self._pool = pool
-        self._segments: dict[int, int] = {}  # region-third index -> origin of its segment table
+        self._top = top
+        self._tables: list[dict[int, int]] = [{} for _ in range(top + 1)]  # by level: number -> origin
         self._pages: dict[int, int] = {}  # segment number -> origin of its page table
-        self._half: int | None = None  # the free half of a frame that holds one page table
+        self._free: list[int] = []  # origins of page tables that nothing links
         self._crst: list[int] = []
         self._frames: list[int] = []
-        self.root = self._new_crst(1)
+        self.root = self._tables[top][0] = self._new_crst(top)
 
     @property
     def asce(self) -> int:
-        """Region-third table of full length, private space."""
-        return self.root | dat.PRIVATE | 0x04 | 0x03
+        """Full length, private space."""
+        return self.root | dat.PRIVATE | self._top << 2 | _LENGTH
 
     @property
     def frames(self) -> int:
         return CRST_FRAMES * len(self._crst) + len(self._frames)
 
+    def reserve(self, first: int, pages: int) -> None:
+        """Have all frames that mapping pages [first, first + pages) can need. Raises OutOfFrames."""
+        segments = range(first // SEGMENT_PAGES, (first + max(pages, 1) - 1) // SEGMENT_PAGES + 1)
+        for number in range(segments.start // CRST_ENTRIES, (segments.stop - 1) // CRST_ENTRIES + 1):
+            self._crst_of(0, number)
+        missing = len(segments) - len(self._pages) - len(self._free)
+        if missing > 0:
+            self._more_page_tables(self._pool.take_singles((missing + 1) // 2))
+
+    # -- entries -----------------------------------------------------------------------------
+
     def map(self, page: int, frame: int, protect: bool = False) -> None:
+        """Map one page. Raises OutOfFrames with nothing changed."""
         entry = frame << PAGE_SHIFT | (dat.PROTECT if protect else 0)
-        self._store(self._page_table(page // SEGMENT_PAGES) + 8 * (page % SEGMENT_PAGES), entry.to_bytes(8, "big"))
+        table = self._page_table(page // SEGMENT_PAGES)
+        self._store(table + 8 * (page % SEGMENT_PAGES), entry.to_bytes(8, "big"))
 
     def map_run(self, page: int, frames: np.ndarray) -> None:
         """Map pages [page, page + len(frames)); one store for each entry."""
@@ -71,11 +86,13 @@ class GuestTable:
         return True
 
     def unmap_segment(self, segment: int) -> bool:
-        """Invalidate all 256 pages of a segment."""
-        table = self._pages.get(segment)
+        """Take 256 pages away by one store: their page table is unlinked."""
+        table = self._pages.pop(segment, None)
         if table is None:
             return False
-        self._store(table, _INVALID_PAGES, SEGMENT_PAGES)
+        number, index = divmod(segment, CRST_ENTRIES)
+        self._store(self._tables[0][number] + 8 * index, dat.INVALID.to_bytes(8, "big"))
+        self._free.append(table)
         return True
 
     def segments(self) -> list[int]:
@@ -87,23 +104,31 @@ class GuestTable:
         for origin in self._crst:
             self._pool.give_run(origin >> PAGE_SHIFT, CRST_FRAMES)
         self._pool.give(self._frames)
-        self._crst, self._frames, self._half = [], [], None
-        self._segments.clear()
+        self._crst, self._frames, self._free = [], [], []
+        self._tables = []
         self._pages.clear()
+
+    # -- tables ------------------------------------------------------------------------------
 
     def _page_table(self, segment: int) -> int:
         table = self._pages.get(segment)
         if table is None:
-            table = self._pages[segment] = self._new_page_table()
-            region, index = divmod(segment, REGION_SEGMENTS)
-            self._store(self._segment_table(region) + 8 * index, table.to_bytes(8, "big"))
+            number, index = divmod(segment, CRST_ENTRIES)
+            parent = self._crst_of(0, number)
+            table = self._new_page_table()
+            self._store(parent + 8 * index, table.to_bytes(8, "big"))
+            self._pages[segment] = table
         return table
 
-    def _segment_table(self, region: int) -> int:
-        origin = self._segments.get(region)
+    def _crst_of(self, level: int, number: int) -> int:
+        """Origin of table `number` of a level, linked into the tables above it."""
+        origin = self._tables[level].get(number)
         if origin is None:
-            origin = self._segments[region] = self._new_crst(0)
-            self._store(self.root + 8 * region, (origin | 0x04 | 0x03).to_bytes(8, "big"))
+            above, index = divmod(number, CRST_ENTRIES)
+            parent = self._crst_of(level + 1, above)
+            origin = self._new_crst(level)
+            self._store(parent + 8 * index, (origin | level + 1 << 2 | _LENGTH).to_bytes(8, "big"))
+            self._tables[level][number] = origin
         return origin
 
     def _new_crst(self, level: int) -> int:
@@ -113,15 +138,16 @@ class GuestTable:
         return origin
 
     def _new_page_table(self) -> int:
-        if self._half is not None:
-            origin, self._half = self._half, None
-        else:
-            frame = self._pool.take()
-            self._frames.append(frame)
-            origin = frame << PAGE_SHIFT
-            self._half = origin + 0x800
-        self._store(origin, _INVALID_PAGES)
-        return origin
+        if not self._free:
+            self._more_page_tables([self._pool.take()])
+        table = self._free.pop()
+        self._store(table, _INVALID_PAGES)
+        return table
+
+    def _more_page_tables(self, frames: list[int]) -> None:
+        self._frames += frames
+        for frame in frames:
+            self._free += ((frame << PAGE_SHIFT) + 0x800, frame << PAGE_SHIFT)
 
     def _store(self, address: int, data: bytes, stores: int = 1) -> None:
         fault = self._memory.write(address, data, stores)

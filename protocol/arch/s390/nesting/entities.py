@@ -1,17 +1,17 @@
-"""What L0 (or any level with a guest host) tracks of the secure guests of one guest host: section 7.4."""
+"""What any level with a guest host tracks of the secure guests of one: section 7.4 of the fact sheet."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from protocol.arch.s390.nesting.shadow import Space
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A contiguous run of the level's own frames that it donated for a guest host."""
+class Block(NamedTuple):
+    """A contiguous run of the level's own frames that it took for a guest host."""
 
     first: int
     count: int
@@ -19,7 +19,10 @@ class Block:
 
 @dataclass(slots=True)
 class TrackedConfig:
-    """`handle` is what the guest host knows, `real` what the level below answers to."""
+    """`handle` is what the guest host knows, `real` what the level below answers to.
+
+    While it is `closed` a call about all of its pages is under way below: none about one of them is issued.
+    """
 
     handle: int
     real: int
@@ -29,12 +32,17 @@ class TrackedConfig:
     donated: tuple[Block, ...]
     sca: Block
     has_params: bool = False
+    closed: bool = False
+    flights: int = 0  # calls about single pages of it that are under way
     cpus: dict[int, TrackedCpu] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class TrackedCpu:
-    """`block` and `sida` are the shadow control block and its data page, for as long as the CPU exists."""
+    """`block` and `sida` are the shadow control block and its data page.
+
+    They live as long as the CPU, and until the guest host's CPU that is `inside` has left.
+    """
 
     handle: int
     real: int
@@ -45,3 +53,5 @@ class TrackedCpu:
     block: int
     sida: int
     prefix: int = 0
+    inside: bool = False
+    ended: bool = False

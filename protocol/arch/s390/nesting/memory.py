@@ -1,7 +1,8 @@
 """Treatment of the calls about pages, and the level's own swapping under a guest host.
 
-A page that this level exported on its own (`away`) looks secure to the guest host; it is brought back before any call
-that could tell the difference is issued below.
+A page that this level exported on its own looks secure to the guest host; it is brought back before any call
+that could tell the difference is issued below. While a call about a page is under way its frame is claimed,
+and a guest page that is named has its shadow entry held.
 """
 
 from __future__ import annotations
@@ -9,9 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocol.arch.s390.cpu import Cpu
-from protocol.arch.s390.machine.memory import IS_DONATED, NOT_IMPORTABLE, NOT_MAPPED, OUTSIDE, UNALIGNED
+from protocol.arch.s390.issue import Issuer
+from protocol.arch.s390.machine.memory import (
+    IS_DONATED,
+    NOT_IMPORTABLE,
+    NOT_MAPPED,
+    NOT_SHARED,
+    OUTSIDE,
+    UNALIGNED,
+)
 from protocol.arch.s390.nesting.entities import TrackedConfig
-from protocol.arch.s390.nesting.vm import Treated, passed
+from protocol.arch.s390.nesting.vm import NOT_NOW, Treated, close, passed
 from protocol.arch.s390.structs import (
     EXECUTED,
     HANDLE_GADDR,
@@ -23,7 +32,7 @@ from protocol.arch.s390.structs import (
 from protocol.calls import CallSpec
 from protocol.effects import Fault, Step
 from protocol.memory.store import OFFSET, PAGE_SHIFT
-from protocol.nesting.guest_host import DONATED
+from protocol.nesting.guest_host import DONATED, LEFTOVER
 
 if TYPE_CHECKING:
     from protocol.arch.s390.nesting import Nested
@@ -31,21 +40,68 @@ if TYPE_CHECKING:
 CTS, CFS, DSS, PIN, UNPIN = 0x0200, 0x0201, 0x0202, 0x0341, 0x0342
 
 
+# -- calls that name a page of a guest -------------------------------------------------------------
+
+
 def bring_in(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
     """Import and unpack: the guest address stays as it is, but the shadow table has to map it first."""
     handle, gaddr = HANDLE_GADDR.unpack_from(uvcb)
     config = nested.configs[handle]
+    page = gaddr >> PAGE_SHIFT
+    elsewhere = nested.away_at.get((config.space.serial, page))
+    if elsewhere is not None and not (yield from restore(nested, nested.issuer(cpu), elsewhere)):
+        return NOT_NOW
     frame = _mapped(nested, config, gaddr)
-    if frame is not None and nested.away[frame]:
-        yield from restore(nested, cpu, frame)
-    outcome = yield from passed(nested, spec, cpu, uvcb)
+    if frame is not None and frame in nested.away:
+        if (
+            nested.by_serial.get(nested.away[frame][0]) is None
+        ):  # its guest is gone, to the guest host it is secure
+            nested.shadows.unmap(config.space, config.space.first + page)
+            frame = None
+        elif not (yield from restore(nested, nested.issuer(cpu), frame)):
+            return NOT_NOW
+    outcome = yield from _held(nested, spec, cpu, uvcb, config, gaddr, frame)
     if outcome.rc == EXECUTED:
         assert frame is not None, "the level below used a page that no shadow maps"
-        nested.track_page(config, gaddr >> PAGE_SHIFT, frame)
+        nested.track_page(config, page, frame)
         nested.ledger.count(("pages", spec.name))
-    elif outcome.rc == NOT_MAPPED.rc and _donated(nested, config, gaddr):
+    elif outcome.rc == NOT_MAPPED.rc and _is_taken(nested, config, gaddr):
         return NOT_IMPORTABLE
     return outcome
+
+
+def unpin(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
+    handle, gaddr = HANDLE_GADDR.unpack_from(uvcb)
+    config = nested.configs[handle]
+    frame = _mapped(nested, config, gaddr)
+    outcome = yield from _held(nested, spec, cpu, uvcb, config, gaddr, frame)
+    if outcome.rc == EXECUTED and frame is not None:
+        nested.pins.pop(frame, None)
+    elif outcome.rc == NOT_MAPPED.rc and _is_taken(nested, config, gaddr):
+        return NOT_SHARED
+    return outcome
+
+
+def _held(
+    nested: Nested,
+    spec: CallSpec,
+    cpu: Cpu,
+    uvcb: bytes,
+    config: TrackedConfig,
+    gaddr: int,
+    frame: int | None,
+) -> Treated:
+    """Issue a call about a guest page; its shadow entry and its frame stay what they are meanwhile."""
+    if frame is not None and not begin(nested, frame):
+        return NOT_NOW
+    held, page = config.space.held, config.space.first + (gaddr >> PAGE_SHIFT)
+    held.add(page)
+    try:
+        return (yield from passed(nested, spec, cpu, uvcb))
+    finally:
+        held.discard(page)
+        if frame is not None:
+            end(nested, frame)
 
 
 def _mapped(nested: Nested, config: TrackedConfig, gaddr: int) -> int | None:
@@ -57,12 +113,15 @@ def _mapped(nested: Nested, config: TrackedConfig, gaddr: int) -> int | None:
     return None if isinstance(frame, Fault) else frame
 
 
-def _donated(nested: Nested, config: TrackedConfig, gaddr: int) -> bool:
+def _is_taken(nested: Nested, config: TrackedConfig, gaddr: int) -> bool:
+    """Does the guest host map a frame there that the level below cannot see as what it is?"""
     frame = nested.shadows.walk(config.space, config.space.mso + gaddr, write=True)
-    return not isinstance(frame, Fault) and bool(nested.attention_of(frame) & DONATED)
+    if isinstance(frame, Fault):
+        return False
+    return bool(nested.attention_of(frame) & DONATED) or frame in nested.away
 
 
-# -- calls that name a page of the guest host -----------------------------------------------------------------------------
+# -- calls that name a page of the guest host ------------------------------------------------------
 
 
 def convert_from_secure(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
@@ -72,30 +131,34 @@ def convert_from_secure(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -
         return frame
     outcome = yield from _translated(nested, spec, cpu, frame)
     if outcome.rc == EXECUTED:
+        if frame in nested.away and nested.space_of(frame) is None:  # its key is gone with its guest
+            nested.below.memory.clear([nested.frame_below(frame)])
         nested.untrack_page(frame)
         nested.ledger.count(("pages", spec.name))
     return outcome
 
 
 def destroy_storage(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
+    """A page that is away comes back first: outside, its proof would outlive it."""
     frame = _own_frame(nested, uvcb)
     if isinstance(frame, Outcome):
         return frame
-    if nested.away[frame]:
-        yield from restore(nested, cpu, frame)
+    if frame in nested.away and not (yield from restore(nested, nested.issuer(cpu), frame)):
+        return NOT_NOW
     outcome = yield from _translated(nested, spec, cpu, frame)
     if outcome.rc == EXECUTED:
+        if frame in nested.away:
+            nested.below.memory.clear([nested.frame_below(frame)])
         nested.untrack_page(frame)
         nested.ledger.count(("pages", spec.name))
     return outcome
 
 
 def pin(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
+    """A page that is away is not shared, here as below."""
     frame = _own_frame(nested, uvcb)
     if isinstance(frame, Outcome):
         return frame
-    if nested.away[frame]:
-        yield from restore(nested, cpu, frame)
     outcome = yield from _translated(nested, spec, cpu, frame)
     if outcome.rc == EXECUTED:
         nested.pins[frame] = int(nested.page_owner[frame])
@@ -110,101 +173,190 @@ def _own_frame(nested: Nested, uvcb: bytes) -> int | Outcome:
     if paddr & OFFSET:
         return UNALIGNED
     frame: int = paddr >> PAGE_SHIFT
-    return IS_DONATED if nested.attention_of(frame) & DONATED else frame
+    attention = nested.attention_of(frame)
+    if attention & LEFTOVER:
+        nested.replace_leftover(frame)
+    return IS_DONATED if attention & DONATED else frame
 
 
 def _translated(nested: Nested, spec: CallSpec, cpu: Cpu, frame: int) -> Treated:
+    if not begin(nested, frame):
+        return NOT_NOW
     nested.ledger.count(("translations", "host_page"))
     paddr = nested.frame_below(frame) << PAGE_SHIFT
-    outcome = yield from nested.issuer(cpu).uvc(block(spec.length, spec.code, PADDR, paddr))
+    try:
+        outcome = yield from nested.issuer(cpu).uvc(block(spec.length, spec.code, PADDR, paddr))
+    finally:
+        end(nested, frame)
     return Outcome(outcome.rc, outcome.rrc)
 
 
-def unpin(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
-    handle, gaddr = HANDLE_GADDR.unpack_from(uvcb)
-    config = nested.configs[handle]
-    frame = _mapped(nested, config, gaddr)
-    outcome = yield from passed(nested, spec, cpu, uvcb)
-    if outcome.rc == EXECUTED and frame is not None:
-        nested.pins.pop(frame, None)
-    return outcome
+# -- calls about all pages of a guest ----------------------------------------------------------------
 
 
 def unshare_all(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
-    outcome = yield from passed(nested, spec, cpu, uvcb)
+    config = nested.configs[NODATA.unpack_from(uvcb)[0]]
+    if not close(config):
+        return NOT_NOW
+    try:
+        outcome = yield from passed(nested, spec, cpu, uvcb)
+    finally:
+        config.closed = False
     if outcome.rc == EXECUTED:
-        serial = nested.configs[NODATA.unpack_from(uvcb)[0]].space.serial
-        for frame in [frame for frame, owner in nested.pins.items() if owner == serial]:
-            del nested.pins[frame]
+        nested.unpin_all(config.space.serial)
     return outcome
 
 
-# -- the level below the guest host swaps on its own ---------------------------------------------------------------------
+# -- what is under way --------------------------------------------------------------------------------
 
 
-def restore(nested: Nested, cpu: Cpu, frame: int) -> Step[None]:
-    """Bring a page back that this level exported on its own. Its guest's key is alive or nobody can need it."""
-    serial, page = int(nested.page_owner[frame]), int(nested.page_number[frame])
-    config = nested.by_serial.get(serial)
-    nested.away[frame] = 0
-    if config is None:
-        nested.below.memory.clear([nested.frame_below(frame)])
-        return
-    gaddr = page << PAGE_SHIFT
+def begin(nested: Nested, frame: int) -> bool:
+    """A call about this frame goes below. False if another one is there, or one about all of its guest."""
+    owner = nested.by_serial.get(int(nested.page_owner[frame]))
+    if owner is not None and owner.closed:
+        return False
+    if not nested.claim_one(frame):
+        return False
+    if owner is not None:
+        owner.flights += 1
+    return True
+
+
+def end(nested: Nested, frame: int) -> None:
+    nested.unclaim_one(frame)
+    owner = nested.by_serial.get(int(nested.page_owner[frame]))
+    if owner is not None:
+        owner.flights -= 1
+
+
+# -- pages that this level brings in by itself ------------------------------------------------------------
+
+
+def import_page(nested: Nested, issuer: Issuer, config: TrackedConfig, page: int, frame: int) -> Step[bool]:
+    """Make a page secure without a call of the guest host (an enlightenment); the shadow maps it."""
+    if not begin(nested, frame):
+        return False
+    held = config.space.first + page
+    config.space.held.add(held)
+    try:
+        outcome = yield from issuer.uvc(block(0x28, CTS, HANDLE_GADDR, config.real, page << PAGE_SHIFT))
+    finally:
+        config.space.held.discard(held)
+        end(nested, frame)
+    if outcome.rc != EXECUTED:
+        return False
+    nested.track_page(config, page, frame)
+    nested.ledger.count(("pages", "merged"))
+    return True
+
+
+def import_all(nested: Nested, cpu: Cpu, config: TrackedConfig) -> Step[None]:
+    """Make everything secure that the guest host maps for its guest."""
     space = config.space
-    virtual = (space.mso + gaddr) >> PAGE_SHIFT
-    before = space.frame_of(virtual)
-    nested.shadows.map(space, virtual, frame)
-    outcome = yield from nested.issuer(cpu).uvc(block(0x28, CTS, HANDLE_GADDR, config.real, gaddr))
+    issuer = nested.issuer(cpu)
+    for page in range(space.length >> PAGE_SHIFT):
+        frame = nested.shadows.fill(space, space.mso + (page << PAGE_SHIFT), write=True)
+        if not isinstance(frame, Fault) and not nested.page_owner[frame]:
+            yield from import_page(nested, issuer, config, page, frame)
+
+
+def restore(nested: Nested, issuer: Issuer, frame: int) -> Step[bool]:
+    """Bring a page back that this level exported on its own. False if a call about it is under way.
+
+    If its guest is gone nothing can be brought back, and nothing is: the page goes on to look secure.
+    """
+    serial, page = nested.away[frame]
+    config = nested.by_serial.get(serial)
+    if config is None:
+        return True
+    if not begin(nested, frame):
+        return False
+    gaddr, space = page << PAGE_SHIFT, config.space
+    at = space.first + page
+    before = space.frame_of(at)
+    nested.shadows.map(space, at, frame)
+    space.held.add(at)
+    try:
+        outcome = yield from issuer.uvc(block(0x28, CTS, HANDLE_GADDR, config.real, gaddr))
+    finally:
+        space.held.discard(at)
+        end(nested, frame)
+        if before != frame:
+            nested.shadows.unmap(space, at)
     assert outcome.rc == EXECUTED, f"a page that this level exported does not come back: {outcome}"
-    if before != frame:
-        nested.shadows.unmap(space, virtual)
+    nested.came_back(frame)
     nested.ledger.count(("pages", "restored"))
+    return True
 
 
-def swap(nested: Nested, cpu: Cpu, frame: int) -> Step[bool]:
+def swap(nested: Nested, frame: int) -> Step[bool]:
     """Put another frame of this level under `frame` of the guest host; True if it was done.
 
-    Invisible to the guest host and to its guests. A page that its guest shares is left where it is: to export it would
-    take it away from the guest host as well.
+    Invisible to the guest host and to its guests. A page that its guest shares is left where it is: to export
+    it would take it away from the guest host as well. So is one that a call under way names.
     """
-    if nested.frame_below(frame) < 0:
+    if (
+        nested.keeping
+        or nested.dead
+        or nested.frame_below(frame) < 0
+        or nested.attention_of(frame) & LEFTOVER
+    ):
         return False
-    if nested.page_owner[frame] and not nested.away[frame]:
-        shared = yield from _is_shared(nested, cpu, frame)
-        if shared:
-            return False
-        paddr = nested.frame_below(frame) << PAGE_SHIFT
-        outcome = yield from nested.issuer(cpu).uvc(block(0x20, CFS, PADDR, paddr))
-        assert outcome.rc == EXECUTED, f"a private page cannot be exported: {outcome}"
-        nested.away[frame] = 1
+    if not begin(nested, frame):
+        return False
+    nested.keeping = True
+    try:
+        done = yield from _export(nested, frame)
+    finally:
+        nested.keeping = False
+        end(nested, frame)
+    if not done:
+        return False
     nested.shadows.unmap_frame(frame)
-    old, new = nested.frame_below(frame), nested.below.pool.take()
-    nested.below.memory.move(old, new)
-    nested.slots[frame] = new
-    nested.below.pool.give((old,))
+    new = nested.below.pool.take()
+    nested.below.memory.move(nested.frame_below(frame), new)
+    nested.below.pool.give((nested.put_under(frame, new),))
     nested.ledger.count(("pages", "swapped"))
     return True
 
 
-def _is_shared(nested: Nested, cpu: Cpu, frame: int) -> Step[bool]:
-    """Pin works on shared pages only; a pin that the guest host did not make is taken away again."""
-    if frame in nested.pins:
+def _export(nested: Nested, frame: int) -> Step[bool]:
+    """Have the page outside, so that this level can copy it; False if its guest shares it."""
+    if not nested.page_owner[frame] or frame in nested.away:
         return True
-    issuer = nested.issuer(cpu)
-    paddr = nested.frame_below(frame) << PAGE_SHIFT
-    outcome = yield from issuer.uvc(block(0x20, PIN, PADDR, paddr))
-    if outcome.rc != EXECUTED:
+    if nested.space_of(frame) is None:  # nobody can bring it back: let it be
         return False
-    config = nested.by_serial.get(int(nested.page_owner[frame]))
-    if config is not None:
-        page = int(nested.page_number[frame])
-        virtual = (config.space.mso >> PAGE_SHIFT) + page
-        before = config.space.frame_of(virtual)
-        nested.shadows.map(config.space, virtual, frame)
-        yield from issuer.uvc(block(0x28, UNPIN, HANDLE_GADDR, config.real, page << PAGE_SHIFT))
-        if before != frame:
-            nested.shadows.unmap(config.space, virtual)
+    if (yield from _is_shared(nested, frame)):
+        return False
+    paddr = nested.frame_below(frame) << PAGE_SHIFT
+    outcome = yield from nested.keeper.uvc(block(0x20, CFS, PADDR, paddr))
+    if outcome.rc != EXECUTED:  # shared in between
+        return False
+    nested.went_away(frame)
     return True
 
 
+def _is_shared(nested: Nested, frame: int) -> Step[bool]:
+    """Pin works on shared pages only; a pin that the guest host did not make is taken away again."""
+    if frame in nested.pins:
+        return True
+    paddr = nested.frame_below(frame) << PAGE_SHIFT
+    outcome = yield from nested.keeper.uvc(block(0x20, PIN, PADDR, paddr))
+    if outcome.rc != EXECUTED:
+        return False
+    config = nested.by_serial[int(nested.page_owner[frame])]
+    page = int(nested.page_number[frame])
+    space, at = config.space, config.space.first + page
+    before = space.frame_of(at)
+    nested.shadows.map(space, at, frame)
+    space.held.add(at)
+    try:
+        outcome = yield from nested.keeper.uvc(
+            block(0x28, UNPIN, HANDLE_GADDR, config.real, page << PAGE_SHIFT)
+        )
+    finally:
+        space.held.discard(at)
+        if before != frame:
+            nested.shadows.unmap(space, at)
+    assert outcome.rc == EXECUTED, f"a pin of this level's own does not go: {outcome}"
+    return True

@@ -1,30 +1,40 @@
 """Shadow tables: what a guest host maps for its guest, in frames of the level below.
 
-Theory of operation. A `Space` is one address space of a guest host (the ASCE that it gave). It has a table of the level's
-own, whose ASCE stays the same as long as the space exists, and which is filled lazily by walking the guest host's
-tables: they may be empty when a guest is created. Each table that a walk read is write-protected; a store to it traps
-and takes away exactly the entries that it changes. A frame that the level below moves is found by the reverse map.
+Theory of operation. A `Space` is one address space of a guest host (the ASCE that it gave). It has a table of
+the level's own, whose ASCE stays the same as long as the space exists, and which is filled lazily by walking
+the guest host's tables: they may be empty when a guest is created. Each table that a walk read is
+write-protected; a store to it traps and takes away exactly the entries that it changes. A frame that the
+level below moves is found by the reverse map.
+
+A page is *held* while a call that names it is under way below: it may lose its entry but gets no other one,
+so the frame that the call used is known when the answer comes.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from protocol.arch.s390 import cpu as z
 from protocol.arch.s390 import dat
-from protocol.arch.s390.tables import SEGMENT_PAGES, GuestTable
+from protocol.arch.s390.tables import REGION_FIRST, REGION_THIRD, SEGMENT_PAGES, GuestTable
 from protocol.effects import Fault
 from protocol.ledger import Ledger
+from protocol.memory.pool import OutOfFrames
 from protocol.memory.store import PAGE_SHIFT
-from protocol.nesting.guest_host import TABLE, GuestHost
+from protocol.nesting.guest_host import DONATED, LEFTOVER, TABLE
+
+if TYPE_CHECKING:
+    from protocol.arch.s390.nesting.frames import Frames
 
 SEGMENT_SHIFT = 20
+REGION_THIRD_END = 1 << 42
+PAGE_TABLE = -1
 
 
 class Table(NamedTuple):
-    """A table of the guest host that was read: its level (-1 for a page table) and the first address it maps."""
+    """A table of the guest host that was read: its level (-1: page table) and the first address it maps."""
 
     origin: int
     length: int
@@ -40,22 +50,34 @@ class Space:
         self.asce = asce
         self.mso = mso
         self.length = length
+        self.first = mso >> PAGE_SHIFT  # where page 0 of the guest is
         self.table = table
-        self.first = mso >> PAGE_SHIFT
-        self.mapped = np.zeros((length + 0xFFF) >> PAGE_SHIFT, np.uint32)  # frame + 1
-        self.seen: set[Table] = set()
+        self.segments: dict[int, list[int]] = {}  # segment -> frame + 1 for each of its pages
+        self.page_tables: dict[int, set[Table]] = {}  # segment -> what a walk read for it
+        self.upper: set[Table] = set()
+        self.held: set[int] = set()
+        self.users = 0  # CPUs inside: a space of a normal guest is not recycled then
 
     def frame_of(self, page: int) -> int | None:
-        index = page - self.first
-        if 0 <= index < self.mapped.size and (frame := int(self.mapped[index])):
-            return frame - 1
-        return None
+        segment = self.segments.get(page // SEGMENT_PAGES)
+        if segment is None or not (frame := segment[page % SEGMENT_PAGES]):
+            return None
+        return frame - 1
+
+    def mapped(self) -> list[tuple[int, int]]:
+        """All (page, frame) that the shadow maps."""
+        return [
+            (number * SEGMENT_PAGES + index, frame - 1)
+            for number, segment in self.segments.items()
+            for index, frame in enumerate(segment)
+            if frame
+        ]
 
 
 class Shadows:
     """All spaces of one guest host."""
 
-    def __init__(self, host: GuestHost, ledger: Ledger) -> None:  # type: ignore[type-arg]
+    def __init__(self, host: Frames, ledger: Ledger) -> None:
         self._host = host
         self._ledger = ledger
         self._serial = 0
@@ -63,77 +85,128 @@ class Shadows:
         self._protected: dict[int, set[tuple[int, Table]]] = {}  # frame -> (serial, table) that lie in it
         frames = host.attention.size
         self.mapper = np.zeros(frames, np.uint32)  # frame -> serial of the space that maps it
-        self.mapped_at = np.zeros(frames, np.uint32)  # and where
+        self.mapped_at = np.zeros(frames, np.uint64)  # and where
         self._more: dict[int, set[tuple[int, int]]] = {}  # frames that are mapped more than once
 
     def open(self, asce: int, mso: int, length: int) -> Space:
-        """A new, empty shadow. Raises OutOfFrames."""
+        """The empty shadow of a secure guest, with all frames that it can need. Raises OutOfFrames."""
         below = self._host.below
+        end = mso + length
+        table = GuestTable(
+            below.memory, below.pool, REGION_THIRD if end <= REGION_THIRD_END else REGION_FIRST
+        )
+        try:
+            table.reserve(mso >> PAGE_SHIFT, (length + 0xFFF) >> PAGE_SHIFT)
+            below.keep_promises()
+        except OutOfFrames:
+            table.drop()
+            raise
+        return self._opened(asce, mso, length, table)
+
+    def open_normal(self, asce: int) -> Space:
+        """The empty shadow of a guest that is not secure; it grows as it is used. Raises OutOfFrames."""
+        below = self._host.below
+        top = REGION_THIRD if asce & dat.REAL_SPACE else max(REGION_THIRD, (asce & dat.TYPE) >> 2)
+        table = GuestTable(below.memory, below.pool, top)
+        try:
+            below.keep_promises()
+        except OutOfFrames:
+            table.drop()
+            raise
+        return self._opened(asce, 0, 0, table)
+
+    def _opened(self, asce: int, mso: int, length: int, table: GuestTable) -> Space:
         self._serial += 1
-        space = Space(self._serial, asce, mso, length, GuestTable(below.memory, below.pool))
+        space = Space(self._serial, asce, mso, length, table)
         self.spaces[space.serial] = space
         return space
 
     def close(self, space: Space) -> None:
         """Nobody enters a guest with this space any more."""
-        for index in np.flatnonzero(space.mapped).tolist():
-            self._forget_frame(int(space.mapped[index]) - 1, space.serial, space.first + index)
-        for table in list(space.seen):
+        for page, frame in space.mapped():
+            self._forget_frame(frame, space.serial, page)
+        for table in [*space.upper, *(table for tables in space.page_tables.values() for table in tables)]:
             self._unprotect(space, table)
         space.table.drop()
         del self.spaces[space.serial]
 
-    # -- filling --------------------------------------------------------------------------------------------------
+    # -- filling -----------------------------------------------------------------------------
 
     def walk(self, space: Space, address: int, write: bool) -> int | Fault:
-        """The guest host's own frame behind `address` of the space, or the exception that its own table gives."""
+        """The guest host's own frame behind `address`, or the exception that its own table gives."""
         trail: list[dat.Step] = []
         absolute = dat.walk(self._host.peek, space.asce, address, write, trail)
         self._ledger.count(("translations", "guest_table"))
-        if not isinstance(absolute, Fault):
-            if absolute >= self._host.size:
-                return z.program(z.ADDRESSING, address, write)
-            for step in trail:
-                self._protect(space, Table(step.origin, step.length, step.level, step.base))
-            return absolute >> PAGE_SHIFT
-        return absolute
+        if isinstance(absolute, Fault):
+            return absolute
+        if absolute >= self._host.size:
+            return z.program(z.ADDRESSING, address, write)
+        for step in trail:
+            self._protect(space, Table(step.origin, step.length, step.level, step.base))
+        return absolute >> PAGE_SHIFT
 
     def fill(self, space: Space, address: int, write: bool) -> int | Fault:
-        """Map the page at `address` as the guest host does and return its frame there, or the guest host's exception."""
+        """Map the page at `address` as the guest host does and return its frame there.
+
+        Or the guest host's exception. Raises OutOfFrames for the space of a normal guest only.
+        """
         frame = self.walk(space, address, write)
         if isinstance(frame, Fault):
             return frame
-        if self._host.frame_below(frame) < 0:
+        if self._host.attention_of(frame) & DONATED:
             return z.program(z.SECURE_ACCESS, address, write)
+        if self._host.attention_of(frame) & LEFTOVER:
+            self._host.replace_leftover(frame)
         protect = not write and isinstance(self.walk(space, address, True), Fault)
         self.map(space, address >> PAGE_SHIFT, frame, protect)
         return frame
 
     def map(self, space: Space, page: int, frame: int, protect: bool = False) -> None:
-        old = space.frame_of(page)
-        if old is not None and old != frame:
-            self._forget_frame(old, space.serial, page)
-        if old != frame:
-            self._remember_frame(frame, space.serial, page)
-        space.mapped[page - space.first] = frame + 1
+        number, index = divmod(page, SEGMENT_PAGES)
+        segment = space.segments.get(number)
+        if segment is None:
+            segment = [0] * SEGMENT_PAGES
+        old = segment[index] - 1
         space.table.map(page, self._host.frame_below(frame), protect)
+        space.segments[number] = segment
+        if old != frame:
+            if old >= 0:
+                self._forget_frame(old, space.serial, page)
+            self._remember_frame(frame, space.serial, page)
+            segment[index] = frame + 1
         self._ledger.count(("table_ops", "map"))
 
-    # -- taking away ------------------------------------------------------------------------------------------------
+    # -- taking away -------------------------------------------------------------------------
 
     def unmap(self, space: Space, page: int) -> None:
-        frame = space.frame_of(page)
-        if frame is None:
+        segment = space.segments.get(page // SEGMENT_PAGES)
+        if segment is None or not (frame := segment[page % SEGMENT_PAGES]):
             return
-        space.mapped[page - space.first] = 0
+        segment[page % SEGMENT_PAGES] = 0
         space.table.unmap(page)
-        self._forget_frame(frame, space.serial, page)
+        self._forget_frame(frame - 1, space.serial, page)
         self._ledger.count(("table_ops", "unmap"))
 
     def unmap_frame(self, frame: int) -> None:
         """The level below is about to move this frame: no shadow may map it."""
         for serial, page in self._mappings(frame):
             self.unmap(self.spaces[serial], page)
+
+    def unmap_all(self, space: Space) -> None:
+        """Forget every entry of a space; they come back one by one."""
+        for number in list(space.segments):
+            self._drop_segment(space, number)
+
+    def _drop_segment(self, space: Space, number: int) -> None:
+        segment = space.segments.pop(number, None)
+        if segment is not None:
+            for index, frame in enumerate(segment):
+                if frame:
+                    self._forget_frame(frame - 1, space.serial, number * SEGMENT_PAGES + index)
+            space.table.unmap_segment(number)
+            self._ledger.count(("table_ops", "unlink"))
+        for table in space.page_tables.pop(number, ()):
+            self._unprotect(space, table)
 
     def written(self, address: int, length: int) -> None:
         """The guest host stores to a frame with tables in it."""
@@ -145,27 +218,33 @@ class Shadows:
                 self._entries_changed(self.spaces[serial], table, index, final)
 
     def _entries_changed(self, space: Space, table: Table, first: int, last: int) -> None:
-        if table.level < 0:
+        if table.level == PAGE_TABLE:
             base = table.base >> PAGE_SHIFT
             for page in range(base + first, base + last + 1):
                 self.unmap(space, page)
             return
         shift = SEGMENT_SHIFT + 11 * table.level
         start, stop = table.base + (first << shift), table.base + ((last + 1) << shift)
-        for segment in space.table.segments():
-            if start <= segment << SEGMENT_SHIFT < stop:
-                for page in range(segment * SEGMENT_PAGES, (segment + 1) * SEGMENT_PAGES):
-                    self.unmap(space, page)
-        for below in list(space.seen):
-            if below.level < table.level and start <= below.base < stop:
+        if table.level == 0:
+            for number in range(start >> SEGMENT_SHIFT, stop >> SEGMENT_SHIFT):
+                self._drop_segment(space, number)
+            return
+        for number in [number for number in space.segments if start <= number << SEGMENT_SHIFT < stop]:
+            self._drop_segment(space, number)
+        for below in [below for below in space.upper if below.level < table.level]:
+            if start <= below.base < stop:
+                space.upper.discard(below)
                 self._unprotect(space, below)
 
-    # -- write protection --------------------------------------------------------------------------------------------
+    # -- write protection --------------------------------------------------------------------
 
     def _protect(self, space: Space, table: Table) -> None:
-        if table in space.seen:
+        seen = space.upper
+        if table.level == PAGE_TABLE:
+            seen = space.page_tables.setdefault(table.base >> SEGMENT_SHIFT, set())
+        if table in seen:
             return
-        space.seen.add(table)
+        seen.add(table)
         for frame in _frames(table):
             if frame < self._host.attention.size:
                 self._protected.setdefault(frame, set()).add((space.serial, table))
@@ -173,7 +252,6 @@ class Shadows:
                 self._ledger.count(("table_ops", "protect"))
 
     def _unprotect(self, space: Space, table: Table) -> None:
-        space.seen.discard(table)
         for frame in _frames(table):
             users = self._protected.get(frame)
             if users is None:
@@ -183,7 +261,16 @@ class Shadows:
                 del self._protected[frame]
                 self._host.unmark(frame, TABLE)
 
-    # -- the reverse map -----------------------------------------------------------------------------------------------
+    def forget_tables(self, frame: int) -> None:
+        """The frame is no longer the guest host's to store to: what was read from it is no table any more."""
+        for serial, table in list(self._protected.get(frame, ())):
+            space = self.spaces[serial]
+            self._entries_changed(space, table, 0, (table.length >> 3) - 1)
+            space.upper.discard(table)
+            space.page_tables.get(table.base >> SEGMENT_SHIFT, set()).discard(table)
+            self._unprotect(space, table)
+
+    # -- the reverse map -----------------------------------------------------------------------
 
     def _remember_frame(self, frame: int, serial: int, page: int) -> None:
         if self.mapper[frame]:
@@ -205,10 +292,8 @@ class Shadows:
     def _mappings(self, frame: int) -> list[tuple[int, int]]:
         if not self.mapper[frame]:
             return []
-        return [(int(self.mapper[frame]), int(self.mapped_at[frame])), *self._more.get(frame, ())]
+        return [(int(self.mapper[frame]), int(self.mapped_at[frame])), *sorted(self._more.get(frame, ()))]
 
 
 def _frames(table: Table) -> range:
     return range(table.origin >> PAGE_SHIFT, (table.origin + table.length + 0xFFF) >> PAGE_SHIFT)
-
-

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from protocol.arch.s390 import checks
 from protocol.arch.s390.cpu import Cpu
+from protocol.arch.s390.issue import Issuer
 from protocol.arch.s390.machine.init import answer_keys, answer_query, host_view
 from protocol.arch.s390.machine.vm import read_header
 from protocol.arch.s390.nesting.entities import Block, TrackedConfig
+from protocol.arch.s390.nesting.shadow import Space
 from protocol.arch.s390.structs import (
     DONE,
     EXECUTED,
@@ -24,15 +28,33 @@ from protocol.arch.s390.structs import (
     block,
 )
 from protocol.calls import CallSpec
+from protocol.errors import OwnerGone
 from protocol.memory.pool import OutOfFrames
-from protocol.memory.store import PAGE_SHIFT
+from protocol.memory.store import PAGE, PAGE_SHIFT
 
 if TYPE_CHECKING:
     from protocol.arch.s390.nesting import Nested
 
 Treated = Generator[Any, Any, Outcome]
 ESCA_LENGTH = 0x4000
+NEED_DESTROY = 0x8000
+NOT_NOW = Outcome(0)  # becomes condition code 2: another call of this guest host is under way
 NO_RESOURCE = Outcome(checks.NO_MORE_CONFIGS)
+
+# What each CPU that issues has of its own: a control block, room to bounce an SE header or a dump, and the
+# shadow block of a guest that is not secure.
+SCRATCH_FRAMES = 4
+BOUNCE_LENGTH = 2 * PAGE
+
+
+def bounce(issuer: Issuer) -> int:
+    """Address of `BOUNCE_LENGTH` bytes, for as long as the issuer's call lasts."""
+    return issuer.scratch + PAGE
+
+
+def normal_block(issuer: Issuer) -> int:
+    """Address of the shadow block for a guest that is not secure, for as long as the CPU is in SIE."""
+    return issuer.scratch + PAGE + BOUNCE_LENGTH
 
 
 def passed(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
@@ -52,7 +74,7 @@ def with_real_handle(nested: Nested, spec: CallSpec, uvcb: bytes) -> bytes:
     return bytes(changed)
 
 
-# -- emulated: nothing is issued below -----------------------------------------------------------------------------------
+# -- emulated: nothing is issued below -------------------------------------------------------------
 
 
 def query(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
@@ -66,7 +88,7 @@ def query_keys(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated
 
 
 def init(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
-    """The real Ultravisor is up already; the guest host's donation is taken all the same, and pays for what follows."""
+    """The real Ultravisor is up already; the guest host's donation is taken all the same."""
     plan = checks.init(nested, *INIT.unpack_from(uvcb))
     if isinstance(plan, int):
         return Outcome(plan)
@@ -78,11 +100,11 @@ def init(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
     yield
 
 
-# -- modified ----------------------------------------------------------------------------------------------------------
+# -- create and destroy ----------------------------------------------------------------------------
 
 
 def create_config(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
-    """Every address in the block is replaced; the guest's table becomes a shadow that lives as long as the guest.
+    """Every address is replaced; the guest's table becomes a shadow that lives as long as the guest.
 
     The guest host's table may still be empty and its SCA all zero: neither is looked into.
     """
@@ -92,13 +114,12 @@ def create_config(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Trea
     fields = plan.fields
     nested.ledger.count(("translations", "variable_storage"), len(plan.variable))
     lent: list[Block] = []
-    space = None
     try:
         for length in (len(plan.base) << PAGE_SHIFT, len(plan.variable) << PAGE_SHIFT, ESCA_LENGTH):
             lent.append(nested.lend(length))
         space = nested.shadows.open(fields.asce, fields.mso, fields.length)
     except OutOfFrames:
-        _undo(nested, lent)
+        _unlend(nested, lent)
         return NO_RESOURCE
     base, variable, sca = lent
     below = CreateConfig(
@@ -110,22 +131,38 @@ def create_config(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Trea
         sca.first << PAGE_SHIFT,
         space.table.asce,
     )
-    outcome = yield from nested.issuer(cpu).uvc(below.pack(), out=HANDLE_OUT + 8)
-    if outcome.rc != EXECUTED:
+    donated = np.concatenate((plan.base, plan.variable))
+    nested.claim(donated)
+    try:
+        outcome = yield from nested.issuer(cpu).uvc(below.pack(), out=HANDLE_OUT + 8)
+    except OwnerGone:  # what was not answered was not issued
         nested.shadows.close(space)
-        _undo(nested, lent)
+        _unlend(nested, lent)
+        raise
+    finally:
+        nested.unclaim(donated)
+    if outcome.rc != EXECUTED and not outcome.rc & NEED_DESTROY:
+        nested.shadows.close(space)
+        _unlend(nested, lent)
         return Outcome(outcome.rc, outcome.rrc)
-    real = U64.unpack_from(outcome.out[0][1], HANDLE_OUT - 8)[0]
+    config = _made(nested, plan, space, lent, U64.unpack_from(outcome.out[0][1], HANDLE_OUT - 8)[0])
+    return Outcome(outcome.rc, outcome.rrc, ((HANDLE_OUT, U64.pack(config.handle)),))
+
+
+def _made(
+    nested: Nested, plan: checks.ConfigPlan, space: Space, lent: list[Block], real: int
+) -> TrackedConfig:
+    base, variable, sca = lent
     handle = nested.new_handle("config", real)
     config = TrackedConfig(handle, real, space, plan.base, plan.variable, (base, variable), sca)
     nested.configs[handle] = nested.by_serial[space.serial] = config
-    nested.takes(plan.base)
-    nested.takes(plan.variable)
+    nested.takes(plan.base, base.count)
+    nested.takes(plan.variable, variable.count)
     nested.book.add("vm_map")
-    return Outcome(EXECUTED, 0, ((HANDLE_OUT, U64.pack(handle)),))
+    return config
 
 
-def _undo(nested: Nested, lent: list[Block]) -> None:
+def _unlend(nested: Nested, lent: list[Block]) -> None:
     for run in lent:
         nested.unlend(run)
 
@@ -133,34 +170,49 @@ def _undo(nested: Nested, lent: list[Block]) -> None:
 def destroy_config(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
     """Pages of the guest stay tracked until each is destroyed or exported, as they stay secure below."""
     config = nested.configs[NODATA.unpack_from(uvcb)[0]]
-    outcome = yield from passed(nested, spec, cpu, uvcb)
+    if not close(config):
+        return NOT_NOW
+    try:
+        outcome = yield from passed(nested, spec, cpu, uvcb)
+    finally:
+        config.closed = False
     if outcome.rc == EXECUTED:
         forget_config(nested, config)
     return outcome
 
 
+def close(config: TrackedConfig) -> bool:
+    """Keep calls about single pages of this guest away; False if one is under way."""
+    if config.closed or config.flights:
+        return False
+    config.closed = True
+    return True
+
+
 def forget_config(nested: Nested, config: TrackedConfig) -> None:
     """The level below destroyed it: what was lent is free again, what was taken goes back."""
-    for run in (*config.donated, config.sca):
+    base, variable = config.donated
+    for run in (base, variable, config.sca):
         nested.unlend(run)
-    nested.returns(config.base)
-    nested.returns(config.variable)
+    nested.returns(config.base, base.count)
+    nested.returns(config.variable, variable.count)
     untrack_config(nested, config)
 
 
 def untrack_config(nested: Nested, config: TrackedConfig) -> None:
-    serial = config.space.serial
-    for frame in [frame for frame, owner in nested.pins.items() if owner == serial]:
-        del nested.pins[frame]
+    nested.unpin_all(config.space.serial)
     nested.shadows.close(config.space)
-    del nested.configs[config.handle], nested.by_serial[serial]
+    del nested.configs[config.handle], nested.by_serial[config.space.serial]
     nested.book.drop("vm_map")
+
+
+# -- parameters and verification ---------------------------------------------------------------------
 
 
 def set_params(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
     """The header lies in the guest host's home space: it is bounced. Unreadable, nothing is issued below.
 
-    The state of the configuration is looked at before the header, so whether the parameters are set is tracked.
+    The state of the configuration comes before the header, so whether the parameters are set is tracked.
     """
     handle, origin, length = SET_PARAMS.unpack_from(uvcb)
     config = nested.configs[handle]
@@ -169,13 +221,20 @@ def set_params(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated
     header = read_header(nested, cpu, origin, length)
     if isinstance(header, Outcome):
         return header
-    bounce = nested.lend((len(header) + 0xFFF) & ~0xFFF)
-    try:
-        nested.below.memory.write(bounce.first << PAGE_SHIFT, header)
-        nested.ledger.count(("copied_bytes", "se_header"), len(header))
-        uvcb = bytes(block(0x50, spec.code, SET_PARAMS, config.real, bounce.first << PAGE_SHIFT, length))
-        outcome = yield from nested.issuer(cpu).uvc(uvcb)
-    finally:
-        nested.unlend(bounce)
+    issuer = nested.issuer(cpu)
+    at = bounce(issuer)
+    nested.below.memory.write(at, header)
+    nested.ledger.count(("copied_bytes", "se_header"), len(header))
+    outcome = yield from issuer.uvc(block(spec.length, spec.code, SET_PARAMS, config.real, at, length))
     config.has_params = outcome.rc == EXECUTED
     return Outcome(outcome.rc, outcome.rrc)
+
+
+def verify(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
+    """With `prefault` everything that the guest host maps becomes secure before the guest starts."""
+    outcome = yield from passed(nested, spec, cpu, uvcb)
+    if outcome.rc == EXECUTED and nested.strategy.pages == "prefault":
+        from protocol.arch.s390.nesting.memory import import_all
+
+        yield from import_all(nested, cpu, nested.configs[NODATA.unpack_from(uvcb)[0]])
+    return outcome
