@@ -299,9 +299,6 @@ def _tell_changes(base: Json, content: Json, stopped: bool, wanted: Wanted) -> b
         speak(f"changed: {change.text()}")
     if len(found) > CHANGES_SHOWN:
         speak(f"... and {len(found) - CHANGES_SHOWN:,} more")
-    speak(
-        f"{len(found):,} counts changed against {wanted.diff}"
-        if found
-        else f"no count changed against {wanted.diff}"
-    )
+    number = {0: "no count", 1: "1 count"}.get(len(found), f"{len(found):,} counts")
+    speak(f"{number} changed against {wanted.diff}")
     return bool(found)

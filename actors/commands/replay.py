@@ -39,11 +39,15 @@ def replay(
     except BadTranscript as error:
         end(exit_codes.USAGE, str(error))
     if difference is None:
-        tell(f"{same:,} answers are the same")
+        tell(_same(same))
         return
-    tell(f"{same:,} answers are the same, then")
+    tell(f"{_same(same)}, then")
     _show(difference)
     raise typer.Exit(exit_codes.FAILED)
+
+
+def _same(answers: int) -> str:
+    return f"{answers:,} answers are the same" if answers != 1 else "1 answer is the same"
 
 
 def _ask(reading: Reading, depth: int | None) -> tuple[int, Difference | None]:
