@@ -11,9 +11,12 @@ Frames are handed out scattered, by seed: contiguity would hide mistakes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from protocol.arch.s390.calls import CALLS
 from protocol.arch.s390.cpu import Cpu
@@ -27,6 +30,8 @@ from protocol.ledger import Ledger
 from protocol.memory.pool import Pool
 from protocol.memory.store import PAGE, PAGE_SHIFT
 from protocol.nesting.guest_host import Hypervisor, scattered
+from protocol.plan.operations import LevelSwap
+from protocol.tracking import Book
 
 if TYPE_CHECKING:
     from protocol.arch.s390.nesting import Nested, Strategy
@@ -98,6 +103,32 @@ class Rig:
         place.level = _guest_host(self, place.cpus, place.number, place.lives, place.memory_bytes)
 
 
+    def end(self, seat: int, cause: str) -> Step[None]:
+        """The host on `seat` ends without a word; nobody takes its place."""
+        level = self.seats[seat].level
+        if isinstance(level, Machine):
+            level.reset(clear_memory=True)
+            return
+        yield from level.death(cause)
+
+    def swap(self, seat: int, event: LevelSwap) -> Step[int]:
+        """The level below puts other frames under secure pages of the host; returns how many it did."""
+        from protocol.arch.s390.nesting.memory import swap
+
+        level, done = self.seats[seat].level, 0
+        assert not isinstance(level, Machine), "nobody is below L0"
+        held = np.flatnonzero(level.page_owner)
+        for frame in held[event.picks(held.size)].tolist():
+            done += yield from swap(level, frame)
+        return done
+
+    def books(self) -> Iterator[Book]:
+        """What each level keeps about its guest hosts."""
+        for level in (*self.levels, *(seat.level for seat in self.seats)):
+            if not isinstance(level, Machine):
+                yield level.book
+
+
 def compose(
     profile: Profile,
     depth: int = 0,
@@ -108,8 +139,12 @@ def compose(
     strategy: Strategy | None = None,
     ledger: Ledger | None = None,
     apart: bool = False,
+    spare: int = 0,
 ) -> Rig:
-    """`hosts` secure hosts at `depth`, with all that lies below. Raises ValueError for what cannot be."""
+    """`hosts` secure hosts at `depth`, with all that lies below; L0 has `spare` bytes more than that takes.
+
+    Raises ValueError for what cannot be.
+    """
     memory = profile.memory_mib * MIB if memory_bytes is None else memory_bytes
     count = profile.cpus if cpus is None else cpus
     _allowed(depth, hosts, memory, count)
@@ -122,7 +157,7 @@ def compose(
             rig.machines.append(machine)
             rig.seats.append(Seat(number, machine, own, memory))
         return rig
-    _below(rig, hosts, memory, count)
+    _below(rig, hosts, memory, count, spare)
     for number in range(hosts):
         own = _cpus(count)
         rig.seats.append(Seat(number, _guest_host(rig, own, number, 1, memory), own, memory))
@@ -144,7 +179,7 @@ def _cpus(count: int) -> list[Cpu]:
     return [Cpu(number, running=number == 0) for number in range(count)]
 
 
-def _below(rig: Rig, hosts: int, memory: int, cpus: int) -> None:
+def _below(rig: Rig, hosts: int, memory: int, cpus: int, spare: int) -> None:
     """The machine and the hypervisors L0 to L(depth - 1), each initialised and ready to run the next."""
     profile = rig.profile
     sizes = [_size(profile, hosts * room(profile, memory, cpus, profile.max_configs, memory))]
@@ -153,6 +188,7 @@ def _below(rig: Rig, hosts: int, memory: int, cpus: int) -> None:
         carried = room(profile, sizes[-1], counts[-1], profile.max_configs * hosts, memory)
         sizes.append(_size(profile, carried))
         counts.append(counts[-1] + 1)
+    sizes[-1] += -(-spare // MIB) * MIB
     sizes.reverse()
     counts.reverse()
     wide = profile.below(hosts, sizes[0])
