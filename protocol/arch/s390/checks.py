@@ -102,9 +102,7 @@ def create_config(view: View, cpu: Cpu, block: bytes) -> int | ConfigPlan:
     profile = view.profile
     if cpu.home_is_real:
         return REAL_SPACE
-    variable: int | np.ndarray = VARIABLE_NOT_USABLE
-    if fields.length <= profile.max_storage:
-        variable = _variable(view, cpu, fields.variable, profile.variable_len(fields.length))
+    variable = _variable(view, cpu, fields.variable, fields.length)
     if isinstance(variable, int) and variable < 0x0100:
         return variable
     if fields.mso > profile.max_storage:
@@ -153,14 +151,15 @@ def _run(address: int, length: int) -> range:
     return range(first, first + (length >> PAGE_SHIFT))
 
 
-def _variable(view: View, cpu: Cpu, address: int, length: int) -> int | np.ndarray:
+def _variable(view: View, cpu: Cpu, address: int, guest_length: int) -> int | np.ndarray:
     """Frames behind a virtually contiguous area. A translation failure has the generic codes below 0x0100."""
+    length = view.profile.variable_len(guest_length)
+    impossible = guest_length > view.profile.max_storage or length > view.size
     if address + length > 1 << 64:
         return INVALID_ADDRESS
-    if length > view.size:
-        return VARIABLE_NOT_USABLE
     frames = []
-    for at in range(address & ~(PAGE - 1), (address & ~(PAGE - 1)) + length, PAGE):
+    first = address & ~(PAGE - 1)
+    for at in range(first, first + (PAGE if impossible else length), PAGE):
         absolute = view.home(cpu, at, True)
         if isinstance(absolute, Fault):
             return NO_TRANSLATION
@@ -168,7 +167,7 @@ def _variable(view: View, cpu: Cpu, address: int, length: int) -> int | np.ndarr
             return INVALID_ADDRESS
         frames.append(absolute >> PAGE_SHIFT)
     listed = np.array(frames, np.int64)
-    if len(set(frames)) != len(frames) or not all(view.usable(frame, 1) for frame in frames):
+    if impossible or len(set(frames)) != len(frames) or not all(view.usable(frame, 1) for frame in frames):
         return VARIABLE_NOT_USABLE
     return listed
 

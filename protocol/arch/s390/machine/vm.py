@@ -53,6 +53,7 @@ def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
         variable=plan.variable,
         key=export_key(uv.seed, handle),
         resident=np.zeros((fields.length + 4095) >> PAGE_SHIFT, np.uint32),
+        issued_on=cpu.number,
     )
     uv.configs[handle] = config
     uv.by_serial[config.serial] = config
@@ -88,8 +89,6 @@ def set_params(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     config = uv.configs[handle]
     if config.state is not ConfigState.CREATED:
         return Outcome(INV_STATE)
-    if cpu.home_is_real:
-        return Outcome(REAL_SPACE)
     header = read_header(uv, cpu, origin, length)
     if isinstance(header, Outcome):
         return header
@@ -109,6 +108,8 @@ def read_header(level: Front, cpu: Cpu, origin: int, length: int) -> bytes | Out
 
     A header that cannot be one is refused by its length, unread behind the limit.
     """
+    if cpu.home_is_real:
+        return Outcome(REAL_SPACE)
     header = level.home_read(cpu, origin, min(length, HEADER_LIMIT))
     if isinstance(header, Fault):
         return Outcome(HEADER_NOT_ACCESSIBLE)
