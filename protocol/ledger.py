@@ -83,6 +83,10 @@ class Ledger:
                 total[key] += n
         return dict(total)
 
+    def here(self) -> dict[Key, int]:
+        """The counts of the phase so far."""
+        return dict(self._now)
+
     def flat(self) -> dict[str, int]:
         """All counts by dotted name, and each family's total by the family's name."""
         return flatten(self.counts())

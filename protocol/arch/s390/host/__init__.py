@@ -1,0 +1,223 @@
+"""A secure host's software: what Linux, KVM and QEMU issue, in their order. Section 6 of the fact sheet.
+
+Theory of operation. A `Host` stands on any level: the machine (its guests are then L0's own), an emulation
+in the same process, or one that lives elsewhere. All that it does are steps. It owns its memory through a
+pool of its own frames, builds its guests' tables with plain stores, and answers each exit and each fault as
+Linux does. `perform` does one operation of a plan; each of the row numbers in these files is one of section
+6.
+
+Left out: dumping (row 11; `protocol.plan.fit.PHASES` has its place), devices and their data, the guests'
+life before they enter secure mode (no Ultravisor call belongs to it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from protocol.arch.s390 import runs
+from protocol.arch.s390.calls import CALLS
+from protocol.arch.s390.cpu import Cpu
+from protocol.arch.s390.guest import Program
+from protocol.arch.s390.host.guests import Guest
+from protocol.arch.s390.host.memory import Backing, HomeSpace
+from protocol.arch.s390.issue import Issuer
+from protocol.arch.s390.linked import LinkedUltravisor
+from protocol.arch.s390.structs import ANSWER_AT, EXECUTED, Outcome, Query, SieExit, block
+from protocol.crossing import Serve, inline
+from protocol.effects import Fault, Step
+from protocol.errors import OperationFailed, TeRefused
+from protocol.memory.pool import Pool
+from protocol.memory.store import PAGE_SHIFT
+from protocol.nesting.guest_host import OwnMemory
+from protocol.plan.operations import Operation
+from protocol.tracking import Book
+
+if TYPE_CHECKING:
+    from struct import Struct
+
+    from protocol.arch.s390.image import Image
+
+SPEC = {spec.name: spec for spec in CALLS.values()}
+MIB = 1 << 20
+FIRST_FREE = 256  # frames: the first MiB is the kernel's own
+BOOT_BLOCK = 0x10000  # where the first CPU builds control blocks before there is a pool
+
+TWO_FAULT, MERGED_L1, MERGED_L0, PREFAULT = "two_fault", "merged_l1", "merged_l0", "prefault"
+POLICIES = (TWO_FAULT, MERGED_L1, MERGED_L0, PREFAULT)
+
+
+class Level(OwnMemory, Protocol):
+    """What a host needs of the level below it."""
+
+    def call(self, cpu: Cpu, r2: int, m3: int = 0, m4: int = 0, park: bool = False) -> Step[int | Fault]: ...
+
+    def enter(
+        self, cpu: Cpu, block: int, program: Program, stay: bool, level: int
+    ) -> Step[SieExit | Fault]: ...
+
+
+class GuestFailed(OperationFailed):
+    """The guest cannot go on: Linux sends SIGSEGV to its VMM, or the VMM gives up.
+
+    It can still be destroyed.
+    """
+
+
+class Host:
+    """One secure host. `depth` is its own level, 0 for L0; `level` is what it stands on."""
+
+    def __init__(
+        self,
+        level: Level,
+        cpus: Sequence[Cpu],
+        random: Random,
+        *,
+        depth: int,
+        image: Image | None = None,
+        pages: str = TWO_FAULT,
+        bulk: bool = False,
+        pool: Pool | None = None,
+        book: Book | None = None,
+        below: Sequence[Serve] | None = None,
+    ) -> None:
+        """A host that is off.
+
+        With `pool` the Ultravisor is up already and these frames are all that this host has: it shares its
+        kernel with the hypervisor that owns the pool. Raises ValueError for a way to bring in pages that
+        `level` has not.
+        """
+        if pages not in POLICIES:
+            raise ValueError(f"pages = {pages!r}: allowed: {', '.join(POLICIES)}")
+        if pages == MERGED_L0 and MERGED_L0 not in getattr(level, "enlightenments", ()):
+            raise ValueError(
+                f"pages = {MERGED_L0!r}: what is below L{depth} does not import pages for its guest host"
+            )
+        self.level = level
+        self.cpus = list(cpus)
+        self.depth = depth
+        self.image = image
+        self.policy = pages
+        self.bulk = bulk
+        self.query: Query | None = None
+        self.guests: dict[int, Guest] = {}
+        self.leaked = 0  # frames whose owner would not die: never used again
+        self._random = random
+        self._given = pool
+        self._book = book
+        self._below = below
+        self._issuers: dict[int, Issuer] = {}  # by the CPU's number
+
+    @property
+    def shares_its_kernel(self) -> bool:
+        """It is the software of a hypervisor, which has initialised the Ultravisor."""
+        return self._given is not None
+
+    @property
+    def up(self) -> Query:
+        """What the Ultravisor can do. Raises ValueError as long as the host has not booted."""
+        if self.query is None:
+            raise ValueError(f"the host at level {self.depth} has not booted")
+        return self.query
+
+    def furnish(self, query: Query, base: int) -> None:
+        """The kernel is up: the memory below `base` (its own donation) is free, every CPU has a block to
+        issue from.
+
+        Once only: a host that reboots has forgotten everything, so the one that comes back is a new `Host`.
+        """
+        self.query = query
+        if self._given is None:
+            self.pool = Pool(FIRST_FREE, (base >> PAGE_SHIFT) - FIRST_FREE)
+            behind = (base + query.base_len) >> PAGE_SHIFT
+            if behind < self.level.size >> PAGE_SHIFT:
+                self.pool.give_run(behind, (self.level.size >> PAGE_SHIFT) - behind)
+        else:
+            self.pool = self._given
+        self.backing = Backing(self.pool, self._random)
+        self.home = HomeSpace(self.level, self.pool)
+        for cpu in self.cpus:
+            issuer = self._issuers[cpu.number] = Issuer(self.level, cpu, self.pool.take() << PAGE_SHIFT)
+            self.home.reach(issuer.scratch)
+
+    @property
+    def level_here(self) -> runs.Level | None:
+        """The level, if it and all below it are in this process and nobody else's work comes between."""
+        if isinstance(self.level, LinkedUltravisor) and self._below is None:
+            return None
+        return runs.here(self.level)
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    def cpu_of(self, guest: Guest, vcpu: int = 0) -> Cpu:
+        """The CPU on which a VCPU of a guest runs, and its VMM with it."""
+        return self.cpus[(guest.number + vcpu) % len(self.cpus)]
+
+    def issue(self, cpu: Cpu, control_block: bytes | bytearray, out: int = ANSWER_AT + 4) -> Step[Outcome]:
+        """Issue a control block on a CPU, for this host's own sake."""
+        cpu.origin = 0
+        issuer = self._issuers.get(cpu.number) or Issuer(self.level, cpu, BOOT_BLOCK)
+        return (yield from issuer.uvc(control_block, out))
+
+    def ask(self, cpu: Cpu, name: str, layout: Struct, *values: int) -> Step[Outcome]:
+        """Issue the call `name` with `values` in its block."""
+        spec = SPEC[name]
+        return self.issue(cpu, block(spec.length, spec.code, layout, *values))
+
+    def must(self, cpu: Cpu, name: str, layout: Struct, *values: int) -> Step[None]:
+        """The same. Raises TeRefused."""
+        outcome = yield from self.ask(cpu, name, layout, *values)
+        if outcome.rc != EXECUTED:
+            raise TeRefused(name, outcome.rc, outcome.rrc)
+
+    def in_home_space(
+        self, cpu: Cpu, control_block: bytes | bytearray, out: int = ANSWER_AT + 4
+    ) -> Step[Outcome]:
+        """Issue a block some of whose addresses are home-virtual."""
+        cpu.dat, cpu.cr[13] = True, self.home.asce
+        try:
+            return (yield from self.issue(cpu, control_block, out))
+        finally:
+            cpu.dat = False
+
+    def store(self, address: int, data: bytes) -> None:
+        """A store to the host's own memory."""
+        fault = self.level.write(address, data)
+        assert fault is None, f"a host cannot store to its own memory: {fault}"
+
+    def load(self, address: int, length: int) -> bytes:
+        data = self.level.read(address, length)
+        assert isinstance(data, bytes), f"a host cannot load from its own memory: {data}"
+        return data
+
+    def keep(self, kind: str, n: int) -> None:
+        """Note `n` more records in the host's own book, or fewer where `n` is negative."""
+        if self._book is not None:
+            (self._book.add if n > 0 else self._book.drop)(kind, abs(n))
+
+    # -- operations --------------------------------------------------------------------------------
+
+    def guest(self, number: int) -> Guest:
+        """A guest of this host. Raises ValueError for one that it has not."""
+        found = self.guests.get(number)
+        if found is None:
+            raise ValueError(f"the host at level {self.depth} has no guest {number}")
+        return found
+
+    def perform(self, operation: Operation) -> Step[None]:
+        """Do one operation of a plan.
+
+        Raises TeRefused, GuestFailed, or OutOfFrames with nothing left half done; ValueError for an operation
+        that does not fit the state of host or guest.
+        """
+        from protocol.arch.s390.host.perform import perform
+
+        step = perform(self, operation)
+        if self.bulk and self._below is not None:
+            inline(step, self._below)
+            return
+        yield from step
+
+
+__all__ = ["Guest", "GuestFailed", "Host", "Level"]

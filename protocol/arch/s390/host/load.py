@@ -1,0 +1,88 @@
+"""Row 3: the image: Set Parameters, Unpack page by page in ascending order, Verify.
+
+And where an image comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import shake_256
+from typing import TYPE_CHECKING
+
+from protocol.arch.s390.host import SPEC
+from protocol.arch.s390.host import pages as page
+from protocol.arch.s390.host.guests import Guest
+from protocol.arch.s390.structs import EXECUTED, NODATA, SET_PARAMS, UNPACK, block
+from protocol.effects import Step
+from protocol.errors import TeRefused
+from protocol.memory.physical import chunks
+from protocol.memory.store import PAGE, PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from protocol.arch.s390.host import Host
+    from protocol.arch.s390.image import Image, ImagePage
+
+IMAGE_AT = 0x10000
+TWEAK = 1  # prefix of the tweaks of the one component
+
+
+def scenario_image(machine_seed: int, seed: int, pages: int, data: bytes | None = None) -> Image:
+    """An image that the machine of `machine_seed` can open: of `data`, or of `pages` pages made from `seed`.
+
+    Building takes a while and gives the same for the same arguments: build one for all guests.
+    """
+    from protocol.arch.s390.image import Component, build, host_key
+
+    if data is None:
+        data = shake_256(f"image:{seed}".encode()).digest(pages * PAGE)
+    digest = shake_256(f"digest:{seed}:{pages}".encode()).digest(32)
+    return build(
+        [Component(IMAGE_AT, data, TWEAK)], seed=seed, digest=digest, slots=[host_key(machine_seed, "host")]
+    )
+
+
+def load(host: Host, guest: Guest) -> Step[None]:
+    """Make the guest what its image says. Raises TeRefused, OutOfFrames: then it can only be destroyed."""
+    image = host.image
+    if image is None:
+        raise ValueError("a host without an image cannot load a guest")
+    yield from _set_params(host, guest, image.header)
+    if host.bulk:
+        from protocol.arch.s390.host import bulk
+
+        yield from bulk.unpack(host, guest, image.pages)
+    else:
+        yield from unpack(host, guest, image.pages)
+    yield from host.must(host.cpu_of(guest), "verify", NODATA, guest.handle)
+
+
+def _set_params(host: Host, guest: Guest, header: bytes) -> Step[None]:
+    """The header lies in vmalloc'ed pages."""
+    area = host.home.allocate(-(-len(header) // PAGE))
+    done = 0
+    for frame, (_, n) in zip(host.home.frames(area).tolist(), chunks(area, len(header)), strict=True):
+        host.store(frame << PAGE_SHIFT, header[done : done + n])
+        done += n
+    spec = SPEC["set_params"]
+    request = block(spec.length, spec.code, SET_PARAMS, guest.handle, area, len(header))
+    outcome = yield from host.in_home_space(host.cpu_of(guest), request)
+    host.home.release(area)
+    if outcome.rc != EXECUTED:
+        raise TeRefused("set_params", outcome.rc, outcome.rrc)
+
+
+def unpack(host: Host, guest: Guest, pages: Sequence[ImagePage]) -> Step[None]:
+    """Unpack pages in the order given, which has to be the image's: the digests run along."""
+    for each in pages:
+        yield from unpack_page(host, guest, each)
+
+
+def unpack_page(host: Host, guest: Guest, each: ImagePage) -> Step[None]:
+    """The VMM writes the encrypted page, which faults it in; then it is unpacked where it lies."""
+    frame = page.fault_in(host, guest, each.gaddr >> PAGE_SHIFT)
+    host.store(frame << PAGE_SHIFT, each.data)
+    outcome = yield from page.make_secure(
+        host, guest, each.gaddr >> PAGE_SHIFT, "unpack", UNPACK, guest.handle, each.gaddr, *each.tweak
+    )
+    if outcome.rc != EXECUTED:
+        raise TeRefused("unpack", outcome.rc, outcome.rrc)

@@ -1,0 +1,174 @@
+"""Rows 5 and 6: a guest's pages: host page faults, import, swapping, pins for I/O; what a fault of a guest
+means.
+
+Frames that are faulted in are not zeroed: Convert to Secure and Unpack clear what lay there (5.5).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from protocol.arch.s390 import cpu as z
+from protocol.arch.s390.host import MERGED_L1, GuestFailed
+from protocol.arch.s390.host.guests import Guest, Vcpu
+from protocol.arch.s390.host.memory import backed, frame_of
+from protocol.arch.s390.machine.memory import ALREADY_SECURE, NOT_MAPPED
+from protocol.arch.s390.structs import EXECUTED, HANDLE_GADDR, PADDR, Outcome
+from protocol.effects import Fault, Step
+from protocol.memory.pool import OutOfFrames
+from protocol.memory.store import PAGE, PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from struct import Struct
+
+    from protocol.arch.s390.host import Host
+
+TRIES = 3  # a page is faulted in again if the Ultravisor does not find it; more is a mistake somewhere
+
+
+# -- bringing in -----------------------------------------------------------------------------------
+
+
+def fault_in(host: Host, guest: Guest, page: int) -> int:
+    """A host page fault: the page has a frame afterwards, with its content if it was swapped out.
+
+    Raises OutOfFrames with nothing changed.
+    """
+    frame = frame_of(host.level, guest.table, page)
+    if frame is not None:
+        return frame
+    frame = host.backing.take_one()
+    content = guest.swapped.get(page) if guest.swapped else None
+    if content is not None:
+        host.store(frame << PAGE_SHIFT, content)
+    try:
+        guest.table.map(page, frame)
+    except OutOfFrames:
+        host.backing.give(np.array([frame]))
+        raise
+    if content is not None and guest.swapped:
+        del guest.swapped[page]
+    host.keep("native_page", 1)
+    return frame
+
+
+def import_page(host: Host, guest: Guest, page: int) -> Step[None]:
+    """Convert to Secure. Raises GuestFailed where Linux kills the VMM."""
+    outcome = yield from make_secure(
+        host, guest, page, "convert_to_secure", HANDLE_GADDR, guest.handle, page << PAGE_SHIFT
+    )
+    if outcome.rc not in (EXECUTED, ALREADY_SECURE.rc):
+        raise GuestFailed(f"page {page:#x} cannot be made secure: rc {outcome.rc:#06x}")
+
+
+def make_secure(
+    host: Host, guest: Guest, page: int, name: str, layout: Struct, *values: int
+) -> Step[Outcome]:
+    """Issue a call that needs the page mapped: Linux looks into its own table first, and again if told
+    0x010A."""
+    outcome = NOT_MAPPED
+    for _ in range(TRIES):
+        if outcome.rc != NOT_MAPPED.rc:
+            break
+        fault_in(host, guest, page)
+        outcome = yield from host.ask(host.cpu_of(guest), name, layout, *values)
+    return outcome
+
+
+def prefault(host: Host, guest: Guest) -> Step[None]:
+    """Fault in and secure all of the guest's memory before it runs."""
+    pages = np.arange(guest.pages)
+    missing = pages[backed(host.level, guest.table, pages) < 0]
+    if host.bulk:
+        from protocol.arch.s390.host import bulk
+
+        yield from bulk.bring_in(host, guest, missing)
+        return
+    for page in missing.tolist():
+        fault_in(host, guest, page)
+        yield from import_page(host, guest, page)
+
+
+# -- faults of the guest ---------------------------------------------------------------------------
+
+
+def answer_fault(host: Host, guest: Guest, fault: Fault) -> Step[None]:
+    """A host exception that ended SIE. Raises GuestFailed where Linux gives up."""
+    page = fault.address >> PAGE_SHIFT
+    if fault.code in z.NOT_MAPPED:
+        fault_in(host, guest, page)
+        if host.policy == MERGED_L1:
+            yield from import_page(host, guest, page)
+    elif fault.code == z.NON_SECURE_ACCESS:
+        yield from import_page(host, guest, page)
+    elif fault.code in (z.SECURE_ACCESS, z.SECURE_VIOLATION):
+        yield from _clear_leftover(host, guest, page)
+    else:
+        raise GuestFailed(f"{fault.name} at {fault.address:#x}")
+
+
+def _clear_leftover(host: Host, guest: Guest, page: int) -> Step[None]:
+    """A page that an earlier guest left: newest kernels destroy it, with export as the way out."""
+    frame = frame_of(host.level, guest.table, page)
+    if frame is not None and (yield from let_go(host, guest, frame)):
+        return
+    raise GuestFailed(f"page {page:#x} belongs to somebody else")
+
+
+def let_go(host: Host, guest: Guest, frame: int) -> Step[bool]:
+    """Destroy Secure Storage, or else export; False if the Ultravisor does neither."""
+    cpu = host.cpu_of(guest)
+    for name in ("destroy_storage", "convert_from_secure"):
+        outcome = yield from host.ask(cpu, name, PADDR, frame << PAGE_SHIFT)
+        if outcome.rc == EXECUTED:
+            return True
+    return False
+
+
+def import_prefix(host: Host, guest: Guest, vcpu: Vcpu) -> Step[None]:
+    """Row 5a: after intercept 112, both pages."""
+    for address in (vcpu.prefix, vcpu.prefix + PAGE):
+        yield from import_page(host, guest, address >> PAGE_SHIFT)
+
+
+# -- swapping and I/O ------------------------------------------------------------------------------
+
+
+def swap_out(host: Host, guest: Guest, page: int) -> Step[None]:
+    """Make the page accessible (it is no pinned one), write it out, take it away from the guest."""
+    frame = frame_of(host.level, guest.table, page)
+    if frame is None:
+        raise ValueError(f"page {page:#x} of guest {guest.number} is not there")
+    paddr = frame << PAGE_SHIFT
+    cpu = host.cpu_of(guest)
+    outcome = yield from host.ask(cpu, "pin", PADDR, paddr)
+    if outcome.rc == EXECUTED:
+        yield from host.must(cpu, "unpin", HANDLE_GADDR, guest.handle, page << PAGE_SHIFT)
+        raise ValueError(f"page {page:#x} of guest {guest.number} is shared: only private ones are swapped")
+    yield from host.must(cpu, "convert_from_secure", PADDR, paddr)
+    if guest.swapped is None:
+        guest.swapped = {}
+    guest.swapped[page] = host.load(paddr, PAGE)
+    guest.table.unmap(page)
+    host.backing.give(np.array([frame]))
+    host.keep("native_page", -1)
+
+
+def pin(host: Host, guest: Guest, page: int) -> Step[None]:
+    """The host begins an I/O on a page that the guest shares. Raises TeRefused."""
+    frame = frame_of(host.level, guest.table, page)
+    if frame is None:
+        raise ValueError(f"page {page:#x} of guest {guest.number} is not there")
+    yield from host.must(host.cpu_of(guest), "pin", PADDR, frame << PAGE_SHIFT)
+    if guest.pinned is None:
+        guest.pinned = set()
+    guest.pinned.add(page)
+
+
+def unpin(host: Host, guest: Guest, page: int) -> Step[None]:
+    """The guest wants the page back: end the I/O and let it go."""
+    yield from host.must(host.cpu_of(guest), "unpin", HANDLE_GADDR, guest.handle, page << PAGE_SHIFT)
+    if guest.pinned is not None:
+        guest.pinned.discard(page)

@@ -1,0 +1,201 @@
+"""Operations of a plan as this architecture does them: the guest's program, and what the host does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any
+
+from protocol.arch.s390 import guest as g
+from protocol.arch.s390.host import PREFAULT
+from protocol.arch.s390.host import pages as page
+from protocol.arch.s390.host.boot import boot, shut_down
+from protocol.arch.s390.host.create import create
+from protocol.arch.s390.host.destroy import destroy, destroy_behind, kill
+from protocol.arch.s390.host.guests import Guest, Vcpu
+from protocol.arch.s390.host.lifecycle import LOAD_NORMAL, MODIFIED_CLEAR, start
+from protocol.arch.s390.host.load import load
+from protocol.arch.s390.host.memory import frame_of
+from protocol.arch.s390.host.run import KERNEL, SIGP_RESTART, Feed, run
+from protocol.arch.s390.structs import SHARE, block
+from protocol.effects import Step
+from protocol.memory.store import PAGE_SHIFT
+from protocol.plan import operations as op
+
+if TYPE_CHECKING:
+    from protocol.arch.s390.host import Host
+
+# Where a guest's program builds its control blocks: behind what the architecture uses of the two prefix
+# pages, which are the guest's own whenever it runs. One place for each CPU, as far as there is room.
+BLOCKS_AT, BLOCK_ROOM, BLOCKS = 0x1400, 0x40, 48
+SHARE_CODE, UNSHARE_CODE, SHARE_LENGTH = 0x1000, 0x1001, 0x30
+WRITE_EVENT_DATA = 0x0076_0005
+
+# What a guest does for each reason of the scenario, and what the host is told: (prelude, step, reason of
+# the exit).
+NOTIFY = ((g.SetCpu(((1, 3),)),), g.Diag(0x500), "icpt_68")  # subcode 3: a queue's doorbell
+HYPERCALL = ((g.SetCpu(((1, 0),)),), g.Diag(0x500), "icpt_68")
+WAIT = ((), g.Wait(), "wait")
+NOTICED = frozenset({"icpt_6c"})
+
+Steps = Iterator[tuple[g.GuestStep, bool]]
+
+
+def perform(host: Host, operation: op.Operation) -> Step[None]:
+    """Do `operation`."""
+    act = _ACTS.get(type(operation))
+    if act is None:
+        raise ValueError(f"no operation of an s390 host: {operation!r}")
+    return act(host, operation)
+
+
+# -- host and life cycle ---------------------------------------------------------------------------
+
+
+def _boot(host: Host, _operation: op.BootHost) -> Step[None]:
+    return boot(host)
+
+
+def _shut_down(host: Host, _operation: op.Shutdown) -> Step[None]:
+    return shut_down(host)
+
+
+def _create(host: Host, operation: op.Create) -> Step[None]:
+    yield from create(host, operation.guest, operation.memory_mib, operation.vcpus)
+
+
+def _load(host: Host, operation: op.Load) -> Step[None]:
+    return load(host, host.guest(operation.guest))
+
+
+def _start(host: Host, operation: op.Start) -> Step[None]:
+    """Row 4. The first CPU starts the others by SIGP, which the VMM sees to."""
+    guest = host.guest(operation.guest)
+    if host.policy == PREFAULT:
+        yield from page.prefault(host, guest)
+    yield from start(host, guest)
+    yield from run(host, guest, guest.vcpus[0], Feed(_start_others(guest)), NOTICED)
+
+
+def _start_others(guest: Guest) -> Steps:
+    for vcpu in guest.vcpus[1:]:
+        yield g.Sigp(SIGP_RESTART, vcpu.number), True
+
+
+def _reset(host: Host, operation: op.Reset) -> Step[None]:
+    """Rows 8 and 9: the first CPU asks; the VMM does the chain; what then runs starts the others again."""
+    guest = host.guest(operation.guest)
+    subcode = MODIFIED_CLEAR if operation.clear else LOAD_NORMAL
+    asks: Steps = iter(((g.SetCpu(((3, subcode),)), False), (g.Diag(0x308, 0, 3), True)))
+    yield from run(host, guest, guest.vcpus[0], Feed(chain(asks, _start_others(guest))), NOTICED)
+
+
+def _destroy(host: Host, operation: op.Destroy) -> Step[None]:
+    end = destroy_behind if operation.behind else destroy
+    return end(host, host.guest(operation.guest))
+
+
+def _kill(host: Host, operation: op.Kill) -> Step[None]:
+    return kill(host, host.guest(operation.guest))
+
+
+# -- the guest's own doing -------------------------------------------------------------------------
+
+
+def _touch(host: Host, operation: op.Touch) -> Step[None]:
+    guest, vcpu = _vcpu(host, operation)
+    pages = operation.pages.numbers()
+    if host.bulk:
+        from protocol.arch.s390.host import bulk
+
+        yield from bulk.touch(host, guest, vcpu, pages)
+        return
+    yield from run(host, guest, vcpu, Feed(touches(host, guest, pages.tolist())))
+
+
+def touches(host: Host, guest: Guest, pages: Iterable[int]) -> Steps:
+    """A store to each page; it exits for sure if the page is not mapped."""
+    for number in pages:
+        missing = frame_of(host.level, guest.table, number) is None
+        yield g.Touch(number << PAGE_SHIFT, write=True), missing
+
+
+def _share(host: Host, operation: op.Share) -> Step[None]:
+    """Row 7: page by page, as Linux guests do at boot; a page that nobody has touched comes in on the way."""
+    guest, vcpu = _vcpu(host, operation)
+    pages = operation.pages.numbers()
+    if host.bulk:
+        from protocol.arch.s390.host import bulk
+
+        yield from bulk.share(host, guest, vcpu, pages)
+        return
+    yield from run(host, guest, vcpu, Feed(sharing(host, guest, vcpu, pages.tolist(), SHARE_CODE)))
+
+
+def sharing(host: Host, guest: Guest, vcpu: Vcpu, pages: Iterable[int], code: int) -> Steps:
+    """For each page: build the block, issue it."""
+    at = BLOCKS_AT + BLOCK_ROOM * (vcpu.number % BLOCKS)
+    for number in pages:
+        uvcb = bytes(block(SHARE_LENGTH, code, SHARE, number << PAGE_SHIFT))
+        yield g.Touch(at, write=True, value=uvcb), False
+        yield g.Uvc(at), frame_of(host.level, guest.table, number) is None
+
+
+def _change(host: Host, operation: op.Change) -> Step[None]:
+    """Row 7a where the host has an I/O on the page that is taken back."""
+    guest, vcpu = _vcpu(host, operation)
+    if operation.busy:
+        yield from page.pin(host, guest, operation.page)
+    code = SHARE_CODE if operation.shared else UNSHARE_CODE
+    yield from run(host, guest, vcpu, Feed(sharing(host, guest, vcpu, [operation.page], code)))
+
+
+def _exits(host: Host, operation: op.Exits) -> Step[None]:
+    guest, vcpu = _vcpu(host, operation)
+    reasons = {"diag_notify": NOTIFY, "diag_500": HYPERCALL, "sclp": _console(vcpu), "wait": WAIT}
+    if operation.reason not in reasons:
+        raise ValueError(f"no exit of an s390 guest: {operation.reason!r}; allowed: {', '.join(reasons)}")
+    prelude, step, reason = reasons[operation.reason]
+    vmm = frozenset({reason}) if operation.answered_by == "vmm" else KERNEL
+    steps = chain(((each, False) for each in prelude), repeat((step, True), operation.count))
+    yield from run(host, guest, vcpu, Feed(steps), vmm)
+
+
+def _console(vcpu: Vcpu) -> tuple[tuple[g.GuestStep, ...], g.GuestStep, str]:
+    """A request with an empty block: eight bytes, that is its header."""
+    at = BLOCKS_AT + BLOCK_ROOM * (vcpu.number % BLOCKS)
+    header = g.Touch(at, write=True, value=(8).to_bytes(2, "big") + bytes(6))
+    return (header,), g.Sclp(WRITE_EVENT_DATA, at), "icpt_6c"
+
+
+def _swap(host: Host, operation: op.Swap) -> Step[None]:
+    """Rows 6 and 6a: all of the pages out, then the guest uses them again."""
+    guest, vcpu = _vcpu(host, operation)
+    pages = operation.pages.numbers().tolist()
+    for number in pages:
+        yield from page.swap_out(host, guest, number)
+    yield from run(host, guest, vcpu, Feed(touches(host, guest, pages)))
+
+
+def _vcpu(host: Host, operation: op.OnVcpu) -> tuple[Guest, Vcpu]:
+    guest = host.guest(operation.guest)
+    if not 0 <= operation.vcpu < len(guest.vcpus):
+        raise ValueError(f"guest {guest.number} has {len(guest.vcpus)} CPUs, no number {operation.vcpu}")
+    return guest, guest.vcpus[operation.vcpu]
+
+
+_ACTS: dict[type, Callable[[Any, Any], Step[None]]] = {
+    op.BootHost: _boot,
+    op.Shutdown: _shut_down,
+    op.Create: _create,
+    op.Load: _load,
+    op.Start: _start,
+    op.Reset: _reset,
+    op.Destroy: _destroy,
+    op.Kill: _kill,
+    op.Touch: _touch,
+    op.Share: _share,
+    op.Change: _change,
+    op.Exits: _exits,
+    op.Swap: _swap,
+}

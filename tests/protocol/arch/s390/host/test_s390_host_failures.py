@@ -1,0 +1,177 @@
+"""What a host does when it is refused something, and that nothing is left half done."""
+
+from __future__ import annotations
+
+from sys import getsizeof
+from typing import Any
+
+import pytest
+from host_bench import Bench, Size, calls, image_of
+
+from protocol.arch.s390.host.load import scenario_image
+from protocol.errors import OperationFailed, TeRefused
+from protocol.memory.pool import OutOfFrames
+from protocol.plan.operations import (
+    BootHost,
+    Change,
+    Create,
+    Destroy,
+    Exits,
+    Load,
+    Operation,
+    Pages,
+    Share,
+    Shutdown,
+    Start,
+    Touch,
+)
+
+
+def booted(**options: object) -> Bench:
+    bench = Bench(**options)  # type: ignore[arg-type]
+    bench.boot()
+    return bench
+
+
+def held(bench: Bench) -> tuple[int, dict[str, Any]]:
+    host = bench.host
+    return host.pool.free + host.backing.left + host.home.tables, bench.level.statistics()
+
+
+def test_a_host_that_has_not_booted_says_so() -> None:
+    bench = Bench()
+    with pytest.raises(ValueError, match="host at level 0 has not booted"):
+        bench.do(Create(0, 8, 1))
+
+
+def test_a_host_boots_once() -> None:
+    bench = booted()
+    with pytest.raises(ValueError, match="booted already"):
+        bench.do(BootHost())
+
+
+def test_initialising_below_two_gib_is_refused_and_leaves_the_host_down() -> None:
+    bench = Bench(memory_mib=512)
+    with pytest.raises(TeRefused, match="init: rc 0x0108"):
+        bench.boot()
+    assert bench.host.query is None
+
+
+def test_a_cpu_too_many_undoes_the_whole_guest() -> None:
+    bench = booted()
+    before = held(bench)
+    with pytest.raises(TeRefused, match="create_cpu: rc 0x0103"):
+        bench.do(Create(0, 8, 9))
+    assert held(bench) == before
+    assert not bench.host.guests
+    bench.do(Create(0, 8, 8))
+
+
+def test_a_configuration_too_many_undoes_itself() -> None:
+    bench = booted()
+    for number in range(8):
+        bench.do(Create(number, 2, 1))
+    before = held(bench)
+    with pytest.raises(TeRefused, match="create_config: rc 0x0103"):
+        bench.do(Create(8, 2, 1))
+    assert held(bench) == before
+
+
+def test_too_little_memory_undoes_the_guest() -> None:
+    bench = booted()
+    host = bench.host
+    host.pool.take_many(host.pool.free - 60)
+    before = held(bench)
+    with pytest.raises(OutOfFrames):
+        bench.do(Create(0, 64, 2))
+    assert held(bench) == before
+
+
+def test_running_out_of_memory_under_a_guest_is_an_operation_that_failed() -> None:
+    bench = booted()
+    bench.do(Create(0, 8, 1), Load(0), Start(0))
+    host = bench.host
+    host.pool.take_many(host.pool.free)
+    host.backing.take(host.backing.left)
+    with pytest.raises(OperationFailed):
+        bench.do(Touch(0, 0, Pages(100, 4, 4)))
+    bench.do(Destroy(0))
+
+
+def test_an_image_for_another_machine_is_refused_and_the_guest_can_be_destroyed() -> None:
+    bench = booted()
+    bench.host.image = scenario_image(99, 1, 3)
+    bench.do(Create(0, 8, 1))
+    with pytest.raises(TeRefused, match="set_params: rc 0x0108, rrc 0x0005"):
+        bench.do(Load(0))
+    assert calls(bench.do(Destroy(0))) == {"destroy_cpu": 1, "destroy_config": 1}
+
+
+def test_a_changed_image_is_found_by_verify() -> None:
+    from dataclasses import replace
+
+    bench = booted()
+    image = image_of(3)
+    page = image.pages[1]
+    changed = replace(page, data=page.data[:-1] + bytes([page.data[-1] ^ 1]))
+    bench.host.image = replace(image, pages=(image.pages[0], changed, image.pages[2]))
+    bench.do(Create(0, 8, 1))
+    with pytest.raises(TeRefused, match="verify: rc 0x0102, rrc 0x001b"):
+        bench.do(Load(0))
+    bench.do(Destroy(0))
+    assert bench.level.statistics()["secure_pages"] == 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "says"),
+    [
+        (Create(0, 8, 1), "has a guest 0 already"),
+        (Load(7), "has no guest 7"),
+        (Touch(0, 5, Pages(100, 1, 1)), "has 1 CPUs, no number 5"),
+        (Exits(0, 0, "hypercall", "vmm", 1), "no exit of an s390 guest: 'hypercall'; allowed: diag_notify"),
+        (Shutdown(), r"guests \[0\] are still there"),
+        (Change(0, 0, 99, shared=False, busy=True), "page 0x63 of guest 0 is not there"),
+        (Operation(), "no operation of an s390 host"),
+    ],
+)
+def test_an_operation_that_makes_no_sense_says_why_and_changes_nothing(
+    operation: Operation, says: str
+) -> None:
+    bench = booted()
+    bench.do(Create(0, 8, 1), Load(0), Start(0))
+    before = held(bench)
+    with pytest.raises(ValueError, match=says):
+        bench.do(operation)
+    assert held(bench) == before
+    bench.do(Share(0, 0, Pages(100, 2, 2)))
+
+
+def test_a_host_without_an_image_loads_nothing() -> None:
+    bench = booted()
+    bench.host.image = None
+    bench.do(Create(0, 8, 1))
+    with pytest.raises(ValueError, match="without an image"):
+        bench.do(Load(0))
+
+
+def deep(value: object, seen: set[int]) -> int:
+    """Bytes of an object and all that it alone refers to."""
+    if id(value) in seen or isinstance(value, type):
+        return 0
+    seen.add(id(value))
+    size = getsizeof(value)
+    if isinstance(value, dict):
+        size += sum(deep(each, seen) for item in value.items() for each in item)
+    elif isinstance(value, list | tuple | set):
+        size += sum(deep(each, seen) for each in value)
+    names = [*getattr(value, "__dict__", {}), *getattr(type(value), "__slots__", ())]
+    size += deep(value.__dict__, seen) if hasattr(value, "__dict__") else 0
+    return size + sum(deep(getattr(value, name), seen) for name in names if hasattr(value, name))
+
+
+def test_a_guest_that_does_nothing_takes_less_than_four_kilobytes() -> None:
+    bench = booted(size=Size(2, 64, 128, 16, 8))
+    bench.bring_up()
+    guest, host = bench.host.guest(0), bench.host
+    theirs = {id(host.level), id(host.pool)}
+    assert deep(guest, theirs) < 4096
