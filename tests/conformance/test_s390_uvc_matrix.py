@@ -1,4 +1,4 @@
-"""What every call of a host has in common: the order of checks of section 3.4, over every installed call.
+"""What every call of a host has in common: the order of checks of section 3.4, over the whole call table.
 
 The order is proved where two things are wrong at once and the answer names the first.
 """
@@ -9,11 +9,9 @@ import pytest
 from s390_blocks import (
     ADDRESSING,
     GUEST_CALLS,
-    HOST_CALLS,
     INV_CMD,
     INV_LEN,
     INV_STATE,
-    LATER_CALLS,
     MIB,
     PAGE,
     PAGE_TRANSLATION,
@@ -27,8 +25,7 @@ from s390_blocks import (
 )
 from s390_field import Host
 from s390_guest import boot_guest
-
-ALL_CALLS = HOST_CALLS + LATER_CALLS
+from s390_table import ALL_CALLS, GUESTS_ALONE, empty
 
 every_call = pytest.mark.parametrize("call", ALL_CALLS, ids=str)
 with_handle = pytest.mark.parametrize("call", [call for call in ALL_CALLS if call.handle], ids=str)
@@ -58,7 +55,7 @@ def test_a_call_in_problem_state_is_a_privileged_operation(raw: Host, call: Call
     if initialised:
         raw.init()
     raw.cpu(0, problem_state=True)
-    assert raw.uvc_fault(uvcb(call.name)).code == PRIVILEGED
+    assert raw.uvc_fault(empty(call)).code == PRIVILEGED
     assert raw.cpu(0)["problem_state"] is True
 
 
@@ -68,14 +65,14 @@ def test_a_call_with_an_immediate_operand_is_a_specification_exception(
     host: Host, call: Call, immediates: dict[str, int]
 ) -> None:
     """3.4 rule 2."""
-    assert host.uvc_fault(uvcb(call.name), **immediates).code == SPECIFICATION
+    assert host.uvc_fault(empty(call), **immediates).code == SPECIFICATION
 
 
 @every_call
 def test_problem_state_comes_before_immediate_operands(raw: Host, call: Call) -> None:
     """3.4 rules 1 and 2; the sheet takes this order [G]."""
     raw.cpu(0, problem_state=True)
-    assert raw.uvc_fault(uvcb(call.name), m3=1).code == PRIVILEGED
+    assert raw.uvc_fault(empty(call), m3=1).code == PRIVILEGED
 
 
 @every_call
@@ -93,7 +90,7 @@ def test_a_block_whose_rest_is_unmapped_is_a_translation_exception(host: Host, c
     host.use_home()
     page = host.alloc()
     virtual = host.to_home(page)
-    block = uvcb(call.name)
+    block = empty(call)
     host.write(page + PAGE - 16, block[:16])
     fault = host.fault("call", r2=hex(virtual + PAGE - 16))
     assert (fault.code, fault.page) == (PAGE_TRANSLATION, virtual + PAGE)
@@ -104,7 +101,7 @@ def test_a_block_whose_rest_is_unmapped_is_a_translation_exception(host: Host, c
 def test_a_block_behind_the_end_of_memory_is_an_addressing_exception(raw: Host, call: Call) -> None:
     """3.4 rule 2: with DAT off the address is a real one."""
     assert raw.fault("call", r2=hex(2200 * MIB)).code == ADDRESSING
-    block = uvcb(call.name)
+    block = empty(call)
     raw.write(2200 * MIB - 16, block[:16])
     assert raw.fault("call", r2=hex(2200 * MIB - 16)).code == ADDRESSING
     assert raw.read(2200 * MIB - 16, 16) == block[:16]
@@ -155,20 +152,22 @@ def test_a_code_that_stands_for_no_call_is_not_installed(
     raw.uvc(header(code, length)).refused(INV_CMD)
 
 
-@pytest.mark.parametrize("name", GUEST_CALLS)
+@pytest.mark.parametrize("code_and_length", sorted({*GUEST_CALLS.values(), *GUESTS_ALONE.values()}), ids=str)
 @pytest.mark.parametrize("initialised", [False, True], ids=["before_init", "after_init"])
-def test_a_call_of_guests_is_not_installed_for_a_host(raw: Host, name: str, initialised: bool) -> None:
+def test_a_call_of_guests_is_not_installed_for_a_host(
+    raw: Host, code_and_length: tuple[int, int], initialised: bool
+) -> None:
     """2.0: a host sees guest calls as not installed."""
     if initialised:
         raw.init()
-    raw.uvc(uvcb(name)).refused(INV_CMD)
-    raw.uvc(uvcb(name, 8)).refused(INV_CMD)
+    raw.uvc(header(*code_and_length)).refused(INV_CMD)
+    raw.uvc(header(code_and_length[0], 8)).refused(INV_CMD)
 
 
 @needing_init
 def test_a_call_before_init_is_in_the_wrong_state(raw: Host, call: Call) -> None:
     """3.4 rule 5."""
-    raw.uvc(uvcb(call.name)).refused(answer_of(raw, call, INV_STATE))
+    raw.uvc(empty(call)).refused(answer_of(raw, call, INV_STATE))
 
 
 @every_call
@@ -214,17 +213,17 @@ def test_a_handle_of_the_other_kind_is_unknown(host: Host, call: Call) -> None:
 
 
 def with_the_handle(call: Call, handle: int) -> bytes:
-    block = bytearray(uvcb(call.name))
+    block = bytearray(empty(call))
     block[call.handle_at : call.handle_at + 8] = handle.to_bytes(8, "big")
     return bytes(block)
 
 
 def test_a_refused_call_writes_its_codes_and_nothing_else(host: Host) -> None:
     """Inputs are inputs: only rc and rrc change in a block that is refused."""
-    for call in HOST_CALLS:
+    for call in ALL_CALLS:
         if not call.handle:
             continue
-        block = bytearray(uvcb(call.name))
+        block = bytearray(empty(call))
         block[8:0x18] = b"\xa5" * 0x10
         reply = host.uvc(bytes(block)).refused()
         assert reply.block[:4] == block[:4]
