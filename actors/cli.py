@@ -8,12 +8,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 from actors import exit_codes
-from actors.commands import architectures, calls, compare, console, replay, scenario
+from actors.commands import architectures, calls, compare, console, replay, report, scenario
 from nestbed import __version__
 
 EXAMPLES = {
@@ -27,6 +28,7 @@ EXAMPLES = {
         "nestbed compare boot-4g --path nested --path hosted --set guest.vcpus=4",
         "nestbed compare --json > base.json; nestbed compare --diff base.json",
     ),
+    "report": ("nestbed report nestbed-default",),
     "calls": (
         "nestbed calls s390 --brief",
         "nestbed calls s390 create_config unpack",
@@ -88,6 +90,7 @@ def _start(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare.compare,
+    "report": report.show,
     "calls": calls.show,
     "console": console.serve,
     "replay": replay.replay,
@@ -129,6 +132,9 @@ app = build()
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; the process ends with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show must not be an error
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=arguments, prog_name="nestbed")
     except KeyboardInterrupt:  # before or after the command itself

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,8 @@ from actors.commands.options import (
     overrides,
     resolve,
 )
-from actors.commands.speak import end, paper, say, say_from_a_signal, tell, tell_json
+from actors.commands.report import leave_report, tell_answer
+from actors.commands.speak import end, say, say_from_a_signal, tell, tell_json
 
 if TYPE_CHECKING:
     from actors.compare.outcome import Json, Outcome
@@ -141,7 +142,7 @@ def perform(resolved: Resolved, wanted: Wanted, run: Run | None = None) -> int:
     if wanted.as_json:
         tell_json(document(resolved.scenario, outcome, judged))
     elif outcome.results or error is None:
-        _tell_answer(content)
+        tell_answer(content)
     changed = base is not None and _tell_changes(base, content, outcome.stopped, wanted)
     for verdict in judged if wanted.as_json else ():
         word = "holds" if verdict["holds"] else "FAILED"
@@ -187,12 +188,6 @@ def _writable(option: str, folder: Path) -> None:
             pass
     except OSError as error:
         end(exit_codes.ENVIRONMENT, f"{option} {folder}: cannot be written: {error.strerror}")
-
-
-def _titles(arches: Iterable[str]) -> dict[str, str]:
-    from protocol.arch import architectures, load
-
-    return {name: load(name).title for name in arches if name in architectures()}
 
 
 # -- the run -----------------------------------------------
@@ -263,24 +258,14 @@ def _judgeable(scenario: Scenario, outcome: Outcome) -> tuple[Threshold, ...]:
     return tuple(t for t in scenario.thresholds if not outcome.stopped or t.what.split(".")[1] in finished)
 
 
-def _tell_answer(content: Json) -> None:
-    from actors.compare.answer import answer
-    from actors.compare.text import lines
-
-    tell(*lines(answer(content, _titles(content["scenario"]["arch"])), paper().width))
-
-
 def _leave(folder: Path, content: Json) -> None:
-    """Write run.json and report.html."""
-    from actors.compare.bundle import write, write_text
-    from actors.compare.report import report
+    from actors.compare.bundle import write
 
     try:
         write(folder, content)
-        page = write_text(folder / "report.html", report(content, _titles(content["scenario"]["arch"])))
     except OSError as error:
         end(exit_codes.ENVIRONMENT, f"--out {folder}: cannot be written: {error.strerror}")
-    say(f"report: {page}")
+    leave_report(folder / "report.html", content)
 
 
 def _tell_changes(base: Json, content: Json, stopped: bool, wanted: Wanted) -> bool:

@@ -6,11 +6,10 @@ report only lay it out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.compare.breakeven import break_even
 from actors.compare.outcome import Json
 from actors.compare.tables import Table, columns, common_phases, comparable, in_order, phases, tables, words
 
@@ -74,7 +73,7 @@ def answer(document: Mapping[str, Any], titles: Mapping[str, str] | None = None)
     """Say what `document` found: what `--json` prints, or a bundle. `titles` are the architectures'."""
     scenario = document.get("scenario") or {}
     results: list[Json] = document["results"]
-    turning = document.get("breakeven") or (break_even(scenario, results) if "l1" in scenario else {})
+    turning = document.get("breakeven") or {}
     parts = [
         _part(arch, in_order(r for r in results if r["arch"] == arch), (titles or {}).get(arch, ""), turning)
         for arch in dict.fromkeys(result["arch"] for result in results)
@@ -172,6 +171,13 @@ def _texts(turning: Any) -> Iterator[str]:
     for each in turning if isinstance(turning, list) else [turning] if turning else []:
         text = each.get("text") if isinstance(each, Mapping) else each
         yield str(text) if text else figures(each)
+
+
+def titles_of(arches: Iterable[str]) -> dict[str, str]:
+    """The titles of those architectures that this program has."""
+    from protocol.arch import architectures, load
+
+    return {name: load(name).title for name in arches if name in architectures()}
 
 
 def _claim(claim: Mapping[str, Any]) -> Claim:

@@ -108,6 +108,7 @@ def _is_result(result: object) -> bool:
         and type(result.get("depth")) is int
         and isinstance(result.get("counts"), dict)
         and isinstance(result.get("phases"), dict)
+        and all(isinstance(counts, dict | None) for counts in result["phases"].values())
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
     return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "100", "NO_COLOR": "1"} | (env or {}))
 
 
+@cache
+def help_of(command: str) -> str:
+    return said(run(*command.split(), "--help"))
+
+
 def said(result: Result) -> str:
     """The output with every run of white space as one blank, frames taken off."""
     return " ".join(re.sub("[│╭╮╰╯─]", " ", result.output).split())
@@ -39,7 +45,7 @@ def test_help_of_every_command_says_what_it_does(command: list[str]) -> None:
 
 @pytest.mark.parametrize("command", ALL, ids=" ".join)
 def test_help_of_every_command_has_an_example(command: list[str]) -> None:
-    text = said(run(*command, "--help"))
+    text = help_of(" ".join(command))
     for example in EXAMPLES[" ".join(command)]:
         assert " ".join(example.split()) in text
 
@@ -48,9 +54,8 @@ def test_every_example_is_of_its_command_and_of_options_that_exist() -> None:
     for name, examples in EXAMPLES.items():
         for example in examples:
             assert f"nestbed {name}" in example or name == "nestbed"
-            helps = said(run(*name.split(), "--help")) if name != "nestbed" else ""
             for option in re.findall(r"--[a-z-]+", example):
-                assert option in helps, (name, option)
+                assert option in help_of("" if name == "nestbed" else name), (name, option)
 
 
 def test_without_arguments_it_says_what_there_is() -> None:

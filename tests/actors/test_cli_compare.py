@@ -94,6 +94,52 @@ def test_progress_goes_to_stderr(here: Path, run: Any, capsys: pytest.CaptureFix
     assert err == "nestbed: 0/3 hosted: boot\n"
 
 
+def test_a_bundle_can_be_said_again(here: Path, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from typer.testing import CliRunner
+
+    from actors.cli import app
+
+    perform(resolved(here), QUIET, run)
+    said = capsys.readouterr().out
+    page = (here / "nestbed-mine" / "report.html").read_text()
+    (here / "nestbed-mine" / "report.html").unlink()
+    for arguments in (["nestbed-mine"], ["nestbed-mine/run.json", "--out", "again.html"]):
+        again = CliRunner().invoke(app, ["report", *arguments])
+        assert (again.exit_code, again.stdout) == (exit_codes.OK, said)
+    assert (here / "nestbed-mine" / "report.html").read_text() == page == (here / "again.html").read_text()
+
+
+def test_the_output_as_json_can_be_said_as_well(
+    here: Path, run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from typer.testing import CliRunner
+
+    from actors.cli import app
+
+    perform(resolved(here), Wanted(as_json=True, quiet=True), run)
+    (here / "base.json").write_text(capsys.readouterr().out)
+    again = CliRunner().invoke(app, ["report", "base.json"])
+    assert again.exit_code == exit_codes.OK
+    assert "nested 267 (2.0x" in again.stdout
+    assert "revision not known" in (here / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["nothing"], exit_codes.USAGE), (["base", "--out", "mine.toml/x"], exit_codes.ENVIRONMENT)],
+    ids=str,
+)
+def test_what_cannot_be_said_again_is_refused(arguments: list[str], code: int, here: Path, run: Any) -> None:
+    from typer.testing import CliRunner
+
+    from actors.cli import app
+
+    perform(resolved(here), Wanted(out=here / "base", quiet=True), run)
+    refused = CliRunner().invoke(app, ["report", *arguments])
+    assert refused.exit_code == code
+    assert refused.stderr.startswith("nestbed: ")
+
+
 # -- judgements --------------------------------------------
 
 

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
+from actors.compare import bundle
 from actors.compare.answer import answer, figures, held, number, ratio
-from protocol.plan.scenario import Scenario, as_dict
+from actors.compare.outcome import Outcome
+from protocol.plan.scenario import Scenario
 
 Json = dict[str, Any]
 
 
 def document(results: list[Json], **more: Any) -> Json:
-    return {"nestbed": "0", "seed": 1, "scenario": as_dict(Scenario()), "results": results, **more}
+    return bundle.document(Scenario(), Outcome(results), []) | more
 
 
 def test_the_headline_says_what_each_path_costs_and_times_direct(result: Any) -> None:
@@ -28,7 +30,7 @@ def test_the_headline_names_what_it_leaves_out(results: list[Json]) -> None:
     assert "without swap, which not every path has: direct 132" in part.headline
 
 
-def test_break_even_is_worked_out_if_the_document_has_none(results: list[Json]) -> None:
+def test_break_even_is_said_in_the_words_of_the_document(results: list[Json]) -> None:
     (part,) = answer(document(results)).parts
     assert any(text.startswith("guests of a host: ") for text in part.breakeven)
 

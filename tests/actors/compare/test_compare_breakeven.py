@@ -12,8 +12,8 @@ from actors.compare.breakeven import Line, break_even, cheaper, questions
 from protocol.plan.scenario import Scenario, as_dict
 
 Json = dict[str, Any]
-COSTS = st.builds(Line, st.integers(0, 50).map(Fraction), st.fractions(0, 5, max_denominator=6))
-FAR = 2000  # beyond any meeting of two such lines
+COSTS = st.builds(Line, st.integers(0, 50).map(Fraction), st.fractions(0, 5, max_denominator=3))
+FAR = 400  # beyond any meeting of two such lines
 
 
 @given(COSTS, COSTS)

@@ -138,6 +138,7 @@ def test_every_count_is_listed_while_there_is_room(page: str, results: list[Json
             assert name in said
 
 
+@pytest.mark.slow
 def test_it_stays_small_whatever_there_is_to_say(result: Any) -> None:
     results = []
     for arch in ("a", "b", "c", "d", "e"):

@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from actors.compare import bundle
 from actors.compare.answer import answer
+from actors.compare.outcome import Outcome
 from actors.compare.text import lines
-from protocol.plan.scenario import Scenario, as_dict
+from protocol.plan.scenario import Scenario
 
 Json = dict[str, Any]
 
 
 def written(results: list[Json], width: int = 100, colour: bool = False, **more: Any) -> str:
     """What a console of that width shows."""
-    document = {"seed": 1, "scenario": as_dict(Scenario()), "results": results, **more}
+    document = bundle.document(Scenario(), Outcome(results), []) | more
     file = io.StringIO()
     to = Console(file=file, width=width, force_terminal=colour, color_system="standard" if colour else None)
     for each in lines(answer(document, {"s390": "IBM Z Secure Execution"}), width):
