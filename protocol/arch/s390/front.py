@@ -112,15 +112,12 @@ class Front:
     def _fetch(self, cpu: Cpu, r2: int) -> bytes | Fault:
         """The whole block, read once: another CPU may change it meanwhile. All of it is touched."""
         if not cpu.dat and not cpu.prefix and (r2 & OFFSET) + 0x200 <= PAGE:
-            raw = self.peek(r2, 8)
+            raw = self.peek(r2, 0x200)  # one page, so one access for the header and whatever it says
             if isinstance(raw, Fault):
                 return z.program(raw.code, raw.address, write=True)
             length = int.from_bytes(raw[:2], "big")
-            if 8 < length <= 0x200:
-                rest = self.peek(r2 + 8, length - 8)
-                return z.program(rest.code, rest.address, True) if isinstance(rest, Fault) else raw + rest
-            if length <= 8:
-                return raw
+            if length <= 0x200:
+                return raw[: max(length, 8)]
         raw = self.home_read(cpu, r2, 8, write=True)
         if isinstance(raw, Fault):
             return raw
