@@ -115,6 +115,6 @@ class Guest:
         self.table.drop()
 
 
-def at_depth(depth: int, memory_mib: int = 2200) -> Host:
-    """A host at `depth`, on machines that are as large as they have to be."""
-    return Host(compose(PROFILE, depth, memory_bytes=memory_mib * MIB))
+def at_depth(depth: int, apart: bool = False) -> Host:
+    """A host at `depth`, on a machine as large as it has to be. `apart`: levels speak by messages."""
+    return Host(compose(PROFILE, depth, apart=apart))

@@ -1,8 +1,9 @@
-"""How many Ultravisor calls a second, on real control blocks in a machine's memory: s390, direct.
+"""How many Ultravisor calls a second, on real control blocks in a machine's memory: s390.
 
 The baseline of the cheap call is the least that any emulation has to do: read a block's header, find the call
 by its code, write the answer. That of a guest's life is what its pages cost in cryptography alone: every page
-decrypted once, hashed twice.
+decrypted and hashed. That of a nested call is the same call on the machine itself, so the ratio is what the
+levels between cost this program; that of a call through actors is the same call without them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,19 @@ from functools import partial
 from hashlib import sha512
 from statistics import median
 
+import trio
+
+from actors.host import SecureHost
+from actors.kvm import Kvm
+from actors.runtime.actor import open_runtime
+from actors.te import TrustedEntity
 from benchmarks.run import Case
 from benchmarks.s390_host import Host, at_depth
+from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.image import decrypt_page
+from protocol.arch.s390.linked import LinkedUltravisor
 from protocol.arch.s390.structs import ANSWER, ANSWER_AT, EXECUTED, HEADER, PADDR, block
-from protocol.effects import run
+from protocol.effects import Fault, Step, run
 
 SECONDS = 0.2
 TIMES = 5
@@ -47,13 +56,52 @@ def cheap_calls(host: Host, n: int = 1000) -> int:
     return n
 
 
+def prepared(depth: int, apart: bool = False) -> Host:
+    """A host with the block of such a call in its memory."""
+    host = at_depth(depth, apart=apart)
+    host.level.write(host.issuer.scratch, bytes(block(0x20, 0x0202, PADDR, host.frames(4096))))
+    return host
+
+
+def succeeded(host: Host) -> bool:
+    answer: bytes = host.level.read(host.issuer.scratch + ANSWER_AT, 4)
+    return answer == ANSWER.pack(EXECUTED, 0)
+
+
 def cheap(depth: int) -> float:
-    host = at_depth(depth)
-    level, at = host.level, host.issuer.scratch
-    level.write(at, bytes(block(0x20, 0x0202, PADDR, host.frames(4096))))
+    host = prepared(depth)
     value = rate(partial(cheap_calls, host))
-    assert level.read(at + ANSWER_AT, 4) == ANSWER.pack(EXECUTED, 0)
+    assert succeeded(host)
     return value
+
+
+async def through_actors() -> float:
+    """The same call of L1: its actor asks that of L0's KVM, whose emulation asks the Trusted Entity's."""
+    host = prepared(1, apart=True)
+    nested, machine = host.rig.below(0)
+    async with open_runtime() as runtime:
+        te = TrustedEntity(machine, runtime)
+        port = Kvm("kvm", te.actor, runtime).add("l1", nested, no_end)
+        level = LinkedUltravisor(host.level, host.level.cpus)
+        at = host.issuer.scratch
+
+        def perform(cpu: Cpu) -> Step[int | Fault]:
+            return level.call(cpu, at)
+
+        l1 = SecureHost("l1", perform, port, runtime)
+        cpu = host.issuer.cpu
+        done, begin = 0, time.perf_counter()
+        while (took := time.perf_counter() - begin) < SECONDS * TIMES:
+            for _ in range(100):
+                await l1.perform(cpu)
+            done += 100
+        assert succeeded(host)
+        return done / took
+
+
+def no_end(_cause: str) -> Step[None]:
+    return
+    yield
 
 
 def least() -> float:
@@ -101,6 +149,14 @@ def cryptography() -> float:
 def cases() -> Iterable[Case]:
     """Yield what this module measures."""
     yield Case("UV call, direct, nothing to do", "call/s", partial(cheap, 0), least)
+    for depth in (1, 2):
+        yield Case(f"UV call, nested at depth {depth}", "call/s", partial(cheap, depth), partial(cheap, 0))
     yield Case(
-        f"UV calls of a guest's life, direct, {IMAGE_PAGES} pages", "call/s", partial(life, 0), cryptography
+        "UV call, nested at depth 1, through actors",
+        "call/s",
+        partial(trio.run, through_actors),
+        partial(cheap, 1),
     )
+    for depth, path in enumerate(("direct", "nested")):
+        name = f"UV calls of a guest's life, {path}, {IMAGE_PAGES} pages"
+        yield Case(name, "call/s", partial(life, depth), cryptography)
