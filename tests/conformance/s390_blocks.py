@@ -154,9 +154,6 @@ LAYOUT: dict[str, dict[str, tuple[int, int]]] = {
     "dump_storage_state": {"handle": (0x18, 8), "area": (0x20, 8), "gaddr": (0x28, 8)},
     "dump_cpu": {"handle": (0x18, 8), "area": (0x20, 8)},
     "dump_complete": {"handle": (0x18, 8), "area": (0x20, 8)},
-    "dump_storage_state": {"handle": (0x18, 8), "area": (0x20, 8), "gaddr": (0x28, 8)},
-    "dump_cpu": {"handle": (0x18, 8), "area": (0x20, 8)},
-    "dump_complete": {"handle": (0x18, 8), "area": (0x20, 8)},
     "attest": {
         "request": (0x18, 8),
         "token": (0x20, 8),

@@ -21,10 +21,11 @@ FULL_TIMER = 0x0FFF_FFFF_FFFF_F000
 
 @dataclass(slots=True)
 class Image:
-    """What the owner gave the host: a header, and pages in load order."""
+    """What the owner gave the host: a header, and pages in load order. The CCK stays with the owner."""
 
     header: bytes
     pages: list[tuple[int, tuple[int, int], bytes]]  # (gaddr, tweak, encrypted page)
+    cck: bytes = b""
 
     @classmethod
     def build(cls, host: Host, components: list[Json] | None = None, **options: object) -> Image:
@@ -38,7 +39,7 @@ class Image:
             )
             for page in body["pages"]
         ]
-        return cls(bytes.fromhex(body["header"]), pages)
+        return cls(bytes.fromhex(body["header"]), pages, bytes.fromhex(body["cck"]))
 
 
 def text_of(page: int) -> bytes:

@@ -14,6 +14,7 @@ from driver import Json, Keyboard, in_process
 from s390_blocks import GIB, HOST_CALLS, LATER_CALLS, MIB, NOTIFY, PAGE, UNASSIGNED, header, uvcb
 from s390_field import Host
 from s390_guest import FREE, IMAGE_AT, Image, SecureGuest, boot_guest, call_steps
+from s390_owner import add_secret, attestation, plaintext
 
 Script = Callable[[Host], object]
 
@@ -245,6 +246,66 @@ def in_home_space(host: Host) -> None:
         host.ask("read", addr=hex(virtual), len=8, space="home")
 
 
+def dumps(host: Host) -> None:
+    """Every byte of a dump is the same, those that nobody can read too."""
+    host.init()
+    guest = boot_guest(host)
+    host.call("dump_init", handle=guest.handle).refused(0x0103)
+    guest = SecureGuest.create(host, cpus=2)
+    guest.load(Image.build(host, pcf=hex(1 << 29))).start()
+    area, page = host.alloc(), guest.secure_page(FREE, b"to be dumped")
+    shared = guest.secure_page(FREE + PAGE)
+    guest.share(FREE + PAGE).done()
+    for _ in range(2):
+        host.call("dump_complete", handle=guest.handle, area=area)
+        host.call("dump_init", handle=guest.handle).done()
+        host.call("dump_init", handle=guest.handle)
+        guest.enter()
+        host.call("convert_from", paddr=page).done()
+        for at in (page, shared):
+            host.read(at)
+        for gaddr in (0, MIB, 2 * MIB, PAGE):
+            for where in (area, 1 << 44, guest.space.target(0) + 0x800, guest.plan["base"]):
+                host.call("dump_storage_state", handle=guest.handle, area=where, gaddr=gaddr)
+                host.ask("read", addr=hex(where), len=PAGE)
+        for cpu in guest.cpus:
+            for where in (1 << 44, area):
+                host.call("dump_cpu", handle=cpu.handle, area=where)
+                host.ask("read", addr=hex(where), len=PAGE)
+        host.call("dump_complete", handle=guest.handle, area=1 << 44)
+        host.call("dump_complete", handle=guest.handle, area=area).done()
+        host.read(area)
+        guest.convert_to(FREE).done()
+        guest.fetch(FREE, 12)
+    host.audit()
+    host.ok("counts")
+
+
+def evidence_and_secrets(host: Host) -> None:
+    host.init()
+    image = Image.build(host)
+    guest = SecureGuest.create(host).load(image).start()
+    for gaddr in (FREE, FREE + PAGE):
+        guest.secure_page(gaddr)
+    for asked in (attestation(), attestation(nonce=b"n" * 16), attestation(which="other")):
+        guest.store(FREE, asked.raw)
+        for user in (0, 256, 257):
+            guest.uvc(uvcb("attest", request=FREE, user_len=user, meas_len=64, meas=FREE + PAGE, add_len=32))
+            guest.fetch(FREE + PAGE, 64)
+    for kind, value in ((3, plaintext(b"word")), (2, bytes(32)), (1, b""), (4, bytes(16)), (0x16, bytes(32))):
+        guest.store(FREE, add_secret(image.header, kind, value, "name"))
+        guest.uvc(uvcb("add_secret", request=FREE))
+    guest.uvc(uvcb("list_secrets", list=FREE + PAGE))
+    guest.fetch(FREE + PAGE)
+    for index in range(3):
+        guest.uvc(uvcb("retrieve_secret", index=index, buffer=FREE, len=PAGE))
+        guest.fetch(FREE, 32)
+    for _ in range(2):
+        guest.uvc(uvcb("lock_secrets"))
+    guest.uvc(uvcb("query"))
+    host.ok("counts")
+
+
 def two_hosts(host: Host) -> None:
     sibling = host.sibling(1)
     host.init()
@@ -272,6 +333,8 @@ SCRIPTS = (
     page_states,
     resets,
     in_home_space,
+    dumps,
+    evidence_and_secrets,
 )
 
 
