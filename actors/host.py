@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.runtime.actor import Actor, Runtime
+from actors.runtime.mailbox import Reply
 from actors.runtime.port import Deliver, Port
+from actors.runtime.serial import Serial
 from protocol.effects import Effect, Step
 
 Perform = Callable[[Any], Step[Any]]
@@ -21,11 +23,17 @@ class SecureHost:
 
     def __init__(self, name: str, perform: Perform, below: Port, runtime: Runtime) -> None:
         self.actor = Actor(name, perform, runtime, perform=self._ask_below)
+        self.port = Serial(self.actor)
         self._below = below
 
     async def perform(self, operation: object) -> Any:
-        """Do one operation. Raises LevelGone if the level below is gone, or this host."""
-        return await self.actor.ask(operation)
+        """Do one operation, when those before it are over.
+
+        Raises OperationFailed, and LevelGone if the level below is gone, or this host.
+        """
+        reply = Reply()
+        self.port.submit(operation, reply.deliver)
+        return await reply.wait()
 
     def _ask_below(self, effect: Effect, deliver: Deliver) -> None:
         self._below.submit(effect, deliver)
