@@ -7,14 +7,6 @@ from typing import Any
 from actors.commands.options import AsJson
 from actors.commands.speak import tell, tell_json
 
-REALISM = {
-    "built": "somebody runs this",
-    "prototype": "shown to work, not in use",
-    "software": "possible, nobody has written it",
-    "needs_te_change": "the Trusted Entity would have to change",
-    "hypothetical": "nobody knows",
-}
-
 
 def show(as_json: AsJson = False) -> None:
     """List the architectures, and how real nesting is on each of them."""
@@ -26,8 +18,10 @@ def show(as_json: AsJson = False) -> None:
         return
     from rich.table import Table
 
+    from actors.compare.answer import REALISM
+
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "title", "calls", "profiles", "realism of the nested path"):
+    for column in ("name", "title", "calls", "profiles", "realism"):
         table.add_column(column, justify="right" if column == "calls" else "left")
     for each in found:
         realism = f"{each['realism']}: {REALISM.get(each['realism'], '')}".rstrip(": ")

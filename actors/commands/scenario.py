@@ -123,6 +123,34 @@ def _show(resolved: Resolved) -> None:
     tell("", plan, "", Text("on each path", style="bold"), sums)
 
 
+def settings(as_json: AsJson = False) -> None:
+    """List every setting of a scenario: its default, what it means, what it accepts.
+
+    In the environment a setting is NESTBED_ and its path in capitals, with _ for the dots.
+    """
+    from actors.scenario import shown, variable_of
+    from protocol.plan.scenario import Scenario, leaves
+
+    known = [
+        {
+            "setting": path,
+            "meaning": kind.help or kind.kind,
+            "allowed": kind.allowed(),
+            "default": list(value) if isinstance(value, tuple) else value,
+            "variable": variable_of(path) if kind.kind != "thresholds" else None,
+        }
+        for path, value, kind in leaves(Scenario())
+    ]
+    if as_json:
+        tell_json(known)
+        return
+    from rich.text import Text
+
+    for each in known:
+        tell(Text(f"{each['setting']} = {shown(each['default'])}", style="bold"))
+        tell(Text(f"    {each['meaning']}"), Text(f"    {each['allowed']}"))
+
+
 def listed(as_json: AsJson = False) -> None:
     """List the scenarios that come with nestbed."""
     from actors.scenario import shipped

@@ -200,7 +200,12 @@ class Scenario:
     guest: Guests = field(default_factory=Guests, metadata=_SECTION)
     run: Run = field(default_factory=Run, metadata=_SECTION)
     strategy: Strategy = field(default_factory=Strategy, metadata=_SECTION)
-    thresholds: tuple[Threshold, ...] = field(default=(), metadata={"kind": Kind("thresholds")})
+    thresholds: tuple[Threshold, ...] = field(
+        default=(),
+        metadata={
+            "kind": Kind("thresholds", "bounds on counts; a run that breaks one ends with exit code 99")
+        },
+    )
 
 
 def parse_threshold(what: str, text: str) -> Threshold:

@@ -313,3 +313,15 @@ def test_the_console_refuses_here_as_it_does_there() -> None:
     result = run("console", "--arch", "vax")
     assert result.exit_code == exit_codes.USAGE
     assert "no such architecture; allowed: " in result.stderr
+
+
+def test_every_setting_is_listed_with_what_it_accepts() -> None:
+    from protocol.plan.scenario import Scenario, leaves
+
+    listed = {each["setting"]: each for each in json.loads(run("scenario", "settings", "--json").stdout)}
+    text = run("scenario", "settings").stdout
+    for path, _, kind in leaves(Scenario()):
+        assert (listed[path]["meaning"], listed[path]["allowed"]) == (kind.help, kind.allowed())
+        assert kind.help
+        assert f"{path} = " in text
+        assert " ".join(kind.allowed().split()) in " ".join(text.split())
