@@ -1,0 +1,1 @@
+"""Intel TDX: the TDX module, table-driven, its emulation for a guest host, and its console."""

@@ -1,0 +1,141 @@
+"""Machines to choose from: what the console's contract calls a profile.
+
+Sizes of control structures are those of module 1.5.01; the memory map is ours: the first MiB is not
+convertible, and SEAMRR lies at 32 MiB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+PAGE = 4096
+
+MAX_PA = 52  # the module's bound of addresses, whatever the processor's
+TDCS_PAGES = 6
+TDCS_LIMIT = 9
+TDVPS_PAGES = 6
+TDVPS_LIMIT = 15
+TDCS_PER_L2 = 1
+TDVPS_PER_L2 = 3
+MAX_L2_VMS = 3
+MAX_CMRS = 32
+MAX_TDMRS = 64
+MAX_RESERVED = 16
+PAMT_ENTRY = 16
+MAX_PACKAGES = 8
+MIN_MEMORY_MIB = 128
+
+LOW_MEMORY = MIB  # below it nothing is convertible, and `alloc` gives nothing out
+SEAMRR_BASE = 32 * MIB
+SEAMRR_SIZE = 32 * MIB
+
+# TDX_FEATURES0, section 7.9
+TD_MIGRATION, TD_PRESERVING, SERVICE_TD = 1 << 0, 1 << 1, 1 << 2
+NO_RBP_MOD, TOPOLOGY_ENUM = 1 << 18, 1 << 20
+FEATURES_1_5_01 = sum(1 << bit for bit in (0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 16, 17, 18, 19))
+
+
+class Range(NamedTuple):
+    """Physical addresses [base, base + size)."""
+
+    base: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        return self.base + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One machine. `migration`: section 2.6 is offered; `linux`: the deltas of section 7.9."""
+
+    name: str
+    memory_mib: int
+    cpus: int
+    packages: int = 1
+    mktme_keyids: int = 15
+    tdx_keyids: int = 48
+    hkid_bits: int = 6
+    hkid_shift: int = 46
+    maxphyaddr: int = 52
+    migration: bool = False
+    linux: bool = False
+
+    @property
+    def features(self) -> int:
+        """TDX_FEATURES0 as this host sees it."""
+        offered = FEATURES_1_5_01 if self.migration else FEATURES_1_5_01 & ~(TD_MIGRATION | SERVICE_TD)
+        return offered | TOPOLOGY_ENUM if self.linux else offered
+
+    @property
+    def first_private(self) -> int:
+        return self.mktme_keyids + 1
+
+    def is_private(self, hkid: int) -> bool:
+        return self.first_private <= hkid < self.first_private + self.tdx_keyids
+
+    def hkid_of(self, address: int) -> int:
+        return address >> self.hkid_shift & ((1 << self.hkid_bits) - 1)
+
+    def without_hkid(self, address: int) -> int:
+        return address & ~(((1 << self.hkid_bits) - 1) << self.hkid_shift)
+
+    # -- what a plan of a comparison asks ----------------------------------------------------------
+
+    @property
+    def max_configs(self) -> int:
+        """TDs at once: one KeyID is the module's own."""
+        return self.tdx_keyids - 1
+
+    @property
+    def max_cpu_id(self) -> int:
+        return 0xFFFE
+
+    @property
+    def max_storage(self) -> int:
+        return 1 << 47
+
+    @property
+    def base_len(self) -> int:
+        """PAMT of the whole memory, in bytes: one 256th."""
+        return self.memory_mib * MIB // 256
+
+    @property
+    def conf_base_len(self) -> int:
+        return (1 + TDCS_PAGES) * PAGE
+
+    @property
+    def cpu_len(self) -> int:
+        return TDVPS_PAGES * PAGE
+
+    def variable_len(self, guest_len: int) -> int:
+        """Secure EPT tables for `guest_len` bytes of densely used memory, section 6."""
+        return (-(-guest_len // (2 * MIB)) + -(-guest_len // GIB) + 1) * PAGE
+
+
+def seamrr_of(memory: int) -> Range:
+    """The module's own range in a machine of `memory` bytes."""
+    return Range(SEAMRR_BASE, SEAMRR_SIZE)
+
+
+def cmrs_of(memory: int) -> tuple[Range, ...]:
+    """Convertible memory of a machine of `memory` bytes, ascending."""
+    seamrr = seamrr_of(memory)
+    return Range(LOW_MEMORY, seamrr.base - LOW_MEMORY), Range(seamrr.end, memory - seamrr.end)
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("small", memory_mib=4096, cpus=2),
+        Profile("small-2p", memory_mib=4096, cpus=2, packages=2),
+        Profile("migration", memory_mib=4096, cpus=2, migration=True),
+        Profile("documented", memory_mib=65536, cpus=8, packages=2),
+        Profile("linux", memory_mib=4096, cpus=2, linux=True),
+    )
+}
