@@ -36,13 +36,6 @@ class CpuState(NamedTuple):
     cr13: int
     origin: int
 
-    @classmethod
-    def of(cls, cpu: Cpu) -> CpuState:
-        cr = cpu.cr
-        return cls(
-            cpu.number, cpu.running, cpu.problem_state, cpu.dat, cpu.prefix, cr[1], cr[7], cr[13], cpu.origin
-        )
-
     def put(self, cpu: Cpu) -> None:
         cpu.running, cpu.problem_state, cpu.dat = self.running, self.problem_state, self.dat
         cpu.prefix, cpu.origin = self.prefix, self.origin
@@ -106,7 +99,7 @@ class LinkedUltravisor(LinkedLevel):
     def __init__(self, memory: OwnMemory, cpus: Sequence[Cpu]) -> None:
         super().__init__(memory)
         self.cpus = cpus
-        self._told: dict[int, CpuState] = {}
+        self._told: dict[int, tuple[int, bool, bool, bool, int, int, int, int, int]] = {}
 
     def call(self, cpu: Cpu, r2: int, m3: int = 0, m4: int = 0, park: bool = False) -> Step[int | Fault]:
         answer: int | Fault = yield from issue(
@@ -122,15 +115,27 @@ class LinkedUltravisor(LinkedLevel):
         return answer.result
 
     def _changed(self, cpu: Cpu) -> tuple[CpuState, ...]:
+        # Every call comes by here, and mostly nothing has changed: a plain tuple is the cheapest to compare.
         told = self._told
-        changed = []
+        changed: tuple[CpuState, ...] = ()
         for each in self.cpus:
-            state = CpuState.of(each)
-            if told.get(each.number) != state:
-                told[each.number] = state
-                changed.append(state)
+            number, cr = each.number, each.cr
+            state = (
+                number,
+                each.running,
+                each.problem_state,
+                each.dat,
+                each.prefix,
+                cr[1],
+                cr[7],
+                cr[13],
+                each.origin,
+            )
+            if told.get(number) != state:
+                told[number] = state
+                changed += (CpuState(*state),)
         assert cpu.number in told, f"CPU {cpu.number} is none of this host's"
-        return tuple(changed)
+        return changed
 
 
 class Level(Protocol):
