@@ -94,8 +94,8 @@ class GuestHost(Generic[M]):
         self.size = len(frames) << PAGE_SHIFT
         self.slots = np.array(frames, np.int64)
         self.attention = np.zeros(len(frames), np.uint8)
-        self._slots = memoryview(self.slots)
-        self._attention = memoryview(self.attention)
+        self._slots = self.slots.data
+        self._attention = self.attention.data
         self._memory = below.memory
         self.ram: GuestRam | None = None
 
@@ -295,7 +295,7 @@ class GuestHost(Generic[M]):
         """Keep bytes and marks where the guest host maps them: `attention` has one byte for each frame."""
         attention[:] = self.attention
         self.attention = attention
-        self._attention = memoryview(attention)
+        self._attention = attention.data
         self.ram = ram
 
     def _give_below(self, frames: np.ndarray) -> None:

@@ -76,6 +76,16 @@ class Rig:
         """Who serves what the host on `seat` asks, then what that asks, down to the machine."""
         return tuple(Server(level) for level in (self.seats[seat].level, *reversed(self.levels)))
 
+    @property
+    def own_cpus(self) -> range:
+        """CPUs of L0 that no guest host runs on: those of its own software."""
+        count = len(self.machines[0].cpus)
+        return range(count - self.software_cpus, count)
+
+    def below_l0(self) -> tuple[Server, ...]:
+        """The same for L0's own software, where there are hypervisors above."""
+        return (Server(self.levels[0]),)
+
     def seen(self, level: Level) -> Any:
         """`level` as its host meets it: itself, or, where levels live apart, by messages."""
         return LinkedUltravisor(level, level.cpus) if self.apart else level
@@ -97,11 +107,15 @@ class Rig:
             place.level.reset(clear_memory=True)
             return
         yield from place.level.death()
+        self.seat_anew(seat)
+
+    def seat_anew(self, seat: int) -> None:
+        """A fresh guest host takes the place of one that is dead."""
+        place = self.seats[seat]
         place.lives += 1
         for cpu in place.cpus:
             cpu.reset()
         place.level = _guest_host(self, place.cpus, place.number, place.lives, place.memory_bytes)
-
 
     def end(self, seat: int, cause: str) -> Step[None]:
         """The host on `seat` ends without a word; nobody takes its place."""
@@ -192,8 +206,9 @@ def _below(rig: Rig, hosts: int, memory: int, cpus: int, spare: int) -> None:
     sizes.reverse()
     counts.reverse()
     wide = profile.below(hosts, sizes[0])
-    level: Level = Machine(wide, sizes[0], _cpus(counts[0]), CALLS, rig.ledger, rig.seed)
-    rig.machines.append(level)
+    machine = Machine(wide, sizes[0], _cpus(counts[0]), CALLS, rig.ledger, rig.seed)
+    rig.machines.append(machine)
+    level: Level = machine
     for number in range(rig.depth):
         if number:
             level = _guest_host(rig, _cpus(counts[number]), 0, 1, sizes[number], wide)
@@ -223,6 +238,8 @@ def _guest_host(
     below = rig.chain[-1]
     place = f"{below.level + 1}.{number}.{life}"
     frames = scattered(below.pool, memory >> PAGE_SHIFT, Random(f"{rig.seed}:frames:{place}"))
+    if life > 1:  # others have used them
+        below.memory.clear(frames)
     width = len(own) + 1
     kvm = below.memory.cpus[number * width : (number + 1) * width]
     return Nested(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from protocol.arch.s390.audit import audit
 from protocol.arch.s390.compose import Rig
 from protocol.arch.s390.keyboard.host import FACILITIES, S390Host
 from protocol.arch.s390.keyboard.workbench import image
@@ -59,8 +60,7 @@ class S390Keyboard(Keyboard[S390Host]):
         return {"ram_end": hex(host.memory), "facilities": list(FACILITIES), "uv": True}
 
     def audit(self) -> dict[str, Any]:
-        hosts = [{"tracked": {}, **machine.statistics()} for machine in self._rig.machines]
-        return {"hosts": hosts, "leaks": []}
+        return audit(self._rig)
 
     def machine_counts(self) -> dict[str, Any]:
         return dict(self._rig.ledger.flat())

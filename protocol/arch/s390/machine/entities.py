@@ -101,6 +101,7 @@ class Config:
     variable: np.ndarray
     key: ExportKey
     resident: np.ndarray
+    issued_on: int  # number of the host's CPU that created it: the audit tells guest hosts apart by it
     state: ConfigState = ConfigState.CREATED
     reset_pending: bool = False
     cpus: dict[int, SecureCpu] = field(default_factory=dict)

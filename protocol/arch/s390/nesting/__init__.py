@@ -18,7 +18,7 @@ done. With everything in one process that cannot be seen.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -36,7 +36,8 @@ from protocol.arch.s390.nesting.shadow import Shadows, Space
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.profiles import Profile
 from protocol.arch.s390.structs import BUSY, Outcome, SieExit
-from protocol.calls import CallSpec, Donation, Treatment
+from protocol.calls import CallSpec, Donation
+from protocol.calls import Treatment as Treated
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
 from protocol.memory.store import PAGE_SHIFT
@@ -45,7 +46,8 @@ from protocol.nesting.locks import Locks
 from protocol.nesting.quarantine import Quarantine
 from protocol.tracking import Book
 
-TREATMENTS = {
+Treatment = Callable[..., Outcome | Generator[Any, Any, Outcome]]
+TREATMENTS: Mapping[str, Treatment] = {
     "query": vm.query,
     "query_keys": vm.query_keys,
     "init": vm.init,
@@ -152,9 +154,10 @@ class Nested(Frames, Front):
     def perform(self, spec: CallSpec, cpu: Cpu, block: bytes) -> Generator[Any, Any, Outcome]:
         treatment = TREATMENTS.get(spec.name)
         if treatment is None:
-            assert spec.treatment is Treatment.PASSED, f"{spec.name} has no treatment"
+            assert spec.treatment is Treated.PASSED, f"{spec.name} has no treatment"
             treatment = vm.passed
-        outcome = yield from treatment(self, spec, cpu, block)
+        treated = treatment(self, spec, cpu, block)
+        outcome = treated if isinstance(treated, Outcome) else (yield from treated)
         if outcome.rc:
             self.ledger.count(("te_calls", spec.name, spec.category, spec.treatment, str(self.level)))
             self.ledger.count(("copied_bytes", "uvcb"), len(block) + 4)
@@ -246,13 +249,13 @@ class Nested(Frames, Front):
             raise
 
     def unlend(self, block: Block) -> None:
-        self.below.pool.give_run(block.first, block.count)
+        self.below.pool.give_run(block.first, block.pages)
 
     def lose(self, block: Block, reason: str) -> None:
         """The level below would not give it back: it is never used again."""
-        self.quarantine.add(block.first, block.count, reason)
+        self.quarantine.add(block.first, block.pages, reason)
         if self.donation is Donation.SWAPPED:
-            self.below.promised += block.count
+            self.below.promised += block.pages
 
     # -- tracking ----------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ class Block(NamedTuple):
     """A contiguous run of the level's own frames that it took for a guest host."""
 
     first: int
-    count: int
+    pages: int
 
 
 @dataclass(slots=True)

@@ -150,7 +150,7 @@ def _data_page(nested: Nested, secure: TrackedCpu, designation: int) -> int:
     if not designation:
         return 0
     if nested.refusal(*area(designation)) is not None:
-        return nested.below.memory.size & ~OFFSET
+        return int(nested.below.memory.size) & ~OFFSET
     data = nested.peek(designation & ~OFFSET, PAGE)
     assert isinstance(data, bytes), f"a page that can be stored to cannot be read: {data}"
     nested.below.memory.write(secure.sida, data)

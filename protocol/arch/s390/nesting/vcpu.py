@@ -52,7 +52,7 @@ def create_cpu(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated
     handle = nested.new_handle("cpu", real)
     secure = TrackedCpu(handle, real, config, fields.number, plan.storage, lent, shadow, sida)
     nested.secure_cpus[handle] = config.cpus[fields.number] = secure
-    nested.takes(plan.storage, lent.count)
+    nested.takes(plan.storage, lent.pages)
     nested.book.add("vcpu_map")
     nested.book.add("shadow_vcpu")
     return Outcome(EXECUTED, 0, ((HANDLE_OUT, U64.pack(handle)),))
@@ -93,7 +93,7 @@ def destroy_cpu(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treate
 def forget_cpu(nested: Nested, secure: TrackedCpu) -> None:
     """The level below destroyed it: its shadow block ends with its handle."""
     nested.unlend(secure.donated)
-    nested.returns(secure.storage, secure.donated.count)
+    nested.returns(secure.storage, secure.donated.pages)
     untrack_cpu(nested, secure)
 
 

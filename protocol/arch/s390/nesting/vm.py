@@ -77,17 +77,15 @@ def with_real_handle(nested: Nested, spec: CallSpec, uvcb: bytes) -> bytes:
 # -- emulated: nothing is issued below -------------------------------------------------------------
 
 
-def query(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
+def query(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Outcome:
     return answer_query(host_view(nested.profile, nested.calls), uvcb)
-    yield
 
 
-def query_keys(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
+def query_keys(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Outcome:
     return answer_keys(nested.seed)
-    yield
 
 
-def init(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
+def init(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Outcome:
     """The real Ultravisor is up already; the guest host's donation is taken all the same."""
     plan = checks.init(nested, *INIT.unpack_from(uvcb))
     if isinstance(plan, int):
@@ -97,7 +95,6 @@ def init(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
     nested.ready = True
     nested.book.add("te_context")
     return DONE
-    yield
 
 
 # -- create and destroy ----------------------------------------------------------------------------
@@ -156,8 +153,8 @@ def _made(
     handle = nested.new_handle("config", real)
     config = TrackedConfig(handle, real, space, plan.base, plan.variable, (base, variable), sca)
     nested.configs[handle] = nested.by_serial[space.serial] = config
-    nested.takes(plan.base, base.count)
-    nested.takes(plan.variable, variable.count)
+    nested.takes(plan.base, base.pages)
+    nested.takes(plan.variable, variable.pages)
     nested.book.add("vm_map")
     return config
 
@@ -194,8 +191,8 @@ def forget_config(nested: Nested, config: TrackedConfig) -> None:
     base, variable = config.donated
     for run in (base, variable, config.sca):
         nested.unlend(run)
-    nested.returns(config.base, base.count)
-    nested.returns(config.variable, variable.count)
+    nested.returns(config.base, base.pages)
+    nested.returns(config.variable, variable.pages)
     untrack_config(nested, config)
 
 
