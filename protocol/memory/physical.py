@@ -20,13 +20,28 @@ _IN_STORE = (1 << _STORE_SHIFT) - 1
 class Physical:
     """`frames` pages of bytes, zero at first. Addresses are not checked."""
 
-    __slots__ = ("_home", "_spare", "_stores", "_vault", "_vaulted", "frames", "home")
+    __slots__ = (
+        "_fill",
+        "_filled",
+        "_home",
+        "_shared",
+        "_spare",
+        "_stores",
+        "_vault",
+        "_vaulted",
+        "frames",
+        "home",
+    )
 
     def __init__(self, frames: int, ram: Store | None = None) -> None:
         self.frames = frames
         self._stores: list[Store] = [ram or PrivateStore(frames << PAGE_SHIFT)]
         self._vault = PrivateStore(frames << PAGE_SHIFT)
         self._vaulted = np.zeros(frames, np.uint8)
+        # Pages of the first store that are not known to be zero. In a further store others write, too.
+        self._filled = np.full(frames, ram is not None, bool)
+        self._fill = self._filled.data
+        self._shared = ram is not None
         self.home = np.arange(0, frames << PAGE_SHIFT, PAGE, dtype=np.uint64)
         self._home = self.home.data
         self._spare: list[np.ndarray] = []  # homes whose frames live in a further store
@@ -45,6 +60,8 @@ class Physical:
         offset = address & OFFSET
         if offset + len(data) <= PAGE:
             home: int = self._home[address >> PAGE_SHIFT]
+            if home <= _IN_STORE:
+                self._fill[home >> PAGE_SHIFT] = True
             self._stores[home >> _STORE_SHIFT].write((home & _IN_STORE) + offset, data)
             return
         done = 0
@@ -54,12 +71,24 @@ class Physical:
 
     def clear(self, frame: int) -> None:
         home: int = self._home[frame]
+        if home <= _IN_STORE:
+            if not self._fill[home >> PAGE_SHIFT]:
+                return
+            self._fill[home >> PAGE_SHIFT] = self._shared
         self._stores[home >> _STORE_SHIFT].clear(home & _IN_STORE, PAGE)
 
     def clear_many(self, frames: Iterable[int] | np.ndarray) -> None:
-        """Zero many frames; neighbours whose bytes lie together go in one step."""
-        for first, length in _together(self.home[_listed(frames)]):
-            self._stores[first >> _STORE_SHIFT].clear(first & _IN_STORE, length)
+        """Zero many frames; neighbours whose bytes lie together go in one step, what is zero in none."""
+        homes = self.home[_listed(frames)]
+        first = homes <= _IN_STORE
+        pages = homes[first] >> np.uint64(PAGE_SHIFT)
+        filled = pages[self._filled[pages]]
+        if not self._shared:
+            self._filled[filled] = False
+        for at, length in _together(filled << np.uint64(PAGE_SHIFT)):
+            self._stores[0].clear(at, length)
+        for at, length in _together(homes[~first]):
+            self._stores[at >> _STORE_SHIFT].clear(at & _IN_STORE, length)
 
     # -- places --------------------------------------------------------------------------
 
