@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from protocol.arch.s390.linked import LinkedUltravisor
-from protocol.arch.s390.machine import Machine, bulk
+from protocol.arch.s390.linked import LinkedUltravisor, Server
+from protocol.arch.s390.machine import Machine
+from protocol.arch.s390.machine import bulk as machine
+from protocol.arch.s390.nesting import Nested
+from protocol.arch.s390.nesting import bulk as nesting
 
 if TYPE_CHECKING:
     from protocol.arch.s390.image import ImagePage
 
-Level = Machine
+Level = Machine | Nested
 
 
 def here(level: object) -> Level | None:
@@ -25,34 +28,62 @@ def here(level: object) -> Level | None:
         level = level.memory
     if isinstance(level, Machine):
         return level
+    if isinstance(level, Nested) and here(level.below.memory) is not None:
+        return level
     return None
+
+
+def way_down(level: object) -> list[Server]:
+    """Who serves what the host on `level` asks by message, and so on down; nobody where there is no link."""
+    servers = []
+    while (found := here(level)) is not None:
+        if isinstance(level, LinkedUltravisor):
+            servers.append(Server(found))
+        level = found.below.memory if isinstance(found, Nested) else None
+    return servers
 
 
 def importable(level: Level, handle: int, pages: np.ndarray, frames: np.ndarray) -> bool:
     """Whether the guest could touch all of these pages for the first time, backed by these frames."""
-    return bulk.importable(level, handle, pages, frames)
+    if isinstance(level, Machine):
+        return machine.importable(level, handle, pages, frames)
+    return nesting.importable(level, handle, pages, frames)
 
 
 def bring_in(level: Level, handle: int, pages: np.ndarray, frames: np.ndarray) -> None:
     """The guest has touched `pages`, its host has backed them with `frames` and had them made secure."""
-    bulk.bring_in(level, handle, pages, frames)
+    if isinstance(level, Machine):
+        machine.bring_in(level, handle, pages, frames)
+    else:
+        nesting.bring_in(level, handle, pages, frames)
 
 
 def unpack(level: Level, handle: int, frames: np.ndarray, encrypted: Sequence[ImagePage]) -> None:
     """The host has backed the image's pages with `frames` and had them unpacked in the order given."""
-    bulk.unpack(level, handle, frames, encrypted)
+    if isinstance(level, Machine):
+        machine.unpack(level, handle, frames, encrypted)
+    else:
+        nesting.unpack(level, handle, frames, encrypted)
 
 
 def share(level: Level, handle: int, pages: np.ndarray) -> None:
     """The guest has shared pages that are resident and private."""
-    bulk.share(level, handle, pages)
+    if isinstance(level, Machine):
+        machine.share(level, handle, pages)
+    else:
+        nesting.share(level, handle, pages)
 
 
 def destroyable(level: Level, frames: np.ndarray) -> np.ndarray:
     """Which of the host's frames Destroy Secure Storage would free, at every level in the same way."""
-    return bulk.destroyable(level, frames)
+    if isinstance(level, Machine):
+        return machine.destroyable(level, frames)
+    return nesting.destroyable(level, frames)
 
 
 def destroy(level: Level, frames: np.ndarray) -> None:
     """The host has destroyed the pages in `frames`."""
-    bulk.destroy(level, frames)
+    if isinstance(level, Machine):
+        machine.destroy(level, frames)
+    else:
+        nesting.destroy(level, frames)
