@@ -1,15 +1,16 @@
 """L0's machine as the hosting broker meets it: guests that are L0's own and belong to a guest host.
 
-Each requester has a share of L0's memory and a host of L0's software that runs its guests in it. A guest is
-known to the broker by its child's id, to the host by the number that its owner gave it in the label
-`guest`; one owner cannot name another's guest, because the share is chosen by who asked, as the transport
-says it.
+L0's software runs the guests. A guest is known to the broker by its child's id, to the software by the
+number that its owner gave it in the label `guest`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+
+import trio
 
 from actors.runtime.port import Deliver, Port
 from protocol.errors import LevelGone, OperationFailed, TeRefused
@@ -42,48 +43,76 @@ class Place:
     running: bool = False
 
 
-@dataclass(slots=True)
-class Gate:
-    """Holds a child's next step until the plan comes to it. Open by default."""
+STEPS = (CreateGuest, LoadGuest, StartGuest)
 
-    open: bool = True
-    waiting: list[tuple[MachineEffect, Deliver]] = field(default_factory=list)
+
+@dataclass(slots=True)
+class Course:
+    """How far a start may go: each step waits until the plan comes to it, and says when it is over."""
+
+    wanted: set[type[MachineEffect]] = field(default_factory=set)
+    waiting: dict[type[MachineEffect], Callable[[], None]] = field(default_factory=dict)
+    over: dict[type[MachineEffect], trio.Event] = field(
+        default_factory=lambda: {step: trio.Event() for step in STEPS}
+    )
+
+    async def go_on(self, step: type[MachineEffect]) -> None:
+        """Let `step` be done, and wait until it is, or until the start has failed before it."""
+        self.wanted.add(step)
+        waiting = self.waiting.pop(step, None)
+        if waiting is not None:
+            waiting()
+        await self.over[step].wait()
+
+    def end(self) -> None:
+        """The start is over, whatever the way."""
+        for event in self.over.values():
+            event.set()
 
 
 class HostedGuests:
-    """The port `machine` of the broker. `hosts` are L0's, by the context id of whose share they run."""
+    """The port `machine` of the broker. `hosts` are L0's, by the context id of whose guests they run.
 
-    def __init__(self, hosts: Mapping[int, Port]) -> None:
+    `receive` takes the bytes of an image that came over the interface, before its guest is made.
+    """
+
+    def __init__(self, hosts: Mapping[int, Port], receive: Callable[[bytes], None]) -> None:
         self._hosts = hosts
+        self._receive = receive
         self._places: dict[bytes, Place] = {}
-        self._gates: dict[tuple[int, int], dict[type, Gate]] = {}
+        self._courses: dict[tuple[int, int], Course] = {}
 
-    # -- the plan's order
-
-    def hold(self, owner: int, guest: int) -> None:
-        """Let the guest's load and start wait until `release` names them."""
-        self._gates[owner, guest] = {LoadGuest: Gate(open=False), StartGuest: Gate(open=False)}
-
-    def release(self, owner: int, guest: int, step: type[MachineEffect]) -> None:
-        """The plan has come to that step of the guest."""
-        gate = self._gates[owner, guest][step]
-        gate.open = True
-        waiting, gate.waiting = gate.waiting, []
-        for effect, deliver in waiting:
-            self._perform(effect, deliver)
+    def course(self, owner: int, guest: int) -> Course:
+        """Hold the next start of that guest of `owner` to the plan's course."""
+        course = self._courses[owner, guest] = Course()
+        return course
 
     # -- the broker's effects
 
     def submit(self, message: object, deliver: Deliver, owner: Hashable = None) -> None:
         """Do one thing to the guest of a child."""
         assert isinstance(message, MachineEffect)
-        place = self._places.get(message.child)
-        if place is not None:
-            gate = self._gates.get((place.owner, place.guest), {}).get(type(message))
-            if gate is not None and not gate.open:
-                gate.waiting.append((message, deliver))
-                return
-        self._perform(message, deliver)
+        course = self._courses.get(self._whose(message))
+        step = type(message)
+        if course is None or step not in STEPS:
+            self._perform(message, deliver)
+            return
+
+        def answered(value: object, error: BaseException | None) -> None:
+            course.over[step].set()
+            deliver(value, error)
+
+        if step in course.wanted:
+            self._perform(message, answered)
+        else:
+            course.waiting[step] = partial(self._perform, message, answered)
+
+    def _whose(self, effect: MachineEffect) -> tuple[int, int]:
+        """Owner and number of the guest that an effect is about."""
+        if isinstance(effect, CreateGuest):
+            return effect.owner_cid, _number(effect)
+        place = self._places.get(effect.child)
+        return (-1, -1) if place is None else (place.owner, place.guest)
 
     def _perform(self, effect: MachineEffect, deliver: Deliver) -> None:
         if isinstance(effect, CreateGuest):
@@ -111,11 +140,16 @@ class HostedGuests:
                 raise AssertionError(f"no step of a machine: {effect!r}")
 
     def _create(self, effect: CreateGuest, deliver: Deliver) -> None:
-        host, label = self._hosts.get(effect.owner_cid), effect.spec.labels.get(GUEST, "")
-        if host is None or not label.isdigit():
-            deliver(TeError("create", 0), None)
+        host, number = self._hosts.get(effect.owner_cid), _number(effect)
+        if host is None or number < 0:
+            deliver(Died(1), None)
             return
-        place = self._places[effect.child] = Place(effect.owner_cid, host, int(label))
+        try:
+            self._receive(effect.image)
+        except ValueError:
+            deliver(Died(2), None)
+            return
+        place = self._places[effect.child] = Place(effect.owner_cid, host, number)
 
         def answered(value: object, error: BaseException | None) -> None:
             if error is not None:
@@ -135,6 +169,12 @@ class HostedGuests:
             deliver(value, error)
 
         return answered
+
+
+def _number(effect: CreateGuest) -> int:
+    """What the owner calls the guest; -1 if it gave it no number."""
+    label = effect.spec.labels.get(GUEST, "")
+    return int(label) if label.isascii() and label.isdigit() else -1
 
 
 def _told(value: object, error: BaseException | None) -> tuple[object, BaseException | None]:

@@ -11,6 +11,8 @@ import hashlib
 from typing import Any
 
 from actors.broker import Broker, Request
+from actors.runtime.mailbox import Reply
+from actors.runtime.port import Deliver
 from protocol.errors import OperationFailed
 from protocol.hosting import Identity
 from protocol.hosting.limits import CHUNK_BYTES
@@ -27,6 +29,14 @@ class HostingRefused(OperationFailed):
         self.body = body
 
 
+def opened(kind: str, reply: Body) -> Body:
+    """The body of a reply frame. Raises HostingRefused if it is an error."""
+    if reply["t"] == "err":
+        raise HostingRefused(kind, reply["b"])
+    body: Body = reply["b"]
+    return body
+
+
 class Requester:
     """One boot of a guest host as L0's broker knows it. `level` is the guest host's own."""
 
@@ -41,6 +51,12 @@ class Requester:
 
     async def ask(self, kind: str, key: bytes | None = None, **body: Any) -> Body:
         """Send one request and return the body of its answer. Raises HostingRefused."""
+        reply = Reply()
+        self.send(kind, reply.deliver, key, **body)
+        return opened(kind, await reply.wait())
+
+    def send(self, kind: str, deliver: Deliver, key: bytes | None = None, **body: Any) -> None:
+        """Send one request; its reply frame is delivered."""
         self._sent += 1
         frame = {
             "v": 1,
@@ -52,11 +68,7 @@ class Requester:
             "b": body,
         }
         self._count(kind)
-        reply = await self._broker.actor.ask(Request(self.who, frame))
-        if reply["t"] == "err":
-            raise HostingRefused(kind, reply["b"])
-        answered: Body = reply["b"]
-        return answered
+        self._broker.actor.submit(Request(self.who, frame), deliver)
 
     def _count(self, kind: str) -> None:
         self._ledger.count(("hosting", kind))
@@ -76,8 +88,8 @@ class Requester:
             self._ledger.count(("copied_bytes", "hosting_image"), len(piece))
             await self.ask("image.put", digest=digest, size=len(image), offset=offset, data=piece)
 
-    async def start(self, guest: int, image: bytes, vcpus: int, memory_mib: int) -> None:
-        """Have L0 make and run a secure guest. Returns once it runs."""
+    def start(self, guest: int, image: bytes, vcpus: int, memory_mib: int, deliver: Deliver) -> None:
+        """Have L0 make and run a secure guest. Answered (None) once it runs."""
         self._keys += 1
         spec = {
             "image": hashlib.sha256(image).digest(),
@@ -85,8 +97,16 @@ class Requester:
             "memory_mib": memory_mib,
             "labels": {"guest": str(guest)},
         }
-        body = await self.ask("start", key=self._keys.to_bytes(16, "big"), spec=spec)
-        self.children[guest] = body["child"]
+
+        def started(value: Any, error: BaseException | None) -> None:
+            if error is None:
+                try:
+                    self.children[guest] = opened("start", value)["child"]
+                except HostingRefused as refused:
+                    error = refused
+            deliver(None, error)
+
+        self.send("start", started, self._keys.to_bytes(16, "big"), spec=spec)
 
     async def reset(self, guest: int) -> None:
         await self.ask("reset", child=self.children[guest])

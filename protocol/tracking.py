@@ -65,6 +65,10 @@ class Book:
             self._live[kind] -= n
             self._ledger.count(("tracking_updates", kind, "delete", self.holder), n)
 
+    def forget(self) -> None:
+        """The holder is gone, and its records with it: nobody had to delete them."""
+        self._live.clear()
+
     def update(self, kind: str, op: str) -> None:
         """The port of the hosting service: `op` is create, update or delete."""
         {"create": self.add, "update": self.change, "delete": self.drop}[op](kind)

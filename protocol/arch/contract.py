@@ -22,7 +22,9 @@ class Keyboard(Protocol):
 
 
 class Software(Protocol):
-    """A secure host's kernel and VMM, over some level."""
+    """A secure host's kernel and VMM, over some level. `image` is what its guests are loaded from."""
+
+    image: Any
 
     def perform(self, operation: Operation) -> Step[Any]:
         """Do one operation of a plan. Raises OperationFailed; ValueError for one that makes no sense."""
@@ -38,6 +40,14 @@ class Rig(Protocol):
     def seats(self) -> Sequence[Any]: ...
     @property
     def chain(self) -> Sequence[Any]: ...
+    @property
+    def own_cpus(self) -> Sequence[int]:
+        """CPUs of L0 for software of its own beside its guest hosts, where it has memory to spare."""
+        ...
+
+    def end(self, seat: int, cause: str) -> Step[None]:
+        """The host on `seat` ends without a word; nobody takes its place."""
+        ...
 
     def below(self, seat: int) -> Sequence[Callable[[Issue], Step[Any]]]:
         """Who serves what the host on `seat` asks, then what that asks, down to the machine."""
@@ -61,10 +71,6 @@ class Rig(Protocol):
 
     def books(self) -> Iterable[Book]:
         """What every level keeps about its guest hosts."""
-        ...
-
-    def leaks(self) -> list[dict[str, Any]]:
-        """The books held against the machine: what one side has and the other has not."""
         ...
 
 
@@ -117,23 +123,32 @@ class Comparison(Protocol):
         seed: int,
         strategy: Mapping[str, str],
         ledger: Ledger,
+        spare: int = 0,
     ) -> Rig:
-        """A rig whose levels live apart: what is asked of the one below goes by message."""
+        """A rig whose levels live apart: what is asked of the one below goes by message.
+
+        At depth 0 there is one host, large enough for what `hosts` of them may have; elsewhere L0 has `spare`
+        bytes more than its guest hosts take.
+        """
         ...
 
     def software(
         self,
         rig: Rig,
-        seat: int,
+        seat: int | None,
         random: Random,
         *,
         pages: str,
         bulk: bool,
         image: Any = None,
         pool: Pool | None = None,
+        cpus: Sequence[int] | None = None,
         book: Book | None = None,
     ) -> Software:
-        """The software of the host on `seat`. With `pool` it shares the kernel there and has these frames."""
+        """The software of the host on `seat`; None: L0's own, beside the hypervisor.
+
+        With `pool` it shares the kernel that is up there and has these frames; `cpus` are those that it uses.
+        """
         ...
 
     def image(self, seed: int, pages: int, data: bytes | None) -> Any:

@@ -42,6 +42,7 @@ TWO_GIB = 1 << 31
 FIRST_FREE = 256  # frames: the first MiB of every host is its own
 SCRATCH = 0x10000  # where a hypervisor that boots builds its control block
 RESETS = ("modified-clear", "load-normal", "load-clear")
+SOFTWARE_CPUS = 2  # of L0, for guests of its own beside guest hosts
 MAX_DEPTH = 8
 MAX_HOSTS = 64
 
@@ -80,7 +81,7 @@ class Rig:
     def own_cpus(self) -> range:
         """CPUs of L0 that no guest host runs on: those of its own software."""
         count = len(self.machines[0].cpus)
-        return range(count - self.software_cpus, count)
+        return range(count - SOFTWARE_CPUS, count)
 
     def below_l0(self) -> tuple[Server, ...]:
         """The same for L0's own software, where there are hypervisors above."""
@@ -202,7 +203,9 @@ def _below(rig: Rig, hosts: int, memory: int, cpus: int, spare: int) -> None:
         carried = room(profile, sizes[-1], counts[-1], profile.max_configs * hosts, memory)
         sizes.append(_size(profile, carried))
         counts.append(counts[-1] + 1)
-    sizes[-1] += -(-spare // MIB) * MIB
+    if spare:
+        sizes[-1] += -(-spare // MIB) * MIB
+        counts[-1] += SOFTWARE_CPUS
     sizes.reverse()
     counts.reverse()
     wide = profile.below(hosts, sizes[0])

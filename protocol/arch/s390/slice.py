@@ -10,6 +10,7 @@ from protocol.arch.s390.profiles import MIB, PROFILES, Profile
 from protocol.calls import CallSpec
 
 if TYPE_CHECKING:
+    from protocol.arch.contract import Comparison
     from protocol.arch.s390.keyboard import S390Keyboard
 
 DEPTH = 3
@@ -33,6 +34,12 @@ class S390:
     @property
     def calls(self) -> Mapping[int, CallSpec]:
         return CALLS
+
+    @property
+    def comparison(self) -> Comparison:
+        from protocol.arch.s390.comparison import COMPARISON
+
+        return COMPARISON
 
     def keyboard(
         self,

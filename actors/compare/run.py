@@ -1,0 +1,119 @@
+"""Run a scenario on all of its paths, phase by phase, and say what it cost.
+
+One path after the other, each on a fresh machine with the same seed. Within a phase the hosts work side by
+side; a phase begins when all have finished the one before, so that every count belongs to one. Counts
+depend on the scenario alone; `wall` says how long this program took, which says nothing about any hardware.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import trio
+
+from actors.compare.breakeven import break_even
+from actors.compare.claims import claims
+from actors.compare.outcome import Json, Outcome
+from actors.compare.progress import Progress, Stopped
+from actors.compare.stage import Parts, Stage, stage
+from actors.record import Transcripts
+from actors.runtime.actor import open_runtime
+from protocol.arch import load
+from protocol.arch.contract import Architecture
+from protocol.ledger import Ledger
+from protocol.plan.scenario import Scenario, as_dict
+from protocol.plan.workload import DIRECT, Act, HostPlan, Workload, workload
+from protocol.tracking import Book, summary
+
+
+def run(scenario: Scenario, progress: Progress, transcripts: Transcripts | None = None) -> Outcome:
+    """Run everything that `scenario` asks for. What is finished when the person stops it is reported."""
+    began = time.perf_counter()
+    plans = {path: workload(scenario, path) for path in scenario.paths}
+    steps = sum(len(plan.phases) for plan in plans.values()) * len(scenario.arch)
+    progress.start(steps)
+    outcome = Outcome([])
+    done = 0
+    try:
+        for arch in scenario.arch:
+            for plan in plans.values():
+                result = trio.run(_path, scenario, load(arch), plan, progress, done, steps, transcripts)
+                done += len(plan.phases)
+                outcome.results.append(result)
+                progress.result(result)
+    except Stopped:
+        outcome = Outcome(outcome.results, stopped=True)
+    for arch in scenario.arch:
+        results = [result for result in outcome.results if result["arch"] == arch]
+        outcome.claims.extend(claims(arch, load(arch).calls.values(), results, scenario.strategy.handles))
+    outcome.breakeven.update(break_even(as_dict(scenario), outcome.results))
+    outcome.wall["seconds"] = round(time.perf_counter() - began, 3)
+    return outcome
+
+
+async def _path(
+    scenario: Scenario,
+    arch: Architecture,
+    plan: Workload,
+    progress: Progress,
+    done: int,
+    steps: int,
+    transcripts: Transcripts | None,
+) -> Json:
+    """One architecture on one path."""
+    comparison = arch.comparison
+    if comparison is None:
+        raise ValueError(f"{arch.name} has a console and no comparison yet")
+    ledger = Ledger()
+    data = None if scenario.guest.image is None else await trio.Path(scenario.guest.image).read_bytes()
+    image = comparison.image(scenario.seed, scenario.guest.image_pages, data)
+    async with open_runtime() as runtime:
+        staged = stage(Parts(scenario, comparison, ledger, runtime, image), plan)
+        progress.attach(arch.name, plan.path, ledger, staged.books())
+        for number, phase in enumerate(plan.phases):
+            progress.phase(plan.path, phase, done + number, steps)
+            ledger.phase = phase
+            async with trio.open_nursery() as nursery:
+                for host in plan.hosts:
+                    nursery.start_soon(_host, staged, host, host.phases.get(phase, ()))
+        return _result(scenario, arch, plan, ledger, staged.books())
+
+
+async def _host(staged: Stage, host: HostPlan, acts: Iterable[Act]) -> None:
+    for act in acts:
+        await staged.perform(host.number, act)
+
+
+def _result(
+    scenario: Scenario, arch: Architecture, plan: Workload, ledger: Ledger, books: Iterable[Book]
+) -> Json:
+    phases: dict[str, Any] = ledger.phases()
+    absent = {f"phases.{phase}": why for phase, why in plan.absent.items()}
+    for phase in plan.absent:
+        phases[phase] = None
+    return {
+        "arch": arch.name,
+        "path": plan.path,
+        "depth": 0 if plan.path == DIRECT else scenario.depth,
+        "realism": arch.realism if plan.path in ("nested", "mixed") else "built",
+        "counts": ledger.flat(),
+        "phases": phases,
+        "contention": dict(sorted(ledger.contention.items())),
+        "tracking": _tracking(books),
+        "modelled": None,
+        "absent": absent,
+    }
+
+
+def _tracking(books: Iterable[Book]) -> Json:
+    """Peaks by holder and plane, added up over the guest hosts: no sum depends on their order."""
+    found: defaultdict[str, dict[str, dict[str, int]]] = defaultdict(dict)
+    for book in books:
+        for plane, numbers in summary(book).items():
+            into = found[book.holder].setdefault(plane, {"records": 0, "bytes": 0})
+            for name, value in numbers.items():
+                into[name] += value
+    return dict(sorted(found.items()))

@@ -1,0 +1,97 @@
+"""What a comparison puts together on s390: compositions whose levels live apart, host software, images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+import msgpack
+
+from protocol.arch.s390.compose import Rig, compose
+from protocol.arch.s390.host import Host
+from protocol.arch.s390.host.load import scenario_image
+from protocol.arch.s390.image import Image, ImagePage
+from protocol.arch.s390.linked import WIRE
+from protocol.arch.s390.nesting.strategy import Strategy
+from protocol.arch.s390.profiles import PROFILES
+from protocol.ledger import Ledger
+from protocol.memory.pool import Pool
+from protocol.tracking import Book
+
+STRATEGY = ("handles", "donation", "teardown", "pages")
+
+
+class S390Comparison:
+    """See `protocol.arch.contract.Comparison`."""
+
+    wire = WIRE
+
+    def compose(
+        self,
+        profile: str,
+        depth: int,
+        hosts: int,
+        memory_bytes: int,
+        cpus: int,
+        seed: int,
+        strategy: Mapping[str, str],
+        ledger: Ledger,
+        spare: int = 0,
+    ) -> Rig:
+        words = Strategy(**{name: strategy[name] for name in STRATEGY if name in strategy})
+        sizes = PROFILES[profile]
+        if depth == 0:
+            sizes = sizes.below(hosts, memory_bytes)
+            hosts = 1
+        return compose(sizes, depth, hosts, memory_bytes, cpus, seed, words, ledger, apart=True, spare=spare)
+
+    def software(
+        self,
+        rig: Rig,
+        seat: int | None,
+        random: Random,
+        *,
+        pages: str,
+        bulk: bool,
+        image: Image | None = None,
+        pool: Pool | None = None,
+        cpus: Sequence[int] | None = None,
+        book: Book | None = None,
+    ) -> Host:
+        level = rig.seats[seat].level if seat is not None else rig.levels[0]
+        below = rig.below(seat) if seat is not None else rig.below_l0()
+        depth = rig.depth if seat is not None else 0
+        chosen = level.cpus if cpus is None else [level.cpus[number] for number in cpus]
+        return Host(
+            rig.seen(level),
+            chosen,
+            random,
+            depth=depth,
+            image=image,
+            pages=pages,
+            bulk=bulk,
+            pool=pool,
+            book=book,
+            below=below,
+        )
+
+    def image(self, seed: int, pages: int, data: bytes | None) -> Image:
+        return scenario_image(seed, seed, pages, data)
+
+    def pack_image(self, image: Image) -> bytes:
+        """The header, then each page with its address and tweak. What the owner keeps does not travel."""
+        pages = [(page.gaddr, *page.tweak, page.data) for page in image.pages]
+        packed: bytes = msgpack.packb((image.header, pages))
+        return packed
+
+    def unpack_image(self, data: bytes) -> Image:
+        try:
+            header, pages = msgpack.unpackb(data)
+            made = tuple(ImagePage(gaddr, (prefix, offset), page) for gaddr, prefix, offset, page in pages)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"no image: {error}") from None
+        return Image(header, made, b"")
+
+
+COMPARISON = S390Comparison()
