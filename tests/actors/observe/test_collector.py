@@ -135,10 +135,12 @@ def test_counters_are_there_at_zero_before_the_first_event(collector: Collector)
     assert total(collector, "nestbed_te_calls_total") == 0
 
 
-def test_what_was_expected_is_what_a_machine_counts(lived: Lived) -> None:
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_what_was_expected_is_what_a_machine_counts(lived: Lived, depth: int) -> None:
     """Whatever comes from the call table must not appear out of nowhere in the middle of a run."""
-    expected = set(expected_keys(load("s390").calls.values(), "direct", 0))
-    counted = {tuple(map(str, key)) for key in lived(0).ledger.counts()}
+    path = "nested" if depth else "direct"
+    expected = set(expected_keys(load("s390").calls.values(), path, depth))
+    counted = {tuple(map(str, key)) for key in lived(depth).ledger.counts()}
     derived = ("te_calls", "te_issued", "reflections", "lookups", "hosting")
     assert {key for key in counted if key[0] in derived} <= expected
 
@@ -229,9 +231,8 @@ def bounded(label: str, text: str) -> bool:
 
 
 def test_labels_of_real_runs_are_words_and_few(collector: Collector, lived: Lived) -> None:
-    rig = lived(0)
-    collector.attach("s390", "direct", rig.ledger)
-    collector.attach("s390", "nested", nested(3)[0], depth=3)
+    for depth, path in enumerate(("direct", "nested", "nested")):
+        collector.attach("s390", path, lived(depth).ledger, depth=depth)
     collector.attach_service("s390", Service())
     series = 0
     for family in collector.collect():
