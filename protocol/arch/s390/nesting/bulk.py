@@ -7,7 +7,7 @@ so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,9 +32,10 @@ def importable(nested: Nested, handle: int, pages: np.ndarray, frames: np.ndarra
         return False
     if nested.attention[frames].any() or nested.shadows.mapper[frames].any() or nested.away_at:
         return False
-    for number, index in _segments(pages + space.first):
+    at = pages + space.first
+    for number, start, stop in runs.by_segment(at):
         segment = space.segments.get(number)
-        if segment is not None and any(np.array(segment)[(pages[index] + space.first) % SEGMENT_PAGES]):
+        if segment is not None and np.array(segment)[at[start:stop] % SEGMENT_PAGES].any():
             return False
     return runs.importable(_below(nested), config.real, pages, nested.slots[frames])
 
@@ -90,29 +91,20 @@ def _shadow(nested: Nested, config: TrackedConfig, pages: np.ndarray, frames: np
     """Fill the shadow, as one walk for each page would, and track the pages."""
     space, shadows = config.space, nested.shadows
     at = pages + space.first
-    for number, index in _segments(at):
-        order = index[np.argsort(at[index])]
-        walked = shadows.walk(space, int(at[order[0]]) << PAGE_SHIFT, write=True)
+    below = nested.slots[frames]
+    for number, start, stop in runs.by_segment(at):
+        walked = shadows.walk(space, int(at[start]) << PAGE_SHIFT, write=True)
         assert not isinstance(walked, Fault), f"the guest host does not map what it was asked to: {walked}"
         segment = space.segments.setdefault(number, [0] * SEGMENT_PAGES)
-        places = at[order] % SEGMENT_PAGES
-        entries = np.array(segment)
-        entries[places] = frames[order] + 1
-        segment[:] = entries.tolist()
-        for part in np.split(order, np.flatnonzero(np.diff(places) != 1) + 1):
-            space.table.map_run(int(at[part[0]]), nested.slots[frames[part]])
+        for place, frame in zip(
+            (at[start:stop] % SEGMENT_PAGES).tolist(), (frames[start:stop] + 1).tolist(), strict=True
+        ):
+            segment[place] = frame
+    for start, stop in runs.stretches(at):
+        space.table.map_run(int(at[start]), below[start:stop])
     shadows.mapper[frames] = space.serial
     shadows.mapped_at[frames] = at
     nested.page_owner[frames] = space.serial
     nested.page_number[frames] = pages
     nested.attention[frames] |= SECURE
     nested.book.add("secure_page", frames.size)
-
-
-def _segments(at: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield each segment that pages lie in, with their places in `at`."""
-    numbers = at // SEGMENT_PAGES
-    order = np.argsort(numbers, kind="stable")
-    for index in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
-        if index.size:
-            yield int(numbers[index[0]]), index

@@ -71,6 +71,8 @@ COPIED_IN = (_TIMER, (SIE_ICPTCODE, 12), (SIE_SDF, 1), _GPRS)
 COPIED_OUT = (_TIMER, _CODE, _IICTL, _TEXT, _GPRS)
 NORMAL_IN = ((SIE_ICPTCODE, 12), (SIE_MSO, 8), (SIE_MSL, 8), _GPRS)
 NORMAL_OUT = (_CODE, _TEXT, _GPRS)
+_RAN = (_TIMER, _IICTL)
+_LEFT = (*_RAN, _GPRS)
 NOTHING_RAN = frozenset({VALIDITY, PREFIX})
 
 # Exceptions of a table walk: the shadow may lack what the guest host's own table has.
@@ -93,9 +95,9 @@ def enter(nested: Nested, cpu: Cpu, address: int, program: Program, stay: bool, 
     secure = nested.secure_cpus[entry.cpu_handle]
     secure.inside = True
     try:
-        shadow = _copy_in(nested, secure, entry, raw)
+        _copy_in(nested, secure, entry, raw)
         left = yield from _run(nested, cpu, secure, program, stay, level)
-        _copy_out(nested, address, secure, shadow, entry.sida, left)
+        _copy_out(nested, address, secure, entry.sida, left)
     finally:
         secure.inside = False
         if secure.ended:
@@ -130,7 +132,7 @@ def _refused(nested: Nested, address: int, reason: int, gprs: tuple[int, ...]) -
 # -- in and out --------------------------------------------------------------------------------
 
 
-def _copy_in(nested: Nested, secure: TrackedCpu, entry: SieEntry, raw: bytes) -> bytes:
+def _copy_in(nested: Nested, secure: TrackedCpu, entry: SieEntry, raw: bytes) -> None:
     """Make the shadow block. A data page that cannot be stored to is none below, either."""
     own = nested.below.memory
     shadow = bytearray(SIE_LENGTH)
@@ -141,7 +143,6 @@ def _copy_in(nested: Nested, secure: TrackedCpu, entry: SieEntry, raw: bytes) ->
     U64.pack_into(shadow, SIE_SIDA, _data_page(nested, secure, entry.sida))
     own.write(secure.block, bytes(shadow))
     nested.ledger.count(("copied_bytes", "scb"), sum(n for _, n in COPIED_IN))
-    return bytes(shadow)
 
 
 def _data_page(nested: Nested, secure: TrackedCpu, designation: int) -> int:
@@ -158,20 +159,17 @@ def _data_page(nested: Nested, secure: TrackedCpu, designation: int) -> int:
     return secure.sida
 
 
-def _copy_out(nested: Nested, address: int, secure: TrackedCpu, shadow: bytes, sida: int, left: Left) -> None:
-    """Store what the level below stored; a field that it did not touch stays as it is."""
+def _copy_out(nested: Nested, address: int, secure: TrackedCpu, sida: int, left: Left) -> None:
+    """Store what the hardware stores at such an exit: of this exit, not of those that were put right."""
     after = _own_bytes(nested, secure.block, SIE_LENGTH)
-    if left is KICK:
-        after = after[:SIE_ICPTCODE] + b"\0" + after[SIE_ICPTCODE + 1 :]
-    stored: tuple[tuple[int, int], ...] = COPIED_OUT
-    if isinstance(left, Fault):
-        stored = (_TIMER, _IICTL)
-    elif left is KICK or left.code in NOTHING_RAN:
-        stored = (_CODE, _TEXT)
-    for field in COPIED_OUT:
-        at, n = field
-        if field in stored or after[at : at + n] != shadow[at : at + n]:
-            nested.poke(address + at, after[at : at + n])
+    fields: tuple[tuple[int, int], ...] = _RAN if isinstance(left, Fault) or left is KICK else _LEFT
+    if isinstance(left, SieExit):
+        if left.code in NOTHING_RAN:
+            fields = ()
+        nested.poke(address + SIE_ICPTCODE, bytes((left.code,)))
+        nested.poke(address + SIE_IPA, TEXT.pack(left.ipa, left.ipb))
+    for at, n in fields:
+        nested.poke(address + at, after[at : at + n])
     nested.ledger.count(("copied_bytes", "scb"), sum(n for _, n in COPIED_OUT))
     if isinstance(left, SieExit) and left.code in (NOTIFICATION, SECURE_INSTRUCTION):
         _hand_data(nested, secure, left, sida)

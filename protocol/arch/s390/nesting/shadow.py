@@ -55,6 +55,7 @@ class Space:
         self.segments: dict[int, list[int]] = {}  # segment -> frame + 1 for each of its pages
         self.page_tables: dict[int, set[Table]] = {}  # segment -> what a walk read for it
         self.upper: set[Table] = set()
+        self.read_only: set[int] = set()
         self.held: set[int] = set()
         self.users = 0  # CPUs inside: a space of a normal guest is not recycled then
 
@@ -162,11 +163,14 @@ class Shadows:
         return frame
 
     def map(self, space: Space, page: int, frame: int, protect: bool = False) -> None:
+        """Map a page; nothing is stored where it is mapped so already."""
         number, index = divmod(page, SEGMENT_PAGES)
         segment = space.segments.get(number)
         if segment is None:
             segment = [0] * SEGMENT_PAGES
         old = segment[index] - 1
+        if old == frame and protect == (page in space.read_only):
+            return
         space.table.map(page, self._host.frame_below(frame), protect)
         space.segments[number] = segment
         if old != frame:
@@ -174,6 +178,7 @@ class Shadows:
                 self._forget_frame(old, space.serial, page)
             self._remember_frame(frame, space.serial, page)
             segment[index] = frame + 1
+        (space.read_only.add if protect else space.read_only.discard)(page)
         self._ledger.count(("table_ops", "map"))
 
     # -- taking away -------------------------------------------------------------------------
