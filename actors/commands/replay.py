@@ -42,7 +42,7 @@ def replay(
         tell(_same(same))
         return
     tell(f"{_same(same)}, then")
-    _show(difference)
+    tell(difference.text())
     raise typer.Exit(exit_codes.FAILED)
 
 
@@ -62,9 +62,3 @@ def _ask(reading: Reading, depth: int | None) -> tuple[int, Difference | None]:
     except WrongOptions as wrong:
         end(exit_codes.USAGE, str(wrong))
     return ask_again(reading, keys, options.depth)
-
-
-def _show(difference: Difference) -> None:
-    from rich.text import Text
-
-    tell(Text(difference.text()))

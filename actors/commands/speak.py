@@ -40,18 +40,18 @@ def paper() -> Console:
     """What results are laid out on: as wide as standard output."""
     from rich.console import Console
 
-    made = Console(highlight=False, soft_wrap=False)
+    made = Console(highlight=False, markup=False, emoji=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = PAGE_COLUMNS
     return made
 
 
 def tell(*results: RenderableType) -> None:
-    """Write results for a person, each on lines of its own."""
+    """Write results for a person, each on lines of its own. A plain text keeps the lines that it has."""
     on = paper()
     with on.capture() as taken:
         for result in results:
-            on.print(result)
+            on.print(result, soft_wrap=isinstance(result, str))
     # Rich fills every line of a table up to its width, which is of no use in a file.
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in taken.get().splitlines()))
     sys.stdout.flush()

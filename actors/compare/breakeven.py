@@ -98,6 +98,9 @@ def _answer(question: Question, results: Sequence[Json]) -> Json:
         each=tuple(name for name in question.each if name not in lacking),
     )
     lines = {result["path"]: _line(question, result) for result in results}
+    if not any(line.each for line in lines.values()):
+        text = f"{question.of}: no exit at L0 on either path"
+        return {"of": question.of, "unit": "exits", "at": None, "text": text}
     first, then, at = cheaper(lines["nested"], lines["hosted"])
     without = "".join(f"; {why}, which is left out on both" for why in lacking.values())
     return {

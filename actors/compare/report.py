@@ -114,8 +114,14 @@ def _part(part: Part) -> Iterator[str]:
     if part.breakeven:
         yield tag("h3", "Break-even, in exits at L0")
         yield tag("ul", *(tag("li", escaped(text)) for text in part.breakeven))
-    yield bars_of_phases(part, escaped)
-    yield shares_of_treatments(part, escaped)
+    charts = {
+        "Exits at L0 by phase": bars_of_phases(part, escaped),
+        "What the nested path does with the calls of each category": shares_of_treatments(part, escaped),
+    }
+    for title, chart in charts.items():
+        if chart:
+            yield tag("h3", title)
+            yield chart
     for table in part.tables:
         yield from _table(table)
     if part.modelled:

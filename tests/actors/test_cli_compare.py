@@ -185,6 +185,17 @@ def test_equal_counts_end_with_0(here: Path, run: Any, capsys: pytest.CaptureFix
     assert err.startswith("nestbed: no count changed against ")
 
 
+def test_a_long_or_odd_name_stays_on_one_line_as_it_is(
+    here: Path, run: Any, results: list[Json], capsys: pytest.CaptureFixture[str]
+) -> None:
+    perform(resolved(here), Wanted(out=here / "base", quiet=True), run)
+    name = "exits.1.[bold]:smile:" + "x" * 100 + ".kernel"
+    results[1]["counts"][name] = 1
+    capsys.readouterr()
+    perform(resolved(here), Wanted(diff=here / "base", quiet=True), run)
+    assert f"changed: s390 direct depth 0: counts.{name}: 0 -> 1 (+1)\n" in capsys.readouterr().out
+
+
 def test_many_changes_are_not_all_listed(
     here: Path, run: Any, results: list[Json], capsys: pytest.CaptureFixture[str]
 ) -> None:

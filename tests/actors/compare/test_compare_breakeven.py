@@ -83,6 +83,11 @@ def test_where_the_lines_meet_is_said_in_words(result: Any) -> None:
     )
 
 
+def test_what_costs_nothing_on_either_path_is_said_so(result: Any) -> None:
+    found = answers([result("nested"), result("hosted")])["pages that a guest touches first"]
+    assert found["text"] == "pages that a guest touches first: no exit at L0 on either path"
+
+
 def test_equal_costs_are_called_equal(result: Any) -> None:
     same = [result("nested"), result("nested") | {"path": "hosted"}]
     assert "both cost the same" in answers(same)["exits of a guest"]["text"]
