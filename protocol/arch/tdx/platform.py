@@ -140,6 +140,16 @@ class Platform:
         if size:
             self.size[frame : frame + FRAMES[size]] = 0
 
+    def in_use(self, address: int, length: int) -> int | None:
+        """An address in the range that belongs to a TD, None if none does."""
+        first, last = address >> PAGE_SHIFT, (address + length - 1) >> PAGE_SHIFT
+        taken = np.flatnonzero(self.kind[first : last + 1] > PageType.RSVD)
+        return None if not taken.size else (first + int(taken[0])) << PAGE_SHIFT
+
+    def is_vcpu(self, address: int) -> bool:
+        frame = address >> PAGE_SHIFT
+        return frame < self.frames and self.kinds[frame] == PageType.TDVPR
+
     def pages(self) -> dict[str, int]:
         """How many 4K pages there are of each type that belongs to a TD."""
         counts = np.bincount(self.kind, minlength=9)

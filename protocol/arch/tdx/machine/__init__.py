@@ -24,7 +24,7 @@ from protocol.arch.tdx.guest import Program
 from protocol.arch.tdx.machine.entities import Td, Vcpu
 from protocol.arch.tdx.platform import FRAMES, PAGE_SHIFT, Platform
 from protocol.arch.tdx.profiles import Profile, Range, cmrs_of, seamrr_of
-from protocol.arch.tdx.tables import PageType
+from protocol.arch.tdx.tables import OpState, PageType
 from protocol.calls import CallSpec, Category
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
@@ -169,6 +169,10 @@ class Machine(Front):
         self.poison[listed] = 0
         self.storage.clear_many(listed.tolist())
 
+    def plain(self, frames: np.ndarray) -> bool:
+        """Is there no line of somebody else in these frames?"""
+        return not self.owned[frames].any()
+
     def move(self, old: int, new: int) -> None:
         """Put the contents of one frame of the host's into another."""
         self.storage.swap_homes(old, new)
@@ -223,6 +227,16 @@ class Machine(Front):
     def machine_key(self, purpose: str) -> bytes:
         """A key fused into this machine."""
         return blake2b(f"{self.seed}:{purpose}".encode(), digest_size=32).digest()
+
+    def stage(self, tdr: int, state: OpState) -> str:
+        """Put a TD into an op state, as if calls of section 2.6 had led there with an empty image."""
+        td = self.tds.get(tdr >> PAGE_SHIFT) if not tdr & OFFSET else None
+        if td is None or td.op_state is OpState.UNINITIALIZED:
+            return "the TDR of a TD that is initialised"
+        if td.op_state is OpState.INITIALIZED and state > OpState.INITIALIZED and td.hashing is not None:
+            td.mrtd = td.hashing.digest()
+        td.op_state = state
+        return ""
 
     # -- the machine restarts ----------------------------------------------------------------------
 

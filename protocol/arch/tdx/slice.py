@@ -1,0 +1,68 @@
+"""The TDX slice, as the registry finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from protocol.arch.tdx.calls import CALLS
+from protocol.arch.tdx.profiles import MIB, MIN_MEMORY_MIB, PROFILES, Profile
+from protocol.calls import CallSpec
+
+if TYPE_CHECKING:
+    from protocol.arch.tdx.keyboard import TdxKeyboard
+
+DEPTH = 0
+HOSTS = 64
+CPUS = 64
+MEMORY_MIB = 65536  # of one host
+ALL_MEMORY_MIB = 4 * 65536  # of all hosts of a console: page tables of states are real
+
+
+class Tdx:
+    """Intel: the TDX module."""
+
+    name = "tdx"
+    title = "Intel Trust Domain Extensions"
+    realism = "software"
+
+    @property
+    def profiles(self) -> Mapping[str, Profile]:
+        return PROFILES
+
+    @property
+    def calls(self) -> Mapping[int, CallSpec]:
+        return CALLS
+
+    def keyboard(
+        self,
+        depth: int = 0,
+        hosts: int = 1,
+        memory_mib: int | None = None,
+        cpus: int | None = None,
+        profile: str = "small",
+        seed: int = 0,
+    ) -> TdxKeyboard:
+        """A fresh machine with `hosts` secure hosts at `depth`. Raises ValueError saying what is allowed."""
+        from protocol.arch.tdx.compose import compose
+        from protocol.arch.tdx.keyboard import TdxKeyboard
+
+        if profile not in PROFILES:
+            raise ValueError(f"profile {profile!r}: allowed: {', '.join(PROFILES)}")
+        sizes = PROFILES[profile]
+        memory_mib = sizes.memory_mib if memory_mib is None else memory_mib
+        cpus = sizes.cpus if cpus is None else cpus
+        _within("depth", depth, 0, DEPTH)
+        _within("hosts", hosts, 1, HOSTS)
+        _within("memory (MiB)", memory_mib, MIN_MEMORY_MIB, MEMORY_MIB)
+        _within("memory (MiB) of all hosts", hosts * memory_mib, MIN_MEMORY_MIB, ALL_MEMORY_MIB)
+        _within("cpus", cpus, sizes.packages, CPUS)
+        return TdxKeyboard(compose(sizes, depth, hosts, memory_mib * MIB, cpus, seed))
+
+
+def _within(what: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{what}: {value}; allowed: {low} to {high}")
+
+
+SLICE = Tdx()
