@@ -104,11 +104,19 @@ def test_calls_of_guests_alone_have_no_share() -> None:
 # -- the tables of the architectures -------------------------------------------------------
 
 
-def test_the_less_is_emulated_the_higher_we_go(calls: Mapping[int, CallSpec]) -> None:
-    """The talk's claim, by table: from init to lifecycle the share never rises."""
+def test_every_category_that_hosts_use_has_its_share(calls: Mapping[int, CallSpec]) -> None:
     shares = less_emulation_higher_up(calls.values())
     assert [category for category, _ in shares] == [c for c in Category if c is not Category.GUEST]
-    falling = [share for _, share in shares]
+    assert all(0 <= share <= 1 for _, share in shares)
+
+
+def test_on_s390_the_less_is_emulated_the_higher_we_go() -> None:
+    """The talk's claim, by its own table: from init to lifecycle the share never rises.
+
+    Elsewhere the claim is a question that a comparison answers: false is a result, too.
+    """
+    rows = import_module("protocol.arch.s390.calls").CALLS
+    falling = [share for _, share in less_emulation_higher_up(rows.values())]
     assert falling == sorted(falling, reverse=True)
     assert falling[0] > falling[-1], "or it says nothing"
 
@@ -125,4 +133,4 @@ def test_every_row_can_be_carried_out_and_says_why_and_whence(calls: Mapping[int
 def test_names_of_calls_are_fit_for_a_label(calls: Mapping[int, CallSpec]) -> None:
     for row in calls.values():
         assert row.name.isidentifier(), row.name
-        assert row.name == row.name.lower()
+        assert row.name.isascii(), row.name
