@@ -43,7 +43,7 @@ class Pages:
         keys = (np.arange(1, self.span + 1, dtype=np.uint64) * np.uint64(_GOLDEN)) + np.uint64(self.seed)
         for shift, factor in _MIX:
             keys = (keys ^ (keys >> np.uint64(shift))) * np.uint64(factor)
-        order: np.ndarray = np.argsort(keys, kind="stable")[: self.count]
+        order: np.ndarray = np.argsort(keys)[: self.count]  # no two keys are equal: the mix is one to one
         return order.astype(np.int64) + self.first
 
 

@@ -1,11 +1,12 @@
 """Runs of equal page operations on any level that is in this process, the levels below it included.
 
 What a run leaves behind is brought about at every level; what it costs is the business of `protocol.fold`.
+The pages of a run ascend.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from protocol.arch.s390.machine import Machine
 from protocol.arch.s390.machine import bulk as machine
 from protocol.arch.s390.nesting import Nested
 from protocol.arch.s390.nesting import bulk as nesting
+from protocol.arch.s390.tables import SEGMENT_PAGES
 
 if TYPE_CHECKING:
     from protocol.arch.s390.image import ImagePage
@@ -41,6 +43,19 @@ def way_down(level: object) -> list[Server]:
             servers.append(Server(found))
         level = found.below.memory if isinstance(found, Nested) else None
     return servers
+
+
+def by_segment(pages: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Yield each segment that ascending pages lie in, and from where to where in `pages` it reaches."""
+    numbers = pages // SEGMENT_PAGES
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    yield from zip(numbers[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), pages.size], strict=True)
+
+
+def stretches(pages: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield from where to where ascending pages follow one another."""
+    starts = np.flatnonzero(np.diff(pages, prepend=-2) != 1).tolist()
+    yield from zip(starts, [*starts[1:], pages.size], strict=True)
 
 
 def importable(level: Level, handle: int, pages: np.ndarray, frames: np.ndarray) -> bool:

@@ -24,7 +24,7 @@ from protocol.arch.s390.host.guests import Guest, Vcpu
 from protocol.arch.s390.host.memory import backed
 from protocol.arch.s390.host.perform import SHARE_CODE, sharing, touches
 from protocol.arch.s390.host.run import Feed, answer, enter, run
-from protocol.arch.s390.tables import CRST_ENTRIES, SEGMENT_PAGES, GuestTable
+from protocol.arch.s390.tables import CRST_ENTRIES, GuestTable
 from protocol.effects import Fault, Step
 from protocol.fold import Fold
 from protocol.memory.store import PAGE_SHIFT
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 FEWEST = 8  # pages; for fewer the long way is as short
 SHARED = ("te_calls", "share", SPEC["share"].category.value, "native", "guest")
-IN_OLD_SEGMENT, IN_NEW_SEGMENT, IN_NEW_REGION = 0, 1, 3  # the latter two: + 1 for every other new page table
+IN_NEW_SEGMENT, IN_NEW_REGION = 1, 3  # kinds of pages; + 1 for every other new page table; 0: none is new
+KINDS = range(5)
 
 One = Callable[[int], Step[None]]
 
@@ -70,7 +71,7 @@ def share(host: Host, guest: Guest, vcpu: Vcpu, pages: np.ndarray) -> Step[None]
     rest = yield from _first_touches(host, guest, fresh, one, SHARED)
     level = host.level_here
     if level is not None and rest.size:
-        runs.share(level, guest.handle, np.sort(rest))
+        runs.share(level, guest.handle, rest)
         level.ledger.count(SHARED, rest.size)
     feed = Feed(sharing(host, guest, vcpu, others.tolist(), SHARE_CODE))
     yield from run(host, guest, vcpu, feed, program=program)
@@ -94,11 +95,11 @@ def unpack(host: Host, guest: Guest, image: Sequence[ImagePage]) -> Step[None]:
     """An image in its own order, which the digests need: one run for each stretch of pages of a kind."""
     pages = np.array([each.gaddr >> PAGE_SHIFT for each in image], np.int64)
     fold, level = _fold(host, pages), host.level_here
-    if fold is None or level is None or (backed(host.level, guest.table, pages) >= 0).any():
+    if fold is None or level is None or not _ascends(pages) or guest.table.segments():
         yield from loading.unpack(host, guest, image)
         return
-    kinds = _kinds(guest.table, pages)
-    starts = np.append(0, np.flatnonzero(np.diff(kinds)) + 1)
+    kinds = _kinds(guest.table, pages, np.arange(pages.size))
+    starts = np.append(0, np.flatnonzero(np.diff(kinds.astype(int))) + 1)
     for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), pages.size], strict=True):
         kind, left = int(kinds[start]), stop - start
         if not fold.knows(kind):
@@ -108,7 +109,8 @@ def unpack(host: Host, guest: Guest, image: Sequence[ImagePage]) -> Step[None]:
         todo = stop - left
         if left:
             with fold.instead((kind, left)):
-                frames = _back(host, guest, pages[todo:stop])
+                frames = host.backing.take(left)
+                _back(host, guest, pages[todo:stop], frames)
                 runs.unpack(level, guest.handle, frames, image[todo:stop])
 
 
@@ -131,6 +133,10 @@ def destroy(host: Host, guest: Guest, frames: np.ndarray) -> Step[np.ndarray]:
     return rest
 
 
+def _ascends(pages: np.ndarray) -> bool:
+    return bool((np.diff(pages) > 0).all())
+
+
 # -- parts -----------------------------------------------------------------------------------------
 
 
@@ -144,70 +150,74 @@ def _fold(host: Host, pages: np.ndarray) -> Fold | None:
 
 def _fresh(host: Host, guest: Guest, pages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Those of `pages` that were never backed, each once, and the others; both in order."""
-    fresh: np.ndarray = backed(host.level, guest.table, pages) < 0
+    order = np.argsort(pages)
+    ascending = pages[order]
+    fresh: np.ndarray = backed(host.level, guest.table, ascending) < 0
     if guest.swapped:
-        fresh &= ~np.isin(pages, np.fromiter(guest.swapped, np.int64))
-    firsts = np.zeros(pages.size, bool)
-    firsts[np.unique(pages, return_index=True)[1]] = True
-    fresh &= firsts
-    return pages[fresh], pages[~fresh]
+        fresh &= ~np.isin(ascending, np.fromiter(guest.swapped, np.int64))
+    chosen = np.zeros(pages.size, bool)
+    if (np.diff(ascending) == 0).any():  # of those that come more than once the first is fresh
+        chosen[np.unique(pages, return_index=True)[1]] = True
+        chosen &= np.isin(pages, ascending[fresh])
+    else:
+        chosen[order] = fresh
+    return pages[chosen], pages[~chosen]
 
 
 def _first_touches(
     host: Host, guest: Guest, pages: np.ndarray, one: One, before: tuple[str, ...] | None = None
 ) -> Step[np.ndarray]:
-    """Bring in pages that are not backed; returns those that did not go the long way.
+    """Bring in pages that are not backed; returns those that did not go the long way, ascending.
 
     What is counted under `before` belongs to the page before.
     """
     fold, level = _fold(host, pages), host.level_here
     if fold is None or level is None:
         return pages[:0]
-    kinds = _kinds(guest.table, pages)
-    firsts = np.sort(np.unique(kinds, return_index=True)[1])
-    for index in firsts.tolist():
-        with fold.measured(int(kinds[index]), but=before):
+    order = np.argsort(pages)
+    kinds = _kinds(guest.table, pages, order)
+    places = [np.flatnonzero(kinds == kind) for kind in KINDS]
+    firsts = sorted((int(place[0]), kind) for kind, place in zip(KINDS, places, strict=True) if place.size)
+    for index, kind in firsts:
+        with fold.measured(kind, but=before):
             yield from one(int(pages[index]))
-    rest, kinds = np.delete(pages, firsts), np.delete(kinds, firsts)
-    counted = np.unique(kinds, return_counts=True)
-    with fold.instead(*zip(counted[0].tolist(), counted[1].tolist(), strict=True)):
-        frames = _back(host, guest, rest)
+    left = np.ones(pages.size, bool)
+    left[[index for index, _ in firsts]] = False
+    ascending = order[left[order]]
+    with fold.instead(*((kind, places[kind].size - 1) for _, kind in firsts)):
+        # Single faults would take the frames in the order of the touches.
+        frames = host.backing.take(ascending.size)[(np.cumsum(left) - 1)[ascending]]
+        rest = pages[ascending]
+        _back(host, guest, rest, frames)
         assert runs.importable(level, guest.handle, rest, frames), "a page that was never backed is there"
         runs.bring_in(level, guest.handle, rest, frames)
     return rest
 
 
-def _back(host: Host, guest: Guest, pages: np.ndarray) -> np.ndarray:
-    """Map pages to fresh frames, in the order in which single faults would take them."""
-    frames = host.backing.take(pages.size)
-    order = np.argsort(pages, kind="stable")
-    ascending = pages[order]
-    cuts = np.flatnonzero(np.diff(ascending) != 1) + 1
-    for part in np.split(np.arange(pages.size), cuts):
-        if part.size:
-            guest.table.map_run(int(ascending[part[0]]), frames[order[part]])
+def _back(host: Host, guest: Guest, pages: np.ndarray, frames: np.ndarray) -> None:
+    """Map ascending pages to frames."""
+    for start, stop in runs.stretches(pages):
+        guest.table.map_run(int(pages[start]), frames[start:stop])
     host.keep("native_page", pages.size)
-    return frames
 
 
-def _kinds(table: GuestTable, pages: np.ndarray) -> np.ndarray:
-    """The kind of each page, if they are mapped in this order.
+def _kinds(table: GuestTable, pages: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The kind of each page, if they are mapped one after the other; `order` sorts them.
 
     Two page tables share a frame, so that which of the two is new may matter to what traps.
     """
-    kinds = np.full(pages.size, IN_OLD_SEGMENT)
+    kinds = np.zeros(pages.size, np.uint8)
     known = set(table.segments())
     regions = {segment // CRST_ENTRIES for segment in known}
-    segments, firsts = np.unique(pages // SEGMENT_PAGES, return_index=True)
-    order = np.argsort(firsts)
-    made = 0
-    for segment, first in zip(segments[order].tolist(), firsts[order].tolist(), strict=True):
-        if segment in known:
-            continue
+    found = [
+        (int(order[start:stop].min()), segment)
+        for segment, start, stop in runs.by_segment(pages[order])
+        if segment not in known
+    ]
+    for made, (first, segment) in enumerate(sorted(found)):
         region = segment // CRST_ENTRIES
         kinds[first] = (IN_NEW_SEGMENT if region in regions else IN_NEW_REGION) + made % 2
         regions.add(region)
-        made += 1
     return kinds
 
 

@@ -8,6 +8,7 @@ from random import Random
 import numpy as np
 
 from protocol.arch.s390 import dat
+from protocol.arch.s390.runs import by_segment
 from protocol.arch.s390.tables import SEGMENT_PAGES, GuestTable
 from protocol.effects import Fault
 from protocol.level import HostMemory
@@ -131,16 +132,13 @@ def mapped(memory: HostMemory, table: GuestTable) -> tuple[np.ndarray, np.ndarra
 
 
 def backed(memory: HostMemory, table: GuestTable, pages: np.ndarray) -> np.ndarray:
-    """For each of `pages`, its frame, or -1."""
+    """For each of `pages`, which ascend, its frame, or -1."""
     found = np.full(pages.size, -1, np.int64)
-    segments = pages // SEGMENT_PAGES
     known = set(table.segments())
-    order = np.argsort(segments, kind="stable")
-    cuts = np.flatnonzero(np.diff(segments[order])) + 1
-    for group in np.split(order, cuts):
-        if group.size and int(segments[group[0]]) in known:
-            entries = _entries(memory, table, int(segments[group[0]]))[pages[group] % SEGMENT_PAGES]
-            found[group] = np.where(entries & dat.PAGE_INVALID, -1, entries >> PAGE_SHIFT)
+    for segment, start, stop in by_segment(pages):
+        if segment in known:
+            entries = _entries(memory, table, segment)[pages[start:stop] % SEGMENT_PAGES]
+            found[start:stop] = np.where(entries & dat.PAGE_INVALID, -1, entries >> PAGE_SHIFT)
     return found
 
 

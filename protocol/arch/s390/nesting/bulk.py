@@ -60,7 +60,9 @@ def share(nested: Nested, handle: int, pages: np.ndarray) -> None:
 
 def destroyable(nested: Nested, frames: np.ndarray) -> np.ndarray:
     """Pages of guests that are in place and that no other call names."""
-    alike = (nested.page_owner[frames] != 0) & ((nested.attention[frames] & (CLAIMED | LEFTOVER)) == 0)
+    alike: np.ndarray = (nested.page_owner[frames] != 0) & (
+        (nested.attention[frames] & (CLAIMED | LEFTOVER)) == 0
+    )
     if nested.away:
         alike &= ~np.isin(frames, np.fromiter(nested.away, np.int64))
     alike[alike] = runs.destroyable(_below(nested), nested.slots[frames[alike]])
@@ -96,10 +98,9 @@ def _shadow(nested: Nested, config: TrackedConfig, pages: np.ndarray, frames: np
         walked = shadows.walk(space, int(at[start]) << PAGE_SHIFT, write=True)
         assert not isinstance(walked, Fault), f"the guest host does not map what it was asked to: {walked}"
         segment = space.segments.setdefault(number, [0] * SEGMENT_PAGES)
-        for place, frame in zip(
-            (at[start:stop] % SEGMENT_PAGES).tolist(), (frames[start:stop] + 1).tolist(), strict=True
-        ):
-            segment[place] = frame
+        for first, end in runs.stretches(at[start:stop]):
+            place = int(at[start + first]) % SEGMENT_PAGES
+            segment[place : place + end - first] = (frames[start + first : start + end] + 1).tolist()
     for start, stop in runs.stretches(at):
         space.table.map_run(int(at[start]), below[start:stop])
     shadows.mapper[frames] = space.serial

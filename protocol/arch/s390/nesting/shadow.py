@@ -65,15 +65,6 @@ class Space:
             return None
         return frame - 1
 
-    def mapped(self) -> list[tuple[int, int]]:
-        """All (page, frame) that the shadow maps."""
-        return [
-            (number * SEGMENT_PAGES + index, frame - 1)
-            for number, segment in self.segments.items()
-            for index, frame in enumerate(segment)
-            if frame
-        ]
-
 
 class Shadows:
     """All spaces of one guest host."""
@@ -124,8 +115,8 @@ class Shadows:
 
     def close(self, space: Space) -> None:
         """Nobody enters a guest with this space any more."""
-        for page, frame in space.mapped():
-            self._forget_frame(frame, space.serial, page)
+        for number, segment in space.segments.items():
+            self._forget_segment(space.serial, number, segment)
         for table in [*space.upper, *(table for tables in space.page_tables.values() for table in tables)]:
             self._unprotect(space, table)
         space.table.drop()
@@ -293,6 +284,18 @@ class Shadows:
             more.discard((serial, page))
         if more is not None and not more:
             del self._more[frame]
+
+    def _forget_segment(self, serial: int, number: int, segment: list[int]) -> None:
+        """All entries of a segment at once."""
+        entries = np.array(segment)
+        index = np.flatnonzero(entries)
+        frames, pages = entries[index] - 1, (number * SEGMENT_PAGES + index).astype(np.uint64)
+        alone = (self.mapper[frames] == serial) & (self.mapped_at[frames] == pages)
+        if self._more:
+            alone &= ~np.isin(frames, np.fromiter(self._more, np.int64))
+        self.mapper[frames[alone]] = 0
+        for frame, page in zip(frames[~alone].tolist(), pages[~alone].tolist(), strict=True):
+            self._forget_frame(frame, serial, page)
 
     def _mappings(self, frame: int) -> list[tuple[int, int]]:
         if not self.mapper[frame]:
