@@ -69,10 +69,6 @@ class Book:
         """The holder is gone, and its records with it: nobody had to delete them."""
         self._live.clear()
 
-    def update(self, kind: str, op: str) -> None:
-        """The port of the hosting service: `op` is create, update or delete."""
-        {"create": self.add, "update": self.change, "delete": self.drop}[op](kind)
-
     def records(self) -> dict[str, int]:
         """What lives now. May be asked while another thread writes."""
         return {kind: n for kind, n in self._live.copy().items() if n}
@@ -82,6 +78,29 @@ class Book:
 
     def reset_peaks(self) -> None:
         self._peak = defaultdict(int, self._live)
+
+
+class OwnerBooks:
+    """Books of one holder, one for each owner of records. The hosting service's port.
+
+    Apart, because at most how many there were at once would depend on the order between owners.
+    """
+
+    def __init__(self, ledger: Ledger, holder: str) -> None:
+        self._ledger = ledger
+        self._holder = holder
+        self.books: dict[int, Book] = {}
+
+    def of(self, owner: int) -> Book:
+        """The book of `owner`, made when it is first asked for."""
+        if owner not in self.books:
+            self.books[owner] = Book(self._ledger, self._holder)
+        return self.books[owner]
+
+    def update(self, kind: str, op: str, owner: int) -> None:
+        """Note a change: `op` is create, update or delete."""
+        book = self.of(owner)
+        {"create": book.add, "update": book.change, "delete": book.drop}[op](kind)
 
 
 def summary(book: Book) -> dict[str, dict[str, int]]:

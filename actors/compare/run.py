@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import trio
@@ -72,7 +72,7 @@ async def _path(
     image = comparison.image(scenario.seed, scenario.guest.image_pages, data)
     async with open_runtime() as runtime:
         staged = stage(Parts(scenario, comparison, ledger, runtime, image), plan)
-        progress.attach(arch.name, plan.path, ledger, staged.books())
+        progress.attach(arch.name, plan.path, ledger, _LiveBooks(staged))
         for number, phase in enumerate(plan.phases):
             progress.phase(plan.path, phase, done + number, steps)
             ledger.phase = phase
@@ -80,6 +80,16 @@ async def _path(
                 for host in plan.hosts:
                     nursery.start_soon(_host, staged, host, host.phases.get(phase, ()))
         return _result(scenario, arch, plan, ledger, staged.books())
+
+
+class _LiveBooks:
+    """The books of a stage as they are whenever somebody looks."""
+
+    def __init__(self, staged: Stage) -> None:
+        self._staged = staged
+
+    def __iter__(self) -> Iterator[Book]:
+        return iter(self._staged.books())
 
 
 async def _host(staged: Stage, host: HostPlan, acts: Iterable[Act]) -> None:

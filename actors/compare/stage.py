@@ -32,7 +32,7 @@ from protocol.ledger import Ledger
 from protocol.plan import operations as op
 from protocol.plan.scenario import Scenario
 from protocol.plan.workload import DIRECT, MIXED, NESTED, Workload
-from protocol.tracking import Book
+from protocol.tracking import Book, OwnerBooks
 
 MIB = 1 << 20
 FIRST_CID = 3  # context ids 0 to 2 mean the hypervisor, the machine itself and its host
@@ -205,6 +205,7 @@ class L0Software:
     def __init__(self, parts: Parts, rig: Rig, below: Port, seat: int | None, book: Book) -> None:
         pool = None if seat is not None else rig.chain[0].pool
         cpus = None if seat is not None else rig.own_cpus
+        self.book = book
         self.software = parts.software(rig, seat, "l0", 1, image=parts.image, book=book, pool=pool, cpus=cpus)
         self.host = SecureHost("l0", self.software.perform, below, parts.runtime)
         self.guests = Guests("l0", parts.runtime)
@@ -225,31 +226,31 @@ class OwnGuests:
     def __init__(self, parts: Parts) -> None:
         self.rig = parts.compose(0)
         self.te = TrustedEntity(self.rig.below(0)[-1], parts.runtime)
-        self.book = Book(parts.ledger, "l0")
-        self._l0 = L0Software(parts, self.rig, parts.across(self.te.actor), 0, self.book)
+        self._l0 = L0Software(parts, self.rig, parts.across(self.te.actor), 0, Book(parts.ledger, "l0"))
 
     async def perform(self, host: int, operation: op.Operation | op.Event) -> None:
         assert isinstance(operation, op.Operation), f"nothing is below L0: {operation}"
         await self._l0.perform(operation)
 
     def books(self) -> Iterable[Book]:
-        return (self.book,)
+        return (self._l0.book,)
 
 
 class HostedForOwners:
     """Guest hosts ask L0's broker for the life of their guests; L0's software runs them: the hosted path."""
 
-    def __init__(self, parts: Parts, l0: L0Software, book: Book) -> None:
+    def __init__(self, parts: Parts, l0: L0Software) -> None:
         self._parts = parts
         self._l0 = l0
-        self.book = book
+        self._service_books = OwnerBooks(parts.ledger, "l0")
         count = parts.scenario.l1.count
         self._cids = [FIRST_CID + number for number in range(count)]
         self.machine = HostedGuests(dict.fromkeys(self._cids, l0.host.port), self._unpack)
         limits = _limits(parts.scenario)
-        self.service = Service(limits, seed=parts.scenario.seed, book=book)
+        self.service = Service(limits, seed=parts.scenario.seed, book=self._service_books)
         self.broker = Broker(self.service, self.machine, self._now_ms, parts.runtime)
-        self.owner_book = Book(parts.ledger, f"l{parts.scenario.depth}")
+        holder = f"l{parts.scenario.depth}"
+        self._owner_books = [Book(parts.ledger, holder) for _ in range(count)]
         self._epochs = [0] * count
         self._requesters: dict[int, Requester] = {}
         self._courses: dict[int, Course] = {}
@@ -280,7 +281,7 @@ class HostedForOwners:
                 await self._requesters[host].reset(guest)
             case op.Destroy(guest) | op.Kill(guest):
                 await self._requesters[host].end(guest)
-                self.owner_book.drop("child")
+                self._owner_books[host].drop("child")
             case op.Shutdown():
                 await self._gone(host)
             case op.Reboot() | op.Death():
@@ -306,7 +307,7 @@ class HostedForOwners:
             course.end()
             started.deliver(value, error)
 
-        self.owner_book.add("child")
+        self._owner_books[host].add("child")
         self._requesters[host].start(guest, self._image, vcpus, memory_mib, over)
         await course.go_on(CreateGuest)
 
@@ -318,11 +319,11 @@ class HostedForOwners:
         """The boot of an owner is over: L0 reclaims, with no word from it."""
         requester = self._requesters.pop(host)
         for _ in requester.children:
-            self.owner_book.drop("child")
+            self._owner_books[host].drop("child")
         await self.broker.actor.ask(RequesterGone(requester.who))
 
     def books(self) -> Iterable[Book]:
-        return (self.book, self.owner_book)
+        return (self._l0.book, *self._service_books.books.values(), *self._owner_books)
 
 
 class MixedStage:
@@ -334,9 +335,9 @@ class MixedStage:
         self._hosted_guests = hosted
         self._nested = GuestHosts(parts, spare=2 * count * guest.memory_mib * MIB + (64 << 20))
         self.rig = self._nested.rig
-        book = Book(parts.ledger, "l0")
         below = parts.across(self._nested.te.actor)
-        self._hosted = HostedForOwners(parts, L0Software(parts, self.rig, below, None, book), book)
+        l0 = L0Software(parts, self.rig, below, None, Book(parts.ledger, "l0"))
+        self._hosted = HostedForOwners(parts, l0)
 
     async def perform(self, host: int, operation: op.Operation | op.Event) -> None:
         if isinstance(operation, op.ForGuest):
@@ -380,5 +381,5 @@ def stage(parts: Parts, plan: Workload) -> Stage:
         return MixedStage(parts, {host.number: host.hosted for host in plan.hosts})
     rig = parts.compose(0)
     te = TrustedEntity(rig.below(0)[-1], parts.runtime)
-    book = Book(parts.ledger, "l0")
-    return HostedForOwners(parts, L0Software(parts, rig, parts.across(te.actor), 0, book), book)
+    l0 = L0Software(parts, rig, parts.across(te.actor), 0, Book(parts.ledger, "l0"))
+    return HostedForOwners(parts, l0)

@@ -30,9 +30,9 @@ class Journal(Protocol):
 
 
 class Book(Protocol):
-    """Where changes of records are counted: `op` is create, update or delete."""
+    """Where changes of records are counted: `op` is create, update or delete, `owner` a requester's CID."""
 
-    def update(self, kind: str, op: str) -> None: ...
+    def update(self, kind: str, op: str, owner: int) -> None: ...
 
 
 class MemoryJournal:
@@ -65,7 +65,7 @@ class CountingBook:
         self.live: Counter[str] = Counter()
         self.updates: Counter[tuple[str, str]] = Counter()
 
-    def update(self, kind: str, op: str) -> None:
+    def update(self, kind: str, op: str, owner: int) -> None:
         self.updates[kind, op] += 1
         self.live[kind] += {"create": 1, "update": 0, "delete": -1}[op]
         assert self.live[kind] >= 0, f"more {kind} records deleted than made"

@@ -74,11 +74,11 @@ class Registry:
                 EventLog(limits.events),
                 Bucket(limits.starts_per_s, at_ms=self.now_ms),
             )
-            self._book.update("requester", "create")
-            self._book.update("lease", "create")
+            self._book.update("requester", "create", who.cid)
+            self._book.update("lease", "create", who.cid)
         elif requester.epoch != who.epoch:
             requester.epoch, requester.alive = who.epoch, True
-            self._book.update("requester", "update")
+            self._book.update("requester", "update", who.cid)
         return requester
 
     def abandon(self, requester: Requester) -> None:
@@ -97,8 +97,8 @@ class Registry:
             return
         assert requester.quota.idle(), f"charged without a reason: {requester.quota.charged}"
         del self.requesters[requester.cid]
-        self._book.update("requester", "delete")
-        self._book.update("lease", "delete")
+        self._book.update("requester", "delete", requester.cid)
+        self._book.update("lease", "delete", requester.cid)
 
     def expire(self, requester: Requester) -> None:
         """Drop keys and exit records whose time is over, and a silent requester that has nothing."""
@@ -114,7 +114,7 @@ class Registry:
 
     def renewed(self, requester: Requester) -> None:
         requester.lease.renew(self.now_ms)
-        self._book.update("lease", "update")
+        self._book.update("lease", "update", requester.cid)
 
     def _empty(self, requester: Requester) -> None:
         for key in requester.keys.all():
@@ -124,7 +124,7 @@ class Registry:
         for rid in list(requester.log.watchers):
             self.unwatch(requester, rid)
         for _ in range(len(requester.log)):
-            self._book.update("event", "delete")
+            self._book.update("event", "delete", requester.cid)
         requester.log = EventLog(self.limits.events)
         self.rung.pop(requester.cid, None)
         requester.images.forget()
@@ -174,10 +174,10 @@ class Registry:
         owner = Identity(requester.cid, requester.epoch)
         child = Child(Origin(self._new_id(), owner, cid, spec, image, key, memory_mib), requester)
         self.children[child.origin.id] = requester.children[child.origin.id] = child
-        self._book.update("child", "create")
+        self._book.update("child", "create", requester.cid)
         if key:
             requester.keys.bind(key, digest, child.origin.id).answer = answer(child)
-            self._book.update("idempotency", "create")
+            self._book.update("idempotency", "create", requester.cid)
         self.record(child, State.RESERVED, "start")
         return child
 
@@ -194,12 +194,12 @@ class Registry:
         before, child.state, child.reason = child.state, state, reason
         child.timings[str(state)] = self.now_ms
         self.version += 1
-        self._book.update("child", "update")
+        self._book.update("child", "update", child.account.cid)
         requester = child.account
         if requester.is_now(child.origin.owner):
-            self._book.update("event", "create")
+            self._book.update("event", "create", child.account.cid)
             if requester.log.add(child.origin.id, str(before), str(state), reason, self.now_ms):
-                self._book.update("event", "delete")
+                self._book.update("event", "delete", child.account.cid)
             if requester.log.watchers:
                 self.rung[requester.cid] = None
 
@@ -209,9 +209,9 @@ class Registry:
         dropped = self._journal.append(
             Intent(origin.id, origin.owner.cid, origin.owner.epoch, state, reason, self.now_ms)
         )
-        self._book.update("journal", "create")
+        self._book.update("journal", "create", child.account.cid)
         for _ in range(dropped):
-            self._book.update("journal", "delete")
+            self._book.update("journal", "delete", child.account.cid)
         child.intents += 1 - dropped
 
     def set_present(self, child: Child, present: bool) -> None:
@@ -219,7 +219,7 @@ class Registry:
         if child.present is not present:
             child.present = present
             for kind in ("te_object", "vmm"):
-                self._book.update(kind, "create" if present else "delete")
+                self._book.update(kind, "create" if present else "delete", child.account.cid)
 
     def release(self, child: Child) -> None:
         """End the child's record: everything that it held goes back, its exit record stays."""
@@ -229,7 +229,7 @@ class Registry:
         self.move(child, State.RELEASED, cause)
         self.teardowns[cause] += 1
         del self.children[origin.id], requester.children[origin.id]
-        self._book.update("child", "delete")
+        self._book.update("child", "delete", child.account.cid)
         requester.quota.refund(origin.charges())
         requester.images.unpin(origin.image)
         self._cids.give_back(origin.cid, self.now_ms)
@@ -238,7 +238,7 @@ class Registry:
             if origin.key and cause == "rollback":
                 self.drop_key(requester, origin.key)
             elif origin.key and requester.keys.end(origin.key, self.now_ms + self.limits.key_life):
-                self._book.update("idempotency", "update")
+                self._book.update("idempotency", "update", child.account.cid)
         self.forget_idle(requester)
 
     def _bury(self, requester: Requester, child: Child) -> None:
@@ -254,7 +254,7 @@ class Registry:
             dict(child.timings),
             self.now_ms + self.limits.tombstone_life,
         )
-        self._book.update("tombstone", "create")
+        self._book.update("tombstone", "create", requester.cid)
 
     def _new_id(self) -> bytes:
         """A child's id tells nothing: not how many there are, nor whose the others are."""
@@ -266,11 +266,11 @@ class Registry:
     def drop_key(self, requester: Requester, key: bytes) -> None:
         if requester.keys.drop(key):
             requester.quota.refund(KEY)
-            self._book.update("idempotency", "delete")
+            self._book.update("idempotency", "delete", requester.cid)
 
     def drop_tombstone(self, requester: Requester, child: bytes) -> None:
         if requester.tombstones.pop(child, None) is not None:
-            self._book.update("tombstone", "delete")
+            self._book.update("tombstone", "delete", requester.cid)
 
     def watch(self, requester: Requester, rid: bytes, since: int | None) -> dict[str, object]:
         """Begin or move a watch. Raises Refusal: QUOTA, GAP."""
@@ -280,14 +280,14 @@ class Registry:
         body = requester.log.watch(rid, since)
         if new:
             requester.quota.charge(WATCHER)
-        self._book.update("watcher", "create" if new else "update")
+        self._book.update("watcher", "create" if new else "update", requester.cid)
         self.rung[requester.cid] = None
         return body
 
     def unwatch(self, requester: Requester, rid: bytes) -> None:
         if requester.log.watchers.pop(rid, None) is not None:
             requester.quota.refund(WATCHER)
-            self._book.update("watcher", "delete")
+            self._book.update("watcher", "delete", requester.cid)
 
     def records(self) -> dict[str, int]:
         """Count what the tables really hold, by kind; a test holds this equal to what the book was told."""

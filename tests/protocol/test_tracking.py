@@ -56,17 +56,26 @@ def test_no_change_is_no_update(book: Book, ledger: Ledger, change: str) -> None
     assert book.records() == {}
 
 
-def test_the_hosting_service_writes_into_the_same_book(book: Book, ledger: Ledger) -> None:
+def test_the_hosting_service_writes_into_the_book_of_whose_record_it_is(ledger: Ledger) -> None:
+    books = OwnerBooks(ledger, "l0")
     for op in ("create", "update", "delete"):
-        book.update("child", op)
-    assert book.records() == {}
-    assert book.peaks() == {"child": 1}
-    assert {key[2]: n for key, n in ledger.counts().items()} == {"create": 1, "update": 1, "delete": 1}
+        books.update("child", op, 3)
+    books.update("child", "create", 4)
+    assert {owner: book.peaks() for owner, book in books.books.items()} == {3: {"child": 1}, 4: {"child": 1}}
+    assert (books.of(3).records(), books.of(4).records()) == ({}, {"child": 1})
+    assert {key[2]: n for key, n in ledger.counts().items()} == {"create": 2, "update": 1, "delete": 1}
 
 
-def test_an_operation_that_is_none_is_refused(book: Book) -> None:
+def test_an_operation_that_is_none_is_refused(ledger: Ledger) -> None:
     with pytest.raises(KeyError):
-        book.update("child", "rename")
+        OwnerBooks(ledger, "l0").update("child", "rename", 3)
+
+
+def test_who_is_gone_keeps_no_records(book: Book, ledger: Ledger) -> None:
+    book.add("child", 2)
+    before = ledger.counts()
+    book.forget()
+    assert (book.records(), book.peaks(), ledger.counts()) == ({}, {"child": 2}, before)
 
 
 changes = st.lists(st.tuples(st.sampled_from(sorted(SIZES)), st.integers(-5, 5)), max_size=30)
