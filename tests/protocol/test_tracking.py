@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.ledger import FAMILIES, Ledger
-from protocol.tracking import PLANE_OF, PLANES, SIZES, Book, summary
+from protocol.tracking import PLANE_OF, PLANES, SIZES, Book, OwnerBooks, summary
 
 
 @pytest.fixture
