@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.compare.outcome import Json
-from actors.compare.tables import Table, columns, common_phases, comparable, in_order, phases, tables, words
+from actors.compare.tables import Table, columns, comparable, in_order, tables, uncommon_phases, words
 
 REALISM = {
     "built": "somebody runs the nested path",
@@ -116,7 +116,7 @@ def headline(arch: str, results: Sequence[Json]) -> str:
         exits = result["counts"].get("exits", 0)
         times = f" ({ratio(exits / direct)} direct)" if direct and result["path"] != "direct" else ""
         said.append(f"{name} {exits:,}{times}")
-    left_out = [words(name) for name in phases(results) if name not in common_phases(results)]
+    left_out = [words(name) for name in uncommon_phases(results)]
     without = f", without {', '.join(left_out)}, which not every path has" if left_out else ""
     return f"{arch}: exits that arrive at L0{without}: {'; '.join(said)}"
 
@@ -127,7 +127,9 @@ def ratio(value: float | None) -> str:
         return ""
     if value >= 100:
         return f"{value:,.0f}x"
-    return f"{value:.1f}x" if value >= 0.1 else f"{value:.2g}x"
+    if value and value < 0.01:
+        return "<0.01x"
+    return f"{value:.1f}x" if value >= 0.1 or not value else f"{value:.2f}x"
 
 
 def number(value: int | None) -> str:

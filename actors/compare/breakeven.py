@@ -1,5 +1,8 @@
 """From where on which path is cheaper, in exits that arrive at L0. From counts alone.
 
+Exits are what guests and guest hosts cost L0; what it does by itself, like cleaning up behind a host that is
+gone, is none. So where that is the work, calls at the real Trusted Entity are compared as well.
+
 A path costs something once and something each time. The phases of a run say how much of both: what host_setup
 took, divided by the hosts, is what a host costs once; what run took, divided by the exits that the guests
 made, is what an exit costs. Two such lines meet once, or never. Where an event costs more the more of them
@@ -25,13 +28,18 @@ PATHS = ("nested", "hosted")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """How many of something: once the phases `fixed`, divided by `once`, then `each`, divided by `events`."""
+    """How many of something, of one `per`: phases `fixed` divided by `once`, then `each` by `events`."""
 
     of: str
+    per: str
     fixed: tuple[str, ...]
     once: int
     each: tuple[str, ...]
     events: int
+    unit: str = "exits"  # a family of counts
+
+
+UNITS = {"exits": "exits at L0", "te_issued": "calls at the real TE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +59,35 @@ def questions(scenario: Mapping[str, Any]) -> list[Question]:
     touched = guest["touch_pages"] + guest["share_pages"]
     before_boot = tuple(name for name in ONCE_PER_GUEST if name != "boot")
     asked = [
-        Question("guests of a host", ONCE_PER_HOST, hosts, LIFE_OF_A_GUEST, guests),
-        Question("exits of a guest", ONCE_PER_GUEST, guests, ("run",), guests * exits),
-        Question("pages that a guest touches first", before_boot, guests, ("boot",), guests * touched),
-        Question("pages swapped out and in", ONCE_PER_GUEST, guests, ("swap",), guests * run["swap_pages"]),
+        Question("guests of a host", "host", ONCE_PER_HOST, hosts, LIFE_OF_A_GUEST, guests),
+        Question("exits of a guest", "guest", ONCE_PER_GUEST, guests, ("run",), guests * exits),
+        Question(
+            "pages that a guest touches first", "guest", before_boot, guests, ("boot",), guests * touched
+        ),
+        Question(
+            "pages swapped out and in", "guest", ONCE_PER_GUEST, guests, ("swap",), guests * run["swap_pages"]
+        ),
         Question(
             "changes of a page between shared and private",
+            "guest",
             ONCE_PER_GUEST,
             guests,
             ("page_change",),
             guests * run["page_changes"],
         ),
-        Question("resets of a guest", ONCE_PER_GUEST, guests, ("reset",), guests * run["resets"]),
-        Question("sudden reboots of a host", ONCE_PER_HOST, hosts, ("owner_reboot",), run["reboots"]),
+        Question("resets of a guest", "guest", ONCE_PER_GUEST, guests, ("reset",), guests * run["resets"]),
+        *(
+            Question(
+                "sudden reboots of a host",
+                "host",
+                ONCE_PER_HOST,
+                hosts,
+                ("owner_reboot",),
+                run["reboots"],
+                unit,
+            )
+            for unit in UNITS
+        ),
     ]
     return [question for question in asked if question.events]
 
@@ -87,11 +111,11 @@ def _answer(question: Question, results: Sequence[Json]) -> Json:
         name: f"{result['path']} has no {words(name)} ({reason(result, f'phases.{name}')})"
         for result in results
         for name in (*question.fixed, *question.each)
-        if phase(name)(result) is None
+        if phase(name, question.unit)(result) is None
     }
     if all(name in lacking for name in question.each):
-        text = f"{question.of}: no comparison, {lacking[question.each[0]]}"
-        return {"of": question.of, "unit": "exits", "at": None, "text": text}
+        text = f"{_asked(question)}: no comparison, {lacking[question.each[0]]}"
+        return {"of": question.of, "unit": question.unit, "at": None, "text": text}
     question = replace(
         question,
         fixed=tuple(name for name in question.fixed if name not in lacking),
@@ -99,28 +123,32 @@ def _answer(question: Question, results: Sequence[Json]) -> Json:
     )
     lines = {result["path"]: _line(question, result) for result in results}
     if not any(line.each for line in lines.values()):
-        text = f"{question.of}: no exit at L0 on either path"
-        return {"of": question.of, "unit": "exits", "at": None, "text": text}
+        text = f"{_asked(question)}: none on either path"
+        return {"of": question.of, "unit": question.unit, "at": None, "text": text}
     first, then, at = cheaper(lines["nested"], lines["hosted"])
     without = "".join(f"; {why}, which is left out on both" for why in lacking.values())
     return {
         "of": question.of,
-        "unit": "exits",
+        "unit": question.unit,
         "fixed": {path: float(line.fixed) for path, line in lines.items()},
         "each": {path: float(line.each) for path, line in lines.items()},
         "first": first,
         "then": then,
         "at": at,
-        "text": f"{question.of}: {_verdict(first, then, at)}; {_figures(lines)}{without}",
+        "text": f"{_asked(question)}: {_verdict(first, then, at)}; {_figures(question.per, lines)}{without}",
     }
 
 
+def _asked(question: Question) -> str:
+    return question.of if question.unit == "exits" else f"{question.of}, in {UNITS[question.unit]}"
+
+
 def _line(question: Question, result: Json) -> Line:
-    def exits(names: tuple[str, ...]) -> int:
-        return sum(phase(name)(result) or 0 for name in names)
+    def count(names: tuple[str, ...]) -> int:
+        return sum(phase(name, question.unit)(result) or 0 for name in names)
 
     return Line(
-        Fraction(exits(question.fixed), question.once), Fraction(exits(question.each), question.events)
+        Fraction(count(question.fixed), question.once), Fraction(count(question.each), question.events)
     )
 
 
@@ -146,12 +174,15 @@ def _verdict(first: str | None, then: str | None, at: int | None) -> str:
         return "both cost the same"
     if at is None:
         return f"{first} is cheaper, however many"
+    if at == 1:
+        return f"{then} is cheaper from the first one on"
     return f"{first} is cheaper at first, {then} from {at:,} on"
 
 
-def _figures(lines: Mapping[str, Line]) -> str:
+def _figures(per: str, lines: Mapping[str, Line]) -> str:
     return ", ".join(
-        f"{path} {_number(line.fixed)} once and {_number(line.each)} each" for path, line in lines.items()
+        f"{path} {_number(line.fixed)} for the {per} and {_number(line.each)} for each"
+        for path, line in lines.items()
     )
 
 

@@ -112,7 +112,7 @@ def _part(part: Part) -> Iterator[str]:
     if part.realism:
         yield tag("p", escaped(part.realism), class_="note")
     if part.breakeven:
-        yield tag("h3", "Break-even, in exits at L0")
+        yield tag("h3", "Break-even, in exits at L0 unless it says otherwise")
         yield tag("ul", *(tag("li", escaped(text)) for text in part.breakeven))
     charts = {
         "Exits at L0 by phase": bars_of_phases(part, escaped),

@@ -14,8 +14,8 @@ from typing import Any
 from actors.compare.outcome import Json
 from protocol.calls import Category, Treatment
 from protocol.ledger import FAMILIES
-from protocol.plan.fit import PHASES
 from protocol.plan.scenario import PATHS
+from protocol.plan.workload import ORDER
 from protocol.tracking import PLANE_OF, PLANES
 
 Value = Callable[[Json], int | None]
@@ -145,21 +145,25 @@ def common_phases(results: Sequence[Json]) -> list[str]:
     return [name for name in phases(results) if all(r["phases"].get(name, {}) is not None for r in results)]
 
 
+def uncommon_phases(results: Sequence[Json]) -> list[str]:
+    """The phases that one path has and another one lacks."""
+    return [name for name in phases(results) if name not in common_phases(results)]
+
+
 def phases(results: Iterable[Json]) -> list[str]:
-    """Every phase that is in any result, in the order of a run; unknown ones last."""
-    found = {name for result in results for name in result["phases"]}
-    return [name for name in PHASES if name in found] + sorted(found.difference(PHASES))
+    """Every phase that any path has, in the order of a run; unknown ones last."""
+    found = {name for result in results for name, counts in result["phases"].items() if counts is not None}
+    return [name for name in ORDER if name in found] + sorted(found.difference(ORDER))
 
 
 def comparable(results: Sequence[Json]) -> list[Json]:
     """The results with counts over those phases only that no path lacks: a total compares like with like."""
-    common = common_phases(results)
-    if len(common) == len(phases(results)):
+    if not uncommon_phases(results):
         return list(results)
     made = []
     for result in results:
         counts: defaultdict[str, int] = defaultdict(int)
-        for name in common:
+        for name in common_phases(results):
             for key, number in result["phases"].get(name, {}).items():
                 counts[key] += _number(number) or 0
         made.append(result | {"counts": dict(counts)})
@@ -176,13 +180,13 @@ def words(name: str) -> str:
 
 def tables(results: Sequence[Json]) -> list[Table]:
     """What one architecture's results say, most important first. `results` are in order."""
-    results = comparable(results)
+    alike = comparable(results)
     made = [
-        exits(results),
-        hand_overs(results),
-        te_calls(results),
-        translation(results),
-        tracking(results),
+        exits(alike),
+        hand_overs(alike),
+        te_calls(alike),
+        translation(alike),
+        tracking(alike),
         teardown(results),
         hosting(results),
         contention(results),
@@ -192,8 +196,7 @@ def tables(results: Sequence[Json]) -> list[Table]:
 
 def exits(results: Sequence[Json]) -> Table:
     """Arrivals at L0: in all, in each phase, from whom and to whom."""
-    common = common_phases(results)
-    lacking = [name for name in phases(results) if name not in common]
+    lacking = uncommon_phases(results)
     total = "in all" if not lacking else "in all phases that every path has"
     rows = [row(total, results, family("exits"))]
     parts = [row(words(name), results, phase(name), 1) for name in phases(results)]
@@ -211,7 +214,16 @@ def exits(results: Sequence[Json]) -> Table:
         for each in lacking
         if result["phases"].get(each, {}) is None
     ]
+    notes += _in_no_path(results)
     return Table("exits", "Exits that arrive at L0", columns(results), tuple(rows), tuple(notes))
+
+
+def _in_no_path(results: Sequence[Json]) -> Iterator[str]:
+    """What this comparison does not say anything about."""
+    for name in dict.fromkeys(name for result in results for name in result["phases"]):
+        if all(result["phases"].get(name, {}) is None for result in results):
+            why = dict.fromkeys(reason(result, f"phases.{name}") for result in results)
+            yield f"no path has {words(name)}: {'; '.join(why)}"
 
 
 def reason(result: Json, name: str) -> str:
@@ -230,7 +242,7 @@ def hand_overs(results: Sequence[Json]) -> Table:
             rows.append(row(f"L{start} to L{end}", results, between, 1))
     rows.append(row("guest entries by L0", results, family("entries")))
     rows += _parts(results, "entries", "level", "of L")
-    rows.append(row("exceptions injected into guest hosts", results, family("injections")))
+    rows.append(row("injected into guest hosts", results, family("injections")))
     rows += _parts(results, "injections", "kind")
     return _table("hand-overs", "Reflections, entries, injections", results, rows, keep=2)
 
@@ -261,13 +273,13 @@ def translation(results: Sequence[Json]) -> Table:
     rows += _parts(results, "table_ops", "op")
     rows.append(row("look-ups in tracking tables", results, family("lookups")))
     rows += _parts(results, "lookups", "result")
-    rows.append(row("pages of secure guests", results, family("pages")))
+    rows.append(row("page operations for guest hosts", results, family("pages")))
     rows += _parts(results, "pages", "op")
     return _table("translation", "Translation, copies, pages", results, rows, keep=2)
 
 
 def teardown(results: Sequence[Json]) -> Table:
-    """What was released because its owner went away, or asked for it."""
+    """What was released because its owner went away or asked for it; over the whole run of each path."""
     rows = [row("items released", results, family("teardown"))]
     for cause in values_of(results, "teardown", "cause"):
         rows.append(row(f"cause: {words(cause)}", results, where("teardown", cause=cause), 1))
@@ -275,13 +287,17 @@ def teardown(results: Sequence[Json]) -> Table:
             row(words(kind), results, where("teardown", cause=cause, kind=kind), 2)
             for kind in values_of(results, "teardown", "kind")
         ]
-    return _table("teardown", "Teardown", results, rows)
+    for ending in ("destroy", "owner_reboot", "host_teardown"):
+        if ending in phases(results):
+            rows.append(row(f"real TE calls: {words(ending)}", results, phase(ending, "te_issued")))
+    title = "Teardown, over the whole run of each path"
+    return _table("teardown", title, results, rows)
 
 
 def hosting(results: Sequence[Json]) -> Table:
     """Messages between guest hosts and the host that runs their guests."""
     rows = [row("messages", results, family("hosting")), *_parts(results, "hosting", "message")]
-    return _table("hosting", "Messages of the hosting interface", results, rows)
+    return _table("hosting", "Messages of the hosting interface, over the whole run", results, rows)
 
 
 def contention(results: Sequence[Json]) -> Table:

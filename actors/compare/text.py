@@ -54,7 +54,7 @@ def _part(part: Part, width: int) -> Iterator[RenderableType]:
     yield Text(title + (f"  ({part.realism})" if part.realism else ""), style="bold reverse")
     if part.breakeven:
         yield Text()
-        yield Text("Break-even, in exits at L0", style="bold")
+        yield Text("Break-even, in exits at L0 unless it says otherwise", style="bold")
         yield from (Padding(Text(text), (0, 0, 0, 2)) for text in part.breakeven)
     for table in part.tables:
         yield Text()

@@ -57,6 +57,8 @@ def workload(scenario: Scenario, path: str) -> Workload:
     if path == DIRECT:
         absent["owner_reboot"] = "L0 owns its guests: its reboot is the machine's"
         absent["host_teardown"] = "L0 owns its guests: its end is the machine's"
+        for name in (REFILL, "refill_again"):
+            absent[name] = "L0 owns its guests: they have no owner that goes away, so none come again"
     return Workload(path, hosts, absent)
 
 

@@ -49,8 +49,9 @@ def scenario() -> Json:
     return tree
 
 
-def answers(results: list[Json]) -> dict[str, Json]:
-    return {each["of"]: each for each in break_even(scenario(), results)["s390"]}
+def answers(results: list[Json], **more: Any) -> dict[str, Json]:
+    found = break_even(scenario() | more, results)["s390"]
+    return {each["of"]: each for each in found if each["unit"] == "exits"}
 
 
 def test_what_a_scenario_never_does_is_not_asked() -> None:
@@ -78,14 +79,41 @@ def test_where_the_lines_meet_is_said_in_words(result: Any) -> None:
     assert found["each"] == {"nested": 76.0, "hosted": 38.0}
     assert (found["first"], found["then"], found["at"]) == ("nested", "hosted", 1)
     assert found["text"] == (
-        "guests of a host: nested is cheaper at first, hosted from 1 on; "
-        "nested 1.50 once and 76 each, hosted 15 once and 38 each"
+        "guests of a host: hosted is cheaper from the first one on; "
+        "nested 1.50 for the host and 76 for each, hosted 15 for the host and 38 for each"
     )
+
+
+def test_a_later_meeting_is_said_with_its_number(result: Any) -> None:
+    dear = result("hosted")
+    dear["phases"]["host_setup"]["exits"] += 300
+    found = answers([result("nested"), dear])["guests of a host"]
+    assert (found["first"], found["then"], found["at"]) == ("nested", "hosted", 5)
+    assert "nested is cheaper at first, hosted from 5 on; " in found["text"]
 
 
 def test_what_costs_nothing_on_either_path_is_said_so(result: Any) -> None:
     found = answers([result("nested"), result("hosted")])["pages that a guest touches first"]
-    assert found["text"] == "pages that a guest touches first: no exit at L0 on either path"
+    assert found["text"] == "pages that a guest touches first: none on either path"
+
+
+def test_cleaning_up_is_compared_in_calls_as_well(result: Any) -> None:
+    """L0 cleans up by itself: that is no exit."""
+    tree = scenario()
+    tree["run"]["reboots"] = 2
+    nested, hosted = result("nested"), result("hosted")
+    nested["phases"]["owner_reboot"] = {"exits": 4, "te_issued": 400}
+    hosted["phases"]["owner_reboot"] = {"exits": 20, "te_issued": 300}
+    by_unit = {
+        each["unit"]: each
+        for each in break_even(tree, [nested, hosted])["s390"]
+        if each["of"] == "sudden reboots of a host"
+    }
+    assert by_unit["exits"]["first"] == "nested"
+    assert by_unit["te_issued"]["each"] == {"nested": 200.0, "hosted": 150.0}
+    assert by_unit["te_issued"]["text"].startswith(
+        "sudden reboots of a host, in calls at the real TE: hosted is"
+    )
 
 
 def test_equal_costs_are_called_equal(result: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from actors.compare import tables as t
 from protocol.calls import Category, Treatment
 from protocol.ledger import FAMILIES, Ledger
-from protocol.plan.fit import PHASES
+from protocol.plan.workload import ORDER
 
 Json = dict[str, Any]
 
@@ -84,8 +84,16 @@ def test_without_lacking_phases_the_total_is_the_runs(result: Any) -> None:
 
 def test_phases_stand_in_the_order_of_a_run(result: Any) -> None:
     found = result("direct")
-    found["phases"] = {name: {"exits": 1} for name in ("zzz_new", *reversed(PHASES))}
-    assert t.phases([found]) == [*PHASES, "zzz_new"]
+    found["phases"] = {name: {"exits": 1} for name in ("zzz_new", *reversed(ORDER))}
+    assert t.phases([found]) == [*ORDER, "zzz_new"]
+
+
+def test_a_phase_that_no_path_has_is_noted_once_and_is_no_row(result: Any) -> None:
+    both = [result("direct", lacks=["swap"]), result("hosted", lacks=["swap"])]
+    table = of(both, "exits")
+    assert "swap" not in [row.label for row in table.rows]
+    assert table.rows[0].label == "in all"
+    assert table.notes == ("no path has swap: the owner cannot reach the pages",)
 
 
 def test_rows_in_which_nothing_happened_are_left_out_but_for_the_sums_that_matter(result: Any) -> None:
@@ -122,6 +130,24 @@ def test_tracking_is_told_by_holder_and_plane_and_summed_over_l0_and_l1(result: 
     assert values(table, "model bytes at most, L0 and L1")["nested"] == 40 * 16 + 4 * 40 + 2 * 1024
     assert values(table, "changes, L0 and L1") == {"direct": 44, "nested": 46}
     assert values(table, "held by L1") == {"direct": 4, "nested": 0}
+
+
+def test_teardown_is_told_over_the_whole_run(result: Any) -> None:
+    """Also where direct has no such phase: the items do not vanish with it."""
+    nested = result("nested")
+    nested["phases"]["owner_reboot"] = {
+        "exits": 2,
+        "te_issued": 400,
+        "teardown": 7,
+        "teardown.vm.l1_reboot": 7,
+    }
+    nested["counts"] |= {"teardown": 47, "teardown.vm.l1_reboot": 7}
+    direct = result("direct")
+    direct["phases"]["owner_reboot"] = None
+    table = of([direct, nested], "teardown")
+    assert values(table, "items released") == {"direct": 40, "nested": 47}
+    assert values(table, "cause: l1 reboot") == {"direct": 0, "nested": 7}
+    assert values(table, "real TE calls: owner reboot") == {"direct": None, "nested": 400}
 
 
 def test_a_result_without_tracking_or_contention_is_no_trouble(result: Any) -> None:
