@@ -1,8 +1,8 @@
 """Whatever a host asks: a call that fails changes what its row says and nothing else.
 
-A host here types blocks for every row of the call table, with operands right and wrong that mean something,
-mends its tables, and lets its guests run. What is compared after a refusal is everything that the machine has;
-after every act the page table of states has to agree with what the entities say.
+A host here types blocks for every row of the call table, with operands that mean something, right and wrong;
+it mends its tables, and lets its guests run. What is compared after a refusal is everything that the machine
+has; after every act the page table of states has to agree with what the entities say.
 """
 
 from __future__ import annotations
