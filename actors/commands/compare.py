@@ -212,6 +212,8 @@ def _run(resolved: Resolved, wanted: Wanted, run: Run | None) -> tuple[Outcome, 
             outcome = Outcome(list(progress.results), stopped=True)
         except Exception as failure:  # told at the end, after what was finished
             outcome, error = Outcome(list(progress.results), stopped=True), failure
+        if wanted.record is not None and not any(wanted.record.iterdir()):
+            say(f"--record {wanted.record}: nothing was recorded: no host of this run sat at a keyboard")
         if wanted.linger_s and error is None:
             _linger(wanted.linger_s)
     return outcome, error

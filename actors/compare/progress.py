@@ -121,7 +121,10 @@ def choose(quiet: bool) -> Progress:
 
 @contextmanager
 def stoppable(progress: Progress, say: Callable[[str], None]) -> Iterator[None]:
-    """Within: the first Ctrl-C stops `progress` at its next step, the second interrupts at once."""
+    """Within: the first Ctrl-C stops `progress` at its next step, the second interrupts at once.
+
+    What comes out is Stopped or KeyboardInterrupt by itself, never a group around it.
+    """
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
         progress.stopped = True
@@ -131,6 +134,11 @@ def stoppable(progress: Progress, say: Callable[[str], None]) -> Iterator[None]:
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
         yield
+    except BaseExceptionGroup as group:  # whatever ran in a nursery comes out of it in one of these
+        for kind in (KeyboardInterrupt, Stopped):
+            if group.subgroup(kind) is not None:
+                raise kind from group
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
         progress.end()

@@ -320,6 +320,13 @@ def test_what_hosts_said_can_be_recorded(here: Path, results: list[Json]) -> Non
     assert len(list(read(here / "said" / "s390-nested-0.jsonl").entries())) == 1
 
 
+def test_an_empty_record_is_said_to_be_empty(
+    here: Path, run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert perform(resolved(here), Wanted(record=here / "said", quiet=True), run) == exit_codes.OK
+    assert "nothing was recorded" in capsys.readouterr().err
+
+
 def test_metrics_are_served_while_it_runs_and_not_afterwards(
     here: Path, results: list[Json], capsys: pytest.CaptureFixture[str]
 ) -> None:

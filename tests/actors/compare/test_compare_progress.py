@@ -84,6 +84,18 @@ def test_an_ended_run_gives_the_interrupt_back_and_ends_its_display() -> None:
     assert (progress.over, signal.getsignal(signal.SIGINT)) == (1, before)
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, p.Stopped])
+def test_an_end_that_comes_out_of_a_nursery_is_taken_out_of_its_group(kind: type[BaseException]) -> None:
+    inner = BaseExceptionGroup("inner", [kind(), ValueError("lost in the fall")])
+    with pytest.raises(kind), p.stoppable(p.Progress(), lambda _: None):
+        raise BaseExceptionGroup("outer", [inner])
+
+
+def test_any_other_group_stays_one() -> None:
+    with pytest.raises(ExceptionGroup, match="outer"), p.stoppable(p.Progress(), lambda _: None):
+        raise ExceptionGroup("outer", [ValueError("x")])
+
+
 def test_what_suits_depends_on_who_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
