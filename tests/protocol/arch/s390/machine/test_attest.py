@@ -252,7 +252,7 @@ def test_a_minimal_request_that_nobody_sealed_is_judged_up_to_its_seal(attested:
 
 
 # One guest serves all examples: a call that is refused changes nothing.
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bit=st.integers(0, 0x180 * 8 - 1))
 def test_no_flipped_bit_of_a_request_goes_unseen(attested: Any, bit: int) -> None:
     raw = bytearray(request(nonce=False).raw)

@@ -428,7 +428,7 @@ def test_a_dump_comes_first(keeper: Any) -> None:
 
 
 # One guest serves all examples: a call that is refused changes nothing.
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bit=st.integers(0, 0x588 * 8 - 1))
 def test_no_flipped_bit_of_a_request_goes_unseen(keeper: Any, bit: int) -> None:
     raw = bytearray(request(keeper))
