@@ -108,10 +108,18 @@ def shipped() -> dict[str, str]:
 
 
 def known_architectures() -> Known:
-    """Every architecture with its profiles."""
+    """Every architecture that can be compared, with its profiles."""
     from protocol.arch import architectures, load
 
-    return {name: load(name).profiles for name in architectures()}
+    loaded = (load(name) for name in architectures())
+    return {each.name: each.profiles for each in loaded if getattr(each, "comparison", None) is not None}
+
+
+def _console_only(value: object) -> bool:
+    """Whether that is an architecture which cannot be compared yet."""
+    from protocol.arch import architectures
+
+    return isinstance(value, str) and value in architectures()
 
 
 def find(name: str | None) -> Path:
@@ -391,6 +399,10 @@ def _mistake(error: dict[str, Any], arches: tuple[str, ...], profiles: tuple[str
         return Mistake(path, value, "a number of exits, or { count = .., answered_by = .. }")
     choices = _choices(name, kind, arches, profiles) if kind.kind in ("word", "words") else None
     kind = replace(kind, one_of=choices)
+    if name == "arch" and _console_only(value):
+        return Mistake(
+            path, value, kind.allowed(), "it has a console and a call table, and no comparison yet"
+        )
     near = difflib.get_close_matches(value, choices or (), 1) if isinstance(value, str) else []
     return Mistake(path, value, kind.allowed(), f"did you mean {near[0]}?" if near else "")
 

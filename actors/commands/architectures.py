@@ -21,11 +21,19 @@ def show(as_json: AsJson = False) -> None:
     from actors.compare.answer import REALISM
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "title", "calls", "profiles", "realism"):
+    for column in ("name", "title", "calls", "compare", "profiles", "realism"):
         table.add_column(column, justify="right" if column == "calls" else "left")
     for each in found:
         realism = f"{each['realism']}: {REALISM.get(each['realism'], '')}".rstrip(": ")
-        row = (each["name"], each["title"], str(each["calls"]), ", ".join(each["profiles"]), realism)
+        compared = "yes" if each["comparison"] else "not yet"
+        row = (
+            each["name"],
+            each["title"],
+            str(each["calls"]),
+            compared,
+            ", ".join(each["profiles"]),
+            realism,
+        )
         table.add_row(*row)
     tell(table)
 
@@ -37,4 +45,5 @@ def _facts(architecture: Any) -> dict[str, Any]:
         "realism": architecture.realism,
         "profiles": list(architecture.profiles),
         "calls": len(architecture.calls),
+        "comparison": getattr(architecture, "comparison", None) is not None,
     }

@@ -100,6 +100,7 @@ def test_architectures_are_listed(command: list[str]) -> None:
         architecture = load(each["name"])
         assert (each["title"], each["realism"]) == (architecture.title, architecture.realism)
         assert each["calls"] == len(architecture.calls)
+        assert each["comparison"] is (getattr(architecture, "comparison", None) is not None)
         assert each["name"] in run(*command).stdout
 
 

@@ -228,6 +228,15 @@ def test_a_section_that_is_none_takes_flags_below_it_with_it(tmp_path: Path) -> 
     assert set(mistakes(tmp_path, "guest = 5", guest__vcpus="3")) == {"guest"}
 
 
+def test_an_architecture_that_cannot_be_compared_yet_is_told_from_one_that_is_none(tmp_path: Path) -> None:
+    from protocol.arch import architectures
+
+    for name in architectures():
+        if name not in KNOWN:
+            assert "no comparison yet" in mistakes(tmp_path, f'arch = ["{name}"]')["arch"]
+    assert "no comparison yet" not in mistakes(tmp_path, 'arch = ["vax"]')["arch"]
+
+
 def test_an_unknown_setting_on_the_command_line_is_named(tmp_path: Path) -> None:
     found = mistakes(tmp_path, "", guest__vcpu="3", thresholds="x")
     assert found["guest.vcpu"] == "a setting did you mean guest.vcpus?"
