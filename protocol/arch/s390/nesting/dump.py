@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from protocol.arch.s390.cpu import Cpu
+from protocol.arch.s390.issue import Issuer
 from protocol.arch.s390.machine.dump import NO_ACCESS, PIECE, WRONG_STATE
 from protocol.arch.s390.nesting.memory import restore
 from protocol.arch.s390.nesting.vm import BOUNCE_LENGTH, NOT_NOW, Treated, bounce
@@ -12,6 +15,7 @@ from protocol.arch.s390.profiles import DUMP_FINALIZE_LEN, DUMP_STORAGE_LEN
 from protocol.arch.s390.structs import DUMP_AREA, DUMP_STORAGE, EXECUTED, Outcome, block
 from protocol.calls import CallSpec
 from protocol.effects import Fault
+from protocol.memory.physical import chunks
 from protocol.memory.store import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -57,12 +61,43 @@ def complete(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
 def _bounced(nested: Nested, cpu: Cpu, below: bytes, area: int, length: int) -> Treated:
     """Issue `below`, whose area is the issuer's own, and hand its data to the guest host."""
     assert length <= BOUNCE_LENGTH, f"a dump area of {length} bytes has no room to bounce"
+    pieces = _pieces(nested, cpu, area, length)
+    if pieces is None:
+        return NO_ACCESS
+    frames = np.unique([address >> PAGE_SHIFT for address, _ in pieces])
+    if not nested.claim(frames):
+        return NOT_NOW
     issuer = nested.issuer(cpu)
-    outcome = yield from issuer.uvc(below)
-    if outcome.rc == EXECUTED:
-        data = nested.below.memory.read(bounce(issuer), length)
-        assert not isinstance(data, Fault), f"a level cannot read its own memory: {data}"
-        nested.ledger.count(("copied_bytes", "dump"), length)
-        if nested.home_write(cpu, area, data) is not None:  # taken away while the call was under way
-            return NO_ACCESS
+    try:
+        outcome = yield from issuer.uvc(below)
+        if outcome.rc == EXECUTED:
+            _copy_out(nested, issuer, pieces, length)
+    finally:
+        nested.unclaim(frames)
     return Outcome(outcome.rc, outcome.rrc)
+
+
+def _pieces(nested: Nested, cpu: Cpu, area: int, length: int) -> list[tuple[int, int]] | None:
+    """Where the area lies in the guest host's memory, page by page; None if it cannot be stored to.
+
+    It is translated once: a completion ends the dump, so there must be a place for it whatever happens
+    meanwhile.
+    """
+    pieces = []
+    for at, n in chunks(area, length):
+        absolute = nested.home(cpu, at, True)
+        if isinstance(absolute, Fault) or nested.refusal(absolute, n) is not None:
+            return None
+        pieces.append((absolute, n))
+    return pieces
+
+
+def _copy_out(nested: Nested, issuer: Issuer, pieces: list[tuple[int, int]], length: int) -> None:
+    data = nested.below.memory.read(bounce(issuer), length)
+    assert not isinstance(data, Fault), f"a level cannot read its own memory: {data}"
+    done = 0
+    for address, n in pieces:
+        fault = nested.poke(address, data[done : done + n])
+        assert fault is None, f"an area that is claimed cannot be stored to: {fault}"
+        done += n
+    nested.ledger.count(("copied_bytes", "dump"), length)
