@@ -72,7 +72,7 @@ class Trap:
             program.awaiting = True
         elif self.finished:
             program.finish({})
-            secure.after_notice = True
+        secure.after_notice = self.intercept.code == instructions.NOTIFICATION
         self.effect(secure)
 
 
