@@ -6,7 +6,7 @@ what stands in a block is written here from the fact sheet, apart from `structs`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ def block(length: int, code: int, **fields: int) -> bytes:
 class Bench:
     """A host at any depth, DAT off, its Ultravisor initialised. By default L0 of a machine of its own."""
 
-    def __init__(self, level: Any = None, seed: int = SEED) -> None:
+    def __init__(self, level: Any = None, seed: int = SEED, drive: Callable[[Any], Any] = run) -> None:
         if level is None:
             cpus = [Cpu(0), Cpu(1, running=False)]
             level = Machine(PROFILES["small"], 2200 * MIB, cpus, CALLS, Ledger(), seed)
@@ -68,6 +68,7 @@ class Bench:
         self.profile = level.profile
         self.cpu = level.cpus[0]
         self.seed = seed
+        self.drive = drive
         self._next = MIB
         origin = 0x8000_0000
         self.call(0x48, 0x000F, q18=origin, q20=self.profile.base_len).done()
@@ -81,7 +82,7 @@ class Bench:
         at = 0x3000
         raw = block(length, code, **fields)
         assert self.uv.write(at, raw) is None
-        cc = run(self.uv.call(self.cpu, at))
+        cc = self.drive(self.uv.call(self.cpu, at))
         assert isinstance(cc, int), cc
         return Reply(cc, self.read(at, length))
 
@@ -187,7 +188,11 @@ class Guest:
         program.steps.extend(steps)
         self.bench.cpu.cr[1] = self.asce
         level = getattr(self.bench.uv, "level", 0) + 1  # the guest's own
-        return run(self.bench.uv.enter(self.bench.cpu, self.blocks[cpu], program, False, level))
+        bench = self.bench
+        left: SieExit | Fault = bench.drive(
+            bench.uv.enter(bench.cpu, self.blocks[cpu], program, False, level)
+        )
+        return left
 
     def run(self, *steps: Any, cpu: int = 0) -> list[dict[str, Any]]:
         """Let the guest do steps that need nobody; return their results."""

@@ -11,13 +11,14 @@ import pytest
 # The bench is a plain module one folder up.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from guest_bench import Bench, Guest
+from guest_bench import Bench, Guest, block
 
 from protocol.arch.s390.compose import Rig, compose
 from protocol.arch.s390.evidence.dump import Opened, open_dump
 from protocol.arch.s390.nesting import memory
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.profiles import PROFILES
+from protocol.crossing import inline
 from protocol.effects import run
 
 PAGE, MIB, FREE = 0x1000, 0x100000, 0x20000
@@ -30,9 +31,16 @@ MAPPED_ONLY = b"\xff" * 4 + bytes(11) + b"\x04"
 class Nest:
     """A rig with one host at the keyboard, and the levels between."""
 
-    def __init__(self, depth: int, strategy: Strategy | None = None, hosts: int = 1) -> None:
-        self.rig: Rig = compose(PROFILES["small"], depth, hosts, seed=SEED, strategy=strategy)
-        self.bench = Bench(self.rig.seats[0].level, SEED)
+    def __init__(
+        self, depth: int, strategy: Strategy | None = None, hosts: int = 1, apart: bool = False
+    ) -> None:
+        profile = PROFILES["small"]
+        self.rig: Rig = compose(profile, depth, hosts, seed=SEED, strategy=strategy, apart=apart)
+        self.bench = Bench(self.rig.seats[0].level, SEED, self.drive if apart else run)
+
+    def drive(self, step: Any) -> Any:
+        """Drive what the level of the host does, where each level below lives elsewhere."""
+        return inline(step, self.rig.below(0)[1:])
 
     def swap_everything(self, guest: Guest) -> int:
         """Each level takes another frame for each page of the guest; how often that was done."""
@@ -189,6 +197,39 @@ def test_destroy_fast_leaves_nothing_at_any_level(nest: Nest, guest: Guest) -> N
     assert (machine.configs, machine.secure_cpus) == ({}, {})
     for level in (nest.bench.uv, *nest.rig.levels[1:]):
         assert level.tracked()["configs"] == level.tracked()["cpus"] == 0
+
+
+def test_a_completion_finds_its_place_whatever_another_cpu_does_meanwhile() -> None:
+    """The level below has ended the dump when it answers: what it answered must not be lost."""
+    nest = Nest(1, apart=True)
+    bench, guest = nest.bench, with_secret(nest.bench)
+    begin(guest)
+    found, state, cpu = contents(guest), states(guest), registers(guest)
+    area = bench.alloc()
+    at = 0x4000
+    assert bench.uv.write(at, block(0x50, 0x0403, q18=guest.handle, q20=area)) is None
+    step = bench.uv.call(bench.cpu, at)
+    effect = next(step)  # the level below is asked, and has not answered
+    donating = bench.call(0x60, 0x0120, q20=guest.handle, q28=area, h36=1, q38=bench.alloc())
+    assert donating.rc != 1, "the area would be gone"
+    assert bench.uv.write(area, b"x") is None, "a store by another CPU is its own affair"
+    with pytest.raises(StopIteration) as stop:
+        step.send(inline(nest.rig.below(0)[1](effect), ()))
+    assert stop.value.value == 0
+    dump = opened(guest, found, state, cpu, bench.read(area))
+    assert dump.read(FREE, len(SECRET)) == SECRET
+    bench.call(0x60, 0x0120, q20=guest.handle, q28=area, h36=1, q38=bench.alloc()).done()
+
+
+def test_dumps_work_where_every_level_lives_elsewhere() -> None:
+    nest = Nest(2, apart=True)
+    guest = with_secret(nest.bench)
+    begin(guest)
+    found = contents(guest)
+    dump = opened(guest, found, states(guest), registers(guest), finish(guest))
+    assert dump.read(FREE, len(SECRET)) == SECRET
+    guest.destroy_cpus()
+    nest.bench.call(0x48, 0x0102, q18=guest.handle).done()
 
 
 def test_a_guest_host_that_dies_in_the_middle_of_a_dump_leaves_nothing(nest: Nest, guest: Guest) -> None:
