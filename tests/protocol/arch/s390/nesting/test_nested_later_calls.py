@@ -203,6 +203,7 @@ def test_a_completion_finds_its_place_whatever_another_cpu_does_meanwhile() -> N
     """The level below has ended the dump when it answers: what it answered must not be lost."""
     nest = Nest(1, apart=True)
     bench, guest = nest.bench, with_secret(nest.bench)
+    other = bench.boot()
     begin(guest)
     found, state, cpu = contents(guest), states(guest), registers(guest)
     area = bench.alloc()
@@ -210,7 +211,8 @@ def test_a_completion_finds_its_place_whatever_another_cpu_does_meanwhile() -> N
     assert bench.uv.write(at, block(0x50, 0x0403, q18=guest.handle, q20=area)) is None
     step = bench.uv.call(bench.cpu, at)
     effect = next(step)  # the level below is asked, and has not answered
-    donating = bench.call(0x60, 0x0120, q20=guest.handle, q28=area, h36=1, q38=bench.alloc())
+    bench.cpu = bench.uv.cpus[1]
+    donating = bench.call(0x60, 0x0120, q20=other.handle, q28=area, h36=1, q38=bench.alloc())
     assert donating.rc != 1, "the area would be gone"
     assert bench.uv.write(area, b"x") is None, "a store by another CPU is its own affair"
     with pytest.raises(StopIteration) as stop:
@@ -218,7 +220,7 @@ def test_a_completion_finds_its_place_whatever_another_cpu_does_meanwhile() -> N
     assert stop.value.value == 0
     dump = opened(guest, found, state, cpu, bench.read(area))
     assert dump.read(FREE, len(SECRET)) == SECRET
-    bench.call(0x60, 0x0120, q20=guest.handle, q28=area, h36=1, q38=bench.alloc()).done()
+    bench.call(0x60, 0x0120, q20=other.handle, q28=area, h36=1, q38=bench.alloc()).done()
 
 
 def test_dumps_work_where_every_level_lives_elsewhere() -> None:
