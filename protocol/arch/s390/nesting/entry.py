@@ -278,11 +278,16 @@ def _prefix_put_right(nested: Nested, cpu: Cpu, secure: TrackedCpu) -> Step[Left
 
 
 def _own_pin(nested: Nested, secure: TrackedCpu) -> bool:
-    """Is the page that the guest cannot unshare pinned by this level alone, for a moment?"""
+    """Was the page that the guest could not unshare pinned by this level alone, for a moment?
+
+    By now it may be over. What counts is that the guest host has no pin there, so it is told nothing.
+    """
     block = _own_bytes(nested, secure.sida, 0x30)
-    absolute = prefixed(secure.prefix, SHARE.unpack_from(block)[0] & ~OFFSET)
-    frame = secure.config.space.frame_of((secure.config.space.mso + absolute) >> PAGE_SHIFT)
-    return frame is not None and frame not in nested.pins and bool(nested.attention_of(frame) & CLAIMED)
+    page = prefixed(secure.prefix, SHARE.unpack_from(block)[0] & ~OFFSET) >> PAGE_SHIFT
+    serial = secure.config.space.serial
+    return not any(
+        owner == serial and nested.page_number[frame] == page for frame, owner in nested.pins.items()
+    )
 
 
 # -- guests that are not secure ----------------------------------------------------------------

@@ -305,14 +305,21 @@ def swap(nested: Nested, frame: int) -> Step[bool]:
     if not begin(nested, frame):
         return False
     nested.keeping = True
+    # Out of the guest's reach first: it could share the page between the question and the export.
+    nested.shadows.unmap_frame(frame)
+    space, at = nested.space_of(frame), 0
+    if space is not None:
+        at = space.first + int(nested.page_number[frame])
+        space.held.add(at)
     try:
         done = yield from _export(nested, frame)
     finally:
         nested.keeping = False
+        if space is not None:
+            space.held.discard(at)
         end(nested, frame)
     if not done:
         return False
-    nested.shadows.unmap_frame(frame)
     new = nested.below.pool.take()
     nested.below.memory.move(nested.frame_below(frame), new)
     nested.below.pool.give((nested.put_under(frame, new),))
@@ -347,16 +354,12 @@ def _is_shared(nested: Nested, frame: int) -> Step[bool]:
     config = nested.by_serial[int(nested.page_owner[frame])]
     page = int(nested.page_number[frame])
     space, at = config.space, config.space.first + page
-    before = space.frame_of(at)
     nested.shadows.map(space, at, frame)
-    space.held.add(at)
     try:
         outcome = yield from nested.keeper.uvc(
             block(0x28, UNPIN, HANDLE_GADDR, config.real, page << PAGE_SHIFT)
         )
     finally:
-        space.held.discard(at)
-        if before != frame:
-            nested.shadows.unmap(space, at)
+        nested.shadows.unmap(space, at)
     assert outcome.rc == EXECUTED, f"a pin of this level's own does not go: {outcome}"
     return True
