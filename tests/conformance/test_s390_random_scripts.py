@@ -18,6 +18,7 @@ from s390_guest import IMAGE_AT, WORK, Image, SecureGuest, boot_guest, call_step
 
 GADDRS = [0, PAGE, WORK, IMAGE_AT, IMAGE_AT + PAGE, 0x20000, 0x21000, MIB + 0x3000, 2 * MIB, 0x20800]
 ACTIONS_PER_SCRIPT = 100
+ALLOW_DUMP = 1 << (63 - 34)
 
 
 class Typist:
@@ -45,6 +46,7 @@ class Typist:
             self.scribble,
             self.corrupt_the_block,
             self.junk,
+            *[self.dump] * 2,
         ]
 
     def some_guest(self) -> SecureGuest | None:
@@ -71,7 +73,9 @@ class Typist:
 
     def boot(self) -> None:
         if len(self.guests) < 3:
-            guest = boot_guest(self.host, cpus=self.random.randint(1, 2))
+            guest = SecureGuest.create(self.host, cpus=self.random.randint(1, 2))
+            allowed = hex(ALLOW_DUMP) if self.random.random() < 0.7 else "0x0"
+            guest.load(Image.build(self.host, pcf=allowed)).start()
             self.guests.append(guest)
             self.handles += [guest.handle, *(cpu.handle for cpu in guest.cpus)]
 
@@ -120,7 +124,7 @@ class Typist:
         if self.random.random() < 0.3:
             for cpu in guest.cpus:
                 self.host.call("destroy_cpu", handle=cpu.handle)
-            self.host.call("destroy_config", handle=guest.handle)
+            self.host.call(self.random.choice(["destroy_config", "destroy_config_fast"]), handle=guest.handle)
             self.guests.remove(guest)
             return
         steps = ["stop", "unshare_all", "prepare_reset", "cpu_reset_clear", "cpu_reset_initial", "load"]
@@ -160,6 +164,7 @@ class Typist:
             [{"read": hex(gaddr), "len": 16}],
             call_steps(uvcb(self.random.choice(["share", "unshare"]), paddr=gaddr)),
             call_steps(uvcb("share", paddr=gaddr)),
+            call_steps(self.guest_call(gaddr)),
             [{"exit": "diag", "code": "0x500"}],
             [{"exit": "diag", "code": "0x308", "r1": 0, "r3": 2}] if self.random.random() < 0.2 else [],
             [{"exit": "spx", "prefix": self.random.choice(["0x0", "0x20000"])}],
@@ -175,6 +180,37 @@ class Typist:
             if self.random.random() < 0.8:
                 self.serve(guest, answer)
         self.host.read(sie, 0x400)
+
+    def guest_call(self, gaddr: int) -> bytes:
+        """A call that no hypervisor sees, on pages that its host may have taken."""
+        other = self.random.choice(GADDRS)
+        return self.random.choice(
+            [
+                uvcb("attest", request=gaddr, meas_len=64, meas=other, add_len=32, add=other),
+                uvcb("add_secret", request=gaddr),
+                uvcb("list_secrets", list=gaddr),
+                uvcb("lock_secrets"),
+                uvcb("retrieve_secret", len=64, buffer=gaddr),
+            ]
+        )
+
+    def dump(self) -> None:
+        """Calls of a dump, mostly in a sensible order, into any page."""
+        guest = self.some_guest()
+        if guest is None:
+            return
+        host, at = self.host, self.some_page()
+        cpu = self.random.choice(guest.cpus).handle
+        gaddr = self.random.choice([0, MIB, MIB, 2 * MIB, PAGE])
+        for name, fields in (
+            ("dump_init", {"handle": guest.handle}),
+            ("dump_cpu", {"handle": cpu, "area": at}),
+            ("dump_storage_state", {"handle": guest.handle, "area": at, "gaddr": gaddr}),
+            ("dump_complete", {"handle": guest.handle, "area": at}),
+        ):
+            if self.random.random() < 0.8:
+                host.call(name, **fields)
+                host.ask("read", addr=hex(at), len=PAGE)
 
     def serve(self, guest: SecureGuest, answer: Json) -> None:
         """Do about an exit what a hypervisor would do."""
