@@ -188,8 +188,11 @@ class GuestHost(Generic[M]):
         return None
 
     def clear(self, frames: Sequence[int] | np.ndarray) -> None:
-        """Zero frames of the guest host's own (as its hypervisor half does)."""
-        self._memory.clear(self.slots[np.asarray(frames, np.int64)])
+        """Zero frames of the guest host's own (as its hypervisor half does); tables in them map nothing then."""
+        listed = np.asarray(frames, np.int64)
+        self._memory.clear(self.slots[listed])
+        for frame in listed[self.attention[listed] & TABLE != 0].tolist():
+            self.table_written(frame << PAGE_SHIFT, PAGE)
 
     def move(self, old: int, new: int) -> None:
         """Copy a page of the guest host's own to another frame of its own."""
