@@ -5,8 +5,8 @@ by its code, write the answer. That of a guest's life is what its pages cost in 
 decrypted and hashed. That of a nested call is the same call on the machine itself, so the ratio is what the
 levels between cost this program; that of a call through actors is the same call without them.
 
-Seconds are of the CPU's time: nothing here waits, so where there is nothing else to do they are the wall's, and
-on a busy machine they are what they would be there.
+Seconds are of the CPU's time: nothing here waits, so where there is nothing else to do they are the wall's,
+and on a busy machine they are what they would be there.
 """
 
 from __future__ import annotations
