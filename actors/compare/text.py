@@ -38,6 +38,10 @@ def lines(answer: Answer, width: int = 100) -> Iterator[RenderableType]:
         "Counts are exact for this scenario and seed. Bytes of records are estimates. "
         + ("" if any(part.modelled for part in answer.parts) else "No time is modelled in this run.")
     )
+    if answer.wall:
+        yield Text(
+            f"This program itself took: {answer.wall}; that says nothing about any hardware.", style="dim"
+        )
 
 
 def _verdict(verdict: dict[str, object]) -> Text:

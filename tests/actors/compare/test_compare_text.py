@@ -89,6 +89,11 @@ def test_no_time_is_made_up(results: list[Json]) -> None:
     assert re.search(r"\d\s*(ns|us|ms|µs|seconds)\b", text) is None
 
 
+def test_what_the_program_took_stands_last_and_is_told_apart(results: list[Json]) -> None:
+    last = written(results, wall={"seconds": 2.5}).splitlines()[-1]
+    assert last.strip() == "This program itself took: seconds 2.5; that says nothing about any hardware."
+
+
 def test_modelled_time_is_labelled(result: Any) -> None:
     text = written([result("direct") | {"modelled": {"total_ns": 5}}])
     assert "Modelled time (virtual, not measured)" in text
