@@ -188,7 +188,7 @@ class GuestHost(Generic[M]):
         return None
 
     def clear(self, frames: Sequence[int] | np.ndarray) -> None:
-        """Zero frames of the guest host's own (as its hypervisor half does); tables in them map nothing then."""
+        """Zero frames of the guest host's own (as its hypervisor half does); tables in them map nothing."""
         listed = np.asarray(frames, np.int64)
         self._memory.clear(self.slots[listed])
         for frame in listed[self.attention[listed] & TABLE != 0].tolist():
