@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from driver import Keyboard, in_process
 from s390_field import Host
+from sev_field import legacy, sev, sev_depth, snp  # noqa: F401 - fixtures of the AMD tests
 
 DEPTHS = (0, 1, 2)
 
@@ -51,3 +53,36 @@ def host(raw: Host) -> Host:
     """A host whose Ultravisor is initialised."""
     raw.init()
     return raw
+
+
+# -- TDX -----------------------------------------------------------------------
+
+TDX_DEPTHS = (0,)
+
+
+@pytest.fixture(params=TDX_DEPTHS, ids=[f"depth{depth}" for depth in TDX_DEPTHS])
+def tdx(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Make TDX hosts with options of the console; after the test no console may have leaked anything."""
+    from tdx_field import TdxHost
+
+    made: list[Keyboard] = []
+
+    def make(**options: object) -> TdxHost:
+        made.append(Keyboard(in_process("tdx", request.param, **options), request.param))  # type: ignore[arg-type]
+        return TdxHost(made[-1])
+
+    yield make
+    for keyboard in made:
+        assert keyboard.ok("audit")["leaks"] == []
+
+
+@pytest.fixture
+def tdx_raw(tdx: Callable[..., Any]) -> Any:
+    """A TDX host as it comes up: SYSINIT_PENDING."""
+    return tdx()
+
+
+@pytest.fixture
+def tdx_host(tdx_raw: Any) -> Any:
+    """A TDX host whose module is READY, with two GiBs of TDMRs."""
+    return tdx_raw.boot()

@@ -241,7 +241,7 @@ class Rmp:
         return code
 
     def update_refusal(self, address: int, new: NewState) -> int:
-        """The order of codes is a guess (input, permission, in use, overlap); the sheet gives the codes."""
+        """The order of codes is a guess (input, in use, permission, overlap); the sheet gives the codes."""
         frame, count = address >> 12, SUBPAGES if new.large else 1
         if address % (TWO_MIB if new.large else PAGE) or frame + count > self.covered:
             return FAIL_INPUT
@@ -249,6 +249,8 @@ class Rmp:
             return FAIL_INPUT
         if frame + count > len(self._flags):
             return FAIL_PERMISSION  # no memory: fixed
+        if self.is_busy(frame, count):
+            return FAIL_INUSE
         if not new.assigned and (new.asid or new.immutable):
             return FAIL_PERMISSION
         if new.assigned and not new.asid and new.gpa:
@@ -256,8 +258,6 @@ class Rmp:
         here = self.flags[frame : frame + count]
         if (here & (ASSIGNED | IMMUTABLE) == IMMUTABLE).any() or self._flags[frame] & IMMUTABLE:
             return FAIL_PERMISSION
-        if self.is_busy(frame, count):
-            return FAIL_INUSE
         head = self.head(frame)
         if self._flags[head] & LARGE:
             return OK if new.large and head == frame else FAIL_OVERLAP
@@ -311,8 +311,10 @@ class Rmp:
         self._asid[frame], self._gpa[frame], self._perms[frame] = asid, gpa, perms
 
     def is_busy(self, frame: int, count: int = 1) -> bool:
-        taken = self.busy | self.running
-        return bool(taken) and any(frame <= one < frame + count for one in taken)
+        if not self.busy and not self.running:
+            return False
+        head = self.head(frame)
+        return any(one == head or frame <= one < frame + count for one in self.busy | self.running)
 
     # -- what a guest meets -----------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.arch.sev.books import View, reachable, writable
+from protocol.arch.sev.books import View, is_dram, reachable, writable
 from protocol.arch.sev.cpu import SME, SNP_EN, Cpu
 from protocol.arch.sev.rmp import PageState
 from protocol.arch.sev.status import SevState, SnpState, Status
@@ -183,7 +183,7 @@ def _agree(cpus: list[Cpu], rebuild: bool) -> bool:
 def rmp_place(view: View) -> tuple[int, int] | Status:
     """Where the RMP lies, [base, end), if it can be built there."""
     base, end = view.cpus[0].rmp_base, view.cpus[0].rmp_end + 1
-    if not reachable(view, base, max(end - base, 0)) or not view.rmp.covers_itself(base, end):
+    if not is_dram(view.size, base, max(end - base, 0)) or not view.rmp.covers_itself(base, end):
         return Status.RMP_INITIALIZATION_FAILED
     return base, end
 

@@ -1,0 +1,292 @@
+"""Legacy guests:
+
+handles, states, measurement, secrets, debugging, and the way from one platform to another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from sev_field import C_BIT, PAGE, Sev, Sevs, Tables, Vcpu
+
+CERT, CHAIN = 2084, 6252
+
+
+def status_of(host: Sev, handle: int) -> tuple[int, int, int]:
+    host.did("GUEST_STATUS", handle=handle)
+    return tuple(host.out("GUEST_STATUS", name) for name in ("policy", "asid", "state"))  # type: ignore[return-value]
+
+
+def test_handles_are_the_lowest_free_and_used_again_at_once(legacy: Sev) -> None:
+    handles = [legacy.legacy_guest() for _ in range(3)]
+    assert handles == [1, 2, 3]
+    legacy.did("DECOMMISSION", handle=2)
+    assert legacy.legacy_guest() == 2
+
+
+def test_a_full_table_of_handles_says_so(legacy: Sev) -> None:
+    for _ in range(1024):
+        legacy.did("LAUNCH_START", policy=0)
+    assert legacy.cmd("LAUNCH_START", policy=0) == 0x17
+    legacy.did("DECOMMISSION", handle=1024)
+    assert legacy.legacy_guest() == 1024
+
+
+def test_the_states_of_a_launch(legacy: Sev) -> None:
+    handle = legacy.legacy_guest(policy=1, asid=9)
+    assert status_of(legacy, handle) == (1, 9, 1)
+    blob = legacy.alloc()
+    assert legacy.cmd("LAUNCH_MEASURE", handle=handle) == 0x04
+    assert legacy.out("LAUNCH_MEASURE", "len") == 48
+    assert status_of(legacy, handle)[2] == 1
+    legacy.did("LAUNCH_MEASURE", handle=handle, pa=blob, len=48)
+    assert status_of(legacy, handle)[2] == 2
+    legacy.did("LAUNCH_FINISH", handle=handle)
+    assert status_of(legacy, handle)[2] == 3
+    assert status_of(legacy, 99) == (0, 0, 0)
+
+
+def test_the_measurement_is_that_of_plaintext_policy_and_version(legacy: Sev) -> None:
+    handle = legacy.legacy_guest(policy=0x0101_0000 | 5, asid=1)
+    digest = hashlib.sha256()
+    for n in range(3):
+        page = legacy.alloc()
+        data = bytes([n]) * PAGE
+        legacy.write(page, data)
+        name = "LAUNCH_UPDATE_VMSA" if n == 2 else "LAUNCH_UPDATE_DATA"
+        legacy.did(name, handle=handle, pa=page, len=PAGE)
+        digest.update(data)
+    blob = legacy.alloc()
+    legacy.did("LAUNCH_MEASURE", handle=handle, pa=blob, len=100)
+    assert legacy.out("LAUNCH_MEASURE", "len") == 48
+    raw = legacy.read(blob, 48)
+    covered = bytes((4, 1, 55, 25)) + struct.pack("<I", 0x0101_0005) + digest.digest() + raw[32:]
+    assert raw[:32] == hmac.digest(bytes(16), covered, "sha256")
+    legacy.did("ATTESTATION", handle=handle, pa=blob, nonce=b"n" * 16, len=208)
+    report = legacy.read(blob, 208)
+    assert report[:0x10] == b"n" * 16
+    assert report[0x10:0x30] == digest.digest()
+    assert struct.unpack_from("<I", report, 0x30)[0] == 0x0101_0005
+
+
+def test_an_asid_that_ran_is_dirty_and_one_that_did_not_is_clean(legacy: Sev) -> None:
+    handle = legacy.legacy_guest(asid=8)
+    legacy.did("DEACTIVATE", handle=handle)
+    legacy.did("ACTIVATE", handle=handle, asid=8)
+    legacy.did("LAUNCH_MEASURE", handle=handle, pa=legacy.alloc(), len=48)
+    legacy.did("LAUNCH_FINISH", handle=handle)
+    legacy.did("DEACTIVATE", handle=handle)
+    assert legacy.cmd("ACTIVATE", handle=handle, asid=8) == 0x0F
+    assert legacy.cmd("DF_FLUSH") == 0x0E
+    legacy.flush()
+    legacy.did("ACTIVATE", handle=handle, asid=8)
+
+
+def test_kinds_of_guests_have_their_own_asids(legacy: Sev) -> None:
+    es, sev = legacy.legacy_guest(policy=4), legacy.legacy_guest(policy=0)
+    assert legacy.cmd("ACTIVATE", handle=es, asid=8) == 0x0D
+    assert legacy.cmd("ACTIVATE", handle=sev, asid=7) == 0x0D
+    legacy.did("ACTIVATE", handle=es, asid=7)
+    assert legacy.cmd("ACTIVATE", handle=es, asid=7) == 0x0C
+    assert legacy.cmd("ACTIVATE", handle=es, asid=6) == 0x12
+    legacy.did("ACTIVATE", handle=sev, asid=15)
+
+
+def test_a_guest_can_be_bound_to_some_cpus(legacy: Sev, sev_depth: int) -> None:
+    handle = legacy.legacy_guest()
+    ids = legacy.alloc()
+    legacy.write(ids, struct.pack("<II", 0, 1))
+    raw = struct.pack("<IIIIQ", 0x18, handle, 8, 2, ids)
+    legacy.write(legacy.buffer, raw)
+    status = legacy.submit("ACTIVATE_EX", legacy.buffer)
+    assert status == (0x15 if sev_depth else 0)
+    if not sev_depth:
+        legacy.did("LAUNCH_MEASURE", handle=handle, pa=legacy.alloc(), len=48)
+        legacy.did("LAUNCH_FINISH", handle=handle)
+        vcpu = Vcpu(legacy, Tables(legacy), 8, 3)
+        assert vcpu.enter(cpu=1)["exitcode"] == "0x60"
+        assert vcpu.enter(cpu=2)["exitcode"] == "0xffffffffffffffff"
+
+
+def test_guests_share_a_key_where_the_policy_allows_it(legacy: Sev) -> None:
+    first = legacy.legacy_guest(policy=0)
+    assert legacy.cmd("LAUNCH_START", handle=first, policy=1) == 0x07
+    assert legacy.cmd("LAUNCH_START", handle=first, policy=0) == 0
+    closed = legacy.legacy_guest(policy=2)
+    assert legacy.cmd("LAUNCH_START", handle=closed, policy=2) == 0x07
+
+
+def test_a_secret_arrives_only_with_its_mac(legacy: Sev) -> None:
+    handle = legacy.legacy_guest(asid=8)
+    page, blob, packet = legacy.pages(3)
+    legacy.did("LAUNCH_UPDATE_DATA", handle=handle, pa=page, len=PAGE)
+    legacy.did("LAUNCH_MEASURE", handle=handle, pa=blob, len=48)
+    secret, iv = b"the disk's key".ljust(16, b"\0"), bytes(range(16))
+    data = Cipher(AES(bytes(16)), CTR(iv)).encryptor().update(secret)
+    covered = b"\1" + bytes(4) + iv + struct.pack("<II", 16, 16) + data + legacy.read(blob, 32)
+    fields = {"handle": handle, "hdr": packet, "hdr_len": 52, "guest": page + 64, "guest_len": 16}
+    fields |= {"trans": packet + 64, "trans_len": 16}
+    legacy.write(packet, bytes(4) + iv + bytes(32))
+    legacy.write(packet + 64, data)
+    assert legacy.cmd("LAUNCH_SECRET", **fields) == 0x0B
+    legacy.write(packet, bytes(4) + iv + hmac.digest(bytes(16), covered, "sha256"))
+    legacy.did("LAUNCH_SECRET", **fields)
+    legacy.did("LAUNCH_FINISH", handle=handle)
+    tables = Tables(legacy)
+    tables.map(0, page)
+    left = Vcpu(legacy, tables, 8, 3).do({"read": C_BIT | 64, "len": 16})
+    assert left["steps"] == [{"hex": secret.hex()}]
+
+
+def test_debugging_reads_and_writes_plaintext(legacy: Sev) -> None:
+    handle = legacy.launched()
+    plain, cipher, back = legacy.pages(3)
+    legacy.write(plain, b"in the clear".ljust(32, b"!"))
+    legacy.did("DBG_ENCRYPT", handle=handle, src=plain, dst=cipher, len=32)
+    assert legacy.read(cipher, 32) != legacy.read(plain, 32)
+    legacy.did("DBG_DECRYPT", handle=handle, src=cipher, dst=back, len=32)
+    assert legacy.read(back, 32) == legacy.read(plain, 32)
+    other = legacy.alloc()
+    legacy.did("COPY", handle=handle, len=PAGE, src=cipher, dst=other)
+    assert legacy.read(other, 32) != legacy.read(cipher, 32)
+    legacy.did("DBG_DECRYPT", handle=handle, src=other, dst=back, len=32)
+    assert legacy.read(back, 32) == legacy.read(plain, 32)
+
+
+def test_a_swapped_page_comes_back_only_with_its_metadata(legacy: Sev) -> None:
+    handle = legacy.launched()
+    src, dst, mdata, plain = legacy.pages(4)
+    legacy.write(plain, b"contents".ljust(PAGE, b"."))
+    legacy.did("DBG_ENCRYPT", handle=handle, src=plain, dst=src, len=PAGE)
+    legacy.did("SWAP_OUT", handle=handle, src=src, dst=dst, mdata=mdata, sw_data=0x1234)
+    assert legacy.read(mdata, 8) == struct.pack("<Q", 0x1234)
+    fields = {"handle": handle, "src": dst, "dst": src, "mdata": mdata}
+    assert legacy.cmd("SWAP_IN", flags=4, **fields) == 0x16
+    legacy.ok("fill", addr=src, len=PAGE)
+    legacy.did("SWAP_IN", **fields)
+    legacy.did("DBG_DECRYPT", handle=handle, src=src, dst=plain, len=PAGE)
+    assert legacy.read(plain, 8) == b"contents"
+    legacy.write(dst, b"x")
+    assert legacy.cmd("SWAP_IN", **fields) == 0x0B
+
+
+@pytest.fixture
+def pair(sev: Sevs) -> tuple[Sev, Sev]:
+    """Two hosts with platforms of their own."""
+    one = sev(hosts=2)
+    other = Sev(one.keyboard, 1)
+    one.sev_up()
+    other.sev_up()
+    return one, other
+
+
+def exported(host: Sev) -> tuple[bytes, bytes]:
+    area = host.alloc(4 * PAGE)
+    host.did("PDH_CERT_EXPORT", pdh=area, len=CERT, chain=area + PAGE, chain_len=CHAIN)
+    return host.read(area, CERT), host.read(area + PAGE, CHAIN)
+
+
+def sent(source: Sev, target: Sev, handle: int, policy: int = 0) -> dict[str, int]:
+    """Begin to send; the fields of RECEIVE_START, its areas in the target's memory."""
+    pdh, session = source.pages(2)
+    source.write(pdh, exported(target)[0])
+    source.did("SEND_START", handle=handle, pdh=pdh, pdh_len=CERT, session=session, session_len=128)
+    assert source.out("SEND_START", "policy") == policy
+    there = target.pages(2)
+    target.write(there[0], exported(source)[0])
+    target.write(there[1], source.read(session, 128))
+    return {"policy": policy, "dh": there[0], "dh_len": CERT, "session": there[1], "session_len": 128}
+
+
+def test_a_guest_travels_from_one_platform_to_the_other(pair: tuple[Sev, Sev]) -> None:
+    source, target = pair
+    handle = source.launched()
+    plain, memory = source.pages(2)
+    source.write(plain, b"luggage".ljust(64, b"."))
+    source.did("DBG_ENCRYPT", handle=handle, src=plain, dst=memory, len=64)
+    start = sent(source, target, handle)
+    assert status_of(source, handle)[2] == 4
+    hdr, trans = source.pages(2)
+    packet = {
+        "handle": handle,
+        "hdr": hdr,
+        "hdr_len": 0,
+        "guest": memory,
+        "guest_len": 64,
+        "trans": trans,
+        "trans_len": 0,
+    }
+    assert source.cmd("SEND_UPDATE_DATA", **packet) == 0x04
+    assert (source.out("SEND_UPDATE_DATA", "hdr_len"), source.out("SEND_UPDATE_DATA", "trans_len")) == (
+        52,
+        64,
+    )
+    source.did("SEND_UPDATE_DATA", **packet | {"hdr_len": 52, "trans_len": 64})
+    source.did("SEND_FINISH", handle=handle)
+    assert status_of(source, handle)[2] == 6
+
+    target.did("RECEIVE_START", **start)
+    there = target.out("RECEIVE_START", "handle")
+    target.did("ACTIVATE", handle=there, asid=10)
+    hdr2, guest2, trans2, back = target.pages(4)
+    target.write(hdr2, source.read(hdr, 52))
+    target.write(trans2, source.read(trans, 64))
+    arriving = {
+        "handle": there,
+        "hdr": hdr2,
+        "hdr_len": 52,
+        "guest": guest2,
+        "guest_len": 64,
+        "trans": trans2,
+        "trans_len": 64,
+    }
+    target.did("RECEIVE_UPDATE_DATA", **arriving)
+    target.write(trans2, b"\0")
+    assert target.cmd("RECEIVE_UPDATE_DATA", **arriving) == 0x0B
+    target.did("RECEIVE_FINISH", handle=there)
+    assert status_of(target, there) == (0, 10, 3)
+    target.did("DBG_DECRYPT", handle=there, src=guest2, dst=back, len=64)
+    assert target.read(back, 64) == b"luggage".ljust(64, b".")
+
+
+def test_a_session_is_for_one_platform_and_one_policy(pair: tuple[Sev, Sev]) -> None:
+    source, target = pair
+    start = sent(source, target, source.launched())
+    assert target.cmd("RECEIVE_START", **start | {"policy": 1}) == 0x0B
+    target.did("PDH_GEN")
+    assert target.cmd("RECEIVE_START", **start) == 0x0B
+    assert source.cmd("SEND_CANCEL", handle=1) == 0
+    assert status_of(source, 1)[2] == 3
+
+
+def test_what_may_not_be_sent_is_not(pair: tuple[Sev, Sev]) -> None:
+    source, _ = pair
+    handle = source.launched(policy=8)
+    page = source.alloc()
+    assert source.cmd("SEND_START", handle=handle, session=page, session_len=1) == 0x04
+    assert source.out("SEND_START", "session_len") == 128
+    assert (
+        source.cmd("SEND_START", handle=handle, pdh=page, pdh_len=CERT, session=page, session_len=128) == 0x07
+    )
+
+
+def test_a_sev_policy_wants_the_peers_whole_chain(pair: tuple[Sev, Sev]) -> None:
+    source, target = pair
+    handle = source.launched(policy=0x20)
+    pdh, chain = exported(target)
+    area = source.alloc(5 * PAGE)
+    source.write(area, pdh)
+    fields = {"handle": handle, "pdh": area, "pdh_len": CERT, "session": area + 4 * PAGE, "session_len": 128}
+    assert source.cmd("SEND_START", **fields) == 0x07
+    source.write(area + PAGE, chain)
+    fields |= {"plat": area + PAGE, "plat_len": CHAIN}
+    source.write(area + PAGE + 0x20, b"\xff")
+    assert source.cmd("SEND_START", **fields) == 0x07
+    source.write(area + PAGE, chain)
+    assert source.cmd("SEND_START", **fields) == 0
