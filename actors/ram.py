@@ -68,7 +68,13 @@ class MachineRam:
 
     def __init__(self, storage: Physical, file: RamFile, frames: np.ndarray) -> None:
         self._storage = storage
+        self._file = file
         self._number = storage.place(frames, file)
+
+    def close(self) -> None:
+        """The guest host is gone; nothing lives in its file any more."""
+        self._storage.forget(self._number)
+        self._file.close()
 
     def left(self, below: np.ndarray) -> None:
         self._storage.leave(below)

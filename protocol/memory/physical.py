@@ -117,6 +117,12 @@ class Physical:
         self.home[frames] = homes[homes.size - frames.size :]
         self._spare = [homes[: homes.size - frames.size]]
 
+    def forget(self, store: int) -> None:
+        """The store goes away: all frames have left it."""
+        held = (self.home >> np.uint64(_STORE_SHIFT)) == store
+        assert not held.any(), f"{int(held.sum())} frames still live in store {store}"
+        self._stores[store] = PrivateStore(0)
+
     def swap_homes(self, one: int, other: int) -> None:
         """Move the contents of two frames into each other's place without touching a byte."""
         self._home[one], self._home[other] = self._home[other], self._home[one]

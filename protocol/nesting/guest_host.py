@@ -188,11 +188,16 @@ class GuestHost(Generic[M]):
         return None
 
     def clear(self, frames: Sequence[int] | np.ndarray) -> None:
-        """Zero frames of the guest host's own (as its hypervisor half does); tables in them map nothing."""
+        """Zero frames of the guest host's own (as its hypervisor half does).
+
+        Tables in them map nothing; the first store to each traps, and then nothing is left to protect.
+        """
         listed = np.asarray(frames, np.int64)
         self._memory.clear(self.slots[listed])
         for frame in listed[self.attention[listed] & TABLE != 0].tolist():
+            self.ledger.trap(self.level, "table_write")
             self.table_written(frame << PAGE_SHIFT, PAGE)
+            self.ledger.reenter(self.below.level)
 
     def move(self, old: int, new: int) -> None:
         """Copy a page of the guest host's own to another frame of its own."""
@@ -300,6 +305,12 @@ class GuestHost(Generic[M]):
         self.attention = attention
         self._attention = attention.data
         self.ram = ram
+
+    def moved_out(self) -> None:
+        """The guest host is gone and its mapping ends: keep the marks here again."""
+        self.attention = np.array(self.attention)
+        self._attention = self.attention.data
+        self.ram = None
 
     def _give_below(self, frames: np.ndarray) -> None:
         if self.ram is not None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any
 
 import msgpack
 
-from protocol.arch.s390.compose import Rig, compose
+from protocol.arch.s390.compose import Rig, compose, lower, upper
+from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.host import Host
 from protocol.arch.s390.host.load import scenario_image
 from protocol.arch.s390.image import Image, ImagePage
-from protocol.arch.s390.linked import WIRE
+from protocol.arch.s390.linked import WIRE, LinkedUltravisor
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.profiles import PROFILES
+from protocol.effects import Step
 from protocol.ledger import Ledger
 from protocol.memory.pool import Pool
+from protocol.nesting.guest_host import OwnMemory
 from protocol.tracking import Book
 
 STRATEGY = ("handles", "donation", "teardown", "pages")
@@ -75,6 +77,26 @@ class S390Comparison:
             book=book,
             below=below,
         )
+
+    # -- with L1 in a process of its own
+
+    def lower(self, profile: str, depth: int, memory_bytes: int, cpus: int, seed: int, ledger: Ledger) -> Rig:
+        return lower(PROFILES[profile], depth, memory_bytes, cpus, seed, ledger)
+
+    def linked(self, memory: OwnMemory, cpus: int) -> LinkedUltravisor:
+        return LinkedUltravisor(memory, [Cpu(number, running=number == 0) for number in range(cpus)])
+
+    def upper(
+        self,
+        level: LinkedUltravisor,
+        profile: str,
+        depth: int,
+        memory_bytes: int,
+        cpus: int,
+        seed: int,
+        ledger: Ledger,
+    ) -> Step[Rig]:
+        return upper(level, PROFILES[profile], depth, memory_bytes, cpus, seed, ledger)
 
     def image(self, seed: int, pages: int, data: bytes | None) -> Image:
         return scenario_image(seed, seed, pages, data)

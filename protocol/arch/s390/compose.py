@@ -87,9 +87,11 @@ class Rig:
         """The same for L0's own software, where there are hypervisors above."""
         return (Server(self.levels[0]),)
 
-    def seen(self, level: Level) -> Any:
+    def seen(self, level: Level | LinkedUltravisor) -> Any:
         """`level` as its host meets it: itself, or, where levels live apart, by messages."""
-        return LinkedUltravisor(level, level.cpus) if self.apart else level
+        if not self.apart or isinstance(level, LinkedUltravisor):
+            return level
+        return LinkedUltravisor(level, level.cpus)
 
     def reset(self, seat: int, kind: str) -> Step[None]:
         """A reset of the host on `seat` (diag 308). Calls of its that are parked have ended before."""
@@ -196,10 +198,24 @@ def _cpus(count: int) -> list[Cpu]:
 
 def _below(rig: Rig, hosts: int, memory: int, cpus: int, spare: int) -> None:
     """The machine and the hypervisors L0 to L(depth - 1), each initialised and ready to run the next."""
-    profile = rig.profile
+    sizes, counts, wide = _stack(rig.profile, rig.depth, hosts, memory, cpus, spare)
+    machine = Machine(wide, sizes[0], _cpus(counts[0]), CALLS, rig.ledger, rig.seed)
+    rig.machines.append(machine)
+    level: Level = machine
+    for number in range(rig.depth):
+        if number:
+            level = _guest_host(rig, _cpus(counts[number]), 0, 1, sizes[number], wide)
+        rig.levels.append(level)
+        rig.chain.append(run(_hypervisor(rig, number, level, level)))
+
+
+def _stack(
+    profile: Profile, depth: int, hosts: int, memory: int, cpus: int, spare: int
+) -> tuple[list[int], list[int], Profile]:
+    """Memory and CPUs of L0 to L(depth - 1), and the profile that carries the hosts at the top."""
     sizes = [_size(profile, hosts * room(profile, memory, cpus, profile.max_configs, memory))]
     counts = [hosts * (cpus + 1)]  # one for each CPU of a sibling, one for the hypervisor's own work on it
-    for _ in range(rig.depth - 1):
+    for _ in range(depth - 1):
         carried = room(profile, sizes[-1], counts[-1], profile.max_configs * hosts, memory)
         sizes.append(_size(profile, carried))
         counts.append(counts[-1] + 1)
@@ -208,28 +224,72 @@ def _below(rig: Rig, hosts: int, memory: int, cpus: int, spare: int) -> None:
         counts[-1] += SOFTWARE_CPUS
     sizes.reverse()
     counts.reverse()
-    wide = profile.below(hosts, sizes[0])
-    machine = Machine(wide, sizes[0], _cpus(counts[0]), CALLS, rig.ledger, rig.seed)
-    rig.machines.append(machine)
-    level: Level = machine
-    for number in range(rig.depth):
-        if number:
-            level = _guest_host(rig, _cpus(counts[number]), 0, 1, sizes[number], wide)
-        rig.levels.append(level)
-        rig.chain.append(_hypervisor(rig, number, level))
+    return sizes, counts, profile.below(hosts, sizes[0])
 
 
-def _hypervisor(rig: Rig, number: int, level: Level) -> Hypervisor[Any]:
-    """Boot L(number): initialise its Ultravisor with one CPU running; what it does not need is for its
-    guests."""
+def _hypervisor(rig: Rig, number: int, level: Level, seen: Any) -> Step[Hypervisor[Any]]:
+    """Boot L(number): initialise its Ultravisor with one CPU running; the rest of it is for its guests.
+
+    `seen` is the level as its boot reaches it.
+    """
     profile = level.profile
     base = (level.size - profile.base_len) // MIB * MIB
-    issuer = Issuer(level, level.cpus[0], SCRATCH)
-    outcome = run(issuer.uvc(block(0x48, 0x000F, INIT, base, profile.base_len)))
+    issuer = Issuer(seen, level.cpus[0], SCRATCH)
+    outcome = yield from issuer.uvc(block(0x48, 0x000F, INIT, base, profile.base_len))
     assert outcome.rc == EXECUTED, f"L{number} cannot initialise its Ultravisor: {outcome}"
     for cpu in level.cpus:
         cpu.running = True
     return Hypervisor(number, rig.seen(level), Pool(FIRST_FREE, (base >> PAGE_SHIFT) - FIRST_FREE))
+
+
+# -- in two processes: L0 with its machine, and L1 with everything above it ---------------------
+
+
+def lower(
+    profile: Profile, depth: int, memory_bytes: int, cpus: int, seed: int, ledger: Ledger | None = None
+) -> Rig:
+    """L0's half of a composition with one host at `depth` >= 1: its one seat is L1's, whatever runs there."""
+    rig = Rig(profile, 1, seed, [], ledger or Ledger(), [], apart=True)
+    if depth == 1:
+        _below(rig, 1, memory_bytes, cpus, 0)
+        own, size, shown = _cpus(cpus), memory_bytes, profile
+    else:
+        sizes, counts, wide = _stack(profile, depth, 1, memory_bytes, cpus, 0)
+        machine = Machine(wide, sizes[0], _cpus(counts[0]), CALLS, rig.ledger, seed)
+        rig.machines.append(machine)
+        rig.levels.append(machine)
+        rig.chain.append(run(_hypervisor(rig, 0, machine, machine)))
+        own, size, shown = _cpus(counts[1]), sizes[1], wide
+    rig.seats.append(Seat(0, _guest_host(rig, own, 0, 1, size, shown), own, size))
+    return rig
+
+
+def upper(
+    level: LinkedUltravisor,
+    profile: Profile,
+    depth: int,
+    memory_bytes: int,
+    cpus: int,
+    seed: int,
+    ledger: Ledger,
+) -> Step[Rig]:
+    """The other half, on `level` of L1: at depth 1 the host itself, above it L1's hypervisor and so on."""
+    rig = Rig(profile, depth, seed, [], ledger, [], apart=True)
+    base: Any = level
+    sizes, counts, wide = _stack(profile, depth, 1, memory_bytes, cpus, 0)
+    for number in range(1, depth):
+        if number > 1:
+            base = _guest_host(rig, _cpus(counts[number]), 0, 1, sizes[number], wide)
+        else:
+            base.profile = wide
+        rig.levels.append(base)
+        rig.chain.append((yield from _hypervisor(rig, number, base, base)))
+    if depth > 1:
+        own = _cpus(cpus)
+        rig.seats.append(Seat(0, _guest_host(rig, own, 0, 1, memory_bytes), own, memory_bytes))
+    else:
+        rig.seats.append(Seat(0, base, list(level.cpus), memory_bytes))
+    return rig
 
 
 def _guest_host(
@@ -245,8 +305,11 @@ def _guest_host(
         below.memory.clear(frames)
     width = len(own) + 1
     kvm = below.memory.cpus[number * width : (number + 1) * width]
+    strategy = rig.strategy
+    if profile is not None and strategy is not None:
+        strategy = strategy.for_hypervisor()
     return Nested(
-        below, frames, own, kvm, CALLS, profile or rig.profile, rig.ledger, rig.strategy, rig.seed, place
+        below, frames, own, kvm, CALLS, profile or rig.profile, rig.ledger, strategy, rig.seed, place
     )
 
 

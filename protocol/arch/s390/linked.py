@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from protocol.arch.s390 import guest
 from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.guest import Program
+from protocol.arch.s390.profiles import Profile
 from protocol.arch.s390.structs import SieExit
 from protocol.effects import Fault, Issue, Step, issue
 from protocol.errors import RemoteProtocolError
@@ -94,7 +95,12 @@ WIRE = (
 
 
 class LinkedUltravisor(LinkedLevel):
-    """What a host holds of the level below it. `cpus` are the host's own."""
+    """What a host holds of the level below it. `cpus` are the host's own.
+
+    `profile` is set where nothing else says what this host was promised: in a process of its own.
+    """
+
+    profile: Profile
 
     def __init__(self, memory: OwnMemory, cpus: Sequence[Cpu]) -> None:
         super().__init__(memory)
