@@ -1,0 +1,194 @@
+"""SIE on the machine:
+
+the timer's rule, what is stored where, where a guest that is not secure has its storage.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from protocol.arch.s390.guest import Diag, Load, Program, Read, SetCpu, Spx, Touch, Uvc, Wait
+from protocol.arch.s390.machine.sie import TIMER_MARGIN, area
+from protocol.arch.s390.structs import SieExit
+from protocol.effects import Fault, Idle, run
+
+PAGE, MIB = 0x1000, 0x100000
+U64 = (1 << 64) - 1
+IMAGE = 0x10000
+
+shared_fixture = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+# -- the CPU timer ----------------------------------------
+
+
+@shared_fixture
+@given(
+    st.integers(0, U64),
+    st.integers(-2 * TIMER_MARGIN, 40 * TIMER_MARGIN) | st.integers(0, U64),
+    st.integers(0, 30 * TIMER_MARGIN),
+)
+def test_a_timer_goes_down_by_the_time_outside_and_the_margin_at_most(
+    guest: Any, timer: int, down: int, outside: int
+) -> None:
+    """5.3, and the contract's number for the margin; it counts modulo 2 ** 64."""
+    bench = guest.bench
+    secure = bench.uv.secure_cpus[guest.cpus[0]]
+    secure.timer = None
+    guest.run(SetCpu(timer=timer))
+    bench.uv.tod += outside
+    bench.put(guest.blocks[0] + 0x28, (timer - down) & U64)
+    left = guest.enter()
+    assert isinstance(left, SieExit)
+    assert left.code == (0x1C if down & U64 <= outside + TIMER_MARGIN else 0x20)
+
+
+def test_the_timer_at_an_exit_is_the_guests(guest: Any) -> None:
+    guest.run(SetCpu(timer=0x1234_5678))
+    block = guest.bench.read(guest.blocks[0], 0x400)
+    assert int.from_bytes(block[0x28:0x30], "big") == 0x1234_5678
+
+
+# -- what is stored in the block ----------------------------------------
+
+
+def test_a_fault_shows_in_the_timer_and_the_injection_alone(guest: Any) -> None:
+    bench, at = guest.bench, guest.blocks[0]
+    before = bytearray(bench.read(at, 0x400))
+    fault = guest.enter(SetCpu(timer=0x77), Touch(0x50000))
+    assert isinstance(fault, Fault)
+    before[0x28:0x30] = (0x77).to_bytes(8, "big")
+    assert bench.read(at, 0x400) == bytes(before)
+
+
+@pytest.mark.parametrize("why", ["handle", "prefix"])
+def test_a_refused_entry_stores_its_code_and_its_text_alone(guest: Any, why: str) -> None:
+    bench, at = guest.bench, guest.blocks[0]
+    bench.uv.write(at + 0x380, bytes(range(128)))
+    if why == "handle":
+        bench.put(at + 0x10, 1)
+    else:
+        guest.export(0)
+    before = bytearray(bench.read(at, 0x400))
+    left = guest.enter(Read(IMAGE, 4))
+    assert isinstance(left, SieExit)
+    assert left.code == (0x20 if why == "handle" else 0x70)
+    before[0x50] = left.code
+    before[0x56:0x5C] = left.ipa.to_bytes(2, "big") + left.ipb.to_bytes(4, "big")
+    assert bench.read(at, 0x400) == bytes(before)
+    assert left.gprs[0] == 0x0001020304050607, "the answer is what stands in the block"
+    assert list(guest.programs[0].steps) == [Read(IMAGE, 4)]
+
+
+@given(st.integers(0, 1 << 40).map(lambda page: page << 12), st.integers(0, 0xFFF))
+def test_the_low_bits_of_a_data_area_are_its_pages_less_one(origin: int, more: int) -> None:
+    assert area(origin | more) == (origin, PAGE * (more + 1))
+
+
+# -- a stay ----------------------------------------
+
+
+def test_a_guest_that_stays_looks_again_when_it_is_told_to(guest: Any) -> None:
+    bench, program = guest.bench, guest.programs[0]
+    bench.cpu.cr[1] = guest.asce
+    step = bench.uv.enter(bench.cpu, guest.blocks[0], program, True, 1)
+    assert isinstance(next(step), Idle)
+    program.steps.append(Read(IMAGE, 8))
+    assert isinstance(step.send(True), Idle)
+    assert program.collect() == [{"hex": b"a kernel".hex()}]
+    assert bench.uv.secure_cpus[guest.cpus[0]].inside
+    with pytest.raises(StopIteration) as stop:
+        step.send(False)
+    assert stop.value.value.code == 0
+    assert not bench.uv.secure_cpus[guest.cpus[0]].inside
+
+
+def test_a_stay_that_is_thrown_away_leaves_the_cpu_outside(guest: Any) -> None:
+    bench = guest.bench
+    bench.cpu.cr[1] = guest.asce
+    step = bench.uv.enter(bench.cpu, guest.blocks[0], guest.programs[0], True, 1)
+    next(step)
+    with pytest.raises(RuntimeError):
+        step.throw(RuntimeError())
+    assert not bench.uv.secure_cpus[guest.cpus[0]].inside
+
+
+# -- a guest that is not secure ----------------------------------------
+
+
+class Normal:
+    """A guest of the bench's host with `mso` and 2 MiB, its first MiB mapped."""
+
+    def __init__(self, guest: Any, mso: int = 0) -> None:
+        self.bench, self.guest, self.mso = guest.bench, guest, mso
+        self.block = self.bench.alloc()
+        self.bench.put(self.block + 0x80, mso)
+        self.bench.put(self.block + 0x88, mso + 2 * MIB - 1)
+        self.program = Program()
+
+    def enter(self, *steps: Any) -> SieExit | Fault:
+        self.program.steps.extend(steps)
+        self.bench.cpu.cr[1] = self.guest.asce
+        return run(self.bench.uv.enter(self.bench.cpu, self.block, self.program, False, 1))
+
+
+@pytest.fixture
+def normal(guest: Any) -> Normal:
+    made = Normal(guest)
+    for gaddr in (0x40000, 0x41000):
+        guest.back(gaddr)
+    return made
+
+
+def test_a_normal_guest_has_its_storage_in_the_hosts(normal: Normal) -> None:
+    left = normal.enter(
+        Touch(0x40FFE, True, b"abcd"), Read(0x40FFE, 4), Load(0x41000, 2, 7), Diag(0x500, 7, 0)
+    )
+    assert isinstance(left, SieExit)
+    assert (left.code, left.ipa, left.gprs[7]) == (0x04, 0x8370, 0x6364)
+    assert normal.program.collect() == [{}, {"hex": b"abcd".hex()}, {}, {}]
+    assert normal.bench.read(normal.guest.pages[0x40] + 0xFFE, 2) == b"ab"
+
+
+def test_a_normal_guest_beyond_its_limit_interrupts_itself(normal: Normal) -> None:
+    """The code is stored at real 0x8E of the guest, where its lowcore is one of its pages."""
+    left = normal.enter(Spx(0x40000))
+    assert isinstance(left, SieExit)
+    left = normal.enter(Touch(2 * MIB), Read(0x8E, 2))
+    assert normal.program.collect() == [{}, {"pgm": "0x05"}, {"hex": "0005"}]
+    assert isinstance(left, SieExit)
+
+
+def test_a_normal_guest_whose_lowcore_is_not_there_faults_first(normal: Normal) -> None:
+    normal.guest.export(0)
+    fault = normal.enter(SetCpu(problem_state=True), Wait())
+    assert isinstance(fault, SieExit), "the exported page is plain memory of the host"
+    normal = Normal(normal.guest)
+    normal.enter(Spx(0x60000))
+    fault = normal.enter(Touch(2 * MIB))
+    assert isinstance(fault, Fault)
+    assert (fault.code, fault.address & ~0xFFF) == (0x11, 0)
+
+
+def test_a_normal_guests_privileged_instructions_are_its_supervisors(normal: Normal) -> None:
+    normal.enter(Spx(0x40000))
+    normal.program.collect()
+    normal.enter(
+        SetCpu(problem_state=True), SetCpu(timer=5), SetCpu(problem_state=True), Uvc(0x8000), Uvc(0x8000)
+    )
+    assert normal.program.collect() == [{}, {"pgm": "0x02"}, {}, {"pgm": "0x02"}, {}]
+
+
+def test_a_normal_guests_origin_is_where_its_storage_begins(guest: Any) -> None:
+    """MSO: address 0 of the guest is a MiB further in the host's table; `fault.address` is the guest's."""
+    guest.back(MIB + 0x3000)
+    shifted = Normal(guest, mso=MIB)
+    assert isinstance(shifted.enter(Touch(0x3000, True, b"here")), SieExit)
+    assert guest.bench.read(guest.pages[0x103], 4) == b"here"
+    fault = shifted.enter(Touch(0x4000))
+    assert isinstance(fault, Fault)
+    assert fault.address == 0x4000
