@@ -139,6 +139,21 @@ class Rig:
             done += yield from swap(level, frame)
         return done
 
+    def leaks(self) -> list[Any]:
+        """The books of every level held against the one below: what only one of the two has."""
+        from protocol.arch.s390.audit import leaks
+
+        return leaks(self)
+
+    def remains(self) -> dict[str, int]:
+        """What guests hold in the machine, by kind."""
+        found = {"configs": 0, "cpus": 0, "pages": 0}
+        for machine in self.machines:
+            found["configs"] += len(machine.configs)
+            found["cpus"] += len(machine.secure_cpus)
+            found["pages"] += int(np.count_nonzero(machine.owner))
+        return found
+
     def books(self) -> Iterator[Book]:
         """What each level keeps about its guest hosts."""
         for level in (*self.levels, *(seat.level for seat in self.seats)):

@@ -30,7 +30,10 @@ def importable(nested: Nested, handle: int, pages: np.ndarray, frames: np.ndarra
     space = config.space
     if pages.size and (int(pages.max()) + 1) << PAGE_SHIFT > space.length:
         return False
-    if nested.attention[frames].any() or nested.shadows.mapper[frames].any() or nested.away_at:
+    if nested.attention[frames].any() or nested.shadows.mapper[frames].any():
+        return False
+    away = [page for serial, page in nested.away_at if serial == space.serial]
+    if away and np.isin(pages, away).any():
         return False
     at = pages + space.first
     for number, start, stop in runs.by_segment(at):

@@ -196,9 +196,7 @@ class Shadows:
     def _drop_segment(self, space: Space, number: int) -> None:
         segment = space.segments.pop(number, None)
         if segment is not None:
-            for index, frame in enumerate(segment):
-                if frame:
-                    self._forget_frame(frame - 1, space.serial, number * SEGMENT_PAGES + index)
+            self._forget_segment(space.serial, number, segment)
             space.table.unmap_segment(number)
             self._ledger.count(("table_ops", "unlink"))
         for table in space.page_tables.pop(number, ()):

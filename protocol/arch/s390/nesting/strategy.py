@@ -15,7 +15,7 @@ and the emulation is no longer the architecture.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from protocol.calls import Donation
 
@@ -50,6 +50,14 @@ class Strategy:
     def donated(self) -> Donation:
         """What happens to an area that the call table says is swapped."""
         return DONATION[self.donation]
+
+    def for_hypervisor(self) -> Strategy:
+        """The same for a guest host that is itself a hypervisor of secure hosts.
+
+        Its books are filled by its guest host's calls, so a page that became secure without one would be
+        missing in them: it is told of no enlightenment and gets none.
+        """
+        return replace(self, pages="two_fault") if self.enlightenments else self
 
     @property
     def enlightenments(self) -> tuple[str, ...]:
