@@ -26,6 +26,7 @@ from protocol.hosting.messages import MESSAGES
 from protocol.hosting.service import Service
 from protocol.hosting.states import State
 from protocol.ledger import Key, Ledger
+from protocol.plan.scenario import PATHS
 from protocol.tracking import PLANE_OF, SIZES, Book
 from protocol.wire import REASONS
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from actors.runtime.link import Link
     from actors.runtime.supervisor import Supervisor
 
+NESTING, HOSTING = ("nested", "mixed"), ("hosted", "mixed")
 OPS = ("create", "update", "delete")
 LOOKUPS = ("hit", "miss", "denied")
 GUEST_STATES = tuple(str(state).lower() for state in State if state is not State.RELEASED)
@@ -107,11 +109,12 @@ class Collector(PrometheusCollector):
     ) -> Source:
         """Read a machine from now on. Raises ValueError for an unknown path, KeyError for an architecture.
 
-        `depth` is that of the secure hosts. `guests` says how many secure guests are in each of GUEST_STATES.
+        `depth` is that of the secure hosts. `books` are looked through at each scrape, so they may come and
+        go. `guests` says how many secure guests are in each of GUEST_STATES.
         """
-        _known("path", path, m.PATHS)
+        _known("path", path, PATHS)
         expected = tuple(expected_keys(self._calls(arch).values(), path, depth))
-        return self.add(_Machine(arch, path, ledger, tuple(books), expected, guests))
+        return self.add(_Machine(arch, path, ledger, books, expected, guests))
 
     def attach_service(self, arch: str, service: Service) -> Source:
         """Read a broker's service."""
@@ -187,11 +190,11 @@ def expected_keys(calls: Iterable[CallSpec], path: str, depth: int) -> Iterator[
             continue
         yield "te_calls", row.name, row.category, "own", "0"
         yield "te_issued", row.name, "0"
-        if path == "nested":
+        if path in NESTING:
             for level in range(1, depth + 1):
                 yield "te_calls", row.name, row.category, row.treatment, str(level)
                 yield "te_issued", row.name, str(level)
-    if path == "nested":
+    if path in NESTING:
         for host in range(depth):
             yield "reflections", str(host), str(host + 1)
         for kind in ("vm_map", "vcpu_map"):
@@ -199,7 +202,7 @@ def expected_keys(calls: Iterable[CallSpec], path: str, depth: int) -> Iterator[
                 yield "lookups", kind, result
     for level in range(1, depth + 2):
         yield "entries", str(level)
-    if path == "hosted":
+    if path in HOSTING:
         for message in MESSAGES:
             yield "hosting", message
 
@@ -218,25 +221,25 @@ class _Machine:
         arch: str,
         path: str,
         ledger: Ledger,
-        books: tuple[Book, ...],
+        books: Iterable[Book],
         expected: tuple[Key, ...],
         guests: Guests | None,
     ) -> None:
         self._of = (arch, path)
         self._ledger, self._books, self._guests = ledger, books, guests
-        holders = {book.holder for book in books}
-        updates = (
-            ("tracking_updates", kind, op, holder) for holder in holders for kind in SIZES for op in OPS
-        )
-        self._expected = (*expected, *updates)
+        self._expected = expected
 
     def read(self, into: Sums) -> None:
-        counts = dict.fromkeys(self._expected, 0) | self._ledger.counts()
+        books = list(self._books)
+        counts = dict.fromkeys(self._expected, 0)
+        for holder in {book.holder for book in books}:
+            counts |= {("tracking_updates", kind, op, holder): 0 for kind in SIZES for op in OPS}
+        counts |= self._ledger.counts()
         for key, n in counts.items():
             into.add(m.BY_LEDGER[key[0]], (*self._of, *map(str, key[1:])), n)
         for what, n in dict(self._ledger.contention).items():
             into.add(m.CONTENTION, (*self._of, what), n)
-        for book in self._books:
+        for book in books:
             live = book.records()
             for kind, size in SIZES.items():
                 labels = (*self._of, kind, PLANE_OF[kind], book.holder)

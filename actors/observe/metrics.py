@@ -20,7 +20,6 @@ from protocol.ledger import FAMILIES as LEDGER
 
 PREFIX = "nestbed_"
 MACHINE = ("arch", "path")  # labels of whatever belongs to one emulated machine
-PATHS = ("direct", "nested", "hosted")
 ROLES = ("te", "kvm", "host", "guest", "broker", "load")
 SUPERVISORS = ("root", *ROLES)
 SERIES_LIMIT = 4096  # of one family; what comes beyond is summed up under OTHER

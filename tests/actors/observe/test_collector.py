@@ -25,6 +25,7 @@ from protocol.arch.s390.compose import Rig
 from protocol.calls import Category
 from protocol.hosting import Identity, Service
 from protocol.ledger import FAMILIES, Ledger
+from protocol.plan.scenario import PATHS
 from protocol.tracking import PLANE_OF, SIZES, Book
 
 Lived = Callable[[int], Rig]
@@ -157,6 +158,16 @@ def test_the_books_show_what_lives_and_its_model_size(collector: Collector) -> N
     assert value(collector, "nestbed_tracking_updates_total", op="delete", **of) == 2
 
 
+def test_books_may_come_later(collector: Collector) -> None:
+    ledger = Ledger()
+    books: list[Book] = []
+    collector.attach("s390", "nested", ledger, books)
+    assert total(collector, "nestbed_tracking_records") == 0
+    books.append(Book(ledger, "l1"))
+    books[0].add("lease")
+    assert total(collector, "nestbed_tracking_records", holder="l1", kind="lease") == 1
+
+
 def test_machines_of_equal_labels_are_summed_up(collector: Collector) -> None:
     for _ in range(2):
         ledger, book = nested()
@@ -167,9 +178,9 @@ def test_machines_of_equal_labels_are_summed_up(collector: Collector) -> None:
 
 
 def test_paths_are_told_apart(collector: Collector) -> None:
-    for path in m.PATHS:
+    for path in PATHS:
         collector.attach("s390", path, nested()[0])
-    for path in m.PATHS:
+    for path in PATHS:
         assert total(collector, "nestbed_exits_total", path=path) == 1
 
 
@@ -208,7 +219,7 @@ def test_guests_are_counted_by_what_they_are_at(collector: Collector) -> None:
 
 @pytest.mark.parametrize(
     ("arch", "path", "error", "said"),
-    [("s390", "bare", ValueError, "direct, nested, hosted"), ("vax", "nested", KeyError, "vax")],
+    [("s390", "bare", ValueError, "direct, nested, hosted, mixed"), ("vax", "nested", KeyError, "vax")],
 )
 def test_what_is_not_known_cannot_be_attached(
     collector: Collector, arch: str, path: str, error: type[Exception], said: str
