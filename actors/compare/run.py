@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trio
@@ -40,7 +41,8 @@ def run(scenario: Scenario, progress: Progress, transcripts: Transcripts | None 
     try:
         for arch in scenario.arch:
             for plan in plans.values():
-                result = trio.run(_path, scenario, load(arch), plan, progress, done, steps, transcripts)
+                with _alone():
+                    result = trio.run(_path, scenario, load(arch), plan, progress, done, steps, transcripts)
                 done += len(plan.phases)
                 outcome.results.append(result)
                 progress.result(result)
@@ -79,7 +81,35 @@ async def _path(
             async with trio.open_nursery() as nursery:
                 for host in plan.hosts:
                     nursery.start_soon(_host, staged, host, host.phases.get(phase, ()))
+        _nothing_is_left(staged)
         return _result(scenario, arch, plan, ledger, staged.books())
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One failure comes out as itself, and not in the group that its nursery put around it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        leaves = list(_leaves(group))
+        if len(leaves) == 1 or all(isinstance(leaf, Stopped) for leaf in leaves):
+            raise leaves[0] from None
+        raise
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for inner in group.exceptions:
+        if isinstance(inner, BaseExceptionGroup):
+            yield from _leaves(inner)
+        else:
+            yield inner
+
+
+def _nothing_is_left(staged: Stage) -> None:
+    """All guests were destroyed and all hosts ended: whatever is still there is a mistake in this program."""
+    leaks, remains = staged.rig.leaks(), staged.rig.remains()
+    assert not leaks, f"the books and the machine do not agree: {leaks}"
+    assert not any(remains.values()), f"the machine still holds {remains}"
 
 
 class _LiveBooks:

@@ -18,13 +18,14 @@ from actors.host import SecureHost
 from actors.hosted import Course, HostedGuests
 from actors.kvm import Kvm
 from actors.requester import Requester
-from actors.runtime.actor import Runtime
+from actors.runtime.actor import ActorDeath, Runtime
 from actors.runtime.mailbox import Reply
 from actors.runtime.port import Port
 from actors.runtime.transport.memory import connect
 from actors.te import TrustedEntity
 from protocol.arch.contract import Comparison, Rig, Software
 from protocol.codec import Codec
+from protocol.errors import LevelGone
 from protocol.hosting import Identity, Limits, Service
 from protocol.hosting.limits import Share
 from protocol.hosting.machine import CreateGuest, LoadGuest, StartGuest
@@ -40,6 +41,9 @@ FIRST_CID = 3  # context ids 0 to 2 mean the hypervisor, the machine itself and 
 
 class Stage(Protocol):
     """What a run needs of a path."""
+
+    @property
+    def rig(self) -> Rig: ...
 
     async def perform(self, host: int, operation: op.Operation | op.Event) -> None:
         """Do one operation of host `host`, to its end."""
@@ -154,6 +158,7 @@ class _Seat:
         self._stage = stage
         self._number = number
         self._lives = 0
+        self._error: Exception | None = None
         depth = stage.parts.scenario.depth
         self.name = f"l{depth}.{number}"
         self.book = Book(stage.ledger, f"l{depth}")
@@ -169,9 +174,26 @@ class _Seat:
         software = parts.software(
             self._stage.rig, self._number, self.name, self._lives, image=parts.image, book=self.book
         )
-        return SecureHost(self.name, software.perform, parts.across(self._port), parts.runtime)
+        host = SecureHost(self.name, software.perform, parts.across(self._port), parts.runtime)
+        host.actor.watch(self._died)
+        return host
+
+    def _died(self, notice: ActorDeath) -> None:
+        """A host that fails is a host that died: the level below reclaims, and the run tells of what."""
+        if notice.error is not None:
+            self._error = notice.error
+            self._stage.kvm.gone(self.name, "l1_crash")
 
     async def perform(self, operation: op.Operation | op.Event) -> None:
+        """Do one operation. Raises what the host died of."""
+        try:
+            await self._perform(operation)
+        except LevelGone:
+            if self._error is None:
+                raise
+            raise self._error from None
+
+    async def _perform(self, operation: op.Operation | op.Event) -> None:
         stage, kvm, number = self._stage, self._stage.kvm, self._number
         match operation:
             case op.LevelSwap():
@@ -206,6 +228,7 @@ class L0Software:
         pool = None if seat is not None else rig.chain[0].pool
         cpus = None if seat is not None else rig.own_cpus
         self.book = book
+        self.rig = rig
         self.software = parts.software(rig, seat, "l0", 1, image=parts.image, book=book, pool=pool, cpus=cpus)
         self.host = SecureHost("l0", self.software.perform, below, parts.runtime)
         self.guests = Guests("l0", parts.runtime)
@@ -242,6 +265,7 @@ class HostedForOwners:
     def __init__(self, parts: Parts, l0: L0Software) -> None:
         self._parts = parts
         self._l0 = l0
+        self.rig = l0.rig
         self._service_books = OwnerBooks(parts.ledger, "l0")
         count = parts.scenario.l1.count
         self._cids = [FIRST_CID + number for number in range(count)]

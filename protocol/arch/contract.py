@@ -73,6 +73,14 @@ class Rig(Protocol):
         """What every level keeps about its guest hosts."""
         ...
 
+    def leaks(self) -> Sequence[Any]:
+        """The books of every level held against the one below: what only one of the two has."""
+        ...
+
+    def remains(self) -> Mapping[str, int]:
+        """What secure guests and their hosts hold in the machine, by kind."""
+        ...
+
 
 class Architecture(Protocol):
     """One slice. `realism` is how real its nested path is: built, prototype, software, ...."""
@@ -134,7 +142,7 @@ class Comparison(Protocol):
 
     def software(
         self,
-        rig: Rig,
+        rig: Any,  # one of its own
         seat: int | None,
         random: Random,
         *,
