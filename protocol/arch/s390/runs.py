@@ -49,13 +49,14 @@ def by_segment(pages: np.ndarray) -> Iterator[tuple[int, int, int]]:
     """Yield each segment that ascending pages lie in, and from where to where in `pages` it reaches."""
     numbers = pages // SEGMENT_PAGES
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-    yield from zip(numbers[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), pages.size], strict=True)
+    stops = np.append(starts, pages.size)[1:]
+    yield from zip(numbers[starts].tolist(), starts.tolist(), stops.tolist(), strict=True)
 
 
 def stretches(pages: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield from where to where ascending pages follow one another."""
-    starts = np.flatnonzero(np.diff(pages, prepend=-2) != 1).tolist()
-    yield from zip(starts, [*starts[1:], pages.size], strict=True)
+    starts = np.flatnonzero(np.diff(pages, prepend=-2) != 1)
+    yield from zip(starts.tolist(), np.append(starts, pages.size)[1:].tolist(), strict=True)
 
 
 def importable(level: Level, handle: int, pages: np.ndarray, frames: np.ndarray) -> bool:

@@ -7,6 +7,7 @@ which tables are there already, and on nothing else.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from protocol.arch.s390.host.run import Feed, answer, enter, run
 from protocol.arch.s390.tables import CRST_ENTRIES, GuestTable
 from protocol.effects import Fault, Step
 from protocol.fold import Fold
+from protocol.ledger import Key
 from protocol.memory.store import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -34,9 +36,8 @@ if TYPE_CHECKING:
     from protocol.arch.s390.image import ImagePage
 
 FEWEST = 8  # pages; for fewer the long way is as short
-SHARED = ("te_calls", "share", SPEC["share"].category.value, "native", "guest")
-IN_NEW_SEGMENT, IN_NEW_REGION = 1, 3  # kinds of pages; + 1 for every other new page table; 0: none is new
-KINDS = range(5)
+SHARED: Key = ("te_calls", "share", SPEC["share"].category.value, "native", "guest")
+NO_NEW_TABLE, IN_NEW_SEGMENT, IN_NEW_REGION = 0, 1, 3  # kinds; the latter two: + 1 for every other table
 
 One = Callable[[int], Step[None]]
 
@@ -57,8 +58,9 @@ def touch(host: Host, guest: Guest, vcpu: Vcpu, pages: np.ndarray) -> Step[None]
 
 
 def share(host: Host, guest: Guest, vcpu: Vcpu, pages: np.ndarray) -> Step[None]:
-    """The same for pages that the guest shares."""
-    fresh, others = _fresh(host, guest, pages)
+    """The same for pages that the guest shares. The last one goes the long way: its block stays in memory."""
+    fresh, others = _fresh(host, guest, pages[:-1])
+    others = np.concatenate((others, pages[-1:]))
     program = Program()
 
     def one(number: int) -> Step[None]:
@@ -71,7 +73,7 @@ def share(host: Host, guest: Guest, vcpu: Vcpu, pages: np.ndarray) -> Step[None]
     rest = yield from _first_touches(host, guest, fresh, one, SHARED)
     level = host.level_here
     if level is not None and rest.size:
-        runs.share(level, guest.handle, rest)
+        runs.share(level, guest.handle, np.sort(rest))
         level.ledger.count(SHARED, rest.size)
     feed = Feed(sharing(host, guest, vcpu, others.tolist(), SHARE_CODE))
     yield from run(host, guest, vcpu, feed, program=program)
@@ -165,33 +167,61 @@ def _fresh(host: Host, guest: Guest, pages: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _first_touches(
-    host: Host, guest: Guest, pages: np.ndarray, one: One, before: tuple[str, ...] | None = None
+    host: Host, guest: Guest, pages: np.ndarray, one: One, before: Key | None = None
 ) -> Step[np.ndarray]:
-    """Bring in pages that are not backed; returns those that did not go the long way, ascending.
+    """Bring in pages that are not backed; returns those that did not go the long way.
 
-    What is counted under `before` belongs to the page before.
+    Pages that need a new table come first, in their order, so that each finds the tables that it would have
+    found. What is counted under `before` belongs to the page before.
     """
     fold, level = _fold(host, pages), host.level_here
     if fold is None or level is None:
         return pages[:0]
-    order = np.argsort(pages)
-    kinds = _kinds(guest.table, pages, order)
-    places = [np.flatnonzero(kinds == kind) for kind in KINDS]
-    firsts = sorted((int(place[0]), kind) for kind, place in zip(KINDS, places, strict=True) if place.size)
-    for index, kind in firsts:
-        with fold.measured(kind, but=before):
-            yield from one(int(pages[index]))
-    left = np.ones(pages.size, bool)
-    left[[index for index, _ in firsts]] = False
-    ascending = order[left[order]]
-    with fold.instead(*((kind, places[kind].size - 1) for _, kind in firsts)):
-        # Single faults would take the frames in the order of the touches.
-        frames = host.backing.take(ascending.size)[(np.cumsum(left) - 1)[ascending]]
-        rest = pages[ascending]
-        _back(host, guest, rest, frames)
-        assert runs.importable(level, guest.handle, rest, frames), "a page that was never backed is there"
-        runs.bring_in(level, guest.handle, rest, frames)
-    return rest
+    kinds = _kinds(guest.table, pages, np.argsort(pages))
+    special = np.flatnonzero(kinds)
+    plain = np.flatnonzero(kinds == NO_NEW_TABLE)
+    short: list[np.ndarray] = []
+    start = 0
+    for stop, index in enumerate(special.tolist()):
+        if not fold.knows(int(kinds[index])):
+            short.append((yield from _at_once(host, guest, fold, pages, kinds, special[start:stop], one)))
+            start = stop + 1
+            with fold.measured(int(kinds[index]), but=before):
+                yield from one(int(pages[index]))
+    short.append((yield from _at_once(host, guest, fold, pages, kinds, special[start:], one)))
+    if plain.size:
+        with fold.measured(NO_NEW_TABLE, but=before):
+            yield from one(int(pages[plain[0]]))
+        short.append((yield from _at_once(host, guest, fold, pages, kinds, plain[1:], one)))
+    return np.concatenate(short)
+
+
+def _at_once(
+    host: Host,
+    guest: Guest,
+    fold: Fold,
+    pages: np.ndarray,
+    kinds: np.ndarray,
+    index: np.ndarray,
+    one: One,
+) -> Step[np.ndarray]:
+    """Bring in the pages at `index`, whose kinds are known; returns those that did not go the long way."""
+    level = host.level_here
+    assert level is not None
+    chosen: np.ndarray = pages[index]
+    if not chosen.size:
+        return chosen
+    ascending = np.sort(chosen)
+    frames = host.backing.take(ascending.size)
+    if not runs.importable(level, guest.handle, ascending, frames):
+        host.backing.give(frames)
+        for number in chosen.tolist():
+            yield from one(number)
+        return chosen[:0]
+    with fold.instead(*Counter(kinds[index].tolist()).items()):
+        _back(host, guest, ascending, frames)
+        runs.bring_in(level, guest.handle, ascending, frames)
+    return chosen
 
 
 def _back(host: Host, guest: Guest, pages: np.ndarray, frames: np.ndarray) -> None:
@@ -206,7 +236,7 @@ def _kinds(table: GuestTable, pages: np.ndarray, order: np.ndarray) -> np.ndarra
 
     Two page tables share a frame, so that which of the two is new may matter to what traps.
     """
-    kinds = np.zeros(pages.size, np.uint8)
+    kinds = np.full(pages.size, NO_NEW_TABLE, np.uint8)
     known = set(table.segments())
     regions = {segment // CRST_ENTRIES for segment in known}
     found = [

@@ -55,11 +55,13 @@ def unpack(uv: Machine, handle: int, frames: np.ndarray, encrypted: Sequence[Ima
 
 def share(uv: Machine, handle: int, pages: np.ndarray) -> None:
     """The guest shares pages of its own that are resident and private."""
-    frames = uv.configs[handle].resident[pages].astype(np.int64) - 1
+    config = uv.configs[handle]
+    frames = config.resident[pages].astype(np.int64) - 1
     filled = np.array([not uv.storage.vault_is_clear(frame) for frame in frames.tolist()], bool)
     for frame in frames[filled].tolist():
-        share_one(uv, frame)
+        share_one(uv, config, frame)
     uv.state[frames] = PageState.SHARED
+    config.shared.update(frames.tolist())
 
 
 def destroyable(uv: Machine, frames: np.ndarray) -> np.ndarray:
@@ -76,7 +78,9 @@ def destroy(uv: Machine, frames: np.ndarray) -> None:
     for serial in np.unique(uv.owner[held]).tolist():
         config = uv.by_serial.get(serial)
         if config is not None:
-            config.resident[uv.guest_page[held[uv.owner[held] == serial]]] = 0
+            its = held[uv.owner[held] == serial]
+            config.resident[uv.guest_page[its]] = 0
+            config.shared.difference_update(its.tolist())
     uv.state[held] = PageState.NORMAL
     uv.owner[held] = 0
     uv.guest_page[held] = 0

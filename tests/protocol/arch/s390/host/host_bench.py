@@ -10,7 +10,9 @@ from random import Random
 from protocol.arch.s390.compose import Rig, compose
 from protocol.arch.s390.host import Host
 from protocol.arch.s390.host.load import scenario_image
+from protocol.arch.s390.host.memory import frame_of
 from protocol.arch.s390.image import Image
+from protocol.arch.s390.nesting.memory import swap
 from protocol.arch.s390.profiles import PROFILES
 from protocol.crossing import inline
 from protocol.effects import run
@@ -69,6 +71,7 @@ class Bench:
         pages: str = "two_fault",
         bulk: bool = False,
         apart: bool = False,
+        blind: bool = False,
         profile: str = "small",
         memory_mib: int = 2200,
     ) -> None:
@@ -85,7 +88,7 @@ class Bench:
             image=image_of(self.size.image),
             pages=pages,
             bulk=bulk,
-            below=below if apart else None,
+            below=below if apart and not blind else None,
         )
         self._below = below if apart else None
 
@@ -98,6 +101,17 @@ class Bench:
                 run(step)
             else:
                 inline(step, self._below)
+        after = Counter(self.rig.ledger.counts())
+        after.subtract(before)
+        return Counter({key: n for key, n in after.items() if n})
+
+    def swap_below(self, pages: list[int], guest: int = 0) -> Counter[Key]:
+        """The level below puts other frames under these pages of the guest, one after the other."""
+        before = Counter(self.rig.ledger.counts())
+        for page in pages:
+            frame = frame_of(self.host.level, self.host.guest(guest).table, page)
+            if frame is not None:
+                run(swap(self.level, frame))
         after = Counter(self.rig.ledger.counts())
         after.subtract(before)
         return Counter({key: n for key, n in after.items() if n})

@@ -1,0 +1,343 @@
+"""Runs in one step leave the counts, the books and the state of single calls, at every depth."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from host_bench import FIRST, Bench, Size, image_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.arch.s390.host.memory import mapped
+from protocol.arch.s390.machine import Machine
+from protocol.arch.s390.machine.memory import plaintext
+from protocol.arch.s390.nesting import Nested
+from protocol.arch.s390.runs import here, way_down
+from protocol.plan.operations import (
+    BootHost,
+    Change,
+    Create,
+    Destroy,
+    Load,
+    Operation,
+    Pages,
+    Reset,
+    Share,
+    Start,
+    Swap,
+    Touch,
+)
+
+MIB = 12
+IMAGE = 40
+SPAN = MIB * 256 - FIRST - IMAGE  # pages that a guest may touch or share
+SIZE = Size(2, IMAGE, 0, 0, MIB)
+
+
+# -- what there is ---------------------------------------------------------------------------------
+
+
+def levels(bench: Bench) -> Iterator[Machine | Nested]:
+    """The level that the host stands on, then what that stands on, down to the machine."""
+    level: Any = bench.level
+    while level is not None:
+        found = here(level)
+        assert found is not None
+        yield found
+        level = found.below.memory if isinstance(found, Nested) else None
+
+
+def state(bench: Bench) -> dict[str, Any]:
+    """Everything that anyone could find out later, frames' numbers apart."""
+    machine = next(level for level in levels(bench) if isinstance(level, Machine))
+    host = bench.host
+    found: dict[str, Any] = {
+        "machine": np.bincount(machine.state, minlength=5).tolist(),
+        "guests": {},
+        "free": host.pool.free + host.backing.left,
+        "leaked": host.leaked,
+    }
+    for config in machine.configs.values():
+        pages = np.flatnonzero(config.resident)
+        content = {
+            page: (int(machine.state[frame]), plaintext(machine, frame))
+            for page, frame in zip(pages.tolist(), (config.resident[pages] - 1).tolist(), strict=True)
+        }
+        shared = sorted(int(machine.guest_page[frame]) for frame in config.shared)
+        found["guests"][config.handle] = (
+            config.state,
+            content,
+            shared,
+            sorted(config.exported),
+            config.generation,
+        )
+    for number, guest in host.guests.items():
+        found[f"mapped {number}"] = mapped(bench.host.level, guest.table)[0].tolist()
+        found[f"swapped {number}"] = sorted(guest.swapped or {})
+    for level in levels(bench):
+        if isinstance(level, Nested):
+            found[f"level {level.level}"] = books(level)
+    return found
+
+
+def books(nested: Nested) -> dict[str, Any]:
+    owned = np.flatnonzero(nested.page_owner)
+    return {
+        "owned": sorted(
+            zip(nested.page_owner[owned].tolist(), nested.page_number[owned].tolist(), strict=True)
+        ),
+        "attention": Counter(nested.attention.tolist()),
+        "shadows": {
+            serial: sorted(
+                (number, index)
+                for number, segment in space.segments.items()
+                for index, frame in enumerate(segment)
+                if frame
+            )
+            for serial, space in nested.shadows.spaces.items()
+        },
+        "mapped": Counter(nested.shadows.mapper[nested.shadows.mapper != 0].tolist()),
+        "away": sorted(nested.away.values()),
+        "pins": sorted(nested.pins.values()),
+        "live": nested.book.records(),
+        "peaks": nested.book.peaks(),
+        "below": nested.below.pool.free,
+        "promised": nested.below.promised,
+    }
+
+
+def follow(bench: Bench) -> None:
+    """From the host's table down to the machine: every level has the page in the frame that the next has."""
+    for guest in bench.host.guests.values():
+        pages, frames = mapped(bench.host.level, guest.table)
+        handle = guest.handle
+        for level in levels(bench):
+            if isinstance(level, Machine):
+                config = level.configs[handle]
+                resident = config.resident[pages] != 0
+                assert (config.resident[pages][resident] - 1 == frames[resident]).all()
+                continue
+            tracked = level.configs[handle]
+            for page, frame in zip(pages.tolist(), frames.tolist(), strict=True):
+                shadowed = tracked.space.frame_of(page)
+                assert shadowed in (None, frame)
+            handle, frames = tracked.real, level.slots[frames]
+
+
+def pair(depth: int, **options: Any) -> tuple[Bench, Bench]:
+    return Bench(depth, SIZE, **options), Bench(depth, SIZE, bulk=True, **options)
+
+
+def alike(one: Bench, run: Bench, operation: Operation) -> None:
+    assert one.do(operation) == run.do(operation), operation
+
+
+# -- the property ------------------------------------------------------------------------------------
+
+
+def pages() -> st.SearchStrategy[Pages]:
+    """A draw of the guest's pages: few or many, near or far, in order or not."""
+
+    @st.composite
+    def drawn(draw: st.DrawFn) -> Pages:
+        first = draw(st.integers(0, SPAN - 1))
+        span = draw(st.integers(1, min(SPAN - first, 900)))
+        count = draw(st.integers(max(1, span // 3), span))
+        return Pages(FIRST + IMAGE + first, span, count, draw(st.none() | st.integers(0, 9)))
+
+    return drawn()
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(("touch", "share", "change", "swap", "level", "reset", "again")), pages()),
+    min_size=1,
+    max_size=6,
+)
+
+
+class Story:
+    """A guest's life, told to two hosts. Remembers what makes sense to do next."""
+
+    def __init__(self, one: Bench, run: Bench) -> None:
+        self.benches = one, run
+        self.shared: set[int] = set()
+        self.touched: set[int] = set()
+        for operation in (BootHost(), *self.begin()):
+            alike(one, run, operation)
+
+    def begin(self) -> tuple[Operation, ...]:
+        self.shared, self.touched = set(), set()
+        return Create(0, MIB, 2), Load(0), Start(0)
+
+    def tell(self, what: str, drawn: Pages) -> None:
+        numbers = set(drawn.numbers().tolist())
+        operations: tuple[Operation, ...] = ()
+        if what == "touch":
+            operations = (Touch(0, drawn.first % 2, drawn),)
+            self.touched |= numbers
+        elif what == "share":
+            operations = (Share(0, 0, drawn),)
+            self.shared |= numbers
+        elif what == "change" and drawn.first in self.shared:
+            operations = (Change(0, 1, drawn.first, shared=False, busy=bool(drawn.seed)),)
+            self.shared.discard(drawn.first)
+            self.touched.add(drawn.first)
+        elif what == "swap":
+            operations = tuple(
+                Swap(0, 0, Pages(page, 1, 1)) for page in sorted((numbers & self.touched) - self.shared)[:5]
+            )
+        elif what == "level":
+            self.level_swaps(drawn.seed or 0)
+        elif what == "reset":
+            operations = (Reset(0, clear=True),)
+            self.touched |= self.shared
+            self.shared = set()
+        elif what == "again":
+            operations = (Destroy(0), *self.begin())
+        for operation in operations:
+            alike(*self.benches, operation)
+
+    def level_swaps(self, seed: int) -> None:
+        """The level below swaps the frames of the same guest pages under both hosts."""
+        one, run = self.benches
+        if one.rig.depth:
+            wanted = sorted(self.touched)[seed::7][:9]
+            assert one.swap_below(wanted) == run.swap_below(wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["two_fault", "merged_l1"])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@given(steps=STEPS)
+@settings(max_examples=15)
+def test_a_life_in_runs_is_a_life_in_single_calls(
+    depth: int, policy: str, steps: list[tuple[str, Pages]]
+) -> None:
+    one, run = pair(depth, pages=policy)
+    story = Story(one, run)
+    for what, drawn in steps:
+        story.tell(what, drawn)
+    assert state(one) == state(run)
+    follow(one)
+    follow(run)
+    alike(one, run, Destroy(0))
+    assert state(one) == state(run)
+
+
+# -- examples ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "depth", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
+def test_far_pages_in_any_order_cost_in_a_run_what_they_cost_alone(depth: int) -> None:
+    """New tables come in odd places; a run has to know which page would have found them missing."""
+    one, run = pair(depth)
+    for operation in (BootHost(), Create(0, MIB, 2), Load(0), Start(0)):
+        alike(one, run, operation)
+    for seed in (1, 2, 3):
+        alike(one, run, Touch(0, 0, Pages(FIRST + IMAGE, SPAN, 60 * seed, seed)))
+    alike(one, run, Share(0, 1, Pages(FIRST + IMAGE, SPAN, 200, 4)))
+    assert state(one) == state(run)
+    follow(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_guest_of_several_regions_is_brought_in_alike(depth: int) -> None:
+    """Beyond 2 GiB there are further segment tables."""
+    benches = Bench(depth, SIZE, memory_mib=5000), Bench(depth, SIZE, bulk=True, memory_mib=5000)
+    begin = (BootHost(), Create(0, 4100, 1), Load(0), Start(0))
+    for operation in (*begin, Touch(0, 0, Pages(100, 1049000, 40, 8)), Touch(0, 0, Pages(524200, 300, 300))):
+        alike(*benches, operation)
+    alike(*benches, Destroy(0, behind=True))
+    assert state(benches[0]) == state(benches[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_prefaulting_in_runs_is_prefaulting_page_by_page(depth: int) -> None:
+    one, run = pair(depth, pages="prefault")
+    for operation in (BootHost(), Create(0, MIB, 2), Load(0), Start(0), Touch(0, 0, Pages(100, 99, 99))):
+        alike(one, run, operation)
+    assert state(one) == state(run)
+    follow(run)
+
+
+@pytest.mark.parametrize("depth", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_run_over_levels_that_live_apart_is_one_step(depth: int) -> None:
+    """Everything is in this process, so the host does the whole operation without a message to wait for."""
+    apart, together = Bench(depth, SIZE, bulk=True, apart=True), Bench(depth, SIZE, bulk=True)
+    begin = (BootHost(), Create(0, MIB, 2), Load(0), Start(0))
+    for operation in (*begin, Touch(0, 0, Pages(100, 300, 300, 5)), Destroy(0)):
+        effects = list(apart.host.perform(operation))
+        assert effects == []
+        together.do(operation)
+    assert apart.rig.ledger.counts() == together.rig.ledger.counts()
+
+
+def test_a_host_that_cannot_see_the_levels_below_goes_page_by_page() -> None:
+    bench = Bench(0, SIZE, bulk=True, apart=True, blind=True)
+    assert bench.host.level_here is None
+    alone = Bench(0, SIZE)
+    begin = (BootHost(), Create(0, MIB, 2), Load(0), Start(0))
+    for operation in (*begin, Touch(0, 0, Pages(100, 50, 50, 5)), Destroy(0)):
+        alike(alone, bench, operation)
+
+
+def test_the_way_down_has_a_server_for_each_link() -> None:
+    bench = Bench(1, SIZE, apart=True)
+    assert len(way_down(bench.host.level)) == 2
+    assert way_down(Bench(1, SIZE).host.level) == []
+
+
+def test_pages_named_twice_are_touched_twice() -> None:
+    one, run = pair(0)
+    for operation in (BootHost(), Create(0, MIB, 2), Load(0), Start(0)):
+        alike(one, run, operation)
+    from protocol.arch.s390.host import bulk, perform
+    from protocol.arch.s390.host.run import Feed
+    from protocol.arch.s390.host.run import run as run_guest
+    from protocol.effects import run as drive
+
+    numbers = np.array([900, 300, 900, 301, 302, 300, 600, 601, 602, 603, 604, 605, 606, 300])
+    before = one.rig.ledger.counts()
+    guest = one.host.guest(0)
+    drive(
+        run_guest(one.host, guest, guest.vcpus[0], Feed(perform.touches(one.host, guest, numbers.tolist())))
+    )
+    guest = run.host.guest(0)
+    drive(bulk.touch(run.host, guest, guest.vcpus[0], numbers))
+    assert one.rig.ledger.counts() == run.rig.ledger.counts() != before
+    assert state(one) == state(run)
+
+
+def test_an_image_that_is_refused_is_refused_in_runs_too() -> None:
+    from dataclasses import replace
+
+    from protocol.errors import TeRefused
+
+    _, run = pair(0)
+    image = image_of(IMAGE)
+    run.host.image = replace(image, pages=image.pages[:-1])
+    run.do(BootHost(), Create(0, MIB, 2))
+    with pytest.raises(TeRefused, match="verify: rc 0x0102, rrc 0x001d"):
+        run.do(Load(0))
+
+
+@pytest.mark.slow
+def test_a_guest_of_four_gib_boots_in_less_than_two_seconds_of_this_cpu() -> None:
+    """The promise is for the direct path; process time, as the machine may be busy with something else."""
+    import time
+
+    image_of(4096)
+    bench = Bench(0, Size(2, 4096, 1_028_080, 16_384, 4096), bulk=True, memory_mib=8192)
+    began = time.process_time()
+    bench.boot()
+    bench.bring_up()
+    assert time.process_time() - began < 2.0
+    assert bench.level.statistics()["secure_pages"] == 4096 + 1_028_080 + 2
