@@ -73,6 +73,10 @@ class Rig(Protocol):
         """What every level keeps about its guest hosts."""
         ...
 
+    def sweep(self, seat: int, pages: int) -> Step[int]:
+        """Release at most `pages` that a reboot of the host left over; returns how many are still there."""
+        ...
+
     def leaks(self) -> Sequence[Any]:
         """The books of every level held against the one below: what only one of the two has."""
         ...

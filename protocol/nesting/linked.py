@@ -20,6 +20,7 @@ class LinkedLevel:
     def __init__(self, memory: OwnMemory) -> None:
         self._memory = memory
         self.size = memory.size
+        self.enlightenments: tuple[str, ...] = getattr(memory, "enlightenments", ())
         # Bound once: these are the hot paths of every host.
         self.read = memory.read
         self.write = memory.write

@@ -139,6 +139,14 @@ class Rig:
             done += yield from swap(level, frame)
         return done
 
+    def sweep(self, seat: int, pages: int) -> Step[int]:
+        """Destroy pages that an asynchronous teardown of the host left over; returns how many are left."""
+        from protocol.arch.s390.nesting.teardown import some_leftovers
+
+        level = self.seats[seat].level
+        assert not isinstance(level, Machine), "nobody is below L0"
+        return (yield from some_leftovers(level, pages))
+
     def leaks(self) -> list[Any]:
         """The books of every level held against the one below: what only one of the two has."""
         from protocol.arch.s390.audit import leaks
@@ -321,7 +329,7 @@ def _guest_host(
     width = len(own) + 1
     kvm = below.memory.cpus[number * width : (number + 1) * width]
     strategy = rig.strategy
-    if profile is not None and strategy is not None:
+    if strategy is not None and profile is not None and profile is not rig.profile:
         strategy = strategy.for_hypervisor()
     return Nested(
         below, frames, own, kvm, CALLS, profile or rig.profile, rig.ledger, strategy, rig.seed, place

@@ -200,6 +200,11 @@ class Nested(Frames, Front):
     def table_written(self, address: int, length: int) -> None:
         self.shadows.written(address, length)
 
+    @property
+    def enlightenments(self) -> tuple[str, ...]:
+        """Facilities beyond the architecture that the guest host finds here."""
+        return self.strategy.enlightenments
+
     # -- donation ----------------------------------------------------------------------------
 
     @property

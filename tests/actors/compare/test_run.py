@@ -1,0 +1,183 @@
+"""A whole comparison: the same plan on every path, exact counts, nothing left behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from actors.compare.progress import Progress
+from actors.compare.run import run
+from protocol.plan.fit import PHASES
+from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario, Strategy
+
+LIFE = ("create", "load", "boot", "run", "page_change", "swap", "reset", "destroy")
+Json = dict[str, Any]
+
+
+def small(**changes: Any) -> Scenario:
+    """Two hosts with two guests each, and everything happens to them."""
+    exits = Exits(ExitKind(3, "kernel"), ExitKind(2, "vmm"), ExitKind(2, "vmm"), ExitKind(2, "kernel"))
+    base = Scenario(
+        name="small",
+        paths=("direct", "nested", "hosted", "mixed"),
+        l1=GuestHosts(count=2, memory_mib=2060, cpus=2),
+        guest=Guests(per_l1=2, memory_mib=1, vcpus=2, image_pages=5, touch_pages=12, share_pages=3),
+        run=Run(exits=exits, swap_pages=3, page_changes=4, resets=2, reboots=1, deaths=1),
+    )
+    return replace(base, **changes)
+
+
+def results(scenario: Scenario) -> dict[str, Json]:
+    outcome = run(scenario, Progress())
+    assert not outcome.stopped
+    return {result["path"]: result for result in outcome.results}
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Json]:
+    return results(small())
+
+
+def without(result: Json, *names: str) -> Json:
+    return {name: value for name, value in result.items() if name not in names}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"transport": "packed"}],
+    ids=["again", "every message packed"],
+)
+def test_counts_depend_on_the_scenario_and_on_nothing_else(
+    told: dict[str, Json], changes: dict[str, Any]
+) -> None:
+    again = results(small(**changes))
+    for path, result in told.items():
+        assert without(again[path], "contention") == without(result, "contention"), path
+
+
+@pytest.mark.slow
+def test_bulk_and_call_count_the_same(told: dict[str, Json]) -> None:
+    bulk = results(small(fidelity="bulk"))
+    for path, result in told.items():
+        assert without(bulk[path], "contention") == without(result, "contention"), path
+
+
+@pytest.mark.parametrize("path", ["nested", "hosted", "mixed"])
+def test_the_same_calls_reach_the_trusted_entity_on_every_path(told: dict[str, Json], path: str) -> None:
+    """Like for like: who issues a call differs, not which ones the guests' lives take."""
+    for phase in LIFE:
+        assert issued(told[path], phase) == issued(told["direct"], phase), phase
+
+
+def issued(result: Json, phase: str) -> dict[str, int]:
+    """Calls at the real Trusted Entity in one phase, by their name."""
+    found: dict[str, int] = {}
+    for key, number in result["phases"][phase].items():
+        family, _, labels = key.partition(".")
+        if family == "te_issued" and labels:
+            name = labels.split(".")[0]
+            found[name] = found.get(name, 0) + number
+    return found
+
+
+def test_a_direct_guest_traps_to_l0_alone(told: dict[str, Json]) -> None:
+    counts = told["direct"]["counts"]
+    assert not any(key.startswith(("reflections", "injections", "translations")) for key in counts)
+    assert counts["exits"] == counts["entries"]
+
+
+def test_hosting_adds_messages_and_nothing_per_page_or_exit(told: dict[str, Json]) -> None:
+    for phase in ("boot", "run", "page_change", "swap"):
+        assert told["hosted"]["phases"][phase]["exits"] == told["direct"]["phases"][phase]["exits"], phase
+    assert told["hosted"]["counts"]["hosting.start"] == 4 + 2 * 2  # a reboot and a death fill up again
+    assert "hosting" not in told["nested"]["counts"]
+
+
+def test_nesting_costs_at_every_event(told: dict[str, Json]) -> None:
+    for phase in ("create", "load", "boot", "run", "swap", "reset", "destroy"):
+        nested = told["nested"]["phases"][phase]["exits"]
+        assert nested > told["direct"]["phases"].get(phase, {}).get("exits", 0), phase
+
+
+def test_a_reboot_is_cleaned_up_with_no_call_of_the_guest_host(told: dict[str, Json]) -> None:
+    phase = told["nested"]["phases"]["owner_reboot"]
+    assert phase["teardown"] > 0
+    made = {key for key in phase if key.startswith("te_calls.") and not key.endswith(".0")}
+    assert made == {"te_calls.query.init.emulated.1", "te_calls.init.init.emulated.1"}, "it only boots again"
+
+
+def test_what_a_path_lacks_is_null_with_its_reason(told: dict[str, Json]) -> None:
+    for result in told.values():
+        for name, why in result["absent"].items():
+            assert result["phases"][name.removeprefix("phases.")] is None
+            assert why
+    assert told["direct"]["phases"]["owner_reboot"] is None
+    assert told["nested"]["phases"]["owner_reboot"] is not None
+
+
+def test_the_mixed_path_runs_both_kinds_at_once(told: dict[str, Json]) -> None:
+    counts = told["mixed"]["counts"]
+    assert counts["hosting.start"] == 2 + 2
+    assert counts["reflections"] > 0
+
+
+@pytest.mark.slow
+def test_a_level_more_costs_more_and_shows_the_guest_host_the_same(told: dict[str, Json]) -> None:
+    deeper = results(small(depth=2, paths=("nested",)))["nested"]
+    assert deeper["counts"]["exits"] > 2 * told["nested"]["counts"]["exits"]
+    for phase in LIFE:
+        assert issued(deeper, phase) == issued(told["nested"], phase), phase
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Strategy(handles="mapped"),
+        Strategy(donation="bounded"),
+        Strategy(donation="off"),
+        Strategy(teardown="async"),
+        Strategy(pages="merged_l1"),
+        Strategy(pages="merged_l0"),
+        Strategy(pages="prefault"),
+    ],
+    ids=lambda strategy: "-".join(
+        getattr(strategy, name)
+        for name in strategy.__slots__
+        if getattr(strategy, name) != getattr(Strategy(), name)
+    ),
+)
+def test_every_strategy_runs_and_leaves_nothing(strategy: Strategy) -> None:
+    paths = ("nested",) if strategy.pages == "merged_l0" else ("direct", "nested")
+    found = results(small(strategy=strategy, paths=paths))
+    assert found["nested"]["counts"]["exits"] > 0
+
+
+def test_a_person_may_stop_it_and_keeps_what_is_finished() -> None:
+    class Impatient(Progress):
+        def phase(self, path: str, phase: str, done: int, total: int) -> None:
+            self.stopped = path == "nested" and phase == "boot"
+            super().phase(path, phase, done, total)
+
+    outcome = run(small(paths=("direct", "nested")), Impatient())
+    assert outcome.stopped
+    assert [result["path"] for result in outcome.results] == ["direct"]
+    assert outcome.claims
+
+
+def test_an_interruption_is_told_as_itself() -> None:
+    class Broken(Progress):
+        def phase(self, path: str, phase: str, done: int, total: int) -> None:
+            raise OSError("no more progress")
+
+    with pytest.raises(OSError, match="no more progress"):
+        run(small(paths=("direct",)), Broken())
+
+
+def test_every_phase_of_a_result_is_one_of_the_plan(told: dict[str, Json]) -> None:
+    known = {*PHASES, "refill", "refill_again"}
+    for result in told.values():
+        assert set(result["phases"]) <= known
