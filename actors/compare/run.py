@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -20,13 +21,14 @@ from actors.compare.claims import claims
 from actors.compare.outcome import Json, Outcome
 from actors.compare.progress import Progress, Stopped
 from actors.compare.stage import Parts, Stage, stage
+from actors.console import Options
 from actors.record import Transcripts
 from actors.runtime.actor import open_runtime
 from protocol.arch import load
 from protocol.arch.contract import Architecture
 from protocol.ledger import Ledger
 from protocol.plan.scenario import Scenario, as_dict
-from protocol.plan.workload import DIRECT, Act, HostPlan, Workload, workload
+from protocol.plan.workload import DIRECT, NESTED, Act, HostPlan, Workload, workload
 from protocol.tracking import Book, summary
 
 
@@ -73,7 +75,10 @@ async def _path(
     data = None if scenario.guest.image is None else await trio.Path(scenario.guest.image).read_bytes()
     image = comparison.image(scenario.seed, scenario.guest.image_pages, data)
     async with open_runtime() as runtime:
-        staged = stage(Parts(scenario, comparison, ledger, runtime, image), plan)
+        parts = Parts(scenario, comparison, ledger, runtime, image)
+        if transcripts is not None and plan.path in (DIRECT, NESTED):
+            parts.transcript = partial(_transcript, transcripts, scenario, arch.name, plan.path)
+        staged = stage(parts, plan)
         progress.attach(arch.name, plan.path, ledger, _LiveBooks(staged))
         for number, phase in enumerate(plan.phases):
             progress.phase(plan.path, phase, done + number, steps)
@@ -103,6 +108,20 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield from _leaves(inner)
         else:
             yield inner
+
+
+def _transcript(transcripts: Transcripts, scenario: Scenario, arch: str, path: str, host: int) -> Any:
+    """Where what one host does is written down, for a keyboard that has this one host."""
+    hosts = scenario.l1
+    options = Options(
+        arch,
+        0 if path == DIRECT else scenario.depth,
+        memory_mib=hosts.memory_mib * (hosts.count if path == DIRECT else 1),
+        cpus=1 + hosts.count * hosts.cpus if path == DIRECT else hosts.cpus,
+        profile=scenario.profile,
+        seed=scenario.seed,
+    )
+    return partial(transcripts.of(path, host, options).say, 0)
 
 
 def _nothing_is_left(staged: Stage) -> None:

@@ -7,7 +7,7 @@ for the life of their guests, and L0's software, in each owner's share of memory
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
@@ -34,6 +34,9 @@ from protocol.plan import operations as op
 from protocol.plan.scenario import Scenario
 from protocol.plan.workload import DIRECT, MIXED, NESTED, Workload
 from protocol.tracking import Book, OwnerBooks
+
+Json = dict[str, Any]
+Say = Callable[[Json, Json], None]
 
 MIB = 1 << 20
 SWEPT = 32  # pages of an ended guest released behind its host's back before each of its operations
@@ -63,6 +66,7 @@ class Parts:
     ledger: Ledger
     runtime: Runtime
     image: Any
+    transcript: Callable[[int], Say | None] = lambda _host: None  # where what host k does is written down
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -165,6 +169,7 @@ class _Seat:
         depth = stage.parts.scenario.depth
         self.name = f"l{depth}.{number}"
         self.book = Book(stage.ledger, f"l{depth}")
+        self._say = stage.parts.transcript(number)
         self._guests = Guests(self.name, stage.parts.runtime)
         self._port = stage.kvm.add(
             self.name, stage.rig.below(number)[0], lambda cause: stage.rig.end(number, cause)
@@ -175,7 +180,13 @@ class _Seat:
         parts = self._stage.parts
         self._lives += 1
         software = parts.software(
-            self._stage.rig, self._number, self.name, self._lives, image=parts.image, book=self.book
+            self._stage.rig,
+            self._number,
+            self.name,
+            self._lives,
+            image=parts.image,
+            book=self.book,
+            record=self._say,
         )
         host = SecureHost(self.name, software.perform, parts.across(self._port), parts.runtime)
         host.actor.watch(self._died)
@@ -203,11 +214,13 @@ class _Seat:
                 await kvm.control(self.name, lambda: stage.rig.swap(number, operation))
             case op.Reboot():
                 self._end()
+                self._tell({"op": "reset", "kind": "load-normal"})
                 await kvm.control(self.name, lambda: stage.rig.reset(number, "load-normal"))
                 self._left_over = stage.parts.scenario.strategy.teardown == "async"
                 self._host = self._boot()
             case op.Death():
                 self._end()
+                self._tell({"op": "kill"})
                 kvm.gone(self.name, "l1_crash")
                 await _reclaimed(kvm, self.name)
             case op.Operation():
@@ -219,6 +232,10 @@ class _Seat:
         if self._left_over:
             rig, number = self._stage.rig, self._number
             self._left_over = bool(await self._stage.kvm.control(self.name, lambda: rig.sweep(number, pages)))
+
+    def _tell(self, request: Json) -> None:
+        if self._say is not None:
+            self._say({"id": request["op"], **request}, {"id": request["op"], "ok": {}})
 
     def _end(self) -> None:
         self._guests.end()
@@ -235,12 +252,15 @@ async def _reclaimed(kvm: Kvm, host: str) -> None:
 class L0Software:
     """L0's own software on the machine. It has one kernel, so it does one operation after another."""
 
-    def __init__(self, parts: Parts, rig: Rig, below: Port, seat: int | None, book: Book) -> None:
+    def __init__(
+        self, parts: Parts, rig: Rig, below: Port, seat: int | None, book: Book, record: Say | None = None
+    ) -> None:
         pool = None if seat is not None else rig.chain[0].pool
         cpus = None if seat is not None else rig.own_cpus
         self.book = book
         self.rig = rig
-        self.software = parts.software(rig, seat, "l0", 1, image=parts.image, book=book, pool=pool, cpus=cpus)
+        more = {"image": parts.image, "book": book, "pool": pool, "cpus": cpus, "record": record}
+        self.software = parts.software(rig, seat, "l0", 1, **more)
         self.host = SecureHost("l0", self.software.perform, below, parts.runtime)
         self.guests = Guests("l0", parts.runtime)
         self._up = False
@@ -260,7 +280,8 @@ class OwnGuests:
     def __init__(self, parts: Parts) -> None:
         self.rig = parts.compose(0)
         self.te = TrustedEntity(self.rig.below(0)[-1], parts.runtime)
-        self._l0 = L0Software(parts, self.rig, parts.across(self.te.actor), 0, Book(parts.ledger, "l0"))
+        below, book = parts.across(self.te.actor), Book(parts.ledger, "l0")
+        self._l0 = L0Software(parts, self.rig, below, 0, book, parts.transcript(0))
 
     async def perform(self, host: int, operation: op.Operation | op.Event) -> None:
         assert isinstance(operation, op.Operation), f"nothing is below L0: {operation}"

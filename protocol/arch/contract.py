@@ -86,8 +86,49 @@ class Rig(Protocol):
         ...
 
 
+class Owner(Protocol):
+    """What the owner of a secure guest does elsewhere, before any host: optional, as `owner` of a slice."""
+
+    @property
+    def flags(self) -> Sequence[str]:
+        """Names of the control flags that an image can be built with."""
+        ...
+
+    def build(
+        self,
+        parts: Mapping[str, bytes],  # kernel, initrd, cmdline
+        *,
+        seed: int,
+        host_keys: Sequence[bytes] = (),  # PEM; none: the machine of `seed`
+        psw: bytes | None = None,
+        flags: Mapping[str, int] | None = None,
+    ) -> tuple[bytes, bytes]:
+        """The bytes of an image file, and the key that the owner keeps. Raises ValueError."""
+        ...
+
+    def is_image(self, head: bytes) -> bool:
+        """Whether a file with these first bytes means to be an image."""
+        ...
+
+    def pages(self, head: bytes, size: int, seed: int) -> int:
+        """How many pages an image of `size` bytes holds. Raises ValueError if the machine cannot open it."""
+        ...
+
+    def describe(self, data: bytes, seed: int) -> Sequence[tuple[str, str]]:
+        """What an image file says, in words. Raises ValueError for one that is none."""
+        ...
+
+    def measure(self, data: bytes) -> tuple[Sequence[tuple[str, str]], str]:
+        """Named digests of an image in hex, and what is wrong with it, if anything. Raises ValueError."""
+        ...
+
+
 class Architecture(Protocol):
-    """One slice. `realism` is how real its nested path is: built, prototype, software, ...."""
+    """One slice. `realism` is how real its nested path is: built, prototype, software, ....
+
+    A slice may have two members more, and commands that need one say so where it is missing: `owner`
+    (`Owner`) and `explain` (`protocol.explain.Explainer`).
+    """
 
     @property
     def name(self) -> str: ...
@@ -156,10 +197,12 @@ class Comparison(Protocol):
         pool: Pool | None = None,
         cpus: Sequence[int] | None = None,
         book: Book | None = None,
+        record: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
     ) -> Software:
         """The software of the host on `seat`; None: L0's own, beside the hypervisor.
 
         With `pool` it shares the kernel that is up there and has these frames; `cpus` are those that it uses.
+        `record` is told what it asks of its level and is answered, in the words of the console.
         """
         ...
 

@@ -12,9 +12,11 @@ from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.host import Host
 from protocol.arch.s390.host.load import scenario_image
 from protocol.arch.s390.image import Image, ImagePage
+from protocol.arch.s390.image.file import looks_like_one, unpack_file
 from protocol.arch.s390.linked import WIRE, LinkedUltravisor
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.profiles import PROFILES
+from protocol.arch.s390.recorded import RecordedLevel, Say
 from protocol.effects import Step
 from protocol.ledger import Ledger
 from protocol.memory.pool import Pool
@@ -60,13 +62,15 @@ class S390Comparison:
         pool: Pool | None = None,
         cpus: Sequence[int] | None = None,
         book: Book | None = None,
+        record: Say | None = None,
     ) -> Host:
         level = rig.seats[seat].level if seat is not None else rig.levels[0]
         below = rig.below(seat) if seat is not None else rig.below_l0()
         depth = rig.depth if seat is not None else 0
         chosen = level.cpus if cpus is None else [level.cpus[number] for number in cpus]
+        seen = rig.seen(level)
         return Host(
-            rig.seen(level),
+            seen if record is None else RecordedLevel(seen, record),
             chosen,
             random,
             depth=depth,
@@ -99,6 +103,8 @@ class S390Comparison:
         return upper(level, PROFILES[profile], depth, memory_bytes, cpus, seed, ledger)
 
     def image(self, seed: int, pages: int, data: bytes | None) -> Image:
+        if data is not None and looks_like_one(data):
+            return unpack_file(data)
         return scenario_image(seed, seed, pages, data)
 
     def pack_image(self, image: Image) -> bytes:

@@ -1,0 +1,54 @@
+"""What a comparison records can be asked again, at the depth where it was said and at any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actors.compare.progress import Progress
+from actors.compare.run import run
+from actors.console import Options, keyboard
+from actors.record import Transcripts, read, replay
+from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One host with two guests: with several hosts, each would see handles that the others used up."""
+    exits = Exits(ExitKind(2, "kernel"), ExitKind(1, "vmm"), ExitKind(1, "vmm"), ExitKind(1, "kernel"))
+    scenario = Scenario(
+        paths=("direct", "nested"),
+        l1=GuestHosts(count=1, memory_mib=2060, cpus=2),
+        guest=Guests(per_l1=2, memory_mib=1, vcpus=2, image_pages=3, touch_pages=5, share_pages=2),
+        run=Run(exits=exits, swap_pages=2, page_changes=2, resets=2, reboots=1, deaths=1),
+    )
+    folder = tmp_path_factory.mktemp("recorded")
+    transcripts = Transcripts(folder)
+    run(scenario, Progress(), transcripts)
+    transcripts.close()
+    return folder
+
+
+def asked_again(path: Path, depth: int) -> tuple[int, object]:
+    reading = read(path)
+    options = reading.options
+    keys = keyboard(
+        Options("s390", depth, 1, options.memory_mib, options.cpus, options.profile, options.seed)
+    )
+    return replay(reading, keys, depth)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_nested_host_gets_the_same_answers_again(recorded: Path, depth: int) -> None:
+    same, difference = asked_again(recorded / "s390-nested-0.jsonl", depth)
+    assert difference is None
+    assert same > 1000
+
+
+def test_so_does_l0_on_the_machine(recorded: Path) -> None:
+    same, difference = asked_again(recorded / "s390-direct-0.jsonl", 0)
+    assert difference is None
+    assert same > 1000
