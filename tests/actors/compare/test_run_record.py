@@ -45,10 +45,10 @@ def asked_again(path: Path, depth: int) -> tuple[int, object]:
 def test_a_nested_host_gets_the_same_answers_again(recorded: Path, depth: int) -> None:
     same, difference = asked_again(recorded / "s390-nested-0.jsonl", depth)
     assert difference is None
-    assert same > 1000
+    assert same > 500
 
 
 def test_so_does_l0_on_the_machine(recorded: Path) -> None:
     same, difference = asked_again(recorded / "s390-direct-0.jsonl", 0)
     assert difference is None
-    assert same > 1000
+    assert same > 500
