@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from actors import exit_codes
-from actors.commands import architectures, calls, compare, console, replay, report, scenario
+from actors.commands import architectures, calls, compare, console, image, measure, replay, report, scenario
 from nestbed import __version__
 
 EXAMPLES = {
@@ -35,6 +35,12 @@ EXAMPLES = {
         "nestbed calls s390 --json",
     ),
     "console": ('echo \'{"id": 1, "op": "info"}\' | nestbed console --arch s390 --depth 1',),
+    "image build": (
+        "nestbed image build vmlinuz --initrd initrd.img --cmdline 'root=/dev/vda' -o guest.img",
+        "nestbed image build vmlinuz --pcf 0x20000000 --cck owner.key -o guest.img",
+    ),
+    "image show": ("nestbed image show guest.img",),
+    "measure": ("nestbed measure --arch s390 guest.img",),
     "replay": (
         "nestbed replay said.jsonl",
         "nestbed replay said.jsonl --depth 2",
@@ -94,6 +100,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report.show,
     "calls": calls.show,
     "console": console.serve,
+    "image build": image.build,
+    "image show": image.show,
+    "measure": measure.measure,
     "replay": replay.replay,
     "scenario check": scenario.check,
     "scenario list": scenario.listed,
@@ -119,6 +128,7 @@ def build() -> typer.Typer:
     groups = {
         "scenario": typer.Typer(no_args_is_help=True, help="Look at scenarios."),
         "arch": typer.Typer(no_args_is_help=True, help="Look at architectures."),
+        "image": typer.Typer(no_args_is_help=True, help="Build images of secure guests, look at them."),
     }
     for name, does in COMMANDS.items():
         group, _, last = name.rpartition(" ")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -23,8 +23,12 @@ from protocol.plan import fit
 from protocol.plan.fit import Mistake, Profile
 from protocol.plan.scenario import ExitKind, Kind, Scenario, leaves, parse_threshold
 
+if TYPE_CHECKING:
+    from protocol.arch.contract import Owner
+
 SCENARIO_BYTES = 1 << 20  # of a scenario file; a real one has a few thousand
 IMAGE_BYTES = 64 << 30
+IMAGE_HEAD_BYTES = 1 << 16  # of an image file: what an architecture looks at to know one
 SHIPPED = Path(__file__).parent / "scenarios"
 PREFIX = "NESTBED_"
 
@@ -427,6 +431,7 @@ def _with_image(scenario: Scenario, folder: Path, origins: dict[str, str], wrong
         if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
             raise OSError(0, "not a regular file")
         with path.open("rb") as file:
+            head = file.read(IMAGE_HEAD_BYTES)
             size = file.seek(0, 2)
     except (OSError, RuntimeError, ValueError) as error:  # ~ of nobody; a NUL
         why = error.strerror if isinstance(error, OSError) else str(error)
@@ -437,6 +442,30 @@ def _with_image(scenario: Scenario, folder: Path, origins: dict[str, str], wrong
             Mistake("guest.image", scenario.guest.image, f"1 to {IMAGE_BYTES} bytes", f"it has {size}")
         )
         return scenario
+    try:
+        pages = _image_pages(scenario, head, size)
+    except ValueError as error:
+        wrong.append(
+            Mistake("guest.image", str(path), "an image that the machine of this seed opens", str(error))
+        )
+        return scenario
     origins["guest.image_pages"] = "size of guest.image"
-    guest = replace(scenario.guest, image=str(path), image_pages=-(-size // fit.PAGE))
+    guest = replace(scenario.guest, image=str(path), image_pages=pages)
     return replace(scenario, guest=guest)
+
+
+def _image_pages(scenario: Scenario, head: bytes, size: int) -> int:
+    """Pages of the guest that the file fills: of any file its own, of an image those that it holds.
+
+    Raises ValueError for an image of one architecture that is no image of another.
+    """
+    from protocol.arch import load as slice_of
+
+    owners: dict[str, Owner | None] = {name: getattr(slice_of(name), "owner", None) for name in scenario.arch}
+    mine = {name: owner for name, owner in owners.items() if owner is not None and owner.is_image(head)}
+    if not mine:
+        return -(-size // fit.PAGE)
+    if len(mine) < len(owners):
+        others = ", ".join(name for name in owners if name not in mine)
+        raise ValueError(f"it is one of {', '.join(mine)}, and none of {others}")
+    return max(owner.pages(head, size, scenario.seed) for owner in mine.values())

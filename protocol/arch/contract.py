@@ -98,8 +98,9 @@ class Owner(Protocol):
         self,
         parts: Mapping[str, bytes],  # kernel, initrd, cmdline
         *,
-        seed: int,
-        host_keys: Sequence[bytes] = (),  # PEM; none: the machine of `seed`
+        seed: int,  # of the owner's own keys
+        machines: Sequence[int] = (),  # seeds of emulated machines that may open it
+        host_keys: Sequence[bytes] = (),  # of other machines, in PEM
         psw: bytes | None = None,
         flags: Mapping[str, int] | None = None,
     ) -> tuple[bytes, bytes]:
@@ -114,7 +115,7 @@ class Owner(Protocol):
         """How many pages an image of `size` bytes holds. Raises ValueError if the machine cannot open it."""
         ...
 
-    def describe(self, data: bytes, seed: int) -> Sequence[tuple[str, str]]:
+    def describe(self, data: bytes, machines: Sequence[int]) -> Sequence[tuple[str, str]]:
         """What an image file says, in words. Raises ValueError for one that is none."""
         ...
 

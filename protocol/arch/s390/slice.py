@@ -10,7 +10,7 @@ from protocol.arch.s390.profiles import MIB, PROFILES, Profile
 from protocol.calls import CallSpec
 
 if TYPE_CHECKING:
-    from protocol.arch.contract import Comparison
+    from protocol.arch.contract import Comparison, Owner
     from protocol.arch.s390.keyboard import S390Keyboard
 
 DEPTH = 3
@@ -40,6 +40,12 @@ class S390:
         from protocol.arch.s390.comparison import COMPARISON
 
         return COMPARISON
+
+    @property
+    def owner(self) -> Owner:
+        from protocol.arch.s390.owner import OWNER
+
+        return OWNER
 
     def keyboard(
         self,

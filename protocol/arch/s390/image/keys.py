@@ -71,9 +71,36 @@ def host_key(seed: int, which: Which) -> HostKey:
 
 def key_pair(scalar: int) -> HostKey:
     """Compute the public form of a private key."""
-    numbers = _private(scalar).public_key().public_numbers()
+    return HostKey(scalar, _coordinates(_private(scalar).public_key().public_numbers()))
+
+
+def _coordinates(numbers: ec.EllipticCurvePublicNumbers) -> bytes:
     x, y = (value.to_bytes(_COORDINATE_BYTES, "big") for value in (numbers.x, numbers.y))
-    return HostKey(scalar, x + y)
+    return x + y
+
+
+def public_key(pem: bytes) -> HostKey:
+    """A host key of which only the public half is known, from PEM: a public key or a certificate.
+
+    Its `scalar` is 0: it can be wrapped for, and opens nothing. A certificate is not verified: this emulator
+    has no chain of trust. Raises ValueError.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    from cryptography.x509 import load_pem_x509_certificate
+
+    found: object
+    try:
+        if b"-----BEGIN CERTIFICATE-----" in pem:
+            found = load_pem_x509_certificate(pem).public_key()
+        else:
+            found = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"no public key and no certificate in PEM form: {error}") from None
+    if isinstance(found, ec.EllipticCurvePublicKey) and isinstance(found.curve, ec.SECP521R1):
+        return HostKey(0, _coordinates(found.public_numbers()))
+    raise ValueError("a host key is an EC key on P-521 (secp521r1)")
 
 
 def agree(scalar: int, public: bytes) -> bytes | None:
