@@ -108,6 +108,7 @@ class Nested(Frames, Front):
         self.issuers = [Issuer(below.memory, cpu, self._scratch()) for cpu in kvm_cpus[: len(cpus)]]
         self.keeper = Issuer(below.memory, kvm_cpus[len(cpus)], self._scratch())
         self.keeping = False  # the level's own work on this guest host is under way
+        self.folds = False  # its own work on pages goes in runs
         self.shadows = Shadows(self, ledger)
         self.normal = entry.NormalSpaces(self)
         self._handles_made = 0

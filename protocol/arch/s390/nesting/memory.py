@@ -254,10 +254,19 @@ def import_all(nested: Nested, cpu: Cpu, config: TrackedConfig) -> Step[None]:
     """Make everything secure that the guest host maps for its guest."""
     space = config.space
     issuer = nested.issuer(cpu)
-    for page in range(space.length >> PAGE_SHIFT):
+
+    def one(page: int) -> Step[None]:
         frame = nested.shadows.fill(space, space.mso + (page << PAGE_SHIFT), write=True)
         if not isinstance(frame, Fault) and not nested.page_owner[frame]:
             yield from import_page(nested, issuer, config, page, frame)
+
+    if nested.folds:
+        from protocol.arch.s390.nesting import bulk
+
+        if bulk.import_all(nested, config, one):
+            return
+    for page in range(space.length >> PAGE_SHIFT):
+        yield from one(page)
 
 
 def restore(nested: Nested, issuer: Issuer, frame: int) -> Step[bool]:
@@ -320,6 +329,7 @@ def swap(nested: Nested, frame: int) -> Step[bool]:
         end(nested, frame)
     if not done:
         return False
+    nested.shadows.unmap_frame(frame)  # once more: a call of the guest host may have filled it meanwhile
     new = nested.below.pool.take()
     nested.below.memory.move(nested.frame_below(frame), new)
     nested.below.pool.give((nested.put_under(frame, new),))

@@ -48,10 +48,10 @@ def everything(nested: Nested, cause: str, late: bool) -> Step[None]:
             yield from _config(nested, config, cause, late)
         pages = _pages_that_are_away(nested, cause)
         left = _leave_over(nested, pages, cause) if late else 0
-        for frame in pages[left:].tolist():
-            yield from _page(nested, frame, cause)
+        yield from _pages(nested, pages[left:], cause)
     finally:
         nested.keeping = False
+        nested.keeper.cpu.origin = 0
     nested.normal.clear()
     if nested.ready:
         nested.returns(nested.base)
@@ -99,6 +99,15 @@ def _pages_that_are_away(nested: Nested, cause: str) -> np.ndarray:
     for frame in away:
         nested.untrack_page(frame)
     return np.flatnonzero(nested.page_owner)
+
+
+def _pages(nested: Nested, frames: np.ndarray, cause: str) -> Step[None]:
+    if nested.folds:
+        from protocol.arch.s390.nesting import bulk
+
+        frames = bulk.tear_down(nested, frames, lambda frame: _page(nested, frame, cause))
+    for frame in frames.tolist():
+        yield from _page(nested, frame, cause)
 
 
 def _page(nested: Nested, frame: int, cause: str) -> Step[None]:
@@ -157,12 +166,17 @@ def some_leftovers(nested: Nested, count: int, cause: str = "l1_reboot") -> Step
     nested.keeping = True
     nested.keeper.cpu.origin = nested.level
     try:
+        if nested.folds:
+            from protocol.arch.s390.nesting import bulk
+
+            count -= bulk.end_leftovers(nested, count, lambda: _one_leftover(nested, cause))
         for _ in range(count):
             if not nested.detached and not nested.leftovers:
                 break
             yield from _one_leftover(nested, cause)
     finally:
         nested.keeping = False
+        nested.keeper.cpu.origin = 0
     return len(nested.detached) + len(nested.leftovers)
 
 

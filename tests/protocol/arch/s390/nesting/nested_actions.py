@@ -7,9 +7,10 @@ along with what it was answered, as a careless kernel's would.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 
-from nested_host import IMAGE_AT, MIB, Guest, NestedHost
+from nested_host import IMAGE_AT, MIB, Guest, NestedHost, Refused
 
 from protocol.arch.s390 import cpu as z
 from protocol.arch.s390.guest import Diag, GuestStep, Read, Sclp, Spx, Touch, Uvc
@@ -46,11 +47,10 @@ class Careless:
         ]
 
     def act(self, times: int) -> Step[None]:
-        """Do some of it; the Ultravisor is initialised first."""
-        if not self.host.seat.level.ready:
-            yield from self.host.init()
+        """Do some of it."""
         for _ in range(times):
-            yield from self.random.choice(self.actions)()
+            with suppress(Refused):  # another CPU had other plans for the same guest
+                yield from self.random.choice(self.actions)()
 
     def _guest(self) -> Guest | None:
         return self.random.choice(self.host.guests) if self.host.guests else None
@@ -110,7 +110,7 @@ class Careless:
             yield from self.host.unpin(guest, self.random.choice(GUEST_PAGES), self.cpu)
 
     def remap(self) -> Step[None]:
-        """Another frame for a page: a new one, one that is somewhere else, too, or one that is no more its own."""
+        """Another frame for a page: a new one, one that is elsewhere, too, or one that is not its own."""
         guest = self._guest()
         if guest is None:
             return

@@ -1,4 +1,4 @@
-"""What must hold of a composition after every step: section 7.8a of the fact sheet, and that no frame is lost.
+"""What must hold of a composition after every step: section 7.8a of the sheet, and that no frame is lost.
 
 `check` looks and changes nothing. It may be called whenever no call is under way; a CPU may be in a guest.
 """

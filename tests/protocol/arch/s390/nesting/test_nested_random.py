@@ -39,6 +39,8 @@ class World:
         seat = self.random.randrange(2)
         host = self.hosts[seat]
         if what < 0.8:
+            if not host.seat.level.ready:
+                run(host.init())
             run(Careless(host, self.random.randrange(2), self.random).act(3))
         elif what < 0.95:
             self.swap()
@@ -54,7 +56,7 @@ class World:
             run(teardown.some_leftovers(level, 3))
 
     def swap(self) -> None:
-        """Some level puts other frames under some of the frames of its guest host, those that matter before all."""
+        """Some level puts other frames under frames of its guest host, those that matter before all."""
         levels = [level for level in self.rig.levels if isinstance(level, Nested)]
         levels += [seat.level for seat in self.rig.seats if isinstance(seat.level, Nested)]
         level = self.random.choice(levels)
