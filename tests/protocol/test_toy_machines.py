@@ -1,0 +1,128 @@
+"""The shared machinery carries what the other architectures need: instructions, same frames, upcalls."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from toy_machines import NOT_YOURS, OK, TAKEN, Done, Exit, Tower, Upcall, tower
+
+from protocol.crossing import inline
+from protocol.effects import Fault, Step, run
+from protocol.memory.store import PAGE_SHIFT
+
+GUEST = 7
+
+
+@pytest.fixture(params=[1, 2, 3], ids=lambda depth: f"depth{depth}")
+def depth(request: pytest.FixtureRequest) -> int:
+    chosen: int = request.param
+    return chosen
+
+
+@pytest.fixture(params=[False, True], ids=["inline", "parked"])
+def toy(depth: int, request: pytest.FixtureRequest) -> Tower:
+    return tower(depth, apart=request.param)
+
+
+def do(toy: Tower, step: Step[Any]) -> Any:
+    return inline(step, toy.below()) if toy.apart else run(step)
+
+
+# -- an instruction that gives the very frame away -----------------------------------------------------------
+
+
+def test_the_very_frame_is_given_at_every_level(toy: Tower) -> None:
+    toy.top.write(5 << PAGE_SHIFT, b"stays where it is")
+    assert do(toy, toy.top.rmpupdate(5, True)) == OK
+    assert toy.machine.taken == {toy.machine_frame(5)}
+    assert isinstance(toy.top.read(5 << PAGE_SHIFT, 4), Fault)
+    assert isinstance(toy.top.write(5 << PAGE_SHIFT, b"!"), Fault)
+    frame = 5
+    for level in reversed(toy.levels):
+        assert isinstance(level.peek(frame << PAGE_SHIFT, 4), Fault), "no level on the way reaches it"
+        frame = level.frame_below(frame)
+    assert do(toy, toy.top.rmpupdate(5, False)) == OK
+    assert toy.machine.taken == set()
+    assert toy.top.read(5 << PAGE_SHIFT, 17) == b"stays where it is"
+
+
+def test_what_the_guest_hosts_own_table_forbids_is_not_issued(toy: Tower) -> None:
+    do(toy, toy.top.rmpupdate(5, True))
+    assert do(toy, toy.top.rmpupdate(5, True)) == TAKEN
+    assert do(toy, toy.top.rmpupdate(6, False)) == TAKEN
+    assert len(toy.machine.taken) == 1
+
+
+def test_an_instruction_costs_as_many_exits_as_a_call(depth: int) -> None:
+    toy = tower(depth)
+    run(toy.top.rmpupdate(5, True))
+    assert toy.ledger.flat()["exits"] == {1: 1, 2: 3, 3: 7}[depth]
+
+
+# -- an upcall --------------------------------------------------------------------------------
+
+
+def host(toy: Tower, pages: int) -> Step[bytes]:
+    """A host that creates a guest and answers its upcalls by the call that they ask for and another entry."""
+    assert (yield from toy.top.create(GUEST, pages)) == OK
+    for page in range(pages):
+        toy.top.write(20 + page << PAGE_SHIFT, f"page number {page} ..".encode())
+    left: Exit = yield from toy.top.enter(GUEST, len(toy.levels) + 1)
+    while isinstance(left, Upcall):
+        assert left.what == "page_in"
+        assert (yield from toy.top.page_in(GUEST, left.page, 20 + left.page)) == OK
+        left = yield from toy.top.enter(GUEST, len(toy.levels) + 1)
+    return left.data
+
+
+def test_an_upcall_is_what_an_entry_returns_and_the_answer_is_another_entry(toy: Tower) -> None:
+    assert do(toy, host(toy, 3)) == b"page number 0 ..page number 1 ..page number 2 .."
+
+
+def test_a_call_may_end_in_an_upcall_too(toy: Tower) -> None:
+    do(toy, host(toy, 2))
+    left = do(toy, toy.top.terminate(GUEST))
+    assert left == Upcall("page_out", 1), "it comes up as the return value of the call"
+    while isinstance(left, Upcall):
+        assert do(toy, toy.top.page_out(GUEST, left.page, 30 + left.page)) == OK
+        left = do(toy, toy.top.terminate(GUEST))
+    assert left == Done(b"")
+    assert not toy.machine.guests
+    assert toy.top.read(31 << PAGE_SHIFT, 13) == b"page number 1"
+
+
+def test_a_page_in_is_two_round_trips_between_l0_and_l1() -> None:
+    """L0 hands the upcall up and gets a call; it hands the answer up and gets an entry."""
+    toy = tower(1)
+    run(toy.top.create(GUEST, 1))
+    toy.ledger.reset()
+    assert run(toy.top.enter(GUEST, 2)) == Upcall("page_in", 0)
+    assert run(toy.top.page_in(GUEST, 0, 20)) == OK
+    assert isinstance(run(toy.top.enter(GUEST, 2)), Done)
+    flat = toy.ledger.flat()
+    upcall_and_answer = flat["exits.2.page_in.kernel"] + flat["exits.1.call.kernel"]
+    assert upcall_and_answer == 2
+    assert flat["exits.1.enter.kernel"] == 2, "the first entry, and the one that goes on"
+    assert flat["reflections.0.1"] == 2, "the upcall, and the end"
+
+
+def test_a_foreign_guest_is_none() -> None:
+    one = tower(1)
+    run(one.top.create(GUEST, 1))
+    assert run(one.top.page_in(GUEST + 1, 0, 20)) == NOT_YOURS
+
+
+def test_nothing_is_asked_upwards(toy: Tower) -> None:
+    """A level below never yields towards a level above: all its effects are answered below or not at all."""
+    step = toy.top.rmpupdate(5, True)
+    if toy.apart:
+        assert do(toy, step) == OK
+    else:
+        with pytest.raises(StopIteration):
+            next(step)
