@@ -68,7 +68,7 @@ class Thread:
     def _return(self, place: int, value: object, error: BaseException | None) -> None:
         self.stack.pop()
         if self.orphan is not None and place <= self.orphan:
-            error, self.stack = error or OwnerGone(self.name), []
+            value, error, self.stack = None, error or OwnerGone(self.name), []
         if self.stack:
             self._answer, self._raised = value, error
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -40,6 +39,7 @@ class Apart:
     random: Random
     ledger: Ledger = field(default_factory=Ledger)
     strategy: dict[str, str] = field(default_factory=dict)
+    swaps: list[tuple[int, Thread]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.scenario = scenario(self.depth, self.hosts)
@@ -62,16 +62,31 @@ class Apart:
     def swap(self, seat: int, seed: int) -> Thread:
         """L0 (or whoever is below) puts other frames under secure pages of a host, at any time."""
         step = self.rig.swap(seat, op.LevelSwap(3, seed))
-        return self.crossing.start(f"swap {seat}", step, self.rig.below(seat)[1:])
+        thread = self.crossing.start(f"swap {seat}", step, self.rig.below(seat)[1:])
+        self.swaps.append((seat, thread))
+        return thread
+
+    def _let_go(self, seat: int) -> None:
+        """The host is gone: its own steps end, what the level below does for it or to it hears of that."""
+        of_host = [self.threads[seat]]
+        of_level = [thread for whose, thread in self.swaps if whose == seat]
+        self.crossing.kill(of_host, 1)
+        self.crossing.kill(of_level, 0)
+        self.crossing.finish(of_host + of_level)
 
     def kill(self, seat: int) -> None:
         """The host dies in the middle of whatever it does; what is below reclaims."""
-        thread = self.threads[seat]
-        self.crossing.kill([thread], 1)
-        self.crossing.finish([thread])
+        self._let_go(seat)
         self.crossing.finish(
             [self.crossing.start("end", self.rig.end(seat, "l1_crash"), self.rig.below(seat)[1:])]
         )
+
+    def reset(self, seat: int, kind: str) -> None:
+        """The host reboots in the middle of whatever it does, and lives its life once more."""
+        self._let_go(seat)
+        reset = self.crossing.start("reset", self.rig.reset(seat, kind), self.rig.below(seat)[1:])
+        self.crossing.finish([reset])
+        self.threads[seat] = self.begin(seat)
 
     def leaks(self) -> list[Any]:
         return leaks(self.rig)
@@ -81,7 +96,3 @@ def life(host: Any, acts: list[op.Operation]) -> Step[str]:
     for act in acts:
         yield from host.perform(act)
     return "lived"
-
-
-def counted(ledger: Ledger) -> Iterator[tuple[str, int]]:
-    yield from ledger.flat().items()
