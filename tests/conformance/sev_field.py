@@ -456,7 +456,7 @@ def _typed(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 Sevs = Callable[..., Sev]
-DEPTHS = (0,)
+DEPTHS = (0, 1, 2)
 
 
 @pytest.fixture(params=DEPTHS, ids=[f"depth{depth}" for depth in DEPTHS])

@@ -87,6 +87,9 @@ class Asids:
     def may_run(self, asid: int, core: int) -> bool:
         return 1 <= asid <= self.count and bool(self._used[asid] >> core & 1)
 
+    def is_bound(self, asid: int) -> bool:
+        return bool(self._allocated[asid] | self._used[asid])
+
     def bound(self) -> int:
         """How many are bound to a guest."""
         return sum(bool(a | u) for a, u in zip(self._allocated, self._used, strict=True))

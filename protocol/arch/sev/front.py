@@ -45,6 +45,30 @@ class Front:
     def deposit(self, address: int, data: bytes) -> None:
         """Store as the firmware does: the RMP does not stop it."""
 
+    def make_way(self, address: int, length: int) -> Step[None]:
+        """The firmware is about to store there.
+
+        An emulation may have to take a page back from below first.
+        """
+        yield from ()
+
+    # -- what an emulation has to do besides ------------------------------------------------------------
+
+    def before_rebuild(self) -> Step[None]:
+        """The RMP is about to be built anew: no page belongs to anybody then."""
+        yield from ()
+
+    def end_guests(self) -> Step[None]:
+        """All legacy guests are about to end."""
+        yield from ()
+
+    def end_contexts(self) -> Step[None]:
+        """All SNP guests are about to end, their pages staying what they are."""
+        yield from ()
+
+    def marks_changed(self) -> None:
+        """The trusted region, or the whole RMP, is another one now."""
+
     @abstractmethod
     def perform(self, spec: CallSpec, cpu: Cpu, b: Buffer) -> Reply | Step[Reply]:
         """Do what the command is about, its own checks first.
@@ -80,6 +104,8 @@ class Front:
         if reply.status == Status.SUCCESS or (
             reply.status == Status.INVALID_LENGTH and spec.name in LENGTH_BACK
         ):
+            if reply.out:
+                yield from self.make_way(address, layout.length)
             for offset, data in reply.out:
                 self.deposit(address + offset, data)
         if guarded and self.rmp.state(address >> 12) is PageState.FIRMWARE:

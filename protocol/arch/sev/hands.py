@@ -16,7 +16,7 @@ from protocol.arch.sev.structs import Exit
 from protocol.effects import Fault, Step
 
 if TYPE_CHECKING:
-    from protocol.arch.sev.compose import Seat
+    from protocol.arch.sev.seat import Seat
 
 _COUNTED = {"rmpupdate", "psmash", "wbinvd"}
 _TRAPS = {TRAP_RMPUPDATE: "rmpupdate", TRAP_PSMASH: "psmash"}
@@ -41,7 +41,11 @@ class Hands:
         code = cmdresp >> 16 & 0x7FF
         spec = self.seat.level.calls.get(code)
         self._psp[spec.name if spec is not None else f"{code:#05x}"] += 1
-        return self.seat.level.call(self.cpu(cpu), cmdresp, address, park)
+        if lose:
+            lost: Step[int] = self.seat.level.call(self.cpu(cpu), cmdresp, address, park, lose=True)
+            return lost
+        step: Step[int] = self.seat.level.call(self.cpu(cpu), cmdresp, address, park)
+        return step
 
     def instruction(self, cpu: int, name: str, r: Registers) -> Step[Results | Fault]:
         counted = _TRAPS.get(r.rcx & MASK32, "") if name == "wrmsr" else name
@@ -50,7 +54,8 @@ class Hands:
         return INSTRUCTIONS[name][0](self.seat.level, self.cpu(cpu), r)
 
     def vmrun(self, cpu: int, vmcb: int, program: Program, stay: bool = False) -> Step[Exit | Fault]:
-        return self.seat.level.enter(self.cpu(cpu), vmcb, program, stay, self.guest_level)
+        step: Step[Exit | Fault] = self.seat.level.enter(self.cpu(cpu), vmcb, program, stay, self.guest_level)
+        return step
 
     def counted(self) -> dict[str, Any]:
         return {"psp": dict(self._psp), **self._instructions}

@@ -334,6 +334,14 @@ class Rmp:
             return NPF_RMP | NPF_ENC | NPF_VMPL
         return 0
 
+    def unprotected_fault(self, frame: int, leaf_large: bool, private: bool, write: bool) -> int:
+        """Of an access by a guest that is not SNP: to the RMP it is what the hypervisor is."""
+        if not write:
+            return 0
+        inside = frame & ~(SUBPAGES - 1)
+        taken = self.any_assigned(inside, SUBPAGES) is not None if leaf_large else self.assigned(frame)
+        return NPF_RMP | (NPF_ENC if private else 0) if taken else 0
+
     def _mismatch(self, frame: int, leaf_large: bool, asid: int, page: int) -> tuple[int, int]:
         """Is the entry behind a private page not this guest's, or immutable, or smaller than its mapping?"""
         head = self.head(frame)

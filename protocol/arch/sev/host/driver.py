@@ -34,13 +34,13 @@ class Driver:
         self.allocate = allocate
         self._codes = {spec.name: code for code, spec in hands.seat.level.calls.items()}
         self._buffers = allocate(2 * PAGE, PAGE)  # PAGE_RECLAIM may come while another command is prepared
-        self._operand = allocate(PAGE, PAGE)  # new states for RMPUPDATE
+        self.operand = allocate(PAGE, PAGE)  # new states for RMPUPDATE
         self.snp = False
 
     # -- memory and instructions ------------------------------------------------------------------------
 
     def read(self, address: int, length: int) -> bytes:
-        data = self.hands.seat.level.read(address, length)
+        data: bytes | Fault = self.hands.seat.level.read(address, length)
         if isinstance(data, Fault):
             raise Failed(f"a read at {address:#x} raises {data.name}")
         return data
@@ -54,8 +54,8 @@ class Driver:
         """Trapping MSRs have the state in registers, the instruction in memory; the host's kernel knows
         which.
         """
-        self.write(self._operand, new.pack())
-        r = Registers(rax=page, rcx=self._operand)
+        self.write(self.operand, new.pack())
+        r = Registers(rax=page, rcx=self.operand)
         result = yield from self.hands.instruction(0, "rmpupdate", r)
         if isinstance(result, Fault) or result["rax"]:
             what = result.name if isinstance(result, Fault) else f"{result['rax']:#x}"

@@ -11,6 +11,7 @@ from collections import defaultdict
 from functools import partial
 from typing import Any
 
+from protocol.arch.sev.audit import audit
 from protocol.arch.sev.books import HIGH_DRAM, LOW_DRAM
 from protocol.arch.sev.compose import Rig
 from protocol.arch.sev.keyboard.host import SevHost
@@ -75,11 +76,7 @@ class SevKeyboard(Keyboard[SevHost]):
         }
 
     def audit(self) -> dict[str, Any]:
-        """At depth 0 there is one book, so nothing can be compared."""
-        return {
-            "hosts": [{"tracked": {}, **machine.statistics()} for machine in self._rig.machines],
-            "leaks": [],
-        }
+        return audit(self._rig)
 
     def machine_counts(self) -> dict[str, Any]:
         """What the machine itself was given, whoever caused it."""

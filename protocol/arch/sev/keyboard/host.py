@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from protocol.arch.sev.books import HIGH_DRAM
-from protocol.arch.sev.compose import Seat
 from protocol.arch.sev.cpu import X86Fault
 from protocol.arch.sev.guest import Program, Read
 from protocol.arch.sev.hands import Hands
 from protocol.arch.sev.instructions import FIELD_OF, INSTRUCTIONS, Registers
 from protocol.arch.sev.keyboard import steps
 from protocol.arch.sev.keyboard.sequence import Software
+from protocol.arch.sev.level import Level
 from protocol.arch.sev.machine.steps import shown
+from protocol.arch.sev.seat import Seat
 from protocol.arch.sev.structs import TWO_MIB, Exit
 from protocol.effects import Fault, Step, run
 from protocol.keyboard import AllocationBook, Answer, Begun, Complaint, Fields, Raised, SecureHost, Space
@@ -31,7 +32,7 @@ class Phys:
     """The host's memory; its linear map is identity."""
 
     def __init__(self, seat: Seat) -> None:
-        self._level = seat.level
+        self._level: Level = seat.level
 
     def read(self, address: int, length: int) -> bytes | Fault:
         return self._level.read(address, length)

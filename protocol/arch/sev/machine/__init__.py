@@ -17,6 +17,7 @@ import numpy as np
 from protocol.arch.sev import cpuid
 from protocol.arch.sev.books import LOW_DRAM, Platform, fresh_platform, is_dram
 from protocol.arch.sev.cpu import Cpu, X86Fault, not_present, rmp_violation
+from protocol.arch.sev.crypto.certificates import chip_id
 from protocol.arch.sev.crypto.identity import Identity
 from protocol.arch.sev.crypto.keys import MemoryKey, derive
 from protocol.arch.sev.front import Front
@@ -65,6 +66,7 @@ class Machine(Front):
         self.chip_secret = derive(seed, "chip", 32)
         self.chip_key = MemoryKey(derive(seed, "chip memory", 32))
         self.svm = Svm(self)
+        self.chip = chip_id(seed)
         self._made = 0
         self._start()
 
@@ -195,6 +197,11 @@ class Machine(Front):
         assert spec.handler is not None
         answer: Reply | Step[Reply] = spec.handler(self, b)
         return answer
+
+    def end_guests(self) -> Step[None]:
+        for guest in self.platform.guests.values():
+            self.keys.pop(guest.asid, None)
+        return done(None)
 
     def secret(self, label: str, length: int) -> bytes:
         """Fresh random bytes: they depend on the seed and on how many were drawn before."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from protocol.arch.sev.checks import snp as checks
 from protocol.arch.sev.crypto import message as messages
-from protocol.arch.sev.crypto.certificates import chip_id, vcek, vlek
+from protocol.arch.sev.crypto.certificates import vcek, vlek
 from protocol.arch.sev.crypto.message import Message
 from protocol.arch.sev.crypto.report import NO_KEY, VCEK, VLEK, Body, sign
 from protocol.arch.sev.machine.entities import SnpGuest
@@ -126,7 +126,7 @@ def _body(fw: Machine, guest: SnpGuest, vmpl: int, flags: int, data: bytes, mask
         author_digest=guest.author_digest,
         report_id=guest.report_id,
         report_id_ma=agent.report_id if agent else b"\xff" * 32,
-        chip_id=bytes(64) if masked else chip_id(fw.seed),
+        chip_id=bytes(64) if masked else fw.chip,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocol.arch.sev.checks import platform as checks
-from protocol.arch.sev.crypto.certificates import chip_id
 from protocol.arch.sev.crypto.identity import PDH, PEK, Identity
 from protocol.arch.sev.reply import DONE, Reply
 from protocol.arch.sev.status import Status
@@ -94,5 +93,5 @@ def get_id(fw: Machine, b: Buffer) -> Reply:
     """One socket: one chip id of 64 bytes."""
     status = checks.get_id(fw, b)
     if status == Status.SUCCESS:
-        fw.deposit(b.pa, chip_id(fw.seed))
+        fw.deposit(b.pa, fw.chip)
     return Reply(status, b.out(len=CHIP_ID_LEN))

@@ -5,12 +5,12 @@ START, ACTIVATE, DEACTIVATE, DECOMMISSION, STATUS. Sections 2.4, 3.3, 4 of the f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from protocol.arch.sev.books import Guest
+from protocol.arch.sev.books import Guest, View
 from protocol.arch.sev.checks import legacy as checks
 from protocol.arch.sev.crypto import session as sessions
-from protocol.arch.sev.crypto.identity import PDH, key_in
+from protocol.arch.sev.crypto.identity import PDH, Identity, key_in
 from protocol.arch.sev.crypto.keys import MemoryKey
 from protocol.arch.sev.crypto.session import Keys
 from protocol.arch.sev.machine.entities import LegacyGuest
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from protocol.arch.sev.front import Front
     from protocol.arch.sev.machine import Machine
 
+
+class Platformed(View, Protocol):
+    """A firmware with an identity: the machine's, or a virtual one."""
+
+    identity: Identity
+
+
 NO_SESSION = Keys(bytes(16), bytes(16))
 RUNS = (GuestState.RUNNING, GuestState.SUPDATE)
 
@@ -32,7 +39,7 @@ def launch_start(fw: Machine, b: Buffer) -> Reply:
         return Reply(status)
     if not b.dh:
         return _new(fw, b, NO_SESSION, GuestState.LUPDATE)
-    keys = _session(fw, b, b.dh, b.dh_len)
+    keys = session_keys(fw, b, b.dh, b.dh_len)
     if isinstance(keys, Status):
         return Reply(keys)
     if status := checks.policy_fits(b.policy):
@@ -43,11 +50,11 @@ def launch_start(fw: Machine, b: Buffer) -> Reply:
 def receive_start(fw: Machine, b: Buffer) -> Reply:
     if status := checks.up(fw):
         return Reply(status)
-    keys = _session(fw, b, b.pdh, b.pdh_len)
+    keys = session_keys(fw, b, b.pdh, b.pdh_len)
     return Reply(keys) if isinstance(keys, Status) else _new(fw, b, keys, GuestState.RUPDATE)
 
 
-def _session(fw: Machine, b: Buffer, cert: int, cert_len: int) -> Keys | Status:
+def session_keys(fw: Platformed, b: Buffer, cert: int, cert_len: int) -> Keys | Status:
     if status := checks.session_lengths(b, cert_len) or checks.session_places(fw, b, cert):
         return status
     peer = key_in(fw.fetch(cert, CERT_LEN), PDH)

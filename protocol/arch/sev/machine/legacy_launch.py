@@ -11,6 +11,7 @@ from protocol.arch.sev.crypto import session as sessions
 from protocol.arch.sev.crypto.digest import legacy_measurement
 from protocol.arch.sev.crypto.identity import ECDSA_SHA384, PEK
 from protocol.arch.sev.crypto.report import signature
+from protocol.arch.sev.crypto.session import Keys
 from protocol.arch.sev.machine.entities import LegacyGuest
 from protocol.arch.sev.reply import DONE, Reply
 from protocol.arch.sev.status import GuestState, Status
@@ -71,23 +72,21 @@ def secret(fw: Machine, b: Buffer) -> Reply:
         return Reply(found)
     assert isinstance(found, LegacyGuest)
     header, data = fw.fetch(b.hdr, HEADER_LEN), fw.fetch(b.trans, b.trans_len)
-    plain = opened(found, sessions.SECRET, header, data, found.measurement)
+    plain = opened(found.keys, sessions.SECRET, header, data, found.measurement)
     if isinstance(plain, Status):
         return Reply(plain)
     fw.seal(found.key, b.guest, plain)
     return DONE
 
 
-def opened(
-    guest: LegacyGuest, what: int, header: bytes, data: bytes, measurement: bytes = b""
-) -> bytes | Status:
+def opened(keys: Keys, what: int, header: bytes, data: bytes, measurement: bytes = b"") -> bytes | Status:
     """The plaintext of a packet: flags 4, IV 16, MAC 32, then the data."""
     flags, iv, mac = int.from_bytes(header[:4], "little"), header[4:20], header[20:52]
     if flags & COMPRESSED:
         return Status.UNSUPPORTED
-    if not hmac.compare_digest(mac, sessions.packet_mac(guest.keys, what, flags, iv, data, measurement)):
+    if not hmac.compare_digest(mac, sessions.packet_mac(keys, what, flags, iv, data, measurement)):
         return Status.BAD_MEASUREMENT
-    return sessions.ctr(guest.keys.tek, iv, data)
+    return sessions.ctr(keys.tek, iv, data)
 
 
 def finish(fw: Machine, b: Buffer) -> Reply:

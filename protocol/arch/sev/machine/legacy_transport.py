@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from protocol.arch.sev.books import reachable, writable
 from protocol.arch.sev.checks import legacy as checks
 from protocol.arch.sev.crypto import session as sessions
 from protocol.arch.sev.crypto.identity import ASK, CEK, OCA, PDH, PEK, key_in, signed_by
 from protocol.arch.sev.crypto.session import Keys
 from protocol.arch.sev.machine.entities import LegacyGuest
+from protocol.arch.sev.machine.legacy import Platformed
 from protocol.arch.sev.machine.legacy_launch import opened, prove_vmsa
 from protocol.arch.sev.machine.swap import Mdata, open_page, seal_page
 from protocol.arch.sev.reply import DONE, Reply
@@ -37,21 +40,9 @@ def send_start(fw: Machine, b: Buffer) -> Reply:
     if isinstance(found, Status):
         return Reply(found, b.out(session_len=SESSION_LEN))
     assert isinstance(found, LegacyGuest)
-    if found.policy & SEV and not _chain_fits(fw, b, domain=False):
-        return Reply(Status.POLICY_FAILURE)
-    if not reachable(fw, b.session, SESSION_LEN):
-        return Reply(Status.INVALID_ADDRESS)
-    if not writable(fw, b.session, SESSION_LEN):
-        return Reply(Status.INVALID_PAGE_STATE)
-    if found.policy & DOMAIN and not _chain_fits(fw, b, domain=True):
-        return Reply(Status.POLICY_FAILURE)
-    if b.pdh_len != CERT_LEN:
-        return Reply(Status.INVALID_LENGTH)
-    if not reachable(fw, b.pdh, CERT_LEN):
-        return Reply(Status.INVALID_ADDRESS)
-    peer = key_in(fw.fetch(b.pdh, CERT_LEN), PDH)
-    if peer is None:
-        return Reply(Status.INVALID_CERTIFICATE)
+    peer = peer_of(fw, b, found.policy)
+    if isinstance(peer, Status):
+        return Reply(peer)
     nonce, iv = fw.secret("session nonce", 16), fw.secret("session iv", 16)
     found.keys = Keys(fw.secret("tek", 16), fw.secret("tik", 16))
     shared = sessions.master(fw.identity.key(PDH), peer, nonce)
@@ -60,7 +51,24 @@ def send_start(fw: Machine, b: Buffer) -> Reply:
     return Reply(Status.SUCCESS, b.out(policy=found.policy, session_len=SESSION_LEN))
 
 
-def _chain_fits(fw: Machine, b: Buffer, domain: bool) -> bool:
+def peer_of(fw: Platformed, b: Buffer, policy: int) -> ec.EllipticCurvePublicKey | Status:
+    """The key of the platform that the guest goes to, if the policy lets it go there."""
+    if policy & SEV and not _chain_fits(fw, b, domain=False):
+        return Status.POLICY_FAILURE
+    if not reachable(fw, b.session, SESSION_LEN):
+        return Status.INVALID_ADDRESS
+    if not writable(fw, b.session, SESSION_LEN):
+        return Status.INVALID_PAGE_STATE
+    if policy & DOMAIN and not _chain_fits(fw, b, domain=True):
+        return Status.POLICY_FAILURE
+    if b.pdh_len != CERT_LEN:
+        return Status.INVALID_LENGTH
+    if not reachable(fw, b.pdh, CERT_LEN):
+        return Status.INVALID_ADDRESS
+    return key_in(fw.fetch(b.pdh, CERT_LEN), PDH) or Status.INVALID_CERTIFICATE
+
+
+def _chain_fits(fw: Platformed, b: Buffer, domain: bool) -> bool:
     """PDH, PEK and OCA hang together, and up to the vendor's root or to this platform's own owner."""
     if b.pdh_len != CERT_LEN or b.plat_len < CHAIN_LEN:
         return False
@@ -136,7 +144,7 @@ def _receive(fw: Machine, b: Buffer, vmsa: bool) -> Reply:
         return Reply(found)
     assert isinstance(found, LegacyGuest)
     what = sessions.SEND_VMSA if vmsa else sessions.SEND_DATA
-    plain = opened(found, what, fw.fetch(b.hdr, HEADER_LEN), fw.fetch(b.trans, b.trans_len))
+    plain = opened(found.keys, what, fw.fetch(b.hdr, HEADER_LEN), fw.fetch(b.trans, b.trans_len))
     if isinstance(plain, Status):
         return Reply(plain)
     fw.seal(found.key, b.guest, plain)

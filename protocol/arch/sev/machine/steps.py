@@ -24,7 +24,6 @@ from protocol.arch.sev.rmp import (
     NPF_RMP,
     NPF_USER,
     NPF_WRITE,
-    SUBPAGES,
 )
 from protocol.arch.sev.structs import (
     C_MASK,
@@ -105,11 +104,7 @@ def _refusal(fw: Machine, vcpu: Vcpu, leaf: Leaf, gpa: int, write: bool, private
     if not rmp.live:
         return 0
     if not vcpu.snp:
-        if not write:
-            return 0
-        inside = frame & ~(SUBPAGES - 1)
-        taken = rmp.any_assigned(inside, SUBPAGES) is not None if leaf.large else rmp.assigned(frame)
-        return NPF_RMP | (NPF_ENC if private else 0) if taken else 0
+        return rmp.unprotected_fault(frame, leaf.large, private, write)
     if not private:
         return NPF_RMP if rmp.assigned(frame) else 0
     return rmp.private_fault(frame, leaf.large, vcpu.asid, gpa // PAGE, vcpu.vmpl, write)

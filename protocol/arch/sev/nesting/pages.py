@@ -1,0 +1,220 @@
+"""Commands about pages of SNP guests:
+
+re-issued on the frames below, and told to the soft RMP. Section 7.2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from protocol.arch.sev.books import reachable
+from protocol.arch.sev.checks import pages as checks
+from protocol.arch.sev.machine.memory import launched, make_metadata, moved, reclaimed
+from protocol.arch.sev.reply import DONE, Reply
+from protocol.arch.sev.rmp import ASSIGNED, IMMUTABLE, SUBPAGES, VALIDATED, VMSA, PageState
+from protocol.arch.sev.status import Status, SwapType
+from protocol.arch.sev.structs import PAGE, Buffer
+from protocol.calls import CallSpec
+from protocol.effects import Step
+
+if TYPE_CHECKING:
+    from protocol.arch.sev.nesting import Nested
+
+_GPA = (1 << 39) - 1
+
+
+def _look(n: Nested, *addresses: int) -> None:
+    """What a guest changed by itself counts in the checks."""
+    for address in addresses:
+        n.refresh(n.rmp.head(address // PAGE))
+
+
+def launch_update(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
+    """The hot command.
+
+    A corrected CPUID table is stored by the firmware below, in the guest host's own page.
+    """
+    found = checks.launch_update(n, b)
+    if isinstance(found, Status):
+        return Reply(found)
+    yield from n.hold((found.frame,))
+    vmpls = b.vmpl1, b.vmpl2, b.vmpl3
+    status = yield from n.port.command(
+        spec.name,
+        gctx=n.address_below(b.gctx),
+        flags=b.flags,
+        pa=n.address_below(b.pa),
+        vmpl1=vmpls[0],
+        vmpl2=vmpls[1],
+        vmpl3=vmpls[2],
+    )
+    if status:
+        return Reply(status)
+    launched(n.rmp, found.frame, b.flags >> 1 & 7, vmpls)
+    return DONE
+
+
+def dbg_decrypt(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
+    return (yield from _debug(n, spec, b, encrypt=False))
+
+
+def dbg_encrypt(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
+    return (yield from _debug(n, spec, b, encrypt=True))
+
+
+def _debug(n: Nested, spec: CallSpec, b: Buffer, encrypt: bool) -> Step[Reply]:
+    _look(n, b.src, b.dst)
+    found = checks.debug(n, b, encrypt)
+    if isinstance(found, Status):
+        return Reply(found)
+    yield from n.hold((n.rmp.head(found.other if encrypt else found.frame),))
+    if not encrypt:
+        yield from n.donate(found.other)
+    places = {"src": n.address_below(b.src), "dst": n.address_below(b.dst)}
+    return Reply((yield from n.port.command(spec.name, gctx=n.address_below(b.gctx), **places)))
+
+
+def reclaim(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
+    """A page that is the firmware's in the soft RMP alone needs nothing below."""
+    _look(n, b.pa)
+    found = checks.reclaim(n, b)
+    if isinstance(found, Status):
+        return Reply(found)
+    frame, state = found
+    yield from n.hold((frame,))
+    address = n.frame_below(frame) * PAGE
+    if state in (PageState.FIRMWARE, PageState.METADATA):
+        yield from n.take_back(frame)
+    elif state is not PageState.HYPERVISOR and n.real[frame]:
+        status = yield from n.port.command(spec.name, pa=address | b.pa & checks.SIZE)
+        if status:
+            return Reply(status)
+    reclaimed(n.rmp, frame, state)
+    return DONE
+
+
+def unsmash(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
+    if b.pa + SUBPAGES * PAGE <= n.size:
+        n.refresh_range(b.pa // PAGE, SUBPAGES)
+    frame = checks.unsmash(n, b)
+    if isinstance(frame, Status):
+        return Reply(frame)
+    if not n.contiguous(frame):
+        return Reply(Status.UNSUPPORTED)
+    yield from n.hold(range(frame, frame + SUBPAGES))
+    n.shadows.forget_around(frame)
+    status = yield from n.port.command(spec.name, pa=n.frame_below(frame) * PAGE)
+    if not status:
+        n.rmp.join(frame)
+        n.sync(frame, SUBPAGES)
+    return Reply(status)
+
+
+def md_init(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
+    found = checks.md_init(n, b)
+    if isinstance(found, Status):
+        return Reply(found)
+    yield from n.hold((found.frame,))
+    yield from n.donate(found.frame)
+    places = {"gctx": n.address_below(b.gctx), "pa": n.address_below(b.pa)}
+    status = yield from n.port.command(spec.name, **places)
+    if not status:
+        make_metadata(n.rmp, found.frame, found.guest.frame)
+    return Reply(status)
+
+
+def move(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
+    _look(n, b.src, b.dst)
+    found = checks.move(n, b)
+    if isinstance(found, Status):
+        return Reply(found)
+    yield from n.hold((found.frame, found.other))
+    if n.rmp.state(found.other) is PageState.FIRMWARE:
+        yield from n.donate(found.other)
+    n.shadows.forget_around(found.frame)
+    n.shadows.forget_around(found.other)
+    status = yield from n.port.command(
+        spec.name,
+        gctx=n.address_below(b.gctx),
+        size=b.size,
+        src=n.address_below(b.src),
+        dst=n.address_below(b.dst),
+    )
+    if not status:
+        moved(n.rmp, found.guest.frame, found.frame, found.other)
+    return Reply(status)
+
+
+# -- swapping ------------------------------------------------------------------------------------------
+
+
+def swap_out(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
+    """A target beyond the guest host's RMP is lent for as long as it takes.
+
+    Large pages are not swapped here.
+    """
+    _look(n, b.src)
+    found = checks.swap_out(n, b)
+    if isinstance(found, Status):
+        return Reply(found)
+    if b.flags & checks.SIZE:
+        return Reply(Status.UNSUPPORTED)
+    yield from n.hold((found.frame, found.other))
+    lent = n.rmp.state(found.other) is PageState.DEFAULT
+    yield from n.donate(found.other)
+    status = yield from _swap(n, spec, b, sw_data=b.sw_data)
+    if lent:
+        yield from n.take_back(found.other)
+    if status:
+        return Reply(status)
+    if b.flags >> 1 & 3 == SwapType.METADATA:
+        n.rmp.put(found.frame, ASSIGNED | IMMUTABLE)
+    else:
+        n.rmp.change(found.frame, clear=VALIDATED | VMSA)
+    return DONE
+
+
+def swap_in(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
+    """The metadata entry decides between the checks, and it is the firmware's below:
+
+    so it makes the rest of them.
+    """
+    _look(n, b.dst)
+    found = checks.swap_in_start(n, b)
+    if isinstance(found, Status):
+        return Reply(found)
+    if not reachable(n, b.src, PAGE) or not reachable(n, b.dst, PAGE):
+        finish = checks.swap_in_finish(n, found, b)
+        return Reply(finish if isinstance(finish, Status) else Status.INVALID_PAGE_STATE)
+    if b.flags & checks.SIZE:
+        return Reply(Status.UNSUPPORTED)
+    target = b.dst // PAGE
+    yield from n.hold((target,))
+    if n.rmp.state(target) is PageState.FIRMWARE:
+        yield from n.donate(target)
+    status = yield from _swap(n, spec, b)
+    if status:
+        return Reply(status)
+    if b.flags >> 1 & 3 == SwapType.METADATA:
+        make_metadata(n.rmp, target, found.frame)
+        return DONE
+    raw = n.entry_below(target)
+    low, perms = int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:12], "little")
+    flags = ASSIGNED | (VMSA if low >> 61 & 1 else 0) | (VALIDATED if low >> 62 & 1 else 0)
+    n.rmp.put(target, flags, found.asid, low >> 12 & _GPA, perms)
+    return DONE
+
+
+def _swap(n: Nested, spec: CallSpec, b: Buffer, **more: int) -> Step[int]:
+    root = bool(b.flags & checks.ROOT_MDATA)
+    return (
+        yield from n.port.command(
+            spec.name,
+            gctx=n.address_below(b.gctx),
+            src=n.address_below(b.src),
+            dst=n.address_below(b.dst),
+            mdata=0 if root else n.address_below(b.mdata),
+            flags=b.flags,
+            **more,
+        )
+    )

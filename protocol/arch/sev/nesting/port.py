@@ -1,0 +1,100 @@
+"""How a level issues below on behalf of one guest host: commands, RMPUPDATE, PSMASH, on memory of its own.
+
+It is the host's own driver (`host.driver`), with SNP up; what it gets from the pool it keeps for the life
+of the guest host. The mailbox below takes one command at a time; in one process that is so by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protocol.arch.sev.cpu import Cpu
+from protocol.arch.sev.hands import Hands
+from protocol.arch.sev.host.driver import Driver
+from protocol.arch.sev.instructions import Registers
+from protocol.arch.sev.seat import Seat
+from protocol.arch.sev.status import Status
+from protocol.arch.sev.structs import FIRMWARE, PAGE, SHARED, NewState
+from protocol.effects import Fault, Step
+from protocol.memory.pool import Pool
+
+ANY = range(1 << 16)
+FLUSHES = 2
+
+
+class Port:
+    """`bounce` is a run of pages for what cannot be passed where it lies."""
+
+    BOUNCE_PAGES = 8
+
+    def __init__(self, level: Any, cpus: list[Cpu], pool: Pool) -> None:
+        self._pool = pool
+        self._runs: list[tuple[int, int]] = []
+        self.hands = Hands(Seat(0, level, cpus, level.size), 0)
+        self.driver = Driver(self.hands, self._allocate)
+        self.driver.snp = True
+        self.bounce = self._allocate(self.BOUNCE_PAGES * PAGE, PAGE)
+
+    def _allocate(self, length: int, align: int) -> int:
+        count = -(-length // PAGE)
+        first = self._pool.take_run(count)
+        self._runs.append((first, count))
+        return first * PAGE
+
+    def close(self) -> None:
+        """The guest host is gone."""
+        for first, count in self._runs:
+            self._pool.give_run(first, count)
+        self._runs.clear()
+
+    def works_for(self, origin: int) -> None:
+        """Whatever is issued from now on was caused by L(origin)."""
+        for cpu in self.hands.seat.cpus:
+            cpu.origin = origin
+
+    # -- commands ---------------------------------------------------------------------------------------
+
+    def command(self, name: str, **fields: int) -> Step[int]:
+        return (yield from self.driver.command(name, ANY, **fields))
+
+    def field(self, name: str, field: str) -> int:
+        return self.driver.field(name, field)
+
+    def activate(self, name: str, **fields: int) -> Step[int]:
+        """ACTIVATE:
+
+        the guest host's ASID is clean by its own books; that the real one is dirty is this level's affair.
+        """
+        status = yield from self.command(name, **fields)
+        for _ in range(FLUSHES):
+            if status != Status.DFFLUSH_REQUIRED:
+                break
+            yield from self.driver.wbinvd_everywhere()
+            yield from self.command("SNP_DF_FLUSH")
+            status = yield from self.command(name, **fields)
+        return status
+
+    # -- pages ------------------------------------------------------------------------------------------
+
+    def rmpupdate(self, address: int, new: NewState) -> Step[int]:
+        self.driver.write(self.driver.operand, new.pack())
+        r = Registers(rax=address, rcx=self.driver.operand)
+        result = yield from self.hands.instruction(0, "rmpupdate", r)
+        assert not isinstance(result, Fault), f"this level may change its RMP: {result}"
+        return result["rax"]
+
+    def psmash(self, address: int) -> Step[int]:
+        result = yield from self.hands.instruction(0, "psmash", Registers(rax=address))
+        assert not isinstance(result, Fault), f"this level may change its RMP: {result}"
+        return result["rax"]
+
+    def lend(self, address: int) -> Step[None]:
+        code = yield from self.rmpupdate(address, FIRMWARE)
+        assert not code, f"a page that is nobody's cannot be lent: {code}"
+
+    def take_back(self, address: int, large: bool = False) -> Step[int]:
+        """RECLAIM and RMPUPDATE; the code of what refused it, else 0."""
+        status = yield from self.command("SNP_PAGE_RECLAIM", pa=address | large)
+        if status:
+            return status
+        return (yield from self.rmpupdate(address, SHARED._replace(large=large)))

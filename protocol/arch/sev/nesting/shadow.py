@@ -1,0 +1,145 @@
+"""Shadows of the nested tables that a guest host keeps for its guests.
+
+Section 7 of the fact sheet, and design 5.
+
+A shadow maps guest pages to frames of the level below, leaf by leaf as faults ask for them, always in 4
+KiB: a small leaf is right inside a large RMP entry. The guest host's tables are write-protected as far as a
+shadow depends on them; a store to one drops all shadows made from it, and they are filled again. So does a
+change of the RMP for the frames around.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from protocol.arch.sev.npt import PRESENT, USER, WRITABLE, Leaf, Missing, walk
+from protocol.arch.sev.rmp import SUBPAGES
+from protocol.arch.sev.structs import PAGE, U64
+from protocol.memory.store import PAGE_SHIFT
+from protocol.nesting.guest_host import TABLE
+
+if TYPE_CHECKING:
+    from protocol.arch.sev.nesting import Nested
+
+SPACES = 64  # shadows kept; the oldest makes room
+_LEVELS = (39, 30, 21)
+_ZERO = bytes(PAGE)
+
+
+@dataclass(slots=True)
+class Space:
+    """The shadow of one table for one kind of guest.
+
+    `pages` maps guest pages to (frame of the guest host, writable).
+    """
+
+    key: tuple[int, int, int]
+    root: int
+    tables: dict[tuple[int, int], int] = field(default_factory=dict)
+    pages: dict[int, tuple[int, bool]] = field(default_factory=dict)
+
+
+class Shadows:
+    """All shadows of one guest host."""
+
+    def __init__(self, nested: Nested) -> None:
+        self._nested = nested
+        self._memory: Any = nested.below.memory
+        self._spaces: dict[tuple[int, int, int], Space] = {}
+        self._made_from: dict[int, set[tuple[int, int, int]]] = {}  # frame of a table -> shadows
+        self._around: dict[
+            int, set[tuple[tuple[int, int, int], int]]
+        ] = {}  # 2 MiB block of frames -> mappings
+
+    def __len__(self) -> int:
+        return len(self._spaces)
+
+    def space(self, ncr3: int, asid: int, mode: int) -> Space:
+        key = ncr3, asid, mode
+        found = self._spaces.get(key)
+        if found is None:
+            if len(self._spaces) >= SPACES:
+                self.close(next(iter(self._spaces)))
+            found = self._spaces[key] = Space(key, self._new_table())
+            self._nested.ledger.count(("table_ops", "shadow_open"))
+        return found
+
+    def walk(self, space: Space, gpa: int, write: bool) -> Leaf | Missing:
+        """Walk the guest host's own table; what was read is protected, as the shadow may come to depend on
+        it.
+        """
+        nested = self._nested
+
+        def read(address: int) -> bytes | None:
+            data = nested.peek(address, 8)
+            if not isinstance(data, bytes):
+                return None
+            frame = address >> PAGE_SHIFT
+            nested.mark(frame, TABLE)
+            self._made_from.setdefault(frame, set()).add(space.key)
+            return data
+
+        return walk(read, space.key[0], gpa, write)
+
+    def map(self, space: Space, page: int, frame: int, writable: bool) -> None:
+        table = space.root
+        for shift in _LEVELS:
+            key = shift, page >> (shift - PAGE_SHIFT)
+            below = space.tables.get(key)
+            if below is None:
+                below = space.tables[key] = self._new_table()
+                self._store(table + 8 * (key[1] & 0x1FF), below | PRESENT | WRITABLE | USER)
+            table = below
+        address = self._nested.frame_below(frame) << PAGE_SHIFT
+        self._store(table + 8 * (page & 0x1FF), address | PRESENT | USER | (WRITABLE if writable else 0))
+        space.pages[page] = frame, writable
+        self._around.setdefault(frame // SUBPAGES, set()).add((space.key, page))
+        self._nested.ledger.count(("table_ops", "map"))
+
+    def forget_around(self, frame: int) -> None:
+        """The RMP changes there: what was mapped is looked at again."""
+        for key, page in self._around.pop(frame // SUBPAGES, ()):
+            space = self._spaces.get(key)
+            if space is not None and space.pages.pop(page, None) is not None:
+                self._store(space.tables[21, page >> 9] + 8 * (page & 0x1FF), 0)
+                self._nested.ledger.count(("table_ops", "unmap"))
+
+    def written(self, frame: int) -> None:
+        """A store of the guest host to one of its tables: every shadow made from it is dropped."""
+        for key in self._made_from.pop(frame, ()):
+            self._flush(key)
+        self._nested.unmark(frame, TABLE)
+
+    def close(self, key: tuple[int, int, int]) -> None:
+        self._flush(key)
+        space = self._spaces.pop(key)
+        self._nested.below.pool.give((space.root >> PAGE_SHIFT,))
+
+    def clear(self) -> None:
+        """Nothing is shadowed any more."""
+        for key in list(self._spaces):
+            self.close(key)
+        for frame in self._made_from:
+            self._nested.unmark(frame, TABLE)
+        self._made_from.clear()
+        self._around.clear()
+
+    def _flush(self, key: tuple[int, int, int]) -> None:
+        space = self._spaces.get(key)
+        if space is None:
+            return
+        self._memory.write(space.root, _ZERO, 1)
+        self._nested.below.pool.give([table >> PAGE_SHIFT for table in space.tables.values()])
+        space.tables.clear()
+        space.pages.clear()
+        self._nested.ledger.count(("table_ops", "flush"))
+
+    def _new_table(self) -> int:
+        address = self._nested.below.pool.take() << PAGE_SHIFT
+        self._memory.write(address, _ZERO, 1)
+        return address
+
+    def _store(self, address: int, entry: int) -> None:
+        fault = self._memory.write(address, U64.pack(entry))
+        assert fault is None, f"a level cannot store to its own table: {fault}"
