@@ -108,7 +108,7 @@ class Monkey:
         return {"op": op, **made}
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_any_request_gets_an_answer_of_the_contracts_form(host: Host, seed: int) -> None:
     monkey = Monkey(host, boot_guest(host), seed)
     host.cpu(1, running=True)
@@ -129,7 +129,7 @@ def test_any_request_gets_an_answer_of_the_contracts_form(host: Host, seed: int)
     assert boot_guest(host).fetch(IMAGE_AT, 7) == b"this is"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_an_error_changes_nothing_that_can_be_read(host: Host, seed: int) -> None:
     guest = boot_guest(host)
     monkey = Monkey(host, guest, seed)

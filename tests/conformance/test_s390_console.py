@@ -38,10 +38,10 @@ def test_info_tells_the_machine(raw: Host) -> None:
 
 
 def test_info_tells_the_options(s390: Any) -> None:
-    info = s390(profile="full", cpus=2, hosts=2).ok("info")
-    assert (info["memory"], info["cpus"], info["hosts"], info["profile"]) == (4096 * MIB, 2, 2, "full")
-    info = s390(memory_mib=2060).ok("info")
-    assert (info["memory"], info["te"]["ram_end"]) == (2060 * MIB, hex(2060 * MIB))
+    info = s390(profile="full", cpus=2).ok("info")
+    assert (info["memory"], info["cpus"], info["hosts"], info["profile"]) == (4096 * MIB, 2, 1, "full")
+    info = s390(memory_mib=64, hosts=2).ok("info")
+    assert (info["memory"], info["te"]["ram_end"], info["hosts"]) == (64 * MIB, hex(64 * MIB), 2)
 
 
 @pytest.mark.parametrize("name", [None, "seven", 7, "0x7", 1.5, [1, {"two": 2}]], ids=repr)

@@ -304,13 +304,13 @@ def same(seed: int) -> None:
             )
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_random_script_gets_the_same_answers_at_every_depth(seed: int) -> None:
     same(seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tens", range(1, 21))
+@pytest.mark.parametrize("tens", range(20))
 def test_many_random_scripts_get_the_same_answers_at_every_depth(tens: int) -> None:
-    for seed in range(10 * tens + 10, 10 * tens + 20):
+    for seed in range(10 * tens + 4, 10 * tens + 14):
         same(seed)
