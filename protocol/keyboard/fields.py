@@ -12,7 +12,7 @@ from typing import Any
 
 U64_MAX = (1 << 64) - 1
 _HEX_NUMBER = re.compile("0x[0-9a-fA-F]{1,64}")
-_HEX_BYTES = re.compile("(?:[0-9a-fA-F]{2})*")
+DIGITS = "two hexadecimal digits for each byte"
 SHOWN = 60  # characters of a value in a message
 
 
@@ -122,11 +122,15 @@ class Fields:
         if default is not None and name not in self._values:
             return default
         value = self.text(name)
-        if not _HEX_BYTES.fullmatch(value):
-            raise self.wrong(name, "two hexadecimal digits for each byte")
         if len(value) > 2 * most:
             raise self.wrong(name, f"at most {most} bytes")
-        return bytes.fromhex(value)
+        try:
+            data = bytes.fromhex(value)
+        except ValueError:
+            raise self.wrong(name, DIGITS) from None
+        if len(value) != 2 * len(data):  # white space between the digits
+            raise self.wrong(name, DIGITS)
+        return data
 
     def raw(self, name: str) -> Any:
         """Any value; it has to be there."""

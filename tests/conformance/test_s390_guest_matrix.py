@@ -32,6 +32,13 @@ HOSTS_ALONE = [row for row in TABLE.values() if not row.for_guest()]
 every_call = pytest.mark.parametrize("name", ROWS)
 
 
+@pytest.fixture(params=[0, 1, pytest.param(2, marks=pytest.mark.slow)], ids=lambda depth: f"depth{depth}")
+def depth(request: pytest.FixtureRequest) -> int:
+    """One question for every row of a table: the deepest host is asked with the slow half."""
+    chosen: int = request.param
+    return chosen
+
+
 @pytest.fixture
 def guest(host: Host) -> SecureGuest:
     """A started guest."""

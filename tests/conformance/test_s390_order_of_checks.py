@@ -41,6 +41,13 @@ ELSEWHERE: dict[tuple[str, Code], str] = {
 every_scene = pytest.mark.parametrize("name", SCENES)
 
 
+@pytest.fixture(params=[0, 1, pytest.param(2, marks=pytest.mark.slow)], ids=lambda depth: f"depth{depth}")
+def depth(request: pytest.FixtureRequest) -> int:
+    """One question for every row of a table: the deepest host is asked with the slow half."""
+    chosen: int = request.param
+    return chosen
+
+
 def row_of(scene: Scene) -> CallSpec:
     return TABLE[CALLS[scene.call].code]
 

@@ -32,6 +32,13 @@ with_handle = pytest.mark.parametrize("call", [call for call in ALL_CALLS if cal
 needing_init = pytest.mark.parametrize("call", [call for call in ALL_CALLS if call.needs_init], ids=str)
 
 
+@pytest.fixture(params=[0, 1, pytest.param(2, marks=pytest.mark.slow)], ids=lambda depth: f"depth{depth}")
+def depth(request: pytest.FixtureRequest) -> int:
+    """One question for every row of a table: the deepest host is asked with the slow half."""
+    chosen: int = request.param
+    return chosen
+
+
 def answer_of(host: Host, call: Call, rc: int) -> int:
     """`rc`, or what a firmware without this call says whatever else is wrong."""
     return rc if call.bit in host.installed() else INV_CMD
