@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -28,6 +29,7 @@ def test_the_answer_in_the_readme_is_what_the_command_says(root: Path, tmp_path:
         capture_output=True,
         text=True,
         check=True,
+        env={**os.environ, "COLUMNS": "100"},
     )
     wanted = shown(done.stdout)
     found = re.search(r"```text\n(.*?)\n?```", (root / "README.md").read_text(), re.DOTALL)
