@@ -389,8 +389,4 @@ def _put_right_normal(nested: Nested, space: Space, virtual: int, fault: Fault) 
     if fault.code not in WALK:
         return False
     frame = nested.normal.fill(space, virtual, fault.write)
-    if isinstance(frame, Fault):
-        return replace(frame, address=fault.address, write=fault.write)
-    if frame in nested.away:
-        return z.program(z.SECURE_ACCESS, fault.address, fault.write)
-    return True
+    return replace(frame, address=fault.address, write=fault.write) if isinstance(frame, Fault) else True

@@ -59,6 +59,11 @@ class Space:
         self.held: set[int] = set()
         self.users = 0  # CPUs inside: a space of a normal guest is not recycled then
 
+    @property
+    def is_normal(self) -> bool:
+        """Is its guest one that is not secure?"""
+        return not self.length
+
     def frame_of(self, page: int) -> int | None:
         segment = self.segments.get(page // SEGMENT_PAGES)
         if segment is None or not (frame := segment[page % SEGMENT_PAGES]):
@@ -149,6 +154,8 @@ class Shadows:
             return z.program(z.SECURE_ACCESS, address, write)
         if self._host.attention_of(frame) & LEFTOVER:
             self._host.replace_leftover(frame)
+        if space.is_normal and frame in self._host.away:  # ciphertext below, out of reach for the guest host
+            return z.program(z.SECURE_ACCESS, address, write)
         protect = not write and isinstance(self.walk(space, address, True), Fault)
         self.map(space, address >> PAGE_SHIFT, frame, protect)
         return frame
