@@ -57,7 +57,7 @@ def host(raw: Host) -> Host:
 
 # -- TDX -----------------------------------------------------------------------
 
-TDX_DEPTHS = (0,)
+TDX_DEPTHS = (0, 1, 2)
 
 
 @pytest.fixture(params=TDX_DEPTHS, ids=[f"depth{depth}" for depth in TDX_DEPTHS])

@@ -1,18 +1,27 @@
 """Hold the books against each other: what a level knows of a host, and what the module has.
 
 At depth 0 there is one book of pages, the PAMT, and one of TDs; they are compared with each other: pages
-whose owner is no TD, TDs that count other pages than they have, KeyIDs that are nobody's.
+whose owner is no TD, TDs that count other pages than they have, KeyIDs that are nobody's. At depth 1 and
+more every emulation has a book of its own, too, in its guest host's addresses, that has to say of each
+frame what the machine's PAMT says of the frame that it is there.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from protocol.arch.tdx.compose import Rig
 from protocol.arch.tdx.machine import Machine
 from protocol.arch.tdx.tables import KeyState, Lifecycle, PageType
+
+if TYPE_CHECKING:
+    from protocol.arch.tdx.nesting import Nested
+
+OWNED = [kind for kind in PageType if kind > PageType.RSVD]
+SHOWN = 8  # leaks of one kind that are named; the others are counted by them
 
 
 class Leak(NamedTuple):
@@ -27,16 +36,29 @@ def audit(rig: Rig) -> dict[str, Any]:
     hosts = []
     leaks: list[Leak] = []
     for seat in rig.seats:
-        te = statistics(seat.level)
+        level, tracked = seat.level, {}
+        if isinstance(level, Machine):
+            te = statistics(level)
+            leaks += in_machine(level, seat.number)
+        else:
+            machine = rig.machines[0]
+            te, tracked = part(machine, level), statistics(level)
+            leaks += compared(machine, level, seat.number)
         donated = sum(te[kind] for kind in ("tdr", "tdcx", "tdvpr", "ept"))
-        hosts.append({"tracked": {}, "te": te, "donated_pages": donated, "secure_pages": te["reg"]})
-        leaks += in_machine(seat.level, seat.number)
+        hosts.append({"tracked": tracked, "te": te, "donated_pages": donated, "secure_pages": te["reg"]})
+    if rig.chain:
+        leaks += in_machine(rig.machines[0], 0)
+        for level in (hypervisor.memory for hypervisor in rig.chain[1:]):
+            leaks += compared(rig.machines[0], level, 0)
     return {"hosts": hosts, "leaks": [leak._asdict() for leak in leaks]}
 
 
-def statistics(machine: Machine) -> dict[str, int]:
-    """The module's pages by type, and its KeyIDs."""
-    return machine.platform.pages() | machine.platform.key_states()
+def statistics(level: Machine | Nested) -> dict[str, int]:
+    """The pages by type, and the KeyIDs, in a module's own book."""
+    return level.platform.pages() | level.platform.key_states()
+
+
+# -- one module ------------------------------------------------------------------------------------
 
 
 def in_machine(machine: Machine, host: int) -> list[Leak]:
@@ -55,4 +77,52 @@ def in_machine(machine: Machine, host: int) -> list[Leak]:
     for hkid, key in platform.kot.items():
         if (key.state in (KeyState.ASSIGNED, KeyState.FLUSHED)) != (hkid in held):
             found.append(Leak("hkid", host, hex(hkid)))
+    return found
+
+
+# -- a guest host and the machine ------------------------------------------------------------------
+
+
+def on_machine(level: Machine | Nested, frames: np.ndarray) -> np.ndarray:
+    """Where on the machine these frames of a host lie."""
+    while not isinstance(level, Machine):
+        frames, level = level.slots[frames], level.below.memory
+    return frames
+
+
+def part(machine: Machine, nested: Nested) -> dict[str, int]:
+    """What the machine's module has in a guest host's memory."""
+    frames = on_machine(nested, np.arange(nested.size >> 12))
+    counts = np.bincount(machine.platform.kind[frames], minlength=max(PageType) + 1)
+    tds = list(_tds(machine, frames))
+    states = [machine.platform.kot[td.hkid].state for td in tds if td.lifecycle is not Lifecycle.TEARDOWN]
+    return {kind.name.lower(): int(counts[kind]) for kind in OWNED} | {
+        "hkid_assigned": states.count(KeyState.ASSIGNED),
+        "hkid_flushed": states.count(KeyState.FLUSHED),
+    }
+
+
+def _tds(machine: Machine, frames: np.ndarray) -> Iterator[Any]:
+    mine = frames[machine.platform.kind[frames] == PageType.TDR]
+    for frame in mine.tolist():
+        yield machine.tds[frame]
+
+
+def compared(machine: Machine, nested: Nested, host: int) -> list[Leak]:
+    """Frames, owners, TDs, KeyIDs and lost memory that two books do not agree about."""
+    frames = on_machine(nested, np.arange(nested.size >> 12))
+    own, theirs = nested.platform, machine.platform
+    tracked = np.where(own.kind > PageType.RSVD, own.kind, 0)
+    held = np.where(theirs.kind[frames] > PageType.RSVD, theirs.kind[frames], 0)
+    differing = np.flatnonzero(tracked != held)
+    used = np.flatnonzero((tracked == held) & (held > 0) & (held != PageType.TDR))
+    owners = on_machine(nested, own.owner[used].astype(np.int64))
+    strangers = used[owners != theirs.owner[frames[used]]]
+    found = [Leak("page", host, hex(frame << 12)) for frame in differing[:SHOWN].tolist()]
+    found += [Leak("owner", host, hex(frame << 12)) for frame in strangers[:SHOWN].tolist()]
+    for frame, td in nested.tds.items():
+        real = machine.tds.get(int(frames[frame]))
+        if real is None or real.lifecycle is not td.lifecycle:
+            found.append(Leak("td", host, hex(frame << 12)))
+    found += [Leak("quarantine", host, lost.reason) for lost in nested.quarantine]
     return found

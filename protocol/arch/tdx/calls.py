@@ -305,7 +305,7 @@ _VM = (
         21,
         "TDH.MNG.INIT",
         R_,
-        "TD_PARAMS are bounced",
+        "handle and TD_PARAMS are addresses of the guest host's",
         vm.initialize,
         length=1024,
         checks=(
@@ -654,8 +654,8 @@ _MEMORY = (
     _mem(
         24,
         "TDH.PHYMEM.PAGE.RDMD",
-        E_,
-        _OWN_TABLES,
+        R_,
+        "owner and epoch are known below alone",
         phymem.read_metadata,
         handle="",
         at=-1,

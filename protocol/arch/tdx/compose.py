@@ -1,24 +1,45 @@
-"""Put a machine and its hosts together in one process.
+"""Put a machine and its guest hosts together in one process, at any depth.
 
-Depth 0 is the machine itself: K hosts are K machines of one seed each. The hosts at the keyboard have the
-memory, the CPUs and the KeyIDs that were asked for.
+Depth 0 is the machine itself: K hosts are K machines of one seed each. At depth d there is one machine; L0
+brings its module up as a host does and runs L1, which does the same and runs L2, and so on. The K siblings
+sit side by side on the last hypervisor. The hosts at the keyboard have the memory, the CPUs and the KeyIDs
+that were asked for at every depth, so whatever lies below them is larger.
+
+A hypervisor keeps its first GiBs for itself and the PAMTs; all others are for guest hosts, and every page
+of them may be given to a TD. They are handed out as whole GiBs, out of order by seed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
 
 from protocol.arch.tdx.calls import CALLS
-from protocol.arch.tdx.cpu import Lp
+from protocol.arch.tdx.cpu import Lp, registers
 from protocol.arch.tdx.machine import Machine
-from protocol.arch.tdx.profiles import MIB, MIN_MEMORY_MIB, Profile
-from protocol.effects import Step
+from protocol.arch.tdx.profiles import GIB, KIB, MIB, MIN_MEMORY_MIB, Profile, Range
+from protocol.arch.tdx.status import RAX
+from protocol.arch.tdx.structs import U64, TdmrInfo
+from protocol.effects import Fault, Step, run
 from protocol.ledger import Ledger
-from protocol.memory.store import PAGE
+from protocol.memory.pool import Pool
+from protocol.memory.store import PAGE, PAGE_SHIFT
 
-MAX_DEPTH = 0
+if TYPE_CHECKING:
+    from protocol.arch.tdx.nesting import Nested
+    from protocol.arch.tdx.nesting.frames import Hypervisor
+
+    Level = Machine | Nested
+
+MAX_DEPTH = 4
 MAX_HOSTS = 64
 RESETS = ("boot",)
+SYS_INIT, LP_INIT, SYS_CONFIG, SYS_KEY_CONFIG, TDMR_INIT = 33, 35, 45, 31, 36
+POINTERS, DESCRIPTION = 4 * MIB, 4 * MIB + PAGE  # where a hypervisor that boots writes what CONFIG reads
+OWN_FROM = 64 * MIB  # above SEAMRR: first PAMTs, then frames for what emulation needs
+PAMT_OF_A_GIB = (16, 8 * KIB, 4 * MIB)  # of its entries for 1G, 2M and 4K
+EMULATION = 64 * MIB  # frames for shadows, at least
 
 
 @dataclass(slots=True)
@@ -26,7 +47,7 @@ class Seat:
     """One host at the keyboard: the level that it meets, its LPs, its memory."""
 
     number: int
-    level: Machine
+    level: Level
     lps: list[Lp]
     memory_bytes: int
     lives: int = 1  # how many hosts have sat here, one after the other
@@ -34,7 +55,7 @@ class Seat:
 
 @dataclass(slots=True)
 class Rig:
-    """A composition."""
+    """A composition. `chain` has the hypervisors from L0 up; at depth 0 there are none."""
 
     profile: Profile
     depth: int
@@ -42,20 +63,29 @@ class Rig:
     seats: list[Seat]
     ledger: Ledger
     machines: list[Machine] = field(default_factory=list)
+    chain: list[Hypervisor] = field(default_factory=list)
 
     def reset(self, seat: int, kind: str) -> Step[None]:
         """The host on `seat` restarts. Calls of its that are parked have ended before."""
         if kind not in RESETS:
             raise ValueError(f"no reset {kind!r}: allowed are {', '.join(RESETS)}")
-        self.seats[seat].level.reset()
-        yield from ()
+        level = self.seats[seat].level
+        if isinstance(level, Machine):
+            level.reset()
+        else:
+            yield from level.reset()
 
     def kill(self, seat: int) -> Step[None]:
         """The host on `seat` ends without a word and a fresh one takes its place."""
         place = self.seats[seat]
         place.lives += 1
-        place.level.reset()
-        yield from ()
+        if isinstance(place.level, Machine):
+            place.level.reset()
+            return
+        yield from place.level.death()
+        for lp in place.lps:
+            lp.reset()
+        place.level = _guest_host(self, place.lps, place.number, place.memory_bytes, self.profile)
 
 
 def compose(
@@ -67,16 +97,23 @@ def compose(
     seed: int = 0,
     ledger: Ledger | None = None,
 ) -> Rig:
-    """`hosts` secure hosts at `depth`. Raises ValueError for what cannot be."""
+    """`hosts` secure hosts at `depth`, with all that lies below. Raises ValueError for what cannot be."""
     memory = profile.memory_mib * MIB if memory_bytes is None else memory_bytes
     count = profile.cpus if cpus is None else cpus
     _allowed(profile, depth, hosts, memory, count)
     rig = Rig(profile, depth, seed, [], ledger or Ledger())
+    if depth == 0:
+        for number in range(hosts):
+            own = lps(profile, count)
+            machine = Machine(profile, memory, own, CALLS, rig.ledger, seed + number)
+            rig.machines.append(machine)
+            rig.seats.append(Seat(number, machine, own, memory))
+        return rig
+    _below(rig, hosts, memory, count)
     for number in range(hosts):
         own = lps(profile, count)
-        machine = Machine(profile, memory, own, CALLS, rig.ledger, seed + number)
-        rig.machines.append(machine)
-        rig.seats.append(Seat(number, machine, own, memory))
+        level = _guest_host(rig, own, number, memory, profile)
+        rig.seats.append(Seat(number, level, own, memory))
     return rig
 
 
@@ -94,3 +131,86 @@ def _allowed(profile: Profile, depth: int, hosts: int, memory: int, cpus: int) -
         raise ValueError(f"memory of {memory} bytes: allowed are whole pages, at least {MIN_MEMORY_MIB} MiB")
     if cpus < profile.packages:
         raise ValueError(f"{cpus} CPUs: allowed is at least one for each of {profile.packages} packages")
+
+
+# -- what lies below -------------------------------------------------------------------------------
+
+
+def _below(rig: Rig, hosts: int, memory: int, cpus: int) -> None:
+    """The machine and the hypervisors L0 to L(depth - 1), each with its module up."""
+    profiles, packages = [rig.profile], [[lp.package for lp in lps(rig.profile, cpus)]]
+    sizes, carried = [memory], hosts
+    for _ in range(rig.depth):
+        gibs = carried * -(-sizes[-1] // GIB)
+        sizes.append((first_gib(gibs) + gibs) * GIB)
+        # Each LP of a guest host runs on one of its own, and the level's own work needs one in each
+        # package.
+        packages.append((packages[-1] + list(range(rig.profile.packages))) * carried)
+        profiles.append(profiles[-1].below(carried, sizes[-1] // MIB, len(packages[-1])))
+        carried = 1
+    for number in range(rig.depth):
+        profile, size = profiles.pop(), sizes.pop()
+        own = [Lp(at, package) for at, package in enumerate(packages.pop())]
+        if not number:
+            rig.machines.append(Machine(profile, size, own, CALLS, rig.ledger, rig.seed))
+            rig.chain.append(run(_hypervisor(rig, number, rig.machines[0])))
+        else:
+            level = _guest_host(rig, own, 0, size, profile)
+            rig.chain.append(run(_hypervisor(rig, number, level)))
+
+
+def first_gib(gibs: int) -> int:
+    """The first GiB for guest hosts, if there are `gibs` of them: below lie the PAMTs and what is needed."""
+    need = OWN_FROM + gibs * sum(PAMT_OF_A_GIB) + len(PAMT_OF_A_GIB) * PAGE + EMULATION
+    return -(-need // GIB)
+
+
+def _hypervisor(rig: Rig, number: int, level: Level) -> Step[Hypervisor]:
+    """Boot L(number): section 6.1. One TDMR covers all that is for guest hosts."""
+    from protocol.arch.tdx.nesting.frames import Hypervisor
+
+    total = level.size // GIB
+    gibs = next(count for count in range(total, 0, -1) if first_gib(count) + count <= total)
+    first = total - gibs
+    at, areas = OWN_FROM, []
+    for each in PAMT_OF_A_GIB:
+        length = -(-gibs * each // PAGE) * PAGE
+        areas.append(Range(at, length))
+        at += length
+    info = TdmrInfo(first * GIB, gibs * GIB, (areas[0], areas[1], areas[2]), ())
+    level.write(POINTERS, U64.pack(DESCRIPTION))
+    level.write(DESCRIPTION, info.pack())
+    global_key = level.profile.first_private + level.profile.tdx_keyids - 1
+    yield from _must(level, level.lps[0], rax=SYS_INIT)
+    for lp in level.lps:
+        yield from _must(level, lp, rax=LP_INIT)
+    yield from _must(level, level.lps[0], rax=SYS_CONFIG, rcx=POINTERS, rdx=1, r8=global_key)
+    for lp in {lp.package: lp for lp in level.lps}.values():
+        yield from _must(level, lp, rax=SYS_KEY_CONFIG)
+    for _ in range(gibs):
+        yield from _must(level, level.lps[0], rax=TDMR_INIT, rcx=first * GIB)
+    order = list(range(first, total))
+    Random(f"{rig.seed}:gibs:{number}").shuffle(order)
+    gibs_pool = Pool(0, 0)
+    gibs_pool.give(order)
+    keyids = range(level.profile.first_private, global_key)
+    pool = Pool(at >> PAGE_SHIFT, first * GIB - at >> PAGE_SHIFT)
+    return Hypervisor(number, level, pool, gibs=gibs_pool, hkids=list(reversed(keyids)))
+
+
+def _must(level: Level, lp: Lp, **named: int) -> Step[None]:
+    out = yield from level.call(lp, registers(**named))
+    assert not isinstance(out, Fault), f"a hypervisor cannot boot: {named} -> {out}"
+    assert not out[RAX], f"a hypervisor cannot boot: {named} -> {out[RAX]:#x}"
+
+
+def _guest_host(rig: Rig, own: list[Lp], number: int, memory: int, profile: Profile) -> Nested:
+    """A guest host on the last hypervisor of the chain."""
+    from protocol.arch.tdx.nesting import Nested
+
+    below = rig.chain[-1]
+    packages = rig.profile.packages
+    width = len(own) + packages
+    under = below.memory.lps[number * width : (number + 1) * width]
+    gibs = below.gibs.take_many(-(-memory // GIB)).tolist()
+    return Nested(below, gibs, memory, own, under[:-packages], under[-packages:], CALLS, profile, rig.ledger)

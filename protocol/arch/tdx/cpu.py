@@ -44,6 +44,7 @@ class Lp:
     cpl: int = 0
     interrupt: bool = False  # one is pending
     origin: int = 0
+    above: Lp | None = None  # the guest host's that runs on this one: what waits for it waits here, too
 
     def reset(self) -> None:
         """As after a reset: in VMX operation, at the most privileged level, nothing pending."""

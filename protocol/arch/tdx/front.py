@@ -109,7 +109,7 @@ class Front:
         if refused is not None:
             return refused
         out = list(r)
-        status = self.refusal(r[RAX])
+        status = self.unavailable(r[RAX])
         if status:
             out[RAX] = status
             return out
@@ -134,7 +134,7 @@ class Front:
             return x86.exception(x86.UD)
         return x86.exception(x86.GP) if lp.cpl else None
 
-    def refusal(self, rax: int) -> int:
+    def unavailable(self, rax: int) -> int:
         """The dispatcher's own checks: the status of the first that fails, 0 if none does."""
         leaf, version = rax & LEAF_MASK, rax >> VERSION_SHIFT & 0xFF
         if rax & RESERVED or (version and not self._versioned(leaf)):
@@ -169,6 +169,6 @@ class Front:
 def pending_interrupt(lp: Lp) -> bool:
     """Does an interrupt wait for this LP? Whoever returns because of it has taken it."""
     if not lp.interrupt:
-        return False
+        return lp.above is not None and pending_interrupt(lp.above)
     lp.interrupt = False
     return True

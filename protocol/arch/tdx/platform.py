@@ -179,7 +179,7 @@ class Platform:
         leaf = self.walk(held, frame, operand, exclusive, size)
         if leaf != size or self.kind_of(frame) != kind:
             raise Refused(Status.PAGE_METADATA_INCORRECT | operand)
-        if size and self.kind[frame : frame + FRAMES[size]].any():
+        if size and (frame + FRAMES[size] > self.frames or self.kind[frame : frame + FRAMES[size]].any()):
             raise Refused(Status.PAGE_METADATA_INCORRECT | operand)
         return frame
 

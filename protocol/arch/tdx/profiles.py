@@ -6,8 +6,11 @@ convertible, and SEAMRR lies at 32 MiB.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+from protocol.calls import CallSpec, Category
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -84,6 +87,27 @@ class Profile:
 
     def without_hkid(self, address: int) -> int:
         return address & ~(((1 << self.hkid_bits) - 1) << self.hkid_shift)
+
+    def offered(self, calls: Mapping[int, CallSpec]) -> dict[int, CallSpec]:
+        """The rows of the leaves that a host has, by number."""
+        return {
+            spec.code: spec
+            for spec in calls.values()
+            if spec.for_host() and (self.migration or spec.category is not Category.LIFECYCLE)
+        }
+
+    def below(self, hosts: int, memory_mib: int, cpus: int) -> Profile:
+        """The machine that carries `hosts` guest hosts of this profile: KeyIDs for all TDs, and one more."""
+        keyids = hosts * self.tdx_keyids + 1
+        bits = (self.mktme_keyids + keyids).bit_length()
+        return replace(
+            self,
+            memory_mib=memory_mib,
+            cpus=cpus,
+            tdx_keyids=keyids,
+            hkid_bits=bits,
+            hkid_shift=self.maxphyaddr - bits,
+        )
 
     # -- what a plan of a comparison asks ----------------------------------------------------------
 

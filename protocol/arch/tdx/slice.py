@@ -12,7 +12,7 @@ from protocol.calls import CallSpec
 if TYPE_CHECKING:
     from protocol.arch.tdx.keyboard import TdxKeyboard
 
-DEPTH = 0
+DEPTH = 4
 HOSTS = 64
 CPUS = 64
 MEMORY_MIB = 65536  # of one host

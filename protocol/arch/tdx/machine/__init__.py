@@ -25,7 +25,7 @@ from protocol.arch.tdx.machine.entities import Td, Vcpu
 from protocol.arch.tdx.platform import FRAMES, PAGE_SHIFT, Platform
 from protocol.arch.tdx.profiles import Profile, Range, cmrs_of, seamrr_of
 from protocol.arch.tdx.tables import OpState, PageType
-from protocol.calls import CallSpec, Category
+from protocol.calls import CallSpec
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
 from protocol.memory.physical import Physical
@@ -71,11 +71,7 @@ class Machine(Front):
 
     def offer(self, calls: Mapping[int, CallSpec]) -> None:
         """Take the rows that this profile's module has: host leaves by number, guest leaves by theirs."""
-        self.calls = {
-            spec.code: spec
-            for spec in calls.values()
-            if spec.for_host() and (self.profile.migration or spec.category is not Category.LIFECYCLE)
-        }
+        self.calls = self.profile.offered(calls)
         self.guest_calls = {spec.code & 0xFFFF: spec for spec in calls.values() if spec.for_guest()}
 
     # -- the level ---------------------------------------------------------------------------------
@@ -108,7 +104,7 @@ class Machine(Front):
             if not self._owned[frame] and not self._poison[frame] and not self._module(address, length):
                 return self.storage.read(address, length)
         parts = []
-        for at, n in _lines(address, length):
+        for at, n in lines(address, length):
             part = self._load_line(at, n)
             if isinstance(part, Fault):
                 return part
@@ -130,7 +126,7 @@ class Machine(Front):
             self.storage.write(address, data)
             return None
         done = 0
-        for at, n in _lines(address, len(data)):
+        for at, n in lines(address, len(data)):
             if 0 <= at < self.size and not self._module(at, n):
                 frame, bit = at >> PAGE_SHIFT, 1 << ((at & OFFSET) // LINE)
                 if self._owned[frame] & bit:
@@ -255,7 +251,7 @@ class Machine(Front):
             lp.reset()
 
 
-def _lines(address: int, length: int) -> list[tuple[int, int]]:
+def lines(address: int, length: int) -> list[tuple[int, int]]:
     """Split [address, address + length) at the borders of lines."""
     parts = []
     while length > 0:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from protocol.arch.tdx import cpu as x86
 from protocol.arch.tdx.machine.entities import Vcpu, VeInfo
 from protocol.arch.tdx.machine.sept import RWX, frame_of, state_of
-from protocol.arch.tdx.platform import FRAMES, NOT_OURS
+from protocol.arch.tdx.platform import FRAMES
 from protocol.arch.tdx.profiles import MAX_PA
+from protocol.arch.tdx.shared_ept import READ, WRITE, End, Walk, walk
 from protocol.arch.tdx.status import Status
-from protocol.arch.tdx.structs import LEVEL_1G, LEVEL_4K, U64
 from protocol.effects import Fault
 from protocol.memory.physical import chunks
 from protocol.memory.store import OFFSET
@@ -24,12 +24,7 @@ if TYPE_CHECKING:
     from protocol.arch.tdx.machine import Machine
 
 EPT_VIOLATION, EPT_MISCONFIGURATION = 48, 49
-READ, WRITE = 1, 2  # of an exit qualification; bits 3 to 5 say what the entry allows
 EEQ_NONE, EEQ_ACCEPT, EEQ_PENDING = 0, 1, 6
-LARGE = 1 << 7
-SUPPRESS_VE = 1 << 63
-_RESERVED_TYPES = (2, 3, 7)  # of memory in an EPT leaf
-_ADDRESS = 0x000F_FFFF_FFFF_F000
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,41 +155,19 @@ def inject_ve(vcpu: Vcpu, qualification: int, gpa: int) -> GuestException:
 
 def _shared(m: Machine, vcpu: Vcpu, gpa: int, kind: int) -> int:
     """The address behind a shared one, through the EPT that the host edits with plain stores."""
-    td = vcpu.td
-    at = vcpu.shared_eptp & _ADDRESS
-    rights = RWX
-    for level in range(td.eptp >> 3 & 7, -1, -1):
-        raw = m.peek(at + 8 * (gpa >> (12 + 9 * level) & 511), 8)
-        if isinstance(raw, Fault):
+    found = walk(m, vcpu.shared_eptp, vcpu.td.eptp >> 3 & 7, gpa, kind)
+    match found.end:
+        case End.LEAF:
+            return found.address
+        case End.MACHINE_CHECK:
             raise Leaves(MACHINE_CHECK)
-        entry = U64.unpack(raw)[0]
-        rights &= entry & RWX
-        last = level == LEVEL_4K or bool(entry & LARGE and level <= LEVEL_1G)
-        if _misconfigured(m, entry, level, last):
-            raise Leaves(Exit("ept_misconfiguration", EPT_MISCONFIGURATION, r8=gpa & ~OFFSET))
-        if not entry & RWX or (last and not entry & kind):
-            if not entry & SUPPRESS_VE:
-                raise inject_ve(vcpu, kind | rights << 3, gpa)
-            raise Leaves(violation(gpa, kind | rights << 3))
-        if last:
-            inside = (1 << (12 + 9 * level)) - 1
-            address = entry & _ADDRESS & ~inside | gpa & inside
-            if m.platform.shared_form(address & ~OFFSET, 4096, 4096) == NOT_OURS:
-                raise Leaves(Exit("ept_misconfiguration", EPT_MISCONFIGURATION, r8=gpa & ~OFFSET))
-            if not rights & kind:
-                raise Leaves(violation(gpa, kind | rights << 3))
-            return m.profile.without_hkid(address)
-        at = m.profile.without_hkid(entry & _ADDRESS)
-    raise AssertionError("an EPT walk ends at a leaf")
+        case End.VE:
+            raise inject_ve(vcpu, kind | found.rights << 3, gpa)
+    raise Leaves(shared_exit(found, gpa, kind))
 
 
-def _misconfigured(m: Machine, entry: int, level: int, last: bool) -> bool:
-    """Write without read; a reserved bit or memory type; a table at an address that cannot be shared."""
-    if entry & WRITE and not entry & READ:
-        return True
-    if not entry & RWX:
-        return False
-    if last:
-        reserved = ((1 << (9 * level)) - 1) << 12
-        return bool(entry & reserved) or entry >> 3 & 7 in _RESERVED_TYPES
-    return bool(entry & 0xF8) or m.platform.shared_form(entry & _ADDRESS, 4096, 4096) == NOT_OURS
+def shared_exit(found: Walk, gpa: int, kind: int) -> Exit:
+    """The exit of a walk that did not end at a page."""
+    if found.end is End.VIOLATION:
+        return violation(gpa, kind | found.rights << 3)
+    return Exit("ept_misconfiguration", EPT_MISCONFIGURATION, r8=gpa & ~OFFSET)

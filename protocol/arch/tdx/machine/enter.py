@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from protocol.arch.tdx.front import Call, pending_interrupt
 from protocol.arch.tdx.guest import Program
 from protocol.arch.tdx.machine import checks, steps
-from protocol.arch.tdx.machine.access import EPT_VIOLATION, MACHINE_CHECK, WRITE, Exit
+from protocol.arch.tdx.machine.access import EPT_VIOLATION, MACHINE_CHECK, Exit
 from protocol.arch.tdx.machine.entities import LastExit, Vcpu, VeInfo
 from protocol.arch.tdx.machine.sept import RWX, state_of
 from protocol.arch.tdx.machine.vcpu import associate
+from protocol.arch.tdx.shared_ept import WRITE
 from protocol.arch.tdx.status import R8, R9, RAX, RBP, RCX, RDX, Operand, Refused, Status
 from protocol.arch.tdx.structs import CONFIG_NO_RBP_MOD
 from protocol.arch.tdx.tables import VcpuState

@@ -15,8 +15,6 @@ from protocol.arch.tdx.machine import metadata, report, system
 from protocol.arch.tdx.machine.access import (
     EEQ_ACCEPT,
     MACHINE_CHECK,
-    READ,
-    WRITE,
     Exit,
     Leaves,
     Piece,
@@ -27,6 +25,7 @@ from protocol.arch.tdx.machine.entities import Vcpu
 from protocol.arch.tdx.machine.sept import LOCKED, RWX, frame_of, leaf, state_of
 from protocol.arch.tdx.platform import FRAMES
 from protocol.arch.tdx.profiles import MAX_PA
+from protocol.arch.tdx.shared_ept import READ, WRITE
 from protocol.arch.tdx.status import R8, R9, R10, R11, RAX, RCX, RDX, Refused, Status
 from protocol.arch.tdx.structs import (
     CONFIG_NO_RBP_MOD,

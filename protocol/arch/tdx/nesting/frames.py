@@ -1,0 +1,237 @@
+"""A guest host's memory: whole GiBs of the level below, in any order.
+
+What the guest host gives to a TD is given below as the very same frame, so the level below answers its
+loads and stores with the pattern, the poison and the machine checks of section 5.2; such an access traps
+here on its way. GiBs stay whole, so that large pages and the PAMT's locks are the same at every depth. The
+PAMT of the guest host's own module takes memory that is needed nowhere below: its lines are played here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from protocol.arch.tdx import cpu as x86
+from protocol.arch.tdx.machine import ALL_LINES, LINE, NOTHING, PATTERN, lines
+from protocol.arch.tdx.profiles import Range
+from protocol.effects import Fault
+from protocol.ledger import Ledger
+from protocol.memory.physical import chunks
+from protocol.memory.pool import Pool
+from protocol.memory.store import OFFSET, PAGE, PAGE_SHIFT
+from protocol.nesting import guest_host
+from protocol.nesting.guest_host import DONATED, TABLE, GuestHost
+
+GIB_SHIFT = 18  # of a frame number
+GIB_FRAMES = 1 << GIB_SHIFT
+
+
+@dataclass(slots=True)
+class Hypervisor(guest_host.Hypervisor[Any]):
+    """`gibs` are numbers of whole GiBs for guest hosts, `hkids` the KeyIDs for their TDs."""
+
+    gibs: Pool = field(default_factory=lambda: Pool(0, 0))
+    hkids: list[int] = field(default_factory=list)
+
+
+class Frames(GuestHost[Any]):
+    """`gibs` are those below, in the guest host's order."""
+
+    below: Hypervisor
+
+    def __init__(
+        self, below: Hypervisor, gibs: Sequence[int], size: int, seamrr: Range, ledger: Ledger
+    ) -> None:
+        firsts = np.array(gibs, np.int64) << GIB_SHIFT
+        frames = (firsts[:, None] + np.arange(GIB_FRAMES)).reshape(-1)[: size >> PAGE_SHIFT]
+        super().__init__(below, frames, ledger)
+        self.gibs = list(gibs)
+        self._own_gib = {gib: own for own, gib in enumerate(gibs)}
+        self.seamrr = seamrr
+        self.lines = np.zeros(len(frames), np.uint64)  # of the own module's PAMT: 64 owner bits for a page
+        self.spoilt = np.zeros(len(frames), np.uint64)
+        self._lines, self._spoilt = self.lines.data, self.spoilt.data
+        self._guard_module()
+
+    def _guard_module(self) -> None:
+        self.attention[self.seamrr.base >> PAGE_SHIFT : self.seamrr.end >> PAGE_SHIFT] = DONATED
+
+    # -- addresses below ---------------------------------------------------------------------------
+
+    def own_frame(self, below: int) -> int:
+        """The guest host's number of a frame below that is its own."""
+        return self._own_gib[below >> GIB_SHIFT] << GIB_SHIFT | below & (GIB_FRAMES - 1)
+
+    def own_address(self, below: int) -> int:
+        return self.own_frame(below >> PAGE_SHIFT) << PAGE_SHIFT | below & OFFSET
+
+    def holds(self, below: int) -> bool:
+        """Is this address below one of the guest host's?"""
+        return below >> PAGE_SHIFT >> GIB_SHIFT in self._own_gib
+
+    # -- accesses of the guest host's CPUs ---------------------------------------------------------
+
+    def read(self, address: int, length: int) -> bytes | Fault:
+        self._note(address, length, 0)
+        data = self.peek(address, length)
+        return self.injected(data) if isinstance(data, Fault) else data
+
+    def write(self, address: int, data: bytes, stores: int = 1) -> Fault | None:
+        self._note(address, len(data), stores)
+        fault = self.poke(address, data)
+        return fault if fault is None else self.injected(fault)
+
+    def direct_store(self, address: int, data: bytes) -> Fault | None:
+        """MOVDIR64B: a whole line, plain afterwards."""
+        if not 0 <= address < self.size or self._module(address):
+            return None
+        self._note(address, len(data), 1)
+        frame, keep = address >> PAGE_SHIFT, ALL_LINES ^ 1 << ((address & OFFSET) // LINE)
+        self._lines[frame] &= keep
+        self._spoilt[frame] &= keep
+        fault: Fault | None = self.below.memory.direct_store(self.address_below(address), data)
+        self._changed(address, len(data))
+        return fault
+
+    def _note(self, address: int, length: int, stores: int) -> None:
+        """Count what traps: any access to a guarded frame, a store to one with a shadowed table."""
+        for at, n in chunks(address, length):
+            attention = self._attention[at >> PAGE_SHIFT] if 0 <= at < self.size else 0
+            if attention & DONATED:
+                self._trapped("ept_violation", 1)
+            elif attention & TABLE and stores:
+                self._trapped("table_write", max(1, stores * n // length))
+
+    def _trapped(self, reason: str, n: int) -> None:
+        self.ledger.trap(self.level, reason, n=n)
+        self.ledger.reenter(self.below.level, n)
+
+    def injected(self, fault: Fault) -> Fault:
+        self.ledger.count(("injections", fault.name))
+        return fault
+
+    # -- by the module or the level below ----------------------------------------------------------
+
+    def peek(self, address: int, length: int) -> bytes | Fault:
+        parts = []
+        for at, n in chunks(address, length):
+            part = self._peek(at, n)
+            if isinstance(part, Fault):
+                return part
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _peek(self, at: int, n: int) -> bytes | Fault:
+        if not 0 <= at < self.size or self._module(at):
+            return NOTHING * n
+        frame = at >> PAGE_SHIFT
+        if not (self._lines[frame] or self._spoilt[frame]):
+            data: bytes | Fault = self.below.memory.peek(self.address_below(at), n)
+            return self._as_own(data, at) if isinstance(data, Fault) else data
+        parts = []
+        for line, length in lines(at, n):
+            bit = 1 << ((line & OFFSET) // LINE)
+            if self._spoilt[frame] & bit:
+                return x86.exception(x86.MC, line)
+            mine = self._lines[frame] & bit
+            part = PATTERN * length if mine else self.below.memory.peek(self.address_below(line), length)
+            if isinstance(part, Fault):
+                return self._as_own(part, line)
+            parts.append(part)
+        return b"".join(parts)
+
+    def poke(self, address: int, data: bytes) -> Fault | None:
+        done = 0
+        for at, n in chunks(address, len(data)):
+            fault = self._poke(at, data[done : done + n])
+            if fault is not None:
+                return fault
+            done += n
+        return None
+
+    def _poke(self, at: int, data: bytes) -> Fault | None:
+        if not 0 <= at < self.size or self._module(at):
+            return None
+        frame, done = at >> PAGE_SHIFT, 0
+        parts = lines(at, len(data)) if self._lines[frame] else [(at, len(data))]
+        for line, n in parts:
+            bit = 1 << ((line & OFFSET) // LINE)
+            if self._lines[frame] & bit:
+                self._spoilt[frame] |= bit
+            else:
+                fault = self.below.memory.poke(self.address_below(line), data[done : done + n])
+                if fault is not None:
+                    return self._as_own(fault, line)
+            done += n
+        self._changed(at, len(data))
+        return None
+
+    def _as_own(self, fault: Fault, at: int) -> Fault:
+        return replace(fault, address=at & ~OFFSET | fault.address & OFFSET)
+
+    def _changed(self, address: int, length: int) -> None:
+        if self._attention[address >> PAGE_SHIFT] & TABLE:
+            self.table_written(address, length)
+
+    def _module(self, address: int) -> bool:
+        return self.seamrr.base <= address < self.seamrr.end
+
+    def clear(self, frames: Sequence[int] | np.ndarray) -> None:
+        """Zero frames with direct stores: they are plain memory afterwards."""
+        listed = np.asarray(frames, np.int64)
+        self.lines[listed] = 0
+        self.spoilt[listed] = 0
+        super().clear(listed)
+
+    def plain(self, frames: np.ndarray) -> bool:
+        """Can they be zeroed at one go without anybody noticing?"""
+        if self.lines[frames].any() or (self.attention[frames] & TABLE).any():
+            return False
+        return bool(self.below.memory.plain(self.slots[frames]))
+
+    # -- whose a frame is --------------------------------------------------------------------------
+
+    def donate(self, first: int, count: int = 1) -> None:
+        """Frames are a TD's from now on; a table that was in one is none any more."""
+        run = slice(first, first + count)
+        for frame in (first + np.flatnonzero(self.attention[run] & TABLE)).tolist():
+            self.table_written(frame << PAGE_SHIFT, PAGE)
+        self.attention[run] |= DONATED
+
+    def returned(self, first: int, count: int = 1) -> None:
+        self.attention[first : first + count] &= 0xFF ^ DONATED
+
+    def own_module_takes(self, area: Range) -> None:
+        """A part of the PAMT is written."""
+        first, last = area.base >> PAGE_SHIFT, min(area.end, self.size) >> PAGE_SHIFT
+        self.donate(first, last - first)
+        self.lines[first:last] = ALL_LINES
+        self.spoilt[first:last] = 0
+
+    def power_on(self) -> None:
+        """Zero everything; nothing belongs to anybody."""
+        self.attention[:] = 0
+        self._guard_module()
+        self.clear(np.arange(self.size >> PAGE_SHIFT))
+
+    def scrub_and_return(self) -> None:
+        """The guest host is gone: its GiBs go back to the level below."""
+        self.below.memory.clear(self.slots)
+        self.below.gibs.give(self.gibs)
+
+    # -- what is answered above --------------------------------------------------------------------
+
+    def outside(self, address: int, write: bool) -> Fault:
+        raise AssertionError("behind the end of memory there is nothing, and no fault")
+
+    def guarded_peek(self, address: int, length: int) -> bytes | Fault:
+        return self._peek(address, length)
+
+    def guarded_poke(self, address: int, data: bytes) -> Fault | None:
+        return self._poke(address, data)
+
+    def table_written(self, address: int, length: int) -> None:
+        raise NotImplementedError
