@@ -14,7 +14,18 @@ from typing import Annotated
 import typer
 
 from actors import exit_codes
-from actors.commands import architectures, calls, compare, console, image, measure, replay, report, scenario
+from actors.commands import (
+    architectures,
+    calls,
+    compare,
+    console,
+    explain,
+    image,
+    measure,
+    replay,
+    report,
+    scenario,
+)
 from nestbed import __version__
 
 EXAMPLES = {
@@ -35,6 +46,11 @@ EXAMPLES = {
         "nestbed calls s390 --json",
     ),
     "console": ('echo \'{"id": 1, "op": "info"}\' | nestbed console --arch s390 --depth 1',),
+    "explain": (
+        "nestbed explain s390 unpack:0x010A",
+        "nestbed explain s390 0x0300:0x0108:0x0005",
+        "nestbed explain s390 0x0104",
+    ),
     "image build": (
         "nestbed image build vmlinuz --initrd initrd.img --cmdline 'root=/dev/vda' -o guest.img",
         "nestbed image build vmlinuz --pcf 0x20000000 --cck owner.key -o guest.img",
@@ -99,6 +115,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare.compare,
     "report": report.show,
     "calls": calls.show,
+    "explain": explain.explain,
     "console": console.serve,
     "image build": image.build,
     "image show": image.show,

@@ -15,9 +15,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, Protocol
 
 from actors import exit_codes
+
+if TYPE_CHECKING:
+    from protocol.explain import Explainer
 
 LINE_BYTES = 8 << 20  # of a request, without its newline
 HOSTS = 64
@@ -35,6 +38,7 @@ HELP = {
     "cpus": "CPUs of each host; as the profile says if not given",
     "profile": "sizes and limits",
     "seed": "of keys, handles and the like",
+    "explain": "say with each refused call which level refused it, by which check",
     "record": "write a transcript for `nestbed replay`",
 }
 
@@ -65,8 +69,8 @@ class WrongOptions(Exception):
     """Options that name nothing, or no such machine; the message says what is allowed."""
 
 
-def keyboard(options: Options) -> Keyboard:
-    """The keyboard of a fresh machine. Raises WrongOptions."""
+def keyboard(options: Options, explain: bool = False) -> Keyboard:
+    """The keyboard of a fresh machine; with `explain` it says who refused a call. Raises WrongOptions."""
     from protocol.arch import architectures, load
 
     _within("--depth", options.depth, 0, DEPTH)
@@ -94,7 +98,16 @@ def keyboard(options: Options) -> Keyboard:
         )
     except ValueError as error:
         raise WrongOptions(str(error)) from error
-    return made
+    return _explaining(architecture, made) if explain else made
+
+
+def _explaining(architecture: object, made: Keyboard) -> Keyboard:
+    """The same keyboard, wrapped by the architecture: what is not asked for costs nothing."""
+    explainer: Explainer | None = getattr(architecture, "explain", None)
+    if explainer is None:
+        raise WrongOptions("--explain: this architecture cannot say where an answer comes from")
+    watched: Keyboard = explainer.watch(made)
+    return watched
 
 
 def _within(option: str, value: int, low: int, high: int) -> None:
@@ -184,6 +197,7 @@ def parser() -> argparse.ArgumentParser:
     add("--cpus", type=_number, metavar="N", help=HELP["cpus"])
     add("--profile", default="small", metavar="P", help=HELP["profile"])
     add("--seed", type=_number, default=0, metavar="S", help=HELP["seed"])
+    add("--explain", action="store_true", help=HELP["explain"])
     add("--record", type=Path, metavar="FILE", help=HELP["record"])
     return made
 
@@ -199,15 +213,21 @@ def main(arguments: Sequence[str]) -> int:
     """Run the console on standard input and output; returns the exit code."""
     given = parser().parse_args(arguments)
     options = Options(
-        given.arch, given.depth, given.hosts, given.memory, given.cpus, given.profile, given.seed
+        given.arch,
+        given.depth,
+        given.hosts,
+        given.memory,
+        given.cpus,
+        given.profile,
+        given.seed,
     )
-    return run(options, given.record)
+    return run(options, given.record, given.explain)
 
 
-def run(options: Options, record: Path | None = None) -> int:
+def run(options: Options, record: Path | None = None, explain: bool = False) -> int:
     """Serve standard input and output until the input ends; returns the exit code."""
     try:
-        keys = keyboard(options)
+        keys = keyboard(options, explain)
     except WrongOptions as wrong:
         complain(str(wrong))
         return exit_codes.USAGE
@@ -217,7 +237,7 @@ def run(options: Options, record: Path | None = None) -> int:
             from actors.record import Transcript, header_of
 
             try:
-                heard = stack.enter_context(Transcript.create(record, header_of(options))).heard
+                heard = _plainly(stack.enter_context(Transcript.create(record, header_of(options))).heard)
             except OSError as error:
                 complain(f"--record {record}: {error.strerror}")
                 return exit_codes.ENVIRONMENT
@@ -233,6 +253,15 @@ def run(options: Options, record: Path | None = None) -> int:
             complain(str(error))
             return exit_codes.ENVIRONMENT
     return exit_codes.OK
+
+
+def _plainly(heard: Heard) -> Heard:
+    """A transcript holds what the contract says: explanations are for who sits at the keyboard."""
+
+    def without(request: Json | None, line: bytes | None, answer: Json) -> None:
+        heard(request, line, {name: value for name, value in answer.items() if name != "explain"})
+
+    return without
 
 
 def complain(message: str) -> None:

@@ -44,7 +44,7 @@ def show(
     changed), passed (issued below as it is, after a check of the owner) or native (no hypervisor on the way).
     The basis says on what a rule stands: source, inferred or guess.
     """
-    architecture = _load(arch)
+    architecture = load_or_end(arch)
     rows = _chosen(architecture, wanted or [])
     if as_json:
         tell_json([as_dict(row) for row in rows])
@@ -54,7 +54,8 @@ def show(
         tell(*_whole(architecture, rows, everything=not wanted))
 
 
-def _load(arch: str) -> Architecture:
+def load_or_end(arch: str) -> Architecture:
+    """An architecture by its name, or the end of the command."""
     from protocol.arch import architectures, load
 
     names = architectures()

@@ -25,7 +25,8 @@ def serve(
     cpus: Annotated[int | None, typer.Option("--cpus", metavar="N", help=HELP["cpus"])] = None,
     profile: Annotated[str, typer.Option("--profile", metavar="P", help=HELP["profile"])] = "small",
     seed: Annotated[int, typer.Option("--seed", metavar="S", help=HELP["seed"])] = 0,
+    explain: Annotated[bool, typer.Option("--explain", help=HELP["explain"])] = False,
     record: Annotated[Path | None, typer.Option("--record", metavar="FILE", help=HELP["record"])] = None,
 ) -> None:
     """Sit at the keyboard of a secure host: one JSON request per line in, one answer per line out."""
-    raise typer.Exit(run(Options(arch, depth, hosts, memory, cpus, profile, seed), record))
+    raise typer.Exit(run(Options(arch, depth, hosts, memory, cpus, profile, seed), record, explain))

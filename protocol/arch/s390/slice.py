@@ -12,6 +12,7 @@ from protocol.calls import CallSpec
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison, Owner
     from protocol.arch.s390.keyboard import S390Keyboard
+    from protocol.explain import Explainer
 
 DEPTH = 3
 HOSTS = 64
@@ -46,6 +47,12 @@ class S390:
         from protocol.arch.s390.owner import OWNER
 
         return OWNER
+
+    @property
+    def explain(self) -> Explainer:
+        from protocol.arch.s390.explain import EXPLAINER
+
+        return EXPLAINER
 
     def keyboard(
         self,

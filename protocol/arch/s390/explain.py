@@ -1,0 +1,191 @@
+"""What the Ultravisor's codes mean beyond the call table: sections 3.3 to 3.5, 5.5 and 6 of the fact sheet.
+
+Codes that every call may answer, in the order in which they are checked; codes of real firmware that this
+emulator never gives, and why; what Linux and QEMU do with an answer, as far as the sheet says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from protocol.arch.s390.coverage import COVERED, GENERAL_COVERED
+from protocol.calls import CallSpec
+from protocol.explain import Meaning
+
+if TYPE_CHECKING:
+    from protocol.arch.s390.keyboard import S390Keyboard
+    from protocol.arch.s390.watch import WatchedKeyboard
+
+NEED_DESTROY = 0x8000
+_BEFORE = "before any check of the call itself, number {} of 7"
+# The front's checks 1 to 3 (problem state, immediate operands, access to the block) are exceptions, no codes.
+GENERAL = (
+    Meaning(
+        0x0001,
+        "executed: no error, and condition code 0",
+        source="3.3, 6",
+        notes=("with reason 42 it is no answer of the Ultravisor: KVM says so of a guest that it set aside",),
+    ),
+    Meaning(
+        0x0002,
+        "the call is not installed for who issues it: unknown, of the other role, or not in this firmware",
+        place=_BEFORE.format(4),
+        source="2.0, 3.3, 3.4",
+    ),
+    Meaning(
+        0x0003,
+        "the Ultravisor is not initialised",
+        place=_BEFORE.format(5),
+        source="3.3, 3.4",
+        notes=("after a reset of the host every host call answers this until Initialize succeeds again",),
+    ),
+    Meaning(
+        0x0005,
+        "the length in the header is not the one of the call",
+        place=_BEFORE.format(6) + "; that it comes behind the state is a guess",
+        source="3.3, 3.4",
+    ),
+    Meaning(
+        0x0020,
+        "no configuration of this host has that handle; another host's handle answers the same",
+        place=_BEFORE.format(7),
+        source="3.3, 3.4",
+    ),
+    Meaning(
+        0x0021,
+        "no secure CPU of this host has that handle; another host's handle answers the same",
+        place=_BEFORE.format(7),
+        source="3.3, 3.4",
+        notes=("z15 firmware does not report it",),
+    ),
+    Meaning(0x0007, "a partly done call cannot be resumed", source="3.3", given=False),
+    Meaning(0x0000, "never a legal answer: the block was not stored to", source="3.3", given=False),
+)
+ANY_CALL = frozenset({0x0000, 0x0001, 0x0007})
+
+
+def _never(
+    call: str, code: int, text: str, why: str, reason: int | None = None, source: str = "3.5"
+) -> Meaning:
+    return Meaning(code, text, call, reason, "", "source", source, given=False, notes=(why,))
+
+
+ELSEWHERE = (
+    _never(
+        "destroy_config_fast",
+        0x0104,
+        "AP queues are still bound",
+        "Linux does the normal destroy later; crypto cards are not modelled here",
+    ),
+    _never(
+        "destroy_storage",
+        0x0107,
+        "the page is not secure",
+        "older firmware; newer firmware, as here, answers success and does nothing",
+        0x000D,
+    ),
+    _never(
+        "set_params",
+        0x0108,
+        "no slot for this machine nor for its backup key",
+        "the machine here has no backup host key",
+        0x0034,
+    ),
+    _never("add_secret", 0x0101, "not allowed to modify the store", "what would forbid it is not known"),
+)
+
+_QEMU_LOAD = (
+    "QEMU tears the configuration down and gives the guest return code 0x0A02 of diagnose 0x308; newer "
+    "versions name the failing command ({}) with rc and rrc"
+)
+_FAULT_IN = "Linux faults the page in, writable, and issues the call again"
+_LEAK = "Linux never uses the donated memory again: it is leaked on purpose"
+# call -> what Linux and QEMU do with any error of it.
+OF_ANY_ERROR = {
+    "init": ("Linux goes on without secure guests",),
+    "create_config": (
+        "KVM answers the VMM's ENABLE with an error; with 0x8000 it destroys the half-built one",
+    ),
+    "destroy_config": (_LEAK,),
+    "destroy_config_fast": (_LEAK,),
+    "destroy_cpu": (_LEAK, "the configuration cannot be destroyed either then, as Linux remarks"),
+    "set_params": (_QEMU_LOAD.format(2),),
+    "unpack": (_QEMU_LOAD.format(3),),
+    "verify": (_QEMU_LOAD.format(4),),
+    "dump_init": ("QEMU goes on with a dump that is not secure",),
+    "pin": ("Linux then exports the page with Convert from Secure Storage",),
+    "convert_to_secure": ("Linux ends the VMM with SIGSEGV",),
+    "convert_from_secure": ("Linux: SIGSEGV for a user's access, BUG for the kernel's own",),
+    "destroy_storage": ("Linux tries Convert from Secure Storage instead",),
+}
+# (call, code) -> the same for one code, in place of the above.
+OF_A_CODE = {
+    ("convert_to_secure", 0x010A): (_FAULT_IN,),
+    ("unpack", 0x010A): (_FAULT_IN,),
+    ("unpin", 0x010A): (_FAULT_IN,),
+    ("convert_to_secure", 0x0104): ("early Linux takes it as success",),
+    ("set_params", 0x0108): (
+        "QEMU hints, for exactly this code, that the image was built for another host",
+        _QEMU_LOAD.format(2),
+    ),
+    ("query", 0x0100): ("the data up to the given length are valid",),
+    ("list_secrets", 0x0100): ("the page is valid; ask again from the index that it names",),
+    ("retrieve_secret", 0x0109): ("the kernel's name; s390-tools lists 0x0009 for the same text",),
+}
+
+
+class S390Explainer:
+    """See `protocol.explain.Explainer`."""
+
+    def general(self, code: int, call: CallSpec | None) -> list[Meaning]:
+        """A code of section 3.3, if the call can answer it."""
+        return [
+            replace(one, tests=GENERAL_COVERED.get(one.code, ()))
+            for one in GENERAL
+            if one.code == code and (call is None or _possible(code, call))
+        ]
+
+    def elsewhere(self, call: CallSpec) -> list[Meaning]:
+        """Codes of real firmware that are never given here."""
+        return [one for one in ELSEWHERE if one.call == call.name]
+
+    def notes(self, call: CallSpec, code: int, reason: int) -> Sequence[str]:
+        """What Linux and QEMU do."""
+        return OF_A_CODE.get((call.name, code)) or OF_ANY_ERROR.get(call.name, ())
+
+    def tests(self, call: CallSpec, place: int) -> Sequence[str]:
+        """Out of the record that `docs/build.py` makes."""
+        return COVERED.get((call.name, place), ())
+
+    def plain(self, code: int) -> tuple[int, Sequence[str]]:
+        """Bit 0x8000 says of a failed Create Configuration that a handle was returned all the same."""
+        if code & NEED_DESTROY:
+            remark = (
+                "0x8000: a handle was returned, and the half-built configuration has to be destroyed first; "
+                "this emulator never sets it, as a call that fails has changed nothing"
+            )
+            return code & ~NEED_DESTROY, (remark,)
+        return code, ()
+
+    def watch(self, keyboard: S390Keyboard) -> WatchedKeyboard:
+        """`nestbed console --explain`."""
+        from protocol.arch.s390.watch import WatchedKeyboard
+
+        return WatchedKeyboard(keyboard)
+
+
+def _possible(code: int, call: CallSpec) -> bool:
+    if code == 0x0002:
+        return True
+    if code == 0x0003:
+        return call.states == "ready" and call.for_host()
+    if code == 0x0005:
+        return not any(check.code == code for check in call.checks)  # the query says itself what it takes
+    if code in (0x0020, 0x0021):
+        return call.handle == ("config" if code == 0x0020 else "cpu")
+    return code in ANY_CALL
+
+
+EXPLAINER = S390Explainer()
