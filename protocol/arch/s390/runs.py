@@ -59,11 +59,23 @@ def stretches(pages: np.ndarray) -> Iterator[tuple[int, int]]:
     yield from zip(starts.tolist(), np.append(starts, pages.size)[1:].tolist(), strict=True)
 
 
-def importable(level: Level, handle: int, pages: np.ndarray, frames: np.ndarray) -> bool:
-    """Whether the guest could touch all of these pages for the first time, backed by these frames."""
+def fold_on(level: object) -> None:
+    """Let the emulations from `level` down do their own work on pages in runs, too."""
+    while isinstance(found := here(level), Nested):
+        found.folds = True
+        level = found.below.memory
+
+
+def plain(level: Level, frames: np.ndarray) -> np.ndarray:
+    """Which of the host's frames are plain memory, at every level: nothing happens if they are used."""
+    return machine.plain(level, frames) if isinstance(level, Machine) else nesting.plain(level, frames)
+
+
+def importable(level: Level, handle: int, pages: np.ndarray) -> bool:
+    """Whether the guest could touch all of these pages for the first time, in plain frames."""
     if isinstance(level, Machine):
-        return machine.importable(level, handle, pages, frames)
-    return nesting.importable(level, handle, pages, frames)
+        return machine.importable(level, handle, pages)
+    return nesting.importable(level, handle, pages)
 
 
 def bring_in(level: Level, handle: int, pages: np.ndarray, frames: np.ndarray) -> None:

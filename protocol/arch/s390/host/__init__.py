@@ -24,6 +24,7 @@ from protocol.arch.s390.host.guests import Guest
 from protocol.arch.s390.host.memory import Backing, HomeSpace
 from protocol.arch.s390.issue import Issuer
 from protocol.arch.s390.linked import LinkedUltravisor
+from protocol.arch.s390.nesting import Nested
 from protocol.arch.s390.structs import ANSWER_AT, EXECUTED, Outcome, Query, SieExit, block
 from protocol.crossing import Serve, inline
 from protocol.effects import Fault, Step
@@ -81,16 +82,22 @@ class Host:
         pool: Pool | None = None,
         book: Book | None = None,
         below: Sequence[Serve] | None = None,
+        offers: Sequence[str] | None = None,
     ) -> None:
         """A host that is off.
 
         With `pool` the Ultravisor is up already and these frames are all that this host has: it shares its
-        kernel with the hypervisor that owns the pool. Raises ValueError for a way to bring in pages that
-        `level` has not.
+        kernel with the hypervisor that owns the pool. `below` has who serves the messages of this host and
+        of the levels below, if all are in this process: runs need that. `offers` are the enlightenments that
+        the level below told of; where it is in this process it is asked. Raises ValueError for a way to bring
+        in pages that it has not.
         """
         if pages not in POLICIES:
             raise ValueError(f"pages = {pages!r}: allowed: {', '.join(POLICIES)}")
-        if pages == MERGED_L0 and MERGED_L0 not in getattr(level, "enlightenments", ()):
+        self.offers = _enlightenments(level) if offers is None else tuple(offers)
+        if pages == MERGED_L0 and depth == 0:
+            pages = MERGED_L1  # this host's kernel is L0's: whoever of the two merges, it is the same
+        if pages == MERGED_L0 and MERGED_L0 not in self.offers:
             raise ValueError(
                 f"pages = {MERGED_L0!r}: what is below L{depth} does not import pages for its guest host"
             )
@@ -107,6 +114,8 @@ class Host:
         self._given = pool
         self._book = book
         self._below = below
+        if bulk and self.level_here is not None:
+            runs.fold_on(level)
         self._issuers: dict[int, Issuer] = {}  # by the CPU's number
 
     @property
@@ -218,6 +227,13 @@ class Host:
             inline(step, self._below)
             return
         yield from step
+
+
+def _enlightenments(level: object) -> tuple[str, ...]:
+    """What a level in this process offers beyond the architecture."""
+    if isinstance(level, LinkedUltravisor):
+        level = level.memory
+    return level.strategy.enlightenments if isinstance(level, Nested) else ()
 
 
 __all__ = ["Guest", "GuestFailed", "Host", "Level"]

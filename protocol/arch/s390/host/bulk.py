@@ -110,10 +110,22 @@ def unpack(host: Host, guest: Guest, image: Sequence[ImagePage]) -> Step[None]:
                 yield from loading.unpack_page(host, guest, image[start])
         todo = stop - left
         if left:
-            with fold.instead((kind, left)):
-                frames = host.backing.take(left)
-                _back(host, guest, pages[todo:stop], frames)
-                runs.unpack(level, guest.handle, frames, image[todo:stop])
+            yield from _unpack_alike(host, guest, fold, kind, image[todo:stop])
+
+
+def _unpack_alike(host: Host, guest: Guest, fold: Fold, kind: int, image: Sequence[ImagePage]) -> Step[None]:
+    """Unpack pages of one kind that is known."""
+    level = host.level_here
+    assert level is not None
+    pages = np.array([each.gaddr >> PAGE_SHIFT for each in image], np.int64)
+    frames = host.backing.take(pages.size)
+    if runs.plain(level, frames).all() and runs.importable(level, guest.handle, pages):
+        with fold.instead((kind, pages.size)):
+            _back(host, guest, pages, frames)
+            runs.unpack(level, guest.handle, frames, image)
+        return
+    host.backing.put_back(frames)
+    yield from loading.unpack(host, guest, image)
 
 
 def destroy(host: Host, guest: Guest, frames: np.ndarray) -> Step[np.ndarray]:
@@ -171,57 +183,69 @@ def _first_touches(
 ) -> Step[np.ndarray]:
     """Bring in pages that are not backed; returns those that did not go the long way.
 
-    Pages that need a new table come first, in their order, so that each finds the tables that it would have
-    found. What is counted under `before` belongs to the page before.
+    What is counted under `before` belongs to the page before.
     """
-    fold, level = _fold(host, pages), host.level_here
-    if fold is None or level is None:
+    fold = _fold(host, pages)
+    if fold is None:
         return pages[:0]
-    kinds = _kinds(guest.table, pages, np.argsort(pages))
-    special = np.flatnonzero(kinds)
-    plain = np.flatnonzero(kinds == NO_NEW_TABLE)
-    short: list[np.ndarray] = []
-    start = 0
-    for stop, index in enumerate(special.tolist()):
-        if not fold.knows(int(kinds[index])):
-            short.append((yield from _at_once(host, guest, fold, pages, kinds, special[start:stop], one)))
-            start = stop + 1
-            with fold.measured(int(kinds[index]), but=before):
-                yield from one(int(pages[index]))
-    short.append((yield from _at_once(host, guest, fold, pages, kinds, special[start:], one)))
-    if plain.size:
-        with fold.measured(NO_NEW_TABLE, but=before):
-            yield from one(int(pages[plain[0]]))
-        short.append((yield from _at_once(host, guest, fold, pages, kinds, plain[1:], one)))
-    return np.concatenate(short)
+    batch = _Batch(host, guest, pages, fold, one, before)
+    try:
+        yield from batch.bring_in()
+    finally:
+        host.backing.put_back(batch.frames[~batch.used])
+    return pages[batch.short]
 
 
-def _at_once(
-    host: Host,
-    guest: Guest,
-    fold: Fold,
-    pages: np.ndarray,
-    kinds: np.ndarray,
-    index: np.ndarray,
-    one: One,
-) -> Step[np.ndarray]:
-    """Bring in the pages at `index`, whose kinds are known; returns those that did not go the long way."""
-    level = host.level_here
-    assert level is not None
-    chosen: np.ndarray = pages[index]
-    if not chosen.size:
-        return chosen
-    ascending = np.sort(chosen)
-    frames = host.backing.take(ascending.size)
-    if not runs.importable(level, guest.handle, ascending, frames):
-        host.backing.give(frames)
-        for number in chosen.tolist():
-            yield from one(number)
-        return chosen[:0]
-    with fold.instead(*Counter(kinds[index].tolist()).items()):
-        _back(host, guest, ascending, frames)
-        runs.bring_in(level, guest.handle, ascending, frames)
-    return chosen
+class _Batch:
+    """Pages that are brought in for the first time, each with the frame that single faults would give it."""
+
+    def __init__(
+        self, host: Host, guest: Guest, pages: np.ndarray, fold: Fold, one: One, before: Key | None
+    ) -> None:
+        self._host, self._guest, self._fold, self._one, self._before = host, guest, fold, one, before
+        self._pages = pages
+        self._kinds = _kinds(guest.table, pages, np.argsort(pages))
+        self.frames = host.backing.take(pages.size)
+        self.used = np.zeros(pages.size, bool)
+        self.short = np.zeros(pages.size, bool)
+
+    def bring_in(self) -> Step[None]:
+        """Those that need a new table first, in their order: each finds what it would have found."""
+        special, start = np.flatnonzero(self._kinds), 0
+        for stop, index in enumerate(special.tolist()):
+            if not self._fold.knows(int(self._kinds[index])):
+                yield from self._at_once(special[start:stop])
+                yield from self._measured(index)
+                start = stop + 1
+        yield from self._at_once(special[start:])
+        plain = np.flatnonzero(self._kinds == NO_NEW_TABLE)
+        if plain.size:
+            yield from self._measured(int(plain[0]))
+            yield from self._at_once(plain[1:])
+
+    def _measured(self, index: int) -> Step[None]:
+        with self._fold.measured(int(self._kinds[index]), but=self._before):
+            yield from self._long_way(index)
+
+    def _long_way(self, index: int) -> Step[None]:
+        self._host.backing.put_back(self.frames[index : index + 1])
+        self.used[index] = True
+        yield from self._one(int(self._pages[index]))
+
+    def _at_once(self, index: np.ndarray) -> Step[None]:
+        """Pages of kinds that are known; one by one if anything about them is out of the ordinary."""
+        host, guest, level = self._host, self._guest, self._host.level_here
+        assert level is not None
+        index = index[np.argsort(self._pages[index])]
+        pages, frames = self._pages[index], self.frames[index]
+        if not (runs.plain(level, frames).all() and runs.importable(level, guest.handle, pages)):
+            for each in np.sort(index).tolist():
+                yield from self._long_way(each)
+            return
+        with self._fold.instead(*Counter(self._kinds[index].tolist()).items()):
+            self.used[index] = self.short[index] = True
+            _back(host, guest, pages, frames)
+            runs.bring_in(level, guest.handle, pages, frames)
 
 
 def _back(host: Host, guest: Guest, pages: np.ndarray, frames: np.ndarray) -> None:

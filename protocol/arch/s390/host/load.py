@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hashlib import shake_256
 from typing import TYPE_CHECKING
 
-from protocol.arch.s390.host import SPEC
+from protocol.arch.s390.host import PREFAULT, SPEC
 from protocol.arch.s390.host import pages as page
 from protocol.arch.s390.host.guests import Guest
 from protocol.arch.s390.structs import EXECUTED, NODATA, SET_PARAMS, UNPACK, block
@@ -53,6 +53,8 @@ def load(host: Host, guest: Guest) -> Step[None]:
         yield from bulk.unpack(host, guest, image.pages)
     else:
         yield from unpack(host, guest, image.pages)
+    if host.policy == PREFAULT and PREFAULT in host.offers:
+        page.back_all(host, guest)  # the level below secures what it finds mapped
     yield from host.must(host.cpu_of(guest), "verify", NODATA, guest.handle)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from random import Random
 
 import numpy as np
@@ -21,12 +22,15 @@ VMALLOC = 1 << 41  # home-virtual address of the first area that is contiguous t
 
 
 class Backing:
-    """Frames for pages of guests, in a seeded random order: contiguity would hide mistakes."""
+    """Frames for pages of guests, in a seeded random order: contiguity would hide mistakes.
+
+    The order is the same whether they are taken one by one or many at once.
+    """
 
     def __init__(self, pool: Pool, random: Random) -> None:
         self._pool = pool
         self._random = random
-        self._stock = np.empty(0, np.int64)
+        self._stock = np.empty(0, np.int64)  # the last one goes first
         self._left = 0
 
     @property
@@ -37,7 +41,7 @@ class Backing:
     def take(self, count: int) -> np.ndarray:
         """Take `count` frames. Raises OutOfFrames with nothing taken."""
         if count > self._left:
-            self._restock(count)
+            self._restock(count - self._left)
         self._left -= count
         return self._stock[self._left : self._left + count][::-1].copy()
 
@@ -48,17 +52,60 @@ class Backing:
         self._left -= 1
         return int(self._stock[self._left])
 
+    def put_back(self, frames: np.ndarray) -> None:
+        """Undo a `take`: these are handed out next, in the same order."""
+        self._stock = np.concatenate((self._stock[: self._left], frames[::-1]))
+        self._left = self._stock.size
+
     def give(self, frames: np.ndarray) -> None:
         self._pool.give(frames)
 
-    def _restock(self, count: int) -> None:
-        missing = count - self._left
+    def _restock(self, missing: int) -> None:
         if missing > self._pool.free:
-            raise OutOfFrames(f"no {count} frames for guests: {self._left + self._pool.free} are left")
-        fresh = self._pool.take_many(min(max(missing, BATCH), self._pool.free))
-        np.random.default_rng(self._random.getrandbits(64)).shuffle(fresh)
-        self._stock = np.concatenate((fresh, self._stock[: self._left]))
-        self._left += fresh.size
+            raise OutOfFrames(f"no further {missing} frames for guests: {self._pool.free} are free")
+        batches = [self._stock[: self._left]]
+        while missing > 0:
+            batch = self._pool.take_many(min(BATCH, self._pool.free))
+            np.random.default_rng(self._random.getrandbits(64)).shuffle(batch)
+            batches.append(batch)
+            missing -= batch.size
+        self._stock = np.concatenate(batches[::-1])
+        self._left = self._stock.size
+
+
+class LowEnd(Pool):
+    """A pool taken from at its low end, frame by frame.
+
+    What guests' pages get comes from the other end, so no table changes which frames these are.
+    """
+
+    __slots__ = ("_whole",)
+
+    def __init__(self, whole: Pool) -> None:
+        super().__init__(0, 0)
+        self._whole = whole
+
+    @property
+    def free(self) -> int:
+        return self._whole.free
+
+    def take_run(self, count: int) -> int:
+        return self._whole.take_run(count)
+
+    def give_run(self, first: int, count: int) -> None:
+        self._whole.give_run(first, count)
+
+    def take_many(self, count: int) -> np.ndarray:
+        if count > self.free:
+            raise OutOfFrames(f"no {count} frames")
+        return np.array([self._whole.take_run(1) for _ in range(count)], np.int64)
+
+    def take(self) -> int:
+        return self._whole.take_run(1)
+
+    def give(self, frames: Iterable[int] | np.ndarray) -> None:
+        for frame in frames:
+            self._whole.give_run(int(frame), 1)
 
 
 class HomeSpace:
@@ -69,7 +116,7 @@ class HomeSpace:
 
     def __init__(self, memory: OwnMemory, pool: Pool) -> None:
         self._pool = pool
-        self._table = GuestTable(memory, pool)
+        self._table = GuestTable(memory, LowEnd(pool))
         self._next = VMALLOC >> PAGE_SHIFT
         self._areas: dict[int, np.ndarray] = {}  # first page -> frames
         self._free: defaultdict[int, list[int]] = defaultdict(list)  # count -> first pages

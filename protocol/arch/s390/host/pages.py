@@ -15,6 +15,7 @@ from protocol.arch.s390.host import MERGED_L1, GuestFailed
 from protocol.arch.s390.host.guests import Guest, Vcpu
 from protocol.arch.s390.host.memory import backed, frame_of
 from protocol.arch.s390.machine.memory import ALREADY_SECURE, NOT_MAPPED
+from protocol.arch.s390.runs import stretches
 from protocol.arch.s390.structs import EXECUTED, HANDLE_GADDR, PADDR, Outcome
 from protocol.effects import Fault, Step
 from protocol.memory.pool import OutOfFrames
@@ -79,8 +80,7 @@ def make_secure(
 
 def prefault(host: Host, guest: Guest) -> Step[None]:
     """Fault in and secure all of the guest's memory before it runs."""
-    pages = np.arange(guest.pages)
-    missing = pages[backed(host.level, guest.table, pages) < 0]
+    missing = _missing(host, guest)
     if host.bulk:
         from protocol.arch.s390.host import bulk
 
@@ -89,6 +89,21 @@ def prefault(host: Host, guest: Guest) -> Step[None]:
     for page in missing.tolist():
         fault_in(host, guest, page)
         yield from import_page(host, guest, page)
+
+
+def back_all(host: Host, guest: Guest) -> None:
+    """Fault in all of the guest's memory, in ascending order. Each page is a store of its own."""
+    pages = _missing(host, guest)
+    frames = host.backing.take(pages.size)
+    for start, stop in stretches(pages):
+        guest.table.map_run(int(pages[start]), frames[start:stop])
+    host.keep("native_page", pages.size)
+
+
+def _missing(host: Host, guest: Guest) -> np.ndarray:
+    pages = np.arange(guest.pages)
+    missing: np.ndarray = pages[backed(host.level, guest.table, pages) < 0]
+    return missing
 
 
 # -- faults of the guest ---------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def _load(host: Host, operation: op.Load) -> Step[None]:
 def _start(host: Host, operation: op.Start) -> Step[None]:
     """Row 4. The first CPU starts the others by SIGP, which the VMM sees to."""
     guest = host.guest(operation.guest)
-    if host.policy == PREFAULT:
+    if host.policy == PREFAULT and PREFAULT not in host.offers:
         yield from page.prefault(host, guest)
     yield from start(host, guest)
     yield from run(host, guest, guest.vcpus[0], Feed(_start_others(guest)), NOTICED)

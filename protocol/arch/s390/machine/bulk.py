@@ -1,7 +1,7 @@
 """Runs of equal page operations on the machine's page table of states, in one step each.
 
 The state that they leave is that of the single calls in `memory` and `guest`; nothing is counted here. The
-callers know that the calls would succeed: `importable` and `destroyable` say so.
+callers know that the calls would succeed: `plain`, `importable` and `destroyable` say so.
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ if TYPE_CHECKING:
     from protocol.arch.s390.machine import Machine
 
 
-def importable(uv: Machine, handle: int, pages: np.ndarray, frames: np.ndarray) -> bool:
-    """All of the frames are the host's own, none of the pages is resident or outside."""
+def plain(uv: Machine, frames: np.ndarray) -> np.ndarray:
+    """Which frames are the host's own."""
+    own: np.ndarray = uv.state[frames] == PageState.NORMAL
+    return own
+
+
+def importable(uv: Machine, handle: int, pages: np.ndarray) -> bool:
+    """None of the pages is resident, or outside as ciphertext."""
     config = uv.configs[handle]
     if pages.size and int(pages.max()) >= config.pages:
         return False
     if config.exported and not config.exported.keys().isdisjoint(pages.tolist()):
         return False
-    return not (uv.state[frames].any() or config.resident[pages].any())
+    return not config.resident[pages].any()
 
 
 def bring_in(uv: Machine, handle: int, pages: np.ndarray, frames: np.ndarray) -> None:

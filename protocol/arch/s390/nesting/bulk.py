@@ -1,36 +1,50 @@
 """Runs of equal page operations in the books, shadows and memory of an emulation, in one step each.
 
 The state that they leave here and below is that of the single calls in `memory` and `entry`; nothing that is
-counted on the way matters. The callers know that the calls would succeed: `importable` and `destroyable` say
-so.
+counted on the way matters. The callers know that the calls would succeed: `plain`, `importable` and
+`destroyable` say so. The second half is the level's own work on pages, folded (`protocol.fold`) where a run
+asked for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from protocol.arch.s390 import runs
+from protocol.arch.s390 import dat, runs
 from protocol.arch.s390.nesting.entities import TrackedConfig
 from protocol.arch.s390.tables import SEGMENT_PAGES
-from protocol.effects import Fault
+from protocol.crossing import inline
+from protocol.effects import Fault, Step
+from protocol.fold import Fold
 from protocol.memory.store import PAGE_SHIFT
 from protocol.nesting.guest_host import CLAIMED, LEFTOVER, SECURE
 
 if TYPE_CHECKING:
     from protocol.arch.s390.image import ImagePage
     from protocol.arch.s390.nesting import Nested
+    from protocol.arch.s390.nesting.shadow import Space
+
+FEWEST = 8  # pages; for fewer the long way is as short
+One = Callable[[int], Step[None]]
 
 
-def importable(nested: Nested, handle: int, pages: np.ndarray, frames: np.ndarray) -> bool:
-    """The frames are plain memory that nothing maps, and no shadow has an entry for the pages."""
+def plain(nested: Nested, frames: np.ndarray) -> np.ndarray:
+    """Which frames are in place, unmarked and mapped by no shadow."""
+    below = nested.slots[frames]
+    own: np.ndarray = (nested.attention[frames] == 0) & (nested.shadows.mapper[frames] == 0) & (below >= 0)
+    own[own] = runs.plain(_below(nested), below[own])
+    return own
+
+
+def importable(nested: Nested, handle: int, pages: np.ndarray) -> bool:
+    """No shadow has an entry for the pages, and none is away."""
     config = nested.configs[handle]
     space = config.space
     if pages.size and (int(pages.max()) + 1) << PAGE_SHIFT > space.length:
-        return False
-    if nested.attention[frames].any() or nested.shadows.mapper[frames].any():
         return False
     away = [page for serial, page in nested.away_at if serial == space.serial]
     if away and np.isin(pages, away).any():
@@ -40,7 +54,7 @@ def importable(nested: Nested, handle: int, pages: np.ndarray, frames: np.ndarra
         segment = space.segments.get(number)
         if segment is not None and np.array(segment)[at[start:stop] % SEGMENT_PAGES].any():
             return False
-    return runs.importable(_below(nested), config.real, pages, nested.slots[frames])
+    return runs.importable(_below(nested), config.real, pages)
 
 
 def bring_in(nested: Nested, handle: int, pages: np.ndarray, frames: np.ndarray) -> None:
@@ -83,7 +97,97 @@ def destroy(nested: Nested, frames: np.ndarray) -> None:
     nested.book.drop("secure_page", frames.size)
 
 
+# -- the level's own work ----------------------------------------------------------------------------
+
+
+def tear_down(nested: Nested, frames: np.ndarray, one: One) -> np.ndarray:
+    """Destroy pages that a guest host left behind, as `one` does; returns those that are still there."""
+    alike = destroyable(nested, frames) if _worth_it(nested, frames.size) else np.zeros(frames.size, bool)
+    done = frames[alike]
+    if done.size < FEWEST:
+        return frames
+    fold = Fold(nested.ledger)
+    with fold.measured("page"):
+        inline(one(int(done[0])), runs.way_down(nested.below.memory))
+    with fold.instead(("page", done.size - 1)):
+        destroy(nested, done[1:])
+    rest: np.ndarray = frames[~alike]
+    return rest
+
+
+def end_leftovers(nested: Nested, count: int, one: Callable[[], Step[None]]) -> int:
+    """Destroy at most `count` pages that are left over, as `one` does for the first; returns how many."""
+    frames = np.fromiter(islice(nested.leftovers, count), np.int64)
+    if nested.detached or not _worth_it(nested, frames.size):
+        return 0
+    below = nested.slots[frames]
+    if not runs.destroyable(_below(nested), below).all():
+        return 0
+    fold = Fold(nested.ledger)
+    with fold.measured("page"):
+        inline(one(), runs.way_down(nested.below.memory))
+    with fold.instead(("page", frames.size - 1)):
+        runs.destroy(_below(nested), below[1:])
+        nested.attention[frames[1:]] &= 0xFF ^ LEFTOVER
+        for frame in frames[1:].tolist():
+            del nested.leftovers[frame]
+        nested.below.promised -= frames.size - 1
+        nested.book.drop("pending_teardown", frames.size - 1)
+    return int(frames.size)
+
+
+def import_all(nested: Nested, config: TrackedConfig, one: One) -> bool:
+    """Go through all pages of a guest and make secure what can be, as `one` does; False if not in runs."""
+    space = config.space
+    last = space.length >> PAGE_SHIFT
+    if space.first or not _worth_it(nested, last):
+        return False
+    fold = Fold(nested.ledger)
+    down = runs.way_down(nested.below.memory)
+    for number in range(-(-last // SEGMENT_PAGES)):
+        pages = np.arange(number * SEGMENT_PAGES, min((number + 1) * SEGMENT_PAGES, last))
+        frames = _backed(nested, space, pages)
+        there = np.flatnonzero(frames >= 0)
+        if there.size and number not in space.segments:  # the first walk of a table watches it
+            inline(one(int(pages[there[0]])), down)
+            pages, frames = np.delete(pages, there[0]), np.delete(frames, there[0])
+        shadowed = np.array(space.segments.get(number) or [0] * SEGMENT_PAGES)[pages % SEGMENT_PAGES] - 1
+        fresh = (frames >= 0) & (shadowed < 0)
+        fresh[fresh] = plain(nested, frames[fresh])
+        owned = (frames >= 0) & (shadowed == frames) & (nested.page_owner[frames] == space.serial)
+        for kind, which in (("missing", frames < 0), ("owned", owned), ("fresh", fresh)):
+            todo = pages[which]
+            if todo.size and not fold.knows(kind):
+                with fold.measured(kind):
+                    inline(one(int(todo[0])), down)
+                todo = todo[1:]
+            with fold.instead(*(((kind, todo.size),) if todo.size else ())):
+                if kind == "fresh" and todo.size:
+                    bring_in(nested, config.handle, todo, frames[which][-todo.size :])
+        for page in pages[(frames >= 0) & ~owned & ~fresh].tolist():
+            inline(one(page), down)
+    return True
+
+
+def _backed(nested: Nested, space: Space, pages: np.ndarray) -> np.ndarray:
+    """The guest host's frames for the pages of one segment, as its own table has them; -1 for none."""
+    trail: list[dat.Step] = []
+    dat.walk(nested.peek, space.asce, int(pages[0]) << PAGE_SHIFT, write=True, trail=trail)
+    raw = nested.peek(trail[-1].origin, 8 * SEGMENT_PAGES) if trail[-1].level < 0 else None
+    if not isinstance(raw, bytes):
+        return np.full(pages.size, -1)
+    entries = np.frombuffer(raw, ">u8").astype(np.int64)[pages % SEGMENT_PAGES]
+    frames = entries >> PAGE_SHIFT
+    usable = (entries & (dat.PAGE_INVALID | dat.PROTECT) == 0) & (frames < nested.attention.size)
+    return np.where(usable, frames, -1)
+
+
 # -- parts -------------------------------------------------------------------------------------------
+
+
+def _worth_it(nested: Nested, pages: int) -> bool:
+    """A run was asked for, it is long enough, and all below is here."""
+    return nested.folds and pages >= FEWEST and runs.here(nested.below.memory) is not None
 
 
 def _below(nested: Nested) -> runs.Level:

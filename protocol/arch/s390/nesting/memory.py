@@ -330,6 +330,8 @@ def swap(nested: Nested, frame: int) -> Step[bool]:
     if not done:
         return False
     nested.shadows.unmap_frame(frame)  # once more: a call of the guest host may have filled it meanwhile
+    if nested.below.pool.free <= nested.below.promised:
+        return False  # a page that was exported stays away, in its old place
     new = nested.below.pool.take()
     nested.below.memory.move(nested.frame_below(frame), new)
     nested.below.pool.give((nested.put_under(frame, new),))

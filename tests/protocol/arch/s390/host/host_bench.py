@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from random import Random
+from typing import Any
 
 from protocol.arch.s390.compose import Rig, compose
 from protocol.arch.s390.host import Host
@@ -13,9 +14,10 @@ from protocol.arch.s390.host.load import scenario_image
 from protocol.arch.s390.host.memory import frame_of
 from protocol.arch.s390.image import Image
 from protocol.arch.s390.nesting.memory import swap
+from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.profiles import PROFILES
 from protocol.crossing import inline
-from protocol.effects import run
+from protocol.effects import Step, run
 from protocol.ledger import Key
 from protocol.plan.operations import (
     BootHost,
@@ -62,7 +64,7 @@ class Size:
 
 
 class Bench:
-    """One host, driven step by step."""
+    """One host, driven step by step. `strategy` says how the levels below emulate for it."""
 
     def __init__(
         self,
@@ -74,29 +76,27 @@ class Bench:
         blind: bool = False,
         profile: str = "small",
         memory_mib: int = 2200,
+        strategy: Strategy | None = None,
     ) -> None:
         self.size = size or Size(2, 3, 4, 2, 8)
-        self.rig: Rig = compose(PROFILES[profile], depth, 1, memory_mib << 20, 3, seed=SEED, apart=apart)
+        memory = memory_mib << 20
+        self.rig: Rig = compose(PROFILES[profile], depth, 1, memory, 3, SEED, strategy, apart=apart)
+        self._options = {"depth": depth, "image": image_of(self.size.image), "pages": pages, "bulk": bulk}
+        self._below = self.rig.below(0) if apart else None
+        self._blind = blind
+        self.turn_on()
+
+    def turn_on(self) -> None:
+        """A fresh host on the seat: it has forgotten whatever was there."""
         seat = self.rig.seats[0]
         self.level = seat.level
-        below = self.rig.below(0)
-        self.host = Host(
-            self.rig.seen(seat.level),
-            seat.cpus,
-            Random("host"),
-            depth=depth,
-            image=image_of(self.size.image),
-            pages=pages,
-            bulk=bulk,
-            below=below if apart and not blind else None,
-        )
-        self._below = below if apart else None
+        below = None if self._blind else self._below
+        self.host = Host(self.rig.seen(seat.level), seat.cpus, Random("host"), below=below, **self._options)
 
-    def do(self, *operations: Operation) -> Counter[Key]:
-        """Perform operations; what they were counted as."""
+    def count(self, *steps: Step[Any]) -> Counter[Key]:
+        """Drive steps; what they were counted as."""
         before = Counter(self.rig.ledger.counts())
-        for operation in operations:
-            step = self.host.perform(operation)
+        for step in steps:
             if self._below is None:
                 run(step)
             else:
@@ -105,16 +105,24 @@ class Bench:
         after.subtract(before)
         return Counter({key: n for key, n in after.items() if n})
 
+    def do(self, *operations: Operation) -> Counter[Key]:
+        """Perform operations, one after the other."""
+        return self.count(*map(self.host.perform, operations))
+
     def swap_below(self, pages: list[int], guest: int = 0) -> Counter[Key]:
         """The level below puts other frames under these pages of the guest, one after the other."""
-        before = Counter(self.rig.ledger.counts())
-        for page in pages:
-            frame = frame_of(self.host.level, self.host.guest(guest).table, page)
-            if frame is not None:
-                run(swap(self.level, frame))
-        after = Counter(self.rig.ledger.counts())
-        after.subtract(before)
-        return Counter({key: n for key, n in after.items() if n})
+        frames = [frame_of(self.host.level, self.host.guest(guest).table, page) for page in pages]
+        return self.count(*(swap(self.level, frame) for frame in frames if frame is not None))
+
+    def reboot(self) -> Counter[Key]:
+        """The host reboots without a word."""
+        counts = self.count(self.rig.reset(0, "load-normal"))
+        self.turn_on()
+        return counts
+
+    def die(self) -> Counter[Key]:
+        """The host ends without a word."""
+        return self.count(self.rig.end(0, "l1_crash"))
 
     def boot(self) -> Counter[Key]:
         return self.do(BootHost())

@@ -16,6 +16,7 @@ from protocol.arch.s390.host.memory import mapped
 from protocol.arch.s390.machine import Machine
 from protocol.arch.s390.machine.memory import plaintext
 from protocol.arch.s390.nesting import Nested
+from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.runs import here, way_down
 from protocol.plan.operations import (
     BootHost,
@@ -58,7 +59,7 @@ def state(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {
         "machine": np.bincount(machine.state, minlength=5).tolist(),
         "guests": {},
-        "free": host.pool.free + host.backing.left,
+        "free": host.pool.free + host.backing.left if host.query else None,
         "leaked": host.leaked,
     }
     for config in machine.configs.values():
@@ -266,6 +267,41 @@ def test_prefaulting_in_runs_is_prefaulting_page_by_page(depth: int) -> None:
         alike(one, run, operation)
     assert state(one) == state(run)
     follow(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("teardown", ["sync", "async"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_teardown_in_runs_is_a_teardown_page_by_page(depth: int, teardown: str) -> None:
+    one, run = pair(depth, strategy=Strategy(teardown=teardown))
+    begin = (Create(0, MIB, 2), Load(0), Start(0), Touch(0, 0, Pages(100, 900, 500, 2)))
+    for lives in range(2):
+        for operation in (BootHost(), *begin, Share(0, 0, Pages(1100, 50, 50))):
+            alike(one, run, operation)
+        assert one.swap_below([*range(16, 22), 1110]) == run.swap_below([*range(16, 22), 1110])
+        assert one.reboot() == run.reboot()
+        assert state(one) == state(run), lives
+    while run.level.leftovers:
+        assert one.count(one.rig.sweep(0, 100)) == run.count(run.rig.sweep(0, 100))
+        assert state(one) == state(run)
+    assert not one.level.leftovers
+    assert one.rig.remains() == run.rig.remains() == {"configs": 0, "cpus": 0, "pages": 0}
+    for operation in (BootHost(), *begin):
+        alike(one, run, operation)
+    assert one.die() == run.die()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["merged_l0", "prefault"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_pages_that_the_level_below_brings_in_by_itself_cost_alike_in_runs(depth: int, way: str) -> None:
+    one, run = pair(depth, pages=way, strategy=Strategy(pages=way))
+    begin = (BootHost(), Create(0, MIB, 2), Load(0), Start(0))
+    for operation in (*begin, Touch(0, 0, Pages(100, 900, 200, 3)), Share(0, 1, Pages(1100, 50, 50))):
+        alike(one, run, operation)
+    assert state(one) == state(run)
+    follow(run)
+    alike(one, run, Destroy(0))
 
 
 @pytest.mark.parametrize("depth", [0, pytest.param(1, marks=pytest.mark.slow)])

@@ -44,10 +44,15 @@ def test_prefaulting_secures_all_memory_before_the_guest_runs() -> None:
 
 
 def test_merging_below_is_refused_where_nobody_offers_it() -> None:
-    with pytest.raises(ValueError, match=r"merged_l0.*does not import pages"):
-        Bench(pages="merged_l0")
+    with pytest.raises(ValueError, match=r"merged_l0.*below L1 does not import pages"):
+        Bench(1, pages="merged_l0")
     with pytest.raises(ValueError, match="allowed: two_fault, merged_l1, merged_l0, prefault"):
         Bench(pages="all_at_once")
+
+
+def test_for_l0_itself_merging_below_is_merging() -> None:
+    counts = started(pages="merged_l0").do(Touch(0, 0, SIZE.touch))
+    assert family(counts, "exits") == {"1.pgm_11.kernel": 30, "1.wait.kernel": 1}
 
 
 def read(bench: Bench, address: int, length: int) -> bytes:
