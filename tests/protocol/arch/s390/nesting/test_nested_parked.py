@@ -1,4 +1,4 @@
-"""Everything at once: CPUs of two hosts, levels that swap under them, a death on the way, messages in any order.
+"""Everything at once: CPUs of two hosts, levels that swap under them, a death, messages in any order.
 
 What was checked before a message left has to hold when its answer comes. At the end of each round nothing is
 under way, and the invariants hold.

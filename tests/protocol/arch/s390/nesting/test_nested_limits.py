@@ -1,0 +1,197 @@
+"""A level below without memory, and calls that meet: the guest host gets an answer of the architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from nested_host import IMAGE_AT, MIB, Guest, NestedHost
+from nested_invariants import check
+
+from protocol.arch.s390.compose import compose
+from protocol.arch.s390.guest import Read, Touch
+from protocol.arch.s390.nesting import Nested, memory
+from protocol.arch.s390.nesting.entry import NO_SHADOW, NORMAL_SPACES
+from protocol.arch.s390.profiles import PROFILES
+from protocol.arch.s390.structs import (
+    BUSY,
+    EXECUTED,
+    HANDLE_GADDR,
+    PADDR,
+    SECURE,
+    SIE_MSL,
+    SIE_SDF,
+    U64,
+    SieExit,
+    block,
+)
+from protocol.arch.s390.tables import GuestTable
+from protocol.effects import Park, run
+from protocol.memory.store import PAGE, PAGE_SHIFT
+
+NO_MORE_CONFIGS, STORAGE, VALIDITY, WAIT = 0x0103, 0x0105, 0x20, 0x1C
+
+
+class Tight:
+    """A host on a level that has no frame to spare, as soon as `squeeze` was called."""
+
+    def __init__(self) -> None:
+        self.host = NestedHost(compose(PROFILES["small"], 1))
+        run(self.host.init())
+        self.guest: Guest = run(self.host.boot(mib=4))
+        level = self.host.seat.level
+        assert isinstance(level, Nested)
+        self.level = level
+        self.l0 = self.host.rig.chain[0]
+        self.taken: list[int] = []
+
+    def squeeze(self, leave: int = 0) -> None:
+        self.taken += self.l0.pool.take_singles(self.l0.pool.free - self.l0.promised - leave)
+
+    def release(self) -> None:
+        self.l0.pool.give(self.taken)
+        self.taken.clear()
+        check(self.host.rig)
+
+
+@pytest.fixture
+def tight() -> Iterator[Tight]:
+    made = Tight()
+    yield made
+    made.release()
+
+
+@pytest.mark.parametrize("leave", [0, 15, 16, 20, 22, 24, 30])
+def test_a_configuration_that_cannot_be_paid_for_is_refused_and_nothing_changes(
+    tight: Tight, leave: int
+) -> None:
+    tight.squeeze(leave)
+    free = tight.l0.pool.free
+    with pytest.raises(AssertionError, match=f"rc={NO_MORE_CONFIGS}"):
+        run(tight.host.create())
+    assert tight.l0.pool.free == free
+    assert len(tight.level.configs) == 1
+
+
+@pytest.mark.parametrize("leave", [0, 1, 2])
+def test_a_cpu_that_cannot_be_paid_for_is_refused_and_nothing_changes(tight: Tight, leave: int) -> None:
+    tight.squeeze(leave)
+    free = tight.l0.pool.free
+    with pytest.raises(AssertionError, match=f"rc={STORAGE}"):
+        run(tight.host.create_cpu(tight.guest, 5))
+    assert tight.l0.pool.free == free
+
+
+def test_a_guest_that_was_created_never_lacks_a_shadow(tight: Tight) -> None:
+    """All tables that it can need were put aside when it was created."""
+    pages = [number * 256 + 7 for number in range(4)]
+    for page in pages:
+        tight.host.map(tight.guest, page)
+        assert run(tight.host.convert(tight.guest, page)).rc == EXECUTED
+    tight.squeeze()
+    left = run(tight.host.enter(tight.guest, *(Touch(page << 12, True) for page in pages)))
+    assert isinstance(left, SieExit) and left.code == WAIT
+
+
+def test_parameters_and_dumps_need_no_memory_of_the_level_below(tight: Tight) -> None:
+    guest = run(tight.host.create(vcpus=1))
+    tight.squeeze()
+    run(tight.host.load(guest))
+    assert isinstance(run(tight.host.enter(guest, Read(IMAGE_AT, 2))), SieExit)
+
+
+def test_nothing_is_swapped_where_there_is_no_frame(tight: Tight) -> None:
+    tight.squeeze()
+    frame = tight.guest.pages[IMAGE_AT >> 12]
+    assert run(memory.swap(tight.level, frame)) is False
+    assert isinstance(run(tight.host.enter(tight.guest, Read(IMAGE_AT, 2))), SieExit)
+
+
+# -- guests that are not secure -------------------------------------------------------------------
+
+
+def normal(tight: Tight, table: GuestTable, page: int) -> SieExit:
+    vcpu = tight.guest.vcpus[0]
+    tight.host.write(vcpu.block + SIE_SDF, b"\0")
+    tight.host.write(vcpu.block + SIE_MSL, U64.pack(3 * MIB))
+    vcpu.program.replace()
+    tight.host.cpus[0].cr[1] = table.asce
+    vcpu.program.steps.append(Read(page << 12, 4))
+    left = run(tight.host.level.enter(tight.host.cpus[0], vcpu.block, vcpu.program, False, 2))
+    tight.host.write(vcpu.block + SIE_SDF, bytes((SECURE,)))
+    assert isinstance(left, SieExit), left
+    return left
+
+
+def test_a_normal_guest_without_room_for_a_shadow_is_not_entered(tight: Tight) -> None:
+    table = GuestTable(tight.host.level, tight.host.pool)
+    table.map(5, tight.host.pool.take())
+    tight.squeeze()
+    left = normal(tight, table, 5)
+    assert (left.code, left.ipb >> 16) == (VALIDITY, NO_SHADOW)
+
+
+def test_normal_guests_take_turns_with_the_shadows_that_there_is_room_for(tight: Tight) -> None:
+    tables = []
+    for number in range(NORMAL_SPACES + 4):
+        table = GuestTable(tight.host.level, tight.host.pool)
+        frame = tight.host.pool.take()
+        tight.host.write(frame << PAGE_SHIFT, number.to_bytes(4, "big"))
+        table.map(5, frame)
+        tables.append(table)
+    for squeezed in (False, True):
+        if squeezed:
+            tight.squeeze()
+        for number, table in enumerate(tables):
+            assert normal(tight, table, 5).code == WAIT
+            assert tight.host.results(tight.guest) == [{"hex": f"{number:08x}"}]
+        assert len(tight.level.shadows.spaces) <= NORMAL_SPACES + 1
+
+
+# -- busy -----------------------------------------------------------------------------------------
+
+
+def test_a_busy_answer_is_contention_and_no_exit(tight: Tight) -> None:
+    host, guest = tight.host, tight.guest
+    host.map(guest, 0x20)
+    uvcb = bytes(block(0x28, 0x0200, HANDLE_GADDR, guest.handle, 0x20 << PAGE_SHIFT))
+    for cpu in (0, 1):
+        host.write(host.issuers[cpu].scratch, uvcb)
+    parked = host.level.call(host.cpus[0], host.issuers[0].scratch, park=True)
+    assert next(parked) == Park()
+    ledger = host.rig.ledger
+    ledger.reset()
+    assert run(host.level.call(host.cpus[1], host.issuers[1].scratch)) == BUSY
+    assert host.read(host.issuers[1].scratch, 0x28) == uvcb, "the block is as it was"
+    assert (ledger.flat(), dict(ledger.contention)) == ({}, {"busy": 1})
+    with pytest.raises(StopIteration) as stop:
+        next(parked)
+    assert stop.value.value == 0
+    assert host.is_secure(guest.pages[0x20] << PAGE_SHIFT)
+
+
+def test_a_frame_that_another_call_names_makes_this_one_busy() -> None:
+    """Over a link: an import waits for its answer, another CPU exports the page."""
+    rig = compose(PROFILES["small"], 1, apart=True)
+    from protocol.crossing import inline
+
+    host = NestedHost(rig)
+    inline(host.init(), rig.below(0))
+    guest = inline(host.boot(), rig.below(0))
+    address = host.map(guest, 0x20)
+    level = host.seat.level
+    assert isinstance(level, Nested)
+    host.write(host.issuers[0].scratch, bytes(block(0x28, 0x0200, HANDLE_GADDR, guest.handle, 0x20 << 12)))
+    host.write(host.issuers[1].scratch, bytes(block(0x20, 0x0201, PADDR, address)))
+    importing = level.call(host.cpus[0], host.issuers[0].scratch)
+    issue = next(importing)
+    other = level.call(host.cpus[1], host.issuers[1].scratch)
+    with pytest.raises(StopIteration) as stop:
+        next(other)
+    assert stop.value.value == BUSY
+    (server,) = rig.below(0)[-1:]
+    with pytest.raises(StopIteration) as stop:
+        importing.send(run(server(issue)))
+    assert stop.value.value == 0
+    check(rig)
+    assert level.page_owner[address // PAGE]
