@@ -68,7 +68,11 @@ def test_a_record_may_say_how_it_is_restored() -> None:
     assert list(queue.waiting) == [1, 2]
 
 
-@pytest.mark.parametrize("value", [1 << 64, -(1 << 63) - 1, object(), {1, 2}, (1, [object()])], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [1 << 64, -(1 << 63) - 1, object(), {1, 2}, (1, [object()])],
+    ids=["too large", "too small", "an object", "a set", "an object inside"],
+)
 def test_what_has_no_form_is_our_own_mistake(value: object) -> None:
     with pytest.raises(LocalProtocolError):
         CODEC.encode(value)
