@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 from s390_blocks import INV_CMD, INV_LEN, MIB, MORE_DATA, NON_SECURE, PAGE, PRIVILEGED, Reply, uvcb
 from s390_field import Host
-from s390_guest import WORK, Image, SecureGuest, plain_image
+from s390_guest import WORK, Image, SecureGuest, call_steps, plain_image
 from s390_owner import DISABLE_DUMP, add_secret, attestation, plaintext
 
 REQUEST, LIST, BUFFER = 0x20000, 0x24000, 0x26000
@@ -363,3 +363,30 @@ def test_a_secret_survives_a_reset_of_its_guest(host: Host, keeper: Keeper) -> N
     host.call("cpu_reset_clear", handle=guest.cpus[0].handle).done()
     guest.set_state(5).done()
     assert keeper.total() == 1
+
+
+# -- what is refused for what happens meanwhile ----------------------------------------
+
+
+def test_no_secret_is_taken_while_a_dump_is_active(host: Host) -> None:
+    """The CPU was inside when the dump began, and goes on until it leaves."""
+    host.cpu(1, running=True)
+    keeper = Keeper.boot(host, pcf=hex(ALLOW_DUMP))
+    guest = keeper.guest
+    guest.store(REQUEST, add_secret(keeper.image.header, PLAIN, plaintext(WORDS), "db"))
+    host.ok("enter", vcpu=hex(guest.sie), stay=True)
+    host.call("dump_init", 1, handle=guest.handle).done()
+    block = uvcb("add_secret", request=REQUEST)
+    done = host.ok("guest", vcpu=hex(guest.sie), do=call_steps(block))["steps"]
+    assert done[:2] == [{}, {"cc": 1}]
+    assert Reply(1, bytes.fromhex(done[2]["hex"])).rc == 0x010D
+    host.ok("kick", cpu=0)
+    host.call("dump_complete", 1, handle=guest.handle, area=host.alloc()).done()
+    keeper.add().done()
+
+
+@pytest.mark.parametrize("where", [END, END - PAGE + 1, 1 << 44, (1 << 64) - PAGE], ids=hex)
+def test_a_list_outside_the_guest_is_not_accessible(keeper: Keeper, where: int) -> None:
+    keeper.add().done()
+    keeper.guest.uvc(uvcb("list_secrets", first=0, list=where)).refused(0x0102)
+    keeper.listed()[0].done()

@@ -77,7 +77,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.decided: deque[Decided] = deque(maxlen=KEPT)
-        self._serial = 0
+        self.serial = 0
         self._attached: list[Any] = []
 
     def attach(self, level: Any) -> None:
@@ -96,7 +96,7 @@ class Watch:
             return rc
 
         def performed(spec: CallSpec, cpu: Cpu, block: bytes) -> Generator[Any, Any, Outcome]:
-            began = self._serial
+            began = self.serial
             result = perform(spec, cpu, block)
             outcome: Outcome = result if isinstance(result, Outcome) else (yield from result)
             self._judge(level, spec, cpu, outcome, began)
@@ -118,21 +118,8 @@ class Watch:
             return
         below = self._from_below(level, cpu, outcome, began)
         if below is not None:
-            self._serial += 1
-            self.decided.append(
-                Decided(
-                    self._serial,
-                    id(level),
-                    id(cpu),
-                    outcome.rc,
-                    outcome.rrc,
-                    below.level,
-                    spec.name,
-                    below.check,
-                    below.text,
-                    below.basis,
-                )
-            )
+            where = (outcome.rc, outcome.rrc, below.level, spec.name, below.check, below.text, below.basis)
+            self.keep(id(level), id(cpu), *where)
             return
         for at, check in enumerate(spec.checks):
             if (check.code, check.reason) == (outcome.rc, outcome.rrc):
@@ -156,11 +143,14 @@ class Watch:
     def _note(
         self, level: Any, cpu: int, outcome: Outcome, call: str, check: int, text: str, basis: str
     ) -> None:
-        self._serial += 1
-        name = level_name(level)
-        self.decided.append(
-            Decided(self._serial, id(level), cpu, outcome.rc, outcome.rrc, name, call, check, text, basis)
-        )
+        self.keep(id(level), cpu, outcome.rc, outcome.rrc, level_name(level), call, check, text, basis)
+
+    def keep(
+        self, on: int, cpu: int, rc: int, rrc: int, level: str, call: str, check: int, text: str, basis: str
+    ) -> None:
+        """Remember one answer, behind all others."""
+        self.serial += 1
+        self.decided.append(Decided(self.serial, on, cpu, rc, rrc, level, call, check, text, basis))
 
 
 def level_name(level: Any) -> str:
@@ -182,7 +172,7 @@ class WatchedKeyboard:
             return self._keyboard.answer(request)
         for level in (*self._keyboard.levels, *(seat.level for seat in self._keyboard.seats)):
             self.watch.attach(level)
-        before = self.watch._serial
+        before = self.watch.serial
         answer = self._keyboard.answer(request)
         cc = answer.get("ok", {}).get("cc", 0)
         if cc < ERROR:
