@@ -21,7 +21,7 @@ from protocol.arch.tdx.nesting.memory import keyed
 from protocol.arch.tdx.nesting.operands import Operands
 from protocol.arch.tdx.platform import PAGE_SHIFT
 from protocol.arch.tdx.shared_ept import READ, WRITE
-from protocol.arch.tdx.status import R8, R9, RAX, RCX, RDX, Operand, Status
+from protocol.arch.tdx.status import R8, R9, RAX, RCX, RDX, Operand, Refused, Status
 from protocol.effects import Fault, Step
 
 if TYPE_CHECKING:
@@ -55,9 +55,11 @@ def enter(n: Nested, call: Call) -> Step[int]:
     """TDH.VP.ENTER."""
     operands = Operands(n, call)
     flags = operands.given[RCX] & ~HANDLE
+    if flags & ~FLAGS:
+        raise Refused(Status.OPERAND_INVALID | RCX)
     operands.vcpu(RCX, exclusive=False, flags=flags)
     vcpu = n.vcpus.get((operands.given[RCX] & HANDLE) >> PAGE_SHIFT)
-    legal = not flags & ~FLAGS and not operands.wrong
+    legal = not operands.wrong
     program, park = call.program or Program(), call.park
     lp = n.under(call.lp)
     while True:

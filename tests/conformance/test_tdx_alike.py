@@ -1,0 +1,28 @@
+"""The same input gives the same answers at every depth: random scripts, one console for each depth."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from driver import Keyboard, in_process
+from tdx_field import TdxHost
+from tdx_script import Script, Together, pages_of
+
+DEPTHS = (0, 1, 2)
+STEPS = 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("profile", ["small", "small-2p"])
+def test_a_random_script_is_answered_alike_at_every_depth(profile: str, seed: int) -> None:
+    keyboards = [Keyboard(in_process("tdx", depth, profile=profile), depth) for depth in DEPTHS]
+    host = TdxHost(Together(keyboards))  # type: ignore[arg-type]
+    script = Script(Random(f"{profile}:{seed}"), host.boot((1, 2)))
+    for _ in range(STEPS):
+        script.step()
+    script.settle()
+    audits = [keyboard.ok("audit") for keyboard in keyboards]
+    assert all(audit["leaks"] == [] for audit in audits)
+    assert all(pages_of(audit) == pages_of(audits[0]) for audit in audits)
