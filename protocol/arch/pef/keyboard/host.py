@@ -1,0 +1,319 @@
+"""One POWER host at the keyboard: `sc 2` by hand, its KVM, its VMM, its guests' programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any, Protocol
+
+import numpy as np
+
+from protocol.arch.pef.compose import RESETS
+from protocol.arch.pef.cpu import HCALL, TM_STATES, Cpu, Exit
+from protocol.arch.pef.front import RETURN
+from protocol.arch.pef.guest import Program, Read
+from protocol.arch.pef.hcalls import NAMES
+from protocol.arch.pef.keyboard import steps
+from protocol.arch.pef.keyboard.spaces import Mapped, Real
+from protocol.arch.pef.kvm import HostStopped, Kvm
+from protocol.arch.pef.kvm import run as running
+from protocol.arch.pef.kvm.frames import FIRST, FREE, GIVEN
+from protocol.arch.pef.kvm.vm import KvmVcpu, Vm
+from protocol.arch.pef.level import Level
+from protocol.arch.pef.tables import LPIDS, PAGE
+from protocol.effects import Fault, Step, run
+from protocol.keyboard import AllocationBook, Answer, Begun, Complaint, Fields, Raised, SecureHost, Space
+from protocol.memory.store import PAGE_SHIFT as SMALL_SHIFT
+
+RESULT_BYTES = 4 << 20  # that the reads of one program may gather before they are collected
+U32 = (1 << 32) - 1
+_STOPS = (*NAMES.values(), *(hex(vector) for vector in (HCALL, 0xE00, 0xE20, *steps.VECTORS)))
+
+
+class Seat(Protocol):
+    """Where a host sits: the level that it meets changes when the host is killed and a fresh one comes."""
+
+    number: int
+
+    @property
+    def level(self) -> Level: ...
+    @property
+    def cpus(self) -> list[Cpu]: ...
+    @property
+    def memory_bytes(self) -> int: ...
+
+
+class Book(AllocationBook):
+    """The console's book of memory; KVM sees what is in it."""
+
+    def __init__(self, kvm: Kvm, size: int) -> None:
+        super().__init__([(FIRST, size)], PAGE)
+        self._kvm = kvm
+        self._lengths: dict[int, int] = {}
+
+    def take(
+        self, length: int, align: int, above: int, below: int, in_use: Callable[[int, int], int | None]
+    ) -> int | None:
+        found = super().take(length, align, above, below, in_use)
+        if found is not None:
+            self._lengths[found] = length
+            self._kvm.frames.mark(found, length, GIVEN)
+        return found
+
+    def give(self, address: int) -> bool:
+        if not super().give(address):
+            return False
+        self._kvm.frames.mark(address, self._lengths.pop(address), FREE)
+        return True
+
+    def clear(self) -> None:
+        super().clear()
+        if hasattr(self, "_lengths"):
+            for address, length in self._lengths.items():
+                self._kvm.frames.mark(address, length, FREE)
+            self._lengths.clear()
+
+
+class PefHost(SecureHost):
+    """`depth` 0: the host runs on the machine itself."""
+
+    def __init__(
+        self,
+        seat: Seat,
+        depth: int,
+        seed: int,
+        reset: Callable[[str], Step[None]],
+        kill: Callable[[], Step[None]],
+    ) -> None:
+        self.kvm = Kvm(seat.level, depth > 0, Random(f"{seed}:kvm:{seat.number}"))
+        super().__init__(Book(self.kvm, seat.memory_bytes))
+        self.memory = seat.memory_bytes
+        self.cpus = len(seat.cpus)
+        self.seed = seed
+        self._seat = seat
+        self._do_reset = reset
+        self._do_kill = kill
+        self._left: dict[int, Exit] = {}  # CPU -> the last exit on it
+
+    @property
+    def level(self) -> Level:
+        return self._seat.level
+
+    def cpu_at(self, number: int) -> Cpu:
+        return self._seat.cpus[number]
+
+    # -- memory ----------------------------------------------------------------------------------------------
+
+    @property
+    def spaces(self) -> str:
+        return "phys, vm:LPID"
+
+    def space(self, name: str, cpu: int) -> Space | None:
+        if name == "phys":
+            return Real(self.level)
+        kind, _, number = name.partition(":")
+        try:
+            vm = self.kvm.vms.get(int(number, 0))
+        except ValueError:
+            return None
+        return None if kind != "vm" or vm is None else Mapped(self.kvm, self._seat.cpus[cpu], vm)
+
+    def in_use(self, address: int, length: int) -> int | None:
+        return self.kvm.frames.taken_by_kvm(address, length)
+
+    def zero(self, address: int, length: int) -> None:
+        first, end = address >> SMALL_SHIFT, (address + length) >> SMALL_SHIFT
+        self.level.clear(np.arange(first, end))
+
+    # -- sc 2 by hand ----------------------------------------------------------------------------------------
+
+    def may_issue(self, cpu: int) -> None:
+        """Every CPU runs."""
+
+    def call(self, fields: Fields, cpu: int, park: bool) -> Begun:
+        if park:
+            raise fields.wrong("park", "false: no call stops midway; an open reflection does")
+        fields.number("r3")
+        left = self._left.get(cpu)
+        returning = fields.number("r3") == RETURN
+        gpr = steps.registers(fields, left.gpr if left is not None and returning else None)
+        hsrr0 = fields.number("hsrr0", left.hsrr0 if left is not None and returning else 0)
+        return Begun(self._by_hand(cpu, gpr, hsrr0))
+
+    def _by_hand(self, cpu: int, gpr: list[int], hsrr0: int) -> Step[Answer]:
+        it = self._seat.cpus[cpu]
+        try:
+            out = yield from self.kvm.issue(it, gpr, hsrr0)
+            if isinstance(out, list):
+                return {f"r{number}": hex(out[number]) for number in range(3, 13)}
+            return (yield from self._goes_on(cpu, out))
+        except HostStopped as stopped:
+            raise self.stops(stopped) from stopped
+
+    def _goes_on(self, cpu: int, left: Exit) -> Step[Answer]:
+        """An exit behind a UV_RETURN by hand: KVM answers what it may, as in `enter`."""
+        vm = self.kvm.vms.get(left.lpid)
+        vcpu = None if vm is None else vm.vcpus.get(left.vcpu)
+        if vm is None or vcpu is None:
+            self.kvm.arrived(left)
+            self._left[cpu] = left
+            return self._shown(left, [])
+        it = self._seat.cpus[cpu]
+        if (yield from running.came_out(self.kvm, it, vm, vcpu, left)):
+            it.lpidr, it.pidr = vm.lpid, 0
+            left = yield from running.go(self.kvm, it, vm, vcpu, stay=False)
+        self._left[cpu] = left
+        return self._shown(left, vcpu.program.collect())
+
+    def stops(self, stopped: HostStopped) -> Complaint:
+        """The host's machine stands still from now on."""
+        self.dead = str(stopped)
+        return Complaint("dead", f"{stopped}; allowed: reset, kill")
+
+    def insn(self, fields: Fields, cpu: int) -> Answer:
+        raise fields.wrong("name", "none: no other instruction is offered here")
+
+    # -- vcpus -----------------------------------------------------------------------------------------------
+
+    def vm(self, fields: Fields) -> Vm:
+        found = self.kvm.vms.get(fields.number("vm", None, 0, LPIDS - 1))
+        if found is None:
+            raise fields.wrong("vm", "the LPID of a VM of this host")
+        return found
+
+    def vcpu(self, fields: Fields, vm: Vm) -> KvmVcpu:
+        found = vm.vcpus.get(fields.number("vcpu"))
+        if found is None:
+            raise fields.wrong("vcpu", "the number of a vcpu of this VM")
+        return found
+
+    def enter(self, fields: Fields, cpu: int, stay: bool, park: bool) -> Begun:
+        if park:
+            raise fields.wrong("park", "false: an entry does not stop midway; name exits in stop")
+        it = self._seat.cpus[cpu]
+        if not it.hv or it.pr:
+            raise Complaint("bad_request", f"CPU {cpu} is not in the hypervisor; set hv and pr first", "cpu")
+        vm = self.vm(fields)
+        vcpu = self.vcpu(fields, vm)
+        if vcpu.running:
+            raise fields.wrong("vcpu", "one that runs on no other CPU")
+        stop = frozenset(fields.texts("stop", _STOPS, []))
+        reply: dict[int, int] = {}
+        if "gpr" in fields:
+            reply = self._reply(fields, vcpu)
+        vcpu.stop = stop
+        vcpu.reply = reply
+        return Begun(self._enter(cpu, vm, vcpu, stay), (vm.lpid, vcpu.number))
+
+    def _reply(self, fields: Fields, vcpu: KvmVcpu) -> dict[int, int]:
+        if vcpu.exit is None or vcpu.exit.trap != HCALL:
+            raise fields.wrong("gpr", "only where a hypercall of this vcpu is open")
+        given = fields.inner("gpr")
+        given.only(*(f"r{number}" for number in range(3, 13)))
+        return {number: given.number(f"r{number}", 0) for number in range(3, 13)}
+
+    def _enter(self, cpu: int, vm: Vm, vcpu: KvmVcpu, stay: bool) -> Step[Answer]:
+        try:
+            left = yield from running.enter(self.kvm, self._seat.cpus[cpu], vm, vcpu, stay)
+        except HostStopped as stopped:
+            raise self.stops(stopped) from stopped
+        self._left[cpu] = left
+        return self._shown(left, vcpu.program.collect())
+
+    @staticmethod
+    def _shown(left: Exit, done: list[dict[str, Any]]) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "trap": hex(left.trap),
+            "vm": hex(left.lpid),
+            "vcpu": hex(left.vcpu),
+            "secure": left.secure,
+        }
+        body |= {f"r{number}": hex(left.gpr[number]) for number in (*range(3, 13), 31)}
+        for name in ("srr0", "srr1", "hsrr0", "hsrr1", "hdar", "hdsisr", "asdr"):
+            body[name] = hex(getattr(left, name))
+        return body | {"steps": done}
+
+    def queue(self, fields: Fields, replace: bool) -> tuple[tuple[int, int], int]:
+        vm = self.vm(fields)
+        program = self.vcpu(fields, vm).program
+        more = steps.parse(fields)
+        waiting = more if replace else [*program.steps, *more]
+        if len(waiting) > steps.STEPS:
+            raise Complaint("limit", f"do: at most {steps.STEPS} steps in a program", "do")
+        if sum(step.length for step in waiting if isinstance(step, Read)) > RESULT_BYTES:
+            raise Complaint(
+                "limit", f"do: the reads of a program gather at most {RESULT_BYTES:#x} bytes", "do"
+            )
+        if replace:
+            program.replace()
+        program.steps.extend(more)
+        return (vm.lpid, fields.number("vcpu")), program.waiting()
+
+    def collect(self, vcpu: object) -> list[dict[str, Any]]:
+        assert isinstance(vcpu, tuple)
+        return self._program(*vcpu).collect()
+
+    def _program(self, lpid: int, number: int) -> Program:
+        return self.kvm.vms[lpid].vcpus[number].program
+
+    def staying(self, vcpu: object) -> dict[str, Any]:
+        return {"steps": self.collect(vcpu)}
+
+    def hcall(self, fields: Fields, cpu: int) -> dict[str, Any]:
+        """A hypercall as if this vcpu had made it; an open reflection of the vcpu stays."""
+        vm = self.vm(fields)
+        vcpu = self.vcpu(fields, vm)
+        gpr = steps.registers(fields)
+        fields.number("r3")
+        srr1 = fields.number("srr1", 0)
+        it = self._seat.cpus[cpu]
+        try:
+            known = run(running.hypercall(self.kvm, it, vm, vcpu, gpr, srr1))
+        except HostStopped as stopped:
+            raise self.stops(stopped) from stopped
+        if not known:
+            gpr[3] = running.unknown(gpr[3])
+        shown = {f"r{number}": hex(gpr[number]) for number in range(3, 13)}
+        return shown | {"to": "ultravisor" if vm.flags else "guest"}
+
+    # -- CPUs ------------------------------------------------------------------------------------------------
+
+    def settings(self, fields: Fields, cpu: int) -> dict[str, Any]:
+        """Everything is looked at before anything is set."""
+        it = self._seat.cpus[cpu]
+        hv, pr = fields.flag("hv", it.hv), fields.flag("pr", it.pr)
+        tm = fields.choice("tm", TM_STATES, it.tm)
+        lpidr = fields.number("lpidr", it.lpidr, 0, U32)
+        pidr = fields.number("pidr", it.pidr, 0, U32)
+        it.hv, it.pr, it.tm, it.lpidr, it.pidr = hv, pr, tm, lpidr, pidr
+        return {"hv": hv, "pr": pr, "tm": tm, "lpidr": hex(lpidr), "pidr": hex(pidr)}
+
+    def fault(self, fault: Fault, **more: object) -> Raised:
+        body = {
+            "code": hex(fault.code),
+            "name": fault.name,
+            "address": hex(fault.address),
+            "write": fault.write,
+        }
+        return Raised(body | more)
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    @property
+    def reset_kinds(self) -> tuple[str, ...]:
+        return RESETS
+
+    def reset(self, kind: str) -> Step[None]:
+        yield from self._do_reset(kind)
+        self._fresh()
+
+    def kill(self) -> Step[None]:
+        yield from self._do_kill()
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._left.clear()
+        self.kvm.restart(self.level)
+
+    def issued(self) -> dict[str, Any]:
+        return self.kvm.counted()

@@ -1,0 +1,90 @@
+"""What a guest is told to do, as it is typed: JSON to steps of its program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from protocol.arch.pef import cpu as power
+from protocol.arch.pef.guest import Fetch, GuestStep, Hypercall, Interrupt, Read, Touch, Ultracall
+from protocol.arch.pef.tables import PAGE
+from protocol.keyboard import Fields
+
+STEPS = 65536  # of one request, and of one program
+READ_BYTES = 1 << 20  # of one step
+VECTORS = (
+    *(power.RESET, power.MACHINE_CHECK, power.EXTERNAL, power.DECREMENTER, power.EMULATION_ASSIST),
+    *(power.MAINTENANCE, power.DOORBELL, power.VIRTUALIZATION, power.FACILITY),
+)
+GPR_NAMES = tuple(f"r{number}" for number in range(power.GPRS))
+
+
+def parse(fields: Fields, name: str = "do") -> list[GuestStep]:
+    """The steps in `do`. Raises Complaint."""
+    return [_step(step) for step in fields.objects(name, STEPS)]
+
+
+def _step(step: Fields) -> GuestStep:
+    kinds = [name for name in _KINDS if name in step]
+    if len(kinds) != 1:
+        raise step.wrong(kinds[1] if kinds else "step", f"exactly one of {', '.join(_KINDS)} in a step")
+    return _KINDS[kinds[0]](step)
+
+
+def _call(step: Fields) -> Ultracall:
+    step.only("call", "pr")
+    return Ultracall(_named(step.inner("call")), step.flag("pr"))
+
+
+def _hcall(step: Fields) -> Hypercall:
+    step.only("hcall", "do")
+    nested = tuple(parse(step)) if "do" in step else ()
+    return Hypercall(_named(step.inner("hcall")), nested)
+
+
+def _touch(step: Fields) -> Touch:
+    step.only("touch", "write", "value")
+    write = step.flag("write")
+    if "value" in step and not write:
+        raise step.wrong("value", "only with write")
+    return Touch(step.number("touch"), write, step.data("value", PAGE, bytes(8)))
+
+
+def _read(step: Fields) -> Read:
+    step.only("read", "len")
+    return Read(step.number("read"), step.number("len", high=READ_BYTES))
+
+
+def _fetch(step: Fields) -> Fetch:
+    step.only("fetch")
+    return Fetch(step.number("fetch"))
+
+
+def _exit(step: Fields) -> Interrupt:
+    step.only("exit")
+    vector = step.number("exit")
+    if vector not in VECTORS:
+        raise step.wrong("exit", ", ".join(hex(vector) for vector in VECTORS))
+    return Interrupt(vector)
+
+
+def _named(call: Fields) -> tuple[int, ...]:
+    """Registers of a call: its number has to be there, one that is not named is zero."""
+    call.only(*GPR_NAMES)
+    call.number("r3")
+    return tuple(registers(call))
+
+
+def registers(fields: Fields, default: list[int] | None = None) -> list[int]:
+    """32 registers; one that is not named is as in `default`, or zero."""
+    start = default or [0] * power.GPRS
+    return [fields.number(name, start[number]) for number, name in enumerate(GPR_NAMES)]
+
+
+_KINDS: dict[str, Callable[[Fields], GuestStep]] = {
+    "call": _call,
+    "hcall": _hcall,
+    "touch": _touch,
+    "read": _read,
+    "fetch": _fetch,
+    "exit": _exit,
+}

@@ -1,0 +1,229 @@
+"""The machine: memory, the partition table, the ultravisor, and the processor that runs guests.
+
+Theory of operation. A host's CPU makes an ultracall (`call`) or enters a vcpu (`enter`); both may run a
+guest until it leaves, and UV_RETURN is an ultracall that does. Work that the ultravisor does for a vcpu of
+an SVM is a generator; where the hypervisor has to be asked it is kept under a cookie (`svm.Thread`) until
+UV_RETURN brings that back. So nothing is ever asked upwards: what comes up is the value of a call or an
+entry.
+
+Where things live: `svm` secure memory and its page table of states, `vm` `memory` `lifecycle` `guest`
+`init` the calls by category, `vcpu` entries and exits, `normal` a vcpu with MSR[S] off, `sharing` `files`
+what an SVM asks, `upcall` what the hypervisor is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import Random
+
+import numpy as np
+
+from protocol.arch.pef import front
+from protocol.arch.pef.cpu import Cpu, Entry, Exit, Return, Stopped, Vcpu, machine_check
+from protocol.arch.pef.guest import Program
+from protocol.arch.pef.machine import guest, lifecycle, vcpu
+from protocol.arch.pef.machine.init import DebugRegisters
+from protocol.arch.pef.machine.memory import usable
+from protocol.arch.pef.machine.svm import SecureMemory, Svm
+from protocol.arch.pef.machine.upcall import Work
+from protocol.arch.pef.profiles import Profile
+from protocol.arch.pef.status import FUNCTION, unsigned
+from protocol.arch.pef.tables import LPIDS, Page
+from protocol.arch.pef.tpm import Tpm
+from protocol.calls import CallSpec
+from protocol.effects import Fault, Step
+from protocol.ledger import Ledger
+from protocol.memory.physical import Physical
+from protocol.memory.store import PAGE_SHIFT
+
+Answered = list[int] | Exit | Stopped
+
+
+class Machine:
+    """A level that stands on memory. `seed` makes keys, cookies, and what registers are scrubbed with."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        memory_bytes: int,
+        cpus: Sequence[Cpu],
+        calls: Mapping[int, CallSpec],
+        ledger: Ledger,
+        seed: int,
+    ) -> None:
+        self.profile = profile
+        self.size = memory_bytes
+        self.cpus = list(cpus)
+        self.calls = calls
+        self.ledger = ledger
+        self.seed = seed
+        self.memory = Physical(memory_bytes >> PAGE_SHIFT)
+        self.tpm = Tpm(seed)
+        self.lives = 0
+        self._start()
+
+    def _start(self) -> None:
+        """The ultravisor comes up: it is there before any hypervisor."""
+        self.lives += 1
+        self.random = Random(f"{self.seed}:ultravisor:{self.lives}")
+        self.secure = SecureMemory(self.profile.units)
+        self.svms: dict[int, Svm] = {}
+        self.debug = DebugRegisters()
+        self.stopped = ""
+        self._table = np.zeros((LPIDS, 2), np.uint64)  # in secure memory: only a call reaches it
+
+    # -- the level -------------------------------------------------------------------------------------------
+
+    def call(self, cpu: Cpu, gpr: Sequence[int], hsrr0: int = 0, stay: bool = False) -> Step[Answered]:
+        """`sc 2` of a host's CPU. The registers after it; an exit if it was a UV_RETURN that did its work."""
+        out = list(gpr)
+        number = out[3]
+        refused = self._refusal(cpu, number)
+        if refused is not None:
+            out[3] = unsigned(refused)
+            return out
+        spec = self.calls[number]
+        self._count(spec, cpu)
+        if number == front.RETURN:
+            return self._left(cpu, (yield from vcpu.uv_return(self, cpu, Return(out, hsrr0, stay))))
+        if number == front.ESM:
+            return (yield from self._esm(cpu, out))
+        assert spec.handler is not None
+        out[3] = unsigned(spec.handler(self, cpu, out))
+        return out
+
+    def enter(self, cpu: Cpu, entry: Entry) -> Step[Exit | Stopped]:
+        """HRFID into a vcpu, until it leaves."""
+        return self._left(cpu, (yield from vcpu.hrfid(self, cpu, entry)))
+
+    def tlbie(self, cpu: Cpu, lpid: int, gpa: int) -> Step[None]:
+        """Translations are looked up for every access, so there is nothing to forget."""
+        yield from ()
+
+    def own_entry(self, cpu: Cpu, lpid: int, dw0: int, dw1: int) -> Step[None]:
+        """Without an ultravisor the partition table is the host's own."""
+        yield from ()
+        self.set_pate(lpid, dw0, dw1)
+
+    def tpm_public(self) -> bytes:
+        return self.tpm.public
+
+    def tpm_execute(self, cpu: Cpu, command: bytes) -> Step[bytes]:
+        """The host's own TPM device."""
+        yield from ()
+        return self.tpm.execute(command)
+
+    def tpm_close(self, cpu: Cpu) -> Step[None]:
+        yield from ()
+        self.tpm.close()
+
+    def _refusal(self, cpu: Cpu, number: int) -> int | None:
+        if not self.profile.ultravisor:
+            return FUNCTION
+        return front.refusal(number, front.context_of(cpu))
+
+    def _esm(self, cpu: Cpu, gpr: list[int]) -> Step[Answered]:
+        """UV_ESM of a CPU that left HV mode by itself: it is a vcpu of its LPIDR's VM, without a program."""
+        begun = lifecycle.accept(self, cpu.lpidr, gpr)
+        if isinstance(begun, int):
+            gpr[3] = unsigned(begun)
+            return gpr
+        program = Program(issued=True)
+        it = Vcpu(cpu.lpidr, 0, list(gpr), 0, 0, program, cpu.pidr)
+        return self._left(cpu, (yield from vcpu.begin(self, cpu, begun, it)))
+
+    def _left(self, cpu: Cpu, exit: Exit | Stopped) -> Exit | Stopped:  # noqa: A002 - it is one
+        """Count an arrival at the hypervisor of the machine."""
+        if isinstance(exit, Exit):
+            self.ledger.exit(cpu.origin + 1, f"{'uv_' if exit.secure else ''}{exit.trap:x}")
+        return exit
+
+    def _count(self, spec: CallSpec, cpu: Cpu) -> None:
+        if not cpu.origin:
+            self.ledger.count(("te_calls", spec.name, spec.category, "own", "0"))
+        self.ledger.count(("te_issued", spec.name, str(cpu.origin)))
+
+    def native(self, number: int) -> None:
+        """A guest made an ultracall: no hypervisor is on its way."""
+        spec = self.calls.get(number)
+        if spec is not None and spec.for_guest():
+            self.ledger.count(("te_calls", spec.name, spec.category, "native", "guest"))
+
+    def life(self, svm: Svm, it: Vcpu) -> Work:
+        return guest.life(self, svm, it)
+
+    def stop(self, reason: str) -> Stopped:
+        """The ultravisor panicked: nothing goes on before a reset."""
+        self.stopped = reason
+        return Stopped(reason)
+
+    # -- the partition table ---------------------------------------------------------------------------------
+
+    def pate(self, lpid: int) -> tuple[int, int]:
+        return int(self._table[lpid, 0]), int(self._table[lpid, 1])
+
+    def set_pate(self, lpid: int, dw0: int, dw1: int) -> None:
+        self._table[lpid] = dw0, dw1
+
+    # -- memory ----------------------------------------------------------------------------------------------
+
+    def read(self, address: int, length: int) -> bytes | Fault:
+        """A load of the host's. Secure memory is not in reach: its addresses lie behind the end."""
+        if address < 0 or address + length > self.size:
+            return machine_check(address)
+        return self.memory.read(address, length)
+
+    def write(self, address: int, data: bytes, stores: int = 1) -> Fault | None:
+        if address < 0 or address + len(data) > self.size:
+            return machine_check(address, write=True)
+        self.memory.write(address, data)
+        return None
+
+    peek = read
+
+    def poke(self, address: int, data: bytes) -> Fault | None:
+        return self.write(address, data)
+
+    def clear(self, frames: Sequence[int] | np.ndarray) -> None:
+        self.memory.clear_many(np.asarray(frames, np.int64))
+
+    def move(self, old: int, new: int) -> None:
+        self.memory.write(new << PAGE_SHIFT, self.memory.read(old << PAGE_SHIFT, 1 << PAGE_SHIFT))
+        self.memory.clear(old)
+
+    def normal_page(self, address: int) -> bool:
+        return usable(address, self.size)
+
+    def load(self, address: int, length: int) -> bytes:
+        """The ultravisor's own access to normal memory, which it has looked at before."""
+        return self.memory.read(address, length)
+
+    def store(self, address: int, data: bytes) -> None:
+        self.memory.write(address, data)
+
+    # -- the end, and looking --------------------------------------------------------------------------------
+
+    def reset(self, clear_memory: bool = False) -> None:
+        """The machine restarts: whatever was secure is gone."""
+        self._start()
+        for cpu in self.cpus:
+            cpu.reset()
+        if clear_memory:
+            self.clear(np.arange(self.size >> PAGE_SHIFT))
+
+    def statistics(self) -> dict[str, int]:
+        """What the ultravisor has, in the console's words."""
+        return {
+            "svms": len(self.svms),
+            "slots": sum(len(svm.slots) for svm in self.svms.values()),
+            "units": self.secure.units - self.secure.free_units,
+            "open_reflections": sum(len(svm.open) for svm in self.svms.values()),
+        }
+
+    def secure_pages(self) -> int:
+        """GFNs that are secure and resident."""
+        owned = self.secure.owner != 0
+        return int(np.count_nonzero(owned & (self.secure.state == Page.SECURE)))
+
+
+__all__ = ["Machine"]
