@@ -253,25 +253,33 @@ def record(found: Mapping[str, Iterable[Iterable[object]]]) -> str:
             kept = checks[str(call), int(str(place))] if place != -1 else general[int(str(rc))]
             if test not in kept and len(kept) < TESTS:
                 kept.append(test)
+    named = sorted({test for kept in (*checks.values(), *general.values()) for test in kept})
+    place_of = {test: number for number, test in enumerate(named)}
     lines = [
         '"""Which test provokes which check: made by `docs/build.py --measure`, do not edit."""',
         "",
         "from __future__ import annotations",
         "",
+        "TESTS = (",
+        *(f'    "{test}",' for test in named),
+        ")",
         "# (call, place of the check in its row) -> tests, the most specific first",
-        "COVERED: dict[tuple[str, int], tuple[str, ...]] = {",
-        *(_entry(repr(key).replace("'", '"'), checks[key]) for key in sorted(checks)),
+        "_COVERED = {",
+        *(_entry(repr(key).replace("'", '"'), checks[key], place_of) for key in sorted(checks)),
         "}",
         "# code of a check that every call makes -> tests",
-        "GENERAL_COVERED: dict[int, tuple[str, ...]] = {",
-        *(_entry(f"{rc:#06x}", general[rc]) for rc in sorted(general) if rc),
+        "_GENERAL = {",
+        *(_entry(f"{rc:#06x}", general[rc], place_of) for rc in sorted(general) if rc),
         "}",
+        "COVERED = {key: tuple(TESTS[number] for number in tests) for key, tests in _COVERED.items()}",
+        "GENERAL_COVERED = {rc: tuple(TESTS[number] for number in tests) for rc, tests in _GENERAL.items()}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _entry(key: str, tests: Iterable[str]) -> str:
-    return f"    {key}: (\n" + "".join(f'        "{test}",\n' for test in tests) + "    ),"
+def _entry(key: str, tests: Iterable[str], place_of: Mapping[str, int]) -> str:
+    numbers = [str(place_of[test]) for test in tests]
+    return f"    {key}: ({', '.join(numbers)}{',' if len(numbers) == 1 else ''}),"
 
 
 def main() -> int:
