@@ -30,6 +30,7 @@ def test_handles_are_the_lowest_free_and_used_again_at_once(legacy: Sev) -> None
     assert legacy.legacy_guest() == 2
 
 
+@pytest.mark.slow
 def test_a_full_table_of_handles_says_so(legacy: Sev) -> None:
     for _ in range(1024):
         legacy.did("LAUNCH_START", policy=0)

@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from sev_field import MIB, PAGE, POLICY, Sev, Sevs
+from sev_field import MIB, PAGE, POLICY, SLOW_AT_DEPTH_2, Sev, Sevs
 
 LARGE = 2 * MIB
 NOWHERE = 0xA0000
@@ -647,6 +647,7 @@ def named(case: Case) -> str:
     return f"{case.name} {case.label}".strip()
 
 
+@SLOW_AT_DEPTH_2
 @pytest.mark.parametrize("case", [*SNP_CASES, *LEGACY_CASES], ids=named)
 def test_the_first_check_that_fails_decides(sev: Sevs, case: Case) -> None:
     host = sev()

@@ -1,0 +1,180 @@
+"""Pages of SNP guests on their way: swapped out and in, moved, debugged; metadata pages."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from sev_field import C_BIT, MIB, PAGE, POLICY, Sev, SnpVm
+
+DATA, METADATA, VMSA, ROOT = 0, 1 << 1, 2 << 1, 0x10
+
+
+class Swapper:
+    """A running guest with a metadata page, and pages of the firmware's."""
+
+    def __init__(self, host: Sev) -> None:
+        self.host = host
+        self.vm = SnpVm(host, private=4)
+        self.mdata, self.out = host.pages(2)
+        host.firmware(self.mdata, self.out)
+        host.did("SNP_PAGE_MD_INIT", gctx=self.vm.gctx, pa=self.mdata)
+
+    def pre_swap(self, page: int, gpa: int) -> None:
+        """A Guest-Valid page goes into the firmware's hands as it is."""
+        assert self.host.rmpupdate(page, gpa, 1, 0, 1, self.vm.asid) == 0
+        assert self.host.entry(page)[0] >> 62 & 1 == 1
+
+    def swap(self, name: str, src: int, dst: int, flags: int = DATA, slot: int = 0, **more: int) -> int:
+        mdata = 0 if flags & ROOT else self.mdata + 64 * slot
+        return self.host.cmd(name, gctx=self.vm.gctx, src=src, dst=dst, mdata=mdata, flags=flags, **more)
+
+    def read(self, gpa: int, length: int = 8) -> bytes:
+        left = self.vm.vcpu.do({"read": C_BIT | gpa, "len": length}, replace=True)
+        assert left["steps"], left
+        return bytes.fromhex(left["steps"][0]["hex"])
+
+
+@pytest.fixture
+def swapper(snp: Sev) -> Swapper:
+    made = Swapper(snp)
+    made.vm.vcpu.do({"touch": C_BIT | PAGE, "write": True, "value": b"swap me!".hex()})
+    return made
+
+
+def test_metadata_pages_belong_to_one_guest(swapper: Swapper) -> None:
+    low, high = swapper.host.entry(swapper.mdata)
+    assert low == 5 | (1 << 36 | swapper.vm.gctx // PAGE) << 12
+    assert high == 0
+    assert swapper.host.read(swapper.mdata, PAGE) == bytes(PAGE)
+    swapper.host.take_back(swapper.mdata)
+
+
+def test_a_page_goes_out_and_comes_back_where_it_was(swapper: Swapper) -> None:
+    host, page = swapper.host, swapper.vm.pages[1]
+    swapper.pre_swap(page, PAGE)
+    assert swapper.swap("SNP_PAGE_SWAP_OUT", page, swapper.out, sw_data=0x77) == 0
+    assert host.entry(page)[0] == 5 | PAGE | 1 << 51  # Pre-Guest
+    entry = host.read(swapper.mdata, 64)
+    assert struct.unpack_from("<Q", entry)[0] == 0x77
+    assert struct.unpack_from("<Q", entry, 0x20)[0] == 1 | 2 | PAGE
+    assert host.read(swapper.out, 8) != b"swap me!"
+    host.did("SNP_PAGE_RECLAIM", pa=page)
+    host.shared(page)
+
+    other = host.alloc()
+    host.give(other, 0x9000, swapper.vm.asid, immutable=1)
+    assert swapper.swap("SNP_PAGE_SWAP_IN", swapper.out, other, slot=1) == 0x1B
+    assert swapper.swap("SNP_PAGE_SWAP_IN", swapper.out, other, flags=VMSA) == 0x1B
+    assert swapper.swap("SNP_PAGE_SWAP_IN", swapper.out, other) == 0
+    assert host.entry(other)[0] == 1 | PAGE | 1 << 51 | 1 << 62
+    assert host.read(swapper.mdata, 64) == bytes(64)
+    swapper.vm.tables.map(PAGE, other)
+    assert swapper.read(PAGE) == b"swap me!"
+    assert swapper.swap("SNP_PAGE_SWAP_IN", swapper.out, other) == 0x1B  # the entry is used up
+
+
+def test_a_page_that_was_changed_outside_does_not_come_back(swapper: Swapper) -> None:
+    host, page = swapper.host, swapper.vm.pages[1]
+    swapper.pre_swap(page, PAGE)
+    assert swapper.swap("SNP_PAGE_SWAP_OUT", page, swapper.out) == 0
+    host.take_back(swapper.out)
+    host.write(swapper.out, b"forged")
+    assert swapper.swap("SNP_PAGE_SWAP_IN", swapper.out, page) == 0x0B
+
+
+def test_a_vmsa_is_swapped_as_one(swapper: Swapper) -> None:
+    host, vm = swapper.host, swapper.vm
+    swapper.pre_swap(vm.vmsa, 0xFFFFFFFFF000)
+    assert swapper.swap("SNP_PAGE_SWAP_OUT", vm.vmsa, swapper.out) == 0x1A
+    assert swapper.swap("SNP_PAGE_SWAP_OUT", vm.vmsa, swapper.out, flags=VMSA) == 0
+    assert vm.vcpu.enter()["exitcode"] == "0xffffffffffffffff"
+    assert swapper.swap("SNP_PAGE_SWAP_IN", swapper.out, vm.vmsa, flags=VMSA) == 0
+    assert host.entry(vm.vmsa)[0] >> 61 == 3
+    assert vm.vcpu.enter()["exitcode"] == "0x60"
+
+
+def test_metadata_itself_goes_into_the_context(swapper: Swapper) -> None:
+    host, page = swapper.host, swapper.vm.pages[1]
+    swapper.pre_swap(page, PAGE)
+    assert swapper.swap("SNP_PAGE_SWAP_OUT", page, swapper.out) == 0
+    kept = host.alloc()
+    host.firmware(kept)
+    assert swapper.swap("SNP_PAGE_SWAP_OUT", swapper.mdata, kept, flags=METADATA | ROOT) == 0
+    assert host.entry(swapper.mdata) == (5, 0)
+    assert swapper.swap("SNP_PAGE_SWAP_IN", swapper.out, page) == 0x1A
+    assert swapper.swap("SNP_PAGE_SWAP_IN", kept, swapper.mdata, flags=METADATA | ROOT) == 0
+    assert swapper.swap("SNP_PAGE_SWAP_IN", swapper.out, page) == 0
+    assert swapper.read(PAGE) == b"swap me!"
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_a_moved_page_keeps_what_it_is(swapper: Swapper, valid: bool) -> None:
+    host, vm = swapper.host, swapper.vm
+    source, target = vm.pages[1], host.alloc()
+    if not valid:
+        vm.vcpu.do({"insn": "pvalidate", "rax": PAGE, "edx": 0})
+        assert host.rmpupdate(source, PAGE, 1, 0, 1, vm.asid) == 0
+    else:
+        swapper.pre_swap(source, PAGE)
+    host.give(target, 0x7000, vm.asid, immutable=1)
+    assert host.cmd("SNP_PAGE_MOVE", gctx=vm.gctx, src=source, dst=target) == 0
+    assert host.entry(target)[0] == 1 | PAGE | 1 << 51 | int(valid) << 62
+    assert host.entry(source)[0] & (4 | 1 << 62) == 0
+    vm.tables.map(PAGE, target)
+    if not valid:
+        vm.vcpu.do({"insn": "pvalidate", "rax": PAGE, "edx": 1})
+    assert swapper.read(PAGE) == b"swap me!"
+
+
+def test_a_metadata_page_moves_to_a_page_of_the_firmwares(swapper: Swapper) -> None:
+    host = swapper.host
+    assert host.cmd("SNP_PAGE_MOVE", gctx=swapper.vm.gctx, src=swapper.mdata, dst=swapper.out) == 0
+    assert host.entry(swapper.mdata) == (5, 0)
+    assert host.entry(swapper.out)[0] >> 48 & 1 == 1
+    host.take_back(swapper.mdata)
+
+
+def test_another_guest_may_not_use_it(swapper: Swapper) -> None:
+    host = swapper.host
+    other = host.snp_guest(asid=2)
+    page = host.alloc()
+    host.give(page, 0, 2, immutable=1)
+    status = host.cmd("SNP_PAGE_SWAP_OUT", gctx=other, src=page, dst=swapper.out, mdata=swapper.mdata)
+    assert status == 0x1C
+
+
+def test_debugging_is_for_guests_that_allow_it(snp: Sev) -> None:
+    vm = SnpVm(snp, policy=POLICY | 1 << 19)
+    closed = SnpVm(snp, asid=2)
+    plain, other = snp.pages(2)
+    snp.firmware(plain)
+    vm.vcpu.do({"touch": C_BIT | PAGE, "write": True, "value": b"debugged".hex()})
+    snp.did("SNP_DBG_DECRYPT", gctx=vm.gctx, src=vm.pages[1], dst=plain)
+    assert snp.read(plain, 8) == b"debugged"
+    assert snp.cmd("SNP_DBG_DECRYPT", gctx=closed.gctx, src=closed.pages[1], dst=plain) == 0x07
+    assert snp.cmd("SNP_DBG_DECRYPT", gctx=closed.gctx, src=vm.pages[1], dst=plain) == 0x1C
+    snp.write(other, b"patched!")
+    assert snp.cmd("SNP_DBG_ENCRYPT", gctx=vm.gctx, src=other, dst=vm.pages[1]) == 0x1A
+    assert snp.rmpupdate(vm.pages[1], PAGE, 1, 0, 1, vm.asid) == 0
+    snp.did("SNP_DBG_ENCRYPT", gctx=vm.gctx, src=other, dst=vm.pages[1])
+    snp.did("SNP_PAGE_RECLAIM", pa=vm.pages[1])
+    left = vm.vcpu.do({"read": C_BIT | PAGE, "len": 8})
+    assert bytes.fromhex(left["steps"][0]["hex"]) == b"patched!"
+
+
+def test_debugging_looks_up_the_large_entry_that_a_page_is_part_of(snp: Sev) -> None:
+    vm = SnpVm(snp, policy=POLICY | 1 << 19)
+    block = snp.alloc(2 * MIB, 2 * MIB)
+    plain = snp.alloc()
+    snp.firmware(plain)
+    snp.give(block, 2 * MIB, vm.asid, size=1)
+    vm.tables.map(2 * MIB, block, shift=21)
+    left = vm.vcpu.do(
+        {"insn": "pvalidate", "rax": 2 * MIB, "ecx": 1, "edx": 1},
+        {"touch": C_BIT | 2 * MIB + 5 * PAGE, "write": True, "value": b"inside".hex()},
+    )
+    assert left["steps"][1] == {}
+    assert snp.cmd("SNP_LAUNCH_UPDATE", gctx=vm.gctx, flags=2, pa=block + 5 * PAGE) == 0x1A
+    snp.did("SNP_DBG_DECRYPT", gctx=vm.gctx, src=block + 5 * PAGE, dst=plain)
+    assert snp.read(plain, 6) == b"inside"
