@@ -1,24 +1,22 @@
 """Whether the values of a scenario go together, and fit what the architecture's profile allows.
 
 Each value by itself has been looked at before. All mistakes are found, not the first one only: a person mends
-a file once.
+a file once. What an architecture needs and allows, its profile says itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from protocol.ledger import FAMILIES
-from protocol.plan.scenario import Scenario, Threshold
+from protocol.plan.scenario import Scenario, Threshold, leaves
 
 MIB = 1 << 20
 PAGE = 4096
 PAGES_PER_MIB = MIB // PAGE
 FIRST_PAGES = 16  # guest pages below 64 KiB: prefix pages and what a loader keeps free
-HOST_RESERVE = MIB  # the first MiB of a host is its own
-ABOVE_2_GIB = 2048  # MiB; the Trusted Entity's own storage of a host must lie above
 
 PAGE_CALLS = 5_000_000  # of one path, each by itself; more take minutes and belong to bulk
 EXITS = 20_000_000  # of one path
@@ -51,24 +49,36 @@ class Mistake:
     needs: tuple[str, ...] = field(default=(), compare=False)  # other settings that it was judged by
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The most that a profile allows of a setting, and of what that is so many."""
+
+    path: str
+    most: int
+    what: str
+
+
 class Profile(Protocol):
-    """What has to be known of an architecture's profile. Lengths in bytes, of what a host donates."""
+    """A profile of an architecture, as it answers for itself: what a host donates, and where, is its affair."""
 
     @property
     def name(self) -> str: ...
-    @property
-    def max_configs(self) -> int: ...
-    @property
-    def max_cpu_id(self) -> int: ...
-    @property
-    def max_storage(self) -> int: ...
-    @property
-    def base_len(self) -> int: ...
-    @property
-    def conf_base_len(self) -> int: ...
-    @property
-    def cpu_len(self) -> int: ...
-    def variable_len(self, guest_len: int) -> int: ...
+
+    def limits(self) -> Iterable[Limit]:
+        """What one host may have."""
+        ...
+
+    def host_least_mib(self) -> tuple[int, str]:
+        """Memory without which a host does not come up, and why."""
+        ...
+
+    def host_needs_mib(self, guests: int, guest_mib: int, vcpus: int) -> int:
+        """Memory that a host with so many guests needs, with all that it donates for them."""
+        ...
+
+    def refuses(self, path: str, value: str) -> str:
+        """Why the architecture cannot have this choice of a strategy; nothing if it can."""
+        ...
 
 
 def mistakes(scenario: Scenario, profiles: Mapping[str, Profile]) -> list[Mistake]:
@@ -164,28 +174,22 @@ def _sizes(scenario: Scenario) -> Iterator[Mistake]:
 
 def _profile(scenario: Scenario, profile: Profile) -> Iterator[Mistake]:
     guest, l1 = scenario.guest, scenario.l1
-    limits = (
-        ("guest.per_l1", guest.per_l1, profile.max_configs, "secure configurations of a host"),
-        ("guest.vcpus", guest.vcpus, profile.max_cpu_id + 1, f"CPU numbers 0 to {profile.max_cpu_id}"),
-        ("guest.memory_mib", guest.memory_mib, profile.max_storage // MIB, "MiB of storage of a guest"),
-    )
-    for path, value, most, what in limits:
-        if value > most:
-            yield Mistake(
-                path, value, f"at most {most}: {what} in profile {profile.name}", needs=(path, "profile")
-            )
-    least = ABOVE_2_GIB + -(-profile.base_len // MIB)
+    values = {path: value for path, value, _ in leaves(scenario)}
+    for limit in profile.limits():
+        if values[limit.path] > limit.most:
+            allowed = f"at most {limit.most}: {limit.what} in profile {profile.name}"
+            yield Mistake(limit.path, values[limit.path], allowed, needs=(limit.path, "profile"))
+    yield from _refused(scenario, profile)
+    least, why = profile.host_least_mib()
     if l1.memory_mib < least:
         yield Mistake(
             "l1.memory_mib",
             l1.memory_mib,
-            f"at least {least} MiB in profile {profile.name}: the host's own secure storage lies above 2 GiB",
+            f"at least {least} MiB in profile {profile.name}: {why}",
             needs=("l1.memory_mib", "profile"),
         )
         return
-    size = guest.memory_mib * MIB
-    each = size + profile.conf_base_len + profile.variable_len(size) + guest.vcpus * profile.cpu_len
-    needed = -(-(guest.per_l1 * each + profile.base_len + HOST_RESERVE) // MIB)
+    needed = profile.host_needs_mib(guest.per_l1, guest.memory_mib, guest.vcpus)
     if needed > l1.memory_mib:
         yield Mistake(
             "guest.per_l1 * guest.memory_mib",
@@ -193,6 +197,16 @@ def _profile(scenario: Scenario, profile: Profile) -> Iterator[Mistake]:
             f"what fits l1.memory_mib = {l1.memory_mib}; with what the host donates this needs {needed} MiB",
             needs=("l1.memory_mib", "guest.per_l1", "guest.memory_mib", "guest.vcpus", "profile"),
         )
+
+
+def _refused(scenario: Scenario, profile: Profile) -> Iterator[Mistake]:
+    """Strategies that the architecture cannot have, each with its reason."""
+    for name, value, kind in leaves(scenario.strategy):
+        path = f"strategy.{name}"
+        why = profile.refuses(path, value)
+        if why:
+            rest = [word for word in kind.one_of or () if not profile.refuses(path, word)]
+            yield Mistake(path, value, f"one of: {', '.join(rest)}", why, needs=(path, "profile"))
 
 
 def _thresholds(scenario: Scenario) -> Iterator[Mistake]:

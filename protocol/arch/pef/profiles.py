@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from protocol.arch.pef.tables import LPIDS, PAGE, UNIT
+from protocol.plan.fit import Limit
 
 MIB = 1 << 20
 MIN_MEMORY_MIB = 64
@@ -46,34 +47,25 @@ class Profile:
     def devices(self) -> int:
         return self.secure_mib * MIB // PAGE if self.device_frames < 0 else self.device_frames
 
-    # -- what a plan of a comparison asks: nothing is donated ------------------------------------------------
+    # -- what a plan of a comparison asks: nothing is donated --------------------------------------------
 
-    @property
-    def max_configs(self) -> int:
-        return LPIDS - 1
+    def limits(self) -> tuple[Limit, ...]:
+        """What one host may have."""
+        return (
+            Limit("guest.per_l1", LPIDS - 1, "LPIDs of a host"),
+            Limit("guest.vcpus", 2048, "VCPUs of a guest"),
+            Limit("guest.memory_mib", self.secure_mib, "MiB of secure memory"),
+        )
 
-    @property
-    def max_cpu_id(self) -> int:
-        return 2047
+    def host_least_mib(self) -> tuple[int, str]:
+        return MIN_MEMORY_MIB, "no machine has less"
 
-    @property
-    def max_storage(self) -> int:
-        return self.secure_mib * MIB
+    def host_needs_mib(self, guests: int, guest_mib: int, vcpus: int) -> int:
+        """Guests in normal memory, which they leave for secure memory."""
+        return guests * guest_mib + 1
 
-    @property
-    def base_len(self) -> int:
-        return 0
-
-    @property
-    def conf_base_len(self) -> int:
-        return 0
-
-    @property
-    def cpu_len(self) -> int:
-        return 0
-
-    def variable_len(self, guest_len: int) -> int:
-        return 0
+    def refuses(self, path: str, value: str) -> str:
+        return ""
 
 
 PROFILES = {

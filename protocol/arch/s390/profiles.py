@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from protocol.plan.fit import Limit
+
 MIB = 1 << 20
 
 GUESSED = ("conf_base_len", "conf_virtual_len", "conf_variable_len", "cpu_len")
@@ -57,6 +59,32 @@ class Profile:
         """Bytes of variable storage that a configuration of `guest_len` bytes donates, in whole pages."""
         mib = -(-guest_len // MIB)
         return (self.conf_virtual_len + self.conf_variable_len * mib + 4095) & ~4095
+
+    # -- what a plan of a comparison asks ----------------------------------------------------------------
+
+    def limits(self) -> tuple[Limit, ...]:
+        """What one host may have."""
+        return (
+            Limit("guest.per_l1", self.max_configs, "secure configurations of a host"),
+            Limit("guest.vcpus", self.max_cpu_id + 1, f"CPU numbers 0 to {self.max_cpu_id}"),
+            Limit("guest.memory_mib", self.max_storage // MIB, "MiB of storage of a guest"),
+        )
+
+    def host_least_mib(self) -> tuple[int, str]:
+        """The Ultravisor's base storage must not lie below 2 GiB."""
+        return 2048 + -(-self.base_len // MIB), "the host's own secure storage lies above 2 GiB"
+
+    def host_needs_mib(self, guests: int, guest_mib: int, vcpus: int) -> int:
+        """Guests and what is donated for them and the host, beside the kernel's own first MiB."""
+        size = guest_mib * MIB
+        each = size + self.conf_base_len + self.variable_len(size) + vcpus * self.cpu_len
+        return -(-(guests * each + self.base_len + MIB) // MIB)
+
+    def refuses(self, path: str, value: str) -> str:
+        """Every strategy can be had."""
+        return ""
+
+    # -- profiles of other levels ------------------------------------------------------------------------
 
     def for_guest_host(self, memory_bytes: int) -> Profile:
         """What a guest host with `memory_bytes` may see: fenced features, no more storage than it has."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from protocol.plan.fit import Limit
+
 MIB = 1 << 20
 API_MAJOR, API_MINOR, BUILD = 1, 55, 25
 # Security version numbers: boot loader, TEE, four reserved, SNP, microcode. No byte is 0xFF.
@@ -40,41 +42,30 @@ class Profile:
             owned=False,
         )
 
-    # What the plan asks of every architecture's profile: what a host donates, in bytes, and how much there
-    # is.
+    # What a plan of a comparison asks.
 
-    @property
-    def max_configs(self) -> int:
-        """SNP and ES guests that may be bound at a time."""
-        return self.min_sev_asid - 1
+    def limits(self) -> tuple[Limit, ...]:
+        """What one host may have.
 
-    @property
-    def max_cpu_id(self) -> int:
-        """KVM's limit on VCPUs, not the firmware's: it knows VMSAs only."""
-        return 511
+        The last is KVM's limit on VCPUs, not the firmware's: it knows VMSAs only.
+        """
+        return (
+            Limit("guest.per_l1", self.min_sev_asid - 1, "SNP and ES guests bound at a time"),
+            Limit("guest.memory_mib", self.memory_mib, "MiB of memory of the host"),
+            Limit("guest.vcpus", 512, "VCPUs of a guest"),
+        )
 
-    @property
-    def max_storage(self) -> int:
-        return self.memory_mib * MIB
-
-    @property
-    def base_len(self) -> int:
+    def host_least_mib(self) -> tuple[int, str]:
         """The trusted memory region, once the RMP is live."""
-        return 2 * MIB
+        return 3, "2 MiB are the firmware's once SNP is on"
 
-    @property
-    def conf_base_len(self) -> int:
-        """The guest context page and the response page."""
-        return 2 * 4096
+    def host_needs_mib(self, guests: int, guest_mib: int, vcpus: int) -> int:
+        """Guests with context and response page and a VMSA for each VCPU, and the trusted memory region."""
+        each = guest_mib * MIB + (2 + vcpus) * 4096
+        return -(-guests * each // MIB) + 3
 
-    @property
-    def cpu_len(self) -> int:
-        """The VMSA."""
-        return 4096
-
-    def variable_len(self, guest_len: int) -> int:
-        """Nothing is donated by size of the guest."""
-        return 0
+    def refuses(self, path: str, value: str) -> str:
+        return ""
 
 
 PROFILES = {

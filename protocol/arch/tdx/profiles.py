@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from protocol.calls import CallSpec, Category
+from protocol.plan.fit import Limit
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -111,35 +112,30 @@ class Profile:
 
     # -- what a plan of a comparison asks ----------------------------------------------------------
 
-    @property
-    def max_configs(self) -> int:
-        """TDs at once: one KeyID is the module's own."""
-        return self.tdx_keyids - 1
+    def limits(self) -> tuple[Limit, ...]:
+        """What one host may have. One KeyID is the module's own."""
+        return (
+            Limit("guest.per_l1", self.tdx_keyids - 1, "private KeyIDs for TDs of a host"),
+            Limit("guest.vcpus", 0xFFFF, "VCPUs of a TD"),
+            Limit("guest.memory_mib", (1 << 47) // MIB, "MiB of private memory of a TD"),
+        )
 
-    @property
-    def max_cpu_id(self) -> int:
-        return 0xFFFE
+    def host_least_mib(self) -> tuple[int, str]:
+        """PAMT of the whole memory: one 256th."""
+        return self._pamt_mib() + 1, "the module's tables take one page in 256"
 
-    @property
-    def max_storage(self) -> int:
-        return 1 << 47
+    def host_needs_mib(self, guests: int, guest_mib: int, vcpus: int) -> int:
+        """TDs with control pages and secure EPT tables (densely used memory, section 6), and the PAMT."""
+        size = guest_mib * MIB
+        tables = -(-size // (2 * MIB)) + -(-size // GIB) + 1
+        each = size + (1 + TDCS_PAGES + tables + vcpus * TDVPS_PAGES) * PAGE
+        return -(-guests * each // MIB) + self._pamt_mib() + 1
 
-    @property
-    def base_len(self) -> int:
-        """PAMT of the whole memory, in bytes: one 256th."""
-        return self.memory_mib * MIB // 256
+    def refuses(self, path: str, value: str) -> str:
+        return ""
 
-    @property
-    def conf_base_len(self) -> int:
-        return (1 + TDCS_PAGES) * PAGE
-
-    @property
-    def cpu_len(self) -> int:
-        return TDVPS_PAGES * PAGE
-
-    def variable_len(self, guest_len: int) -> int:
-        """Secure EPT tables for `guest_len` bytes of densely used memory, section 6."""
-        return (-(-guest_len // (2 * MIB)) + -(-guest_len // GIB) + 1) * PAGE
+    def _pamt_mib(self) -> int:
+        return -(-self.memory_mib // 256)
 
 
 def seamrr_of(memory: int) -> Range:
