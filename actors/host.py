@@ -11,9 +11,9 @@ from typing import Any
 
 from actors.runtime.actor import Actor, Runtime
 from actors.runtime.mailbox import Reply
-from actors.runtime.port import Deliver, Port
+from actors.runtime.port import Port
 from actors.runtime.serial import Serial
-from protocol.effects import Effect, Step
+from protocol.effects import Step
 
 Perform = Callable[[Any], Step[Any]]
 
@@ -22,18 +22,19 @@ class SecureHost:
     """The actor of one host, L0's own or a guest host. `perform(operation)` is the architecture's."""
 
     def __init__(self, name: str, perform: Perform, below: Port, runtime: Runtime) -> None:
-        self.actor = Actor(name, perform, runtime, perform=self._ask_below)
+        self.actor = Actor(name, perform, runtime, perform=below.submit)
         self.port = Serial(self.actor)
-        self._below = below
+        self._runtime = runtime
 
     async def perform(self, operation: object) -> Any:
         """Do one operation, when those before it are over.
 
         Raises OperationFailed, and LevelGone if the level below is gone, or this host.
         """
+        if not self._runtime.has_room():
+            await self._runtime.breathe()
         reply = Reply()
         self.port.submit(operation, reply.deliver)
+        if reply.done and reply.error is None:
+            return reply.value
         return await reply.wait()
-
-    def _ask_below(self, effect: Effect, deliver: Deliver) -> None:
-        self._below.submit(effect, deliver)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from actors.runtime.actor import Actor, Runtime
 from actors.runtime.port import Deliver, Port
-from protocol.effects import Effect, Issue, Step
+from protocol.effects import Issue, Step, record
 from protocol.errors import NestbedError, NotDelivered, OperationalError, OwnerGone, RemoteProtocolError
 
 Serve = Callable[[Issue], Step[Any]]
@@ -22,8 +22,7 @@ End = Callable[[str], Step[None]]
 Notify = Callable[["Reclaimed"], None]
 
 
-@dataclass(frozen=True, slots=True)
-class FromHost:
+class FromHost(NamedTuple):
     """One operation that the guest host `host` asks for."""
 
     host: str
@@ -68,8 +67,7 @@ class Kvm:
     """The actor of one hypervisor. `below` takes what its emulations issue."""
 
     def __init__(self, name: str, below: Port, runtime: Runtime) -> None:
-        self.actor = Actor(name, self._handle, runtime, perform=self._perform)
-        self._below = below
+        self.actor = Actor(name, self._handle, runtime, perform=below.submit)
         self._seats: dict[str, Seat] = {}
 
     def add(self, host: str, serve: Serve, end: End) -> Port:
@@ -109,11 +107,11 @@ class Kvm:
 
     def _handle(self, message: object) -> Step[Any]:
         match message:
-            case FromHost(host, effect):
-                return self._for(host, self._alive(host).serve(effect))
+            case FromHost():
+                seat = self._alive(message.host)
+                return self._for(message.host, seat, seat.serve(message.effect))
             case Control(host, step):
-                self._alive(host)
-                return self._for(host, step())
+                return self._for(host, self._alive(host), step())
             case TearDown(host):
                 return self._tear_down(host)
         raise RemoteProtocolError("kind", f"not asked of a hypervisor: {type(message).__name__}")
@@ -124,9 +122,8 @@ class Kvm:
             raise NotDelivered(f"{self.actor.name} has no guest host {host}")
         return seat
 
-    def _for(self, host: str, step: Step[Any]) -> Step[Any]:
+    def _for(self, host: str, seat: Seat, step: Step[Any]) -> Step[Any]:
         """Do something for a guest host; the last to end after its death reclaims what it leaves."""
-        seat = self._seats[host]
         seat.in_flight += 1
         answer, error = None, None
         try:
@@ -146,9 +143,6 @@ class Kvm:
         del self._seats[host]
         for notify in seat.notify:
             notify(Reclaimed(host, seat.cause))
-
-    def _perform(self, effect: Effect, deliver: Deliver) -> None:
-        self._below.submit(effect, deliver)
 
 
 def _begun(_value: object, error: BaseException | None) -> None:
@@ -189,4 +183,4 @@ class HostPort:
         if not isinstance(message, Issue):
             deliver(None, RemoteProtocolError("kind", f"not an operation: {type(message).__name__}"))
             return
-        self._actor.submit(FromHost(self._host, message), deliver, self._host)
+        self._actor.submit(record(FromHost, (self._host, message)), deliver, self._host)

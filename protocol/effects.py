@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from protocol.errors import LocalProtocolError
 
@@ -31,17 +31,28 @@ class Fault:
     write: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class Effect:
     """Something that a step cannot do by itself."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class Issue(Effect):
-    """Ask the level below, which lives elsewhere. The answer is the operation's result."""
 
+class _Issue(NamedTuple):
     operation: str
     arguments: tuple[Any, ...]
+
+
+# Makes a named tuple of its class and a tuple of its fields, in half of the time that the class takes for it.
+record = tuple.__new__
+
+
+class Issue(_Issue, Effect):
+    """Ask the level below, which lives elsewhere. The answer is the operation's result.
+
+    A named tuple, because one is made for every call: where that is hot, by `record`.
+    """
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)

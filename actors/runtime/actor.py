@@ -21,7 +21,7 @@ The asker never sees the callee's own failure as its own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import GeneratorType
@@ -40,7 +40,14 @@ INLINE_DEPTH = 16
 
 Handler = Callable[[Any], object]
 Perform = Callable[[Effect, Deliver], None]
+_Message = tuple[object, Deliver, Hashable]
 _ANSWERS = (OperationalError, RemoteProtocolError)
+
+# States of a step under way.
+ASKED = 0  # whoever performs the effect that it yielded is still at it
+PARKED = 1  # the effect's answer has yet to come
+ANSWERED = 2  # the answer is here, or the step runs with it
+FINISHED = 3  # the asker has its answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +75,20 @@ class Runtime:
         self.depth = 0
 
     def spend(self) -> bool:
-        """Account for one inline call; False when the budget is spent and the scheduler is due."""
+        """Account for one inline call; False when the budget is spent, or it would nest too deep."""
         self.calls += 1
-        return self.calls <= INLINE_CALLS and self._clock() - self._since < INLINE_SECONDS
+        return (
+            self.calls <= INLINE_CALLS
+            and self.depth < INLINE_DEPTH
+            and self._clock() - self._since < INLINE_SECONDS
+        )
+
+    def has_room(self) -> bool:
+        """Is the budget good for a call with all those that it sets off?
+
+        Who may wait asks this first: to breathe now costs less than to be queued half-way.
+        """
+        return self.calls < INLINE_CALLS - INLINE_DEPTH and self._clock() - self._since < INLINE_SECONDS
 
     async def breathe(self) -> None:
         """Let others run, and start a new budget. The budget is the run's, so it bounds every task's."""
@@ -97,43 +115,29 @@ async def open_runtime() -> AsyncIterator[Runtime]:
 class _InFlight:
     """A step under way. It stands in its actor's table from its first yield to its end."""
 
-    __slots__ = (
-        "_deliver",
-        "actor",
-        "answered",
-        "error",
-        "finished",
-        "orphaned",
-        "owner",
-        "parked",
-        "step",
-        "value",
-    )
+    __slots__ = ("actor", "deliver", "error", "orphaned", "owner", "state", "step", "value")
 
     def __init__(self, actor: Actor, step: Step[Any], deliver: Deliver, owner: Hashable) -> None:
-        self.actor, self.step, self.owner = actor, step, owner
-        self._deliver = deliver
-        self.parked = False  # the effect's answer has yet to come; else whoever performs it is still at it
-        self.answered = False  # the answer is here: `value` and `error`
+        self.actor, self.step, self.deliver, self.owner = actor, step, deliver, owner
+        self.state = ASKED
         self.orphaned = False  # its owner is gone and it has not been told yet
-        self.finished = False
-        self.value: object = None
-        self.error: BaseException | None = None
 
     def resume(self, value: object, error: BaseException | None) -> None:
         """Deliver the answer to the effect that the step yielded last."""
-        if self.finished:
+        state = self.state
+        if state == FINISHED:
             return  # the actor died meanwhile, and the asker knows
-        assert not self.answered, "answered twice"
-        self.answered, self.value, self.error = True, value, error
-        if self.parked:
+        assert state != ANSWERED, "answered twice"
+        self.value, self.error = value, error
+        self.state = ANSWERED
+        if state == PARKED:
             self.actor._continue(self)
 
     def finish(self, value: object, error: BaseException | None) -> None:
         """Answer the asker, unless the actor's death has done so."""
-        if not self.finished:
-            self.finished = True
-            self._deliver(value, error)
+        if self.state != FINISHED:
+            self.state = FINISHED
+            self.deliver(value, error)
 
 
 def _nothing_below(effect: Effect, _deliver: Deliver) -> None:
@@ -155,6 +159,7 @@ class Actor:
         "_in_flight",
         "_mailbox",
         "_perform",
+        "_queue",
         "_runtime",
         "_watchers",
         "dead",
@@ -179,10 +184,11 @@ class Actor:
         self._at_work = False
         self._draining = False
         # Made when they are first needed: a hundred thousand guests at rest need neither.
-        self._mailbox: Mailbox[tuple[object, Deliver, Hashable]] | None = None
-        self._in_flight: dict[int, _InFlight] | None = None
+        self._mailbox: Mailbox[_Message] | None = None
+        self._queue: Sequence[_Message] = ()  # what is in the mailbox: asked before every message
+        self._in_flight: dict[_InFlight, None] | None = None  # a set that keeps its order
         self._answered: list[_InFlight] | None = None
-        self._watchers: list[Callable[[ActorDeath], None]] = []
+        self._watchers: tuple[Callable[[ActorDeath], None], ...] = ()
 
     # -- from outside --------------------------------------------------------------------
 
@@ -198,7 +204,10 @@ class Actor:
         if not runtime.spend():
             await runtime.breathe()
         reply = Reply()
-        self._send(message, reply.deliver, owner)
+        if self._at_work or self._queue or self.dead is not None:
+            self._put(message, reply.deliver, owner)
+        else:
+            self._handle(message, reply.deliver, owner)
         if reply.done:
             if reply.error is not None:
                 raise reply.error
@@ -207,10 +216,10 @@ class Actor:
 
     def submit(self, message: object, deliver: Deliver, owner: Hashable = None) -> None:
         """Send `message`; its answer is delivered, perhaps before this returns. See `Port.submit`."""
-        if self._runtime.spend():
-            self._send(message, deliver, owner)
-        else:
+        if self._at_work or self._queue or self.dead is not None or not self._runtime.spend():
             self._put(message, deliver, owner)
+        else:
+            self._handle(message, deliver, owner)
 
     def abandon(self, owner: Hashable) -> int:
         """Say that `owner` is gone: each of its parked steps gets the answer it waits for, then OwnerGone.
@@ -218,7 +227,7 @@ class Actor:
         It may still yield, to undo what it did. What is queued for the owner is not begun: OwnerGone is its
         answer. Returns how many steps are concerned.
         """
-        orphans = [entry for entry in (self._in_flight or {}).values() if entry.owner == owner]
+        orphans = [entry for entry in self._in_flight or () if entry.owner == owner]
         for entry in orphans:
             entry.orphaned = True
         if self._mailbox:
@@ -231,7 +240,7 @@ class Actor:
         if self.dead is not None:
             notify(self.dead)
         else:
-            self._watchers.append(notify)
+            self._watchers += (notify,)
 
     async def run(self, *, task_status: trio.TaskStatus[Actor] = trio.TASK_STATUS_IGNORED) -> None:
         """Live until death, as a supervisor's child: raises what it died of; cancelling stops the actor."""
@@ -255,23 +264,13 @@ class Actor:
 
     # -- one message ---------------------------------------------------------------------
 
-    def _send(self, message: object, deliver: Deliver, owner: Hashable) -> None:
-        runtime = self._runtime
-        if self._at_work or self._mailbox or self.dead or runtime.depth >= INLINE_DEPTH:
-            self._put(message, deliver, owner)
-            return
-        runtime.depth += 1
-        try:
-            self._handle(message, deliver, owner)
-        finally:
-            runtime.depth -= 1
-
     def _put(self, message: object, deliver: Deliver, owner: Hashable) -> None:
         if self.dead is not None:
             deliver(None, self._gone())
             return
         if self._mailbox is None:
             self._mailbox = Mailbox(self._capacity)
+            self._queue = self._mailbox.items
         try:
             self._mailbox.put((message, deliver, owner))
         except MailboxFull as error:
@@ -280,26 +279,31 @@ class Actor:
         self._drain_soon()
 
     def _handle(self, message: object, deliver: Deliver, owner: Hashable) -> None:
+        runtime = self._runtime
+        runtime.depth += 1
         self._at_work = True
         try:
-            answer = self._handler(message)
-        except _ANSWERS as error:
+            try:
+                answer = self._handler(message)
+            except _ANSWERS as error:
+                self._rest()
+                deliver(None, error)
+                return
+            except Exception as error:
+                self._at_work = False
+                self._die(error)
+                deliver(None, self._gone())
+                return
+            except BaseException:
+                self._at_work = False
+                raise
+            if type(answer) is GeneratorType:
+                self._advance(_InFlight(self, answer, deliver, owner), None, None)
+                return
             self._rest()
-            deliver(None, error)
-            return
-        except Exception as error:
-            self._at_work = False
-            self._die(error)
-            deliver(None, self._gone())
-            return
-        except BaseException:
-            self._at_work = False
-            raise
-        if type(answer) is GeneratorType:
-            self._advance(_InFlight(self, answer, deliver, owner), None, None)
-            return
-        self._rest()
-        deliver(answer, None)
+            deliver(answer, None)
+        finally:
+            runtime.depth -= 1
 
     def _advance(self, entry: _InFlight, value: object, error: BaseException | None) -> None:
         """Run a step until it ends or has to wait for an answer."""
@@ -327,34 +331,40 @@ class Actor:
             if entry.orphaned:
                 entry.orphaned = False
                 value, error = None, OwnerGone(f"{self.name}: {entry.owner!r} is gone")
-            elif not self._yielded(entry, effect):
+            elif not self._performed(entry, effect):
                 break
             else:
                 value, error = entry.value, entry.error
-        if self._waiting():
+        if self._answered or self._queue:
             self._drain_soon()
 
-    def _yielded(self, entry: _InFlight, effect: Effect) -> bool:
+    def _performed(self, entry: _InFlight, effect: Effect) -> bool:
         """Have `effect` performed; True if its answer is there, False if the step is parked or over."""
         if self.dead is not None:
             entry.finish(None, self._gone())
             return False
         if self._in_flight is None:
             self._in_flight = {}
-        self._in_flight[id(entry)] = entry
-        entry.answered = entry.parked = False
+        self._in_flight[entry] = None
+        entry.state = ASKED
         try:
             self._perform(effect, entry.resume)
         except (LocalProtocolError, *_ANSWERS) as refused:
-            entry.answered, entry.value, entry.error = True, None, refused
-        entry.parked = not entry.answered
-        return entry.answered and not entry.finished
+            if entry.state != FINISHED:
+                entry.state, entry.value, entry.error = ANSWERED, None, refused
+        if entry.state == ASKED:
+            entry.state = PARKED
+        return entry.state == ANSWERED
 
     def _end(self, entry: _InFlight, value: object, error: BaseException | None) -> None:
         if self._in_flight:
-            self._in_flight.pop(id(entry), None)
-        self._rest()
-        entry.finish(value, error)
+            self._in_flight.pop(entry, None)
+        self._at_work = False
+        if self._answered or self._queue:
+            self._drain_soon()
+        if entry.state != FINISHED:  # the actor's death may have answered it
+            entry.state = FINISHED
+            entry.deliver(value, error)
 
     def _continue(self, entry: _InFlight) -> None:
         """Go on with a parked step, in the task of whoever delivered its answer."""
@@ -362,17 +372,13 @@ class Actor:
             # The answer was set off by this actor's own handler, which is not at a yield: after it then.
             self._answered = [*(self._answered or ()), entry]
         else:
-            entry.parked = False
             self._advance(entry, entry.value, entry.error)
 
     # -- the queue -----------------------------------------------------------------------
 
-    def _waiting(self) -> bool:
-        return bool(self._answered or self._mailbox)
-
     def _rest(self) -> None:
         self._at_work = False
-        if self._answered or self._mailbox:
+        if self._answered or self._queue:
             self._drain_soon()
 
     def _drain_soon(self) -> None:
@@ -384,10 +390,10 @@ class Actor:
         """Handle what is queued, a batch between two passes through the scheduler, and end."""
         self._runtime.renew()
         try:
-            while self._waiting():
+            while True:
                 for _ in range(BATCH):
                     if not self._handle_next():
-                        break
+                        return  # and with the task ends its turn
                 await self._runtime.breathe()
         finally:
             self._draining = False
@@ -396,9 +402,8 @@ class Actor:
         if self._answered:
             entry, *rest = self._answered
             self._answered = rest or None
-            entry.parked = False
             self._advance(entry, entry.value, entry.error)
-        elif self._mailbox:
+        elif self._mailbox is not None and self._queue:
             self._handle(*self._mailbox.take())
         else:
             return False
@@ -416,12 +421,13 @@ class Actor:
         self.dead = notice = ActorDeath(self.name, error)
         parked, self._in_flight = self._in_flight, None
         mailbox, self._mailbox = self._mailbox, None
+        self._queue = ()
         self._answered = None
-        for entry in (parked or {}).values():
+        for entry in parked or ():
             entry.finish(None, self._gone())
         while mailbox:
             _, deliver, _ = mailbox.take()
             deliver(None, self._gone())
-        watchers, self._watchers = self._watchers, []
+        watchers, self._watchers = self._watchers, ()
         for notify in watchers:
             notify(notice)

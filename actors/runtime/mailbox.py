@@ -41,40 +41,44 @@ class MailboxStatistics:
 class Mailbox(Generic[T]):
     """A bounded queue without tasks: whoever puts and whoever takes do so without waiting."""
 
-    __slots__ = ("_items", "capacity", "peak")
+    __slots__ = ("capacity", "items", "peak")
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         if capacity < 1:
             raise ValueError(f"a mailbox holds at least one message, not {capacity}")
-        self._items: deque[T] = deque()
+        self.items: deque[T] = deque()
         self.capacity = capacity
         self.peak = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def put(self, item: T) -> None:
         """Append `item`; raises MailboxFull."""
-        depth = len(self._items)
+        depth = len(self.items)
         if depth >= self.capacity:
             raise MailboxFull(f"{depth} messages wait already")
-        self._items.append(item)
+        self.items.append(item)
         if depth >= self.peak:
             self.peak = depth + 1
 
     def take(self) -> T:
         """Return the oldest item; raises IndexError when there is none."""
-        return self._items.popleft()
+        return self.items.popleft()
 
     def remove(self, matches: Callable[[T], bool]) -> list[T]:
         """Take out every item that matches, and return them in order."""
-        removed = [item for item in self._items if matches(item)]
+        removed: list[T] = []
+        kept: list[T] = []
+        for item in self.items:
+            (removed if matches(item) else kept).append(item)
         if removed:
-            self._items = deque(item for item in self._items if not matches(item))
+            self.items.clear()  # the queue stays the same object: its actor looks at it
+            self.items.extend(kept)
         return removed
 
     def statistics(self) -> MailboxStatistics:
-        return MailboxStatistics(len(self._items), self.peak, self.capacity)
+        return MailboxStatistics(len(self.items), self.peak, self.capacity)
 
 
 class Reply:

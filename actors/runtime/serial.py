@@ -10,53 +10,55 @@ from collections import deque
 from collections.abc import Hashable
 
 from actors.runtime.mailbox import CAPACITY, MailboxFull
-from actors.runtime.port import Deliver, Port
+from actors.runtime.port import Deliver, Port, ignore
 
 
 class Serial:
     """A `Port` that hands over a message when the one before has been answered."""
 
-    __slots__ = ("_busy", "_port", "_waiting", "capacity")
+    __slots__ = ("_busy", "_deliver", "_late", "_over", "_port", "_waiting", "capacity")
 
     def __init__(self, port: Port, capacity: int = CAPACITY) -> None:
         self._port = port
         self._waiting: deque[tuple[object, Deliver, Hashable]] = deque()
         self._busy = False
+        # Of the one message that is under way:
+        self._deliver: Deliver = ignore
+        self._over = True  # it has been answered
+        self._late = False  # the answer was not there when it was handed over
         self.capacity = capacity
 
     def submit(self, message: object, deliver: Deliver, owner: Hashable = None) -> None:
         """Send `message` in its turn; what waits beyond the capacity is answered MailboxFull."""
-        if len(self._waiting) >= self.capacity:
-            deliver(None, MailboxFull(f"{self.capacity} messages wait already"))
-            return
-        self._waiting.append((message, deliver, owner))
         if not self._busy:
+            self._busy = True
+            self._hand_over(message, deliver, owner)
+            if self._waiting and self._over:
+                self._go_on()
+            else:
+                self._busy = not self._over
+        elif len(self._waiting) < self.capacity:
+            self._waiting.append((message, deliver, owner))
+        else:
+            deliver(None, MailboxFull(f"{self.capacity} messages wait already"))
+
+    def _hand_over(self, message: object, deliver: Deliver, owner: Hashable) -> None:
+        self._deliver = deliver
+        self._over = self._late = False
+        self._port.submit(message, self._answered, owner)
+        self._late = not self._over
+
+    def _answered(self, value: object, error: BaseException | None) -> None:
+        late = self._late
+        self._over = True
+        self._deliver(value, error)
+        if late:
             self._go_on()
 
     def _go_on(self) -> None:
         """Hand over what waits, as long as answers come at once: a loop, so that no calls nest."""
-        self._busy = True
         while self._waiting:
-            message, deliver, owner = self._waiting.popleft()
-            turn = _Turn(self, deliver)
-            self._port.submit(message, turn.answered, owner)
-            if not turn.over:
-                turn.late = True
+            self._hand_over(*self._waiting.popleft())
+            if not self._over:
                 return
         self._busy = False
-
-
-class _Turn:
-    """One message under way."""
-
-    __slots__ = ("_deliver", "_serial", "late", "over")
-
-    def __init__(self, serial: Serial, deliver: Deliver) -> None:
-        self._serial, self._deliver = serial, deliver
-        self.over = self.late = False
-
-    def answered(self, value: object, error: BaseException | None) -> None:
-        self.over = True
-        self._deliver(value, error)
-        if self.late:
-            self._serial._go_on()

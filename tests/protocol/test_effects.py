@@ -78,5 +78,5 @@ def test_effects_are_values() -> None:
     assert Issue("call", (1,)) == Issue("call", (1,))
     assert Issue("call", (1,)) != Issue("enter", (1,))
     assert len({Park(), Park(), Idle()}) == 2
-    with pytest.raises(AttributeError, match="operation"):
+    with pytest.raises(AttributeError):
         Issue("call", ()).operation = "enter"  # type: ignore[misc]

@@ -14,7 +14,7 @@ from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.guest import Program
 from protocol.arch.s390.profiles import Profile
 from protocol.arch.s390.structs import SieExit
-from protocol.effects import Fault, Issue, Step, issue
+from protocol.effects import Fault, Issue, Step, issue, record
 from protocol.errors import RemoteProtocolError
 from protocol.nesting.guest_host import OwnMemory
 from protocol.nesting.linked import LinkedLevel
@@ -105,12 +105,15 @@ class LinkedUltravisor(LinkedLevel):
     def __init__(self, memory: OwnMemory, cpus: Sequence[Cpu]) -> None:
         super().__init__(memory)
         self.cpus = cpus
+        self._shared = (
+            getattr(memory, "cpus", None) is cpus
+        )  # the level below has the very same: in one process
         self._told: dict[int, tuple[int, bool, bool, bool, int, int, int, int, int]] = {}
 
     def call(self, cpu: Cpu, r2: int, m3: int = 0, m4: int = 0, park: bool = False) -> Step[int | Fault]:
-        answer: int | Fault = yield from issue(
-            UVC, UvcRequest(self._changed(cpu), cpu.number, r2, m3, m4, park)
-        )
+        # A generator less than `issue`: this is the path of every call.
+        request = record(UvcRequest, (self._changed(cpu), cpu.number, r2, m3, m4, park))
+        answer: int | Fault = yield record(Issue, (UVC, (request,)))
         return answer
 
     def enter(self, cpu: Cpu, block: int, program: Program, stay: bool, level: int) -> Step[SieExit | Fault]:
@@ -121,6 +124,8 @@ class LinkedUltravisor(LinkedLevel):
         return answer.result
 
     def _changed(self, cpu: Cpu) -> tuple[CpuState, ...]:
+        if self._shared:
+            return ()
         # Every call comes by here, and mostly nothing has changed: a plain tuple is the cheapest to compare.
         told = self._told
         changed: tuple[CpuState, ...] = ()
@@ -165,15 +170,18 @@ class Server:
 
     def __call__(self, effect: Issue) -> Step[Any]:
         """Serve one request. Raises RemoteProtocolError for what is none."""
-        request = effect.arguments[0] if len(effect.arguments) == 1 else None
-        if effect.operation == UVC and isinstance(request, UvcRequest):
-            cpu = self._cpu(request)
-            _in_range(request.r2, request.m3, request.m4)
-            return self._level.call(cpu, request.r2, request.m3, request.m4, request.park)
-        if effect.operation == SIE and isinstance(request, SieRequest):
+        operation, arguments = effect
+        request = arguments[0] if len(arguments) == 1 else None
+        if operation == UVC and isinstance(request, UvcRequest):
+            changed, number, r2, m3, m4, park = request
+            cpu = self._cpu(changed, number)
+            if not (0 <= r2 < U64 and 0 <= m3 < U64 and 0 <= m4 < U64):
+                _in_range(r2, m3, m4)
+            return self._level.call(cpu, r2, m3, m4, park)
+        if operation == SIE and isinstance(request, SieRequest):
             _in_range(request.block, request.level)
-            return self._enter(self._cpu(request), request)
-        raise RemoteProtocolError("kind", f"no operation of this level: {effect.operation[:40]!r}")
+            return self._enter(self._cpu(request.changed, request.cpu), request)
+        raise RemoteProtocolError("kind", f"no operation of this level: {operation[:40]!r}")
 
     def _enter(self, cpu: Cpu, request: SieRequest) -> Step[SieAnswer]:
         result = yield from self._level.enter(
@@ -181,16 +189,16 @@ class Server:
         )
         return SieAnswer(result, request.program)
 
-    def _cpu(self, request: UvcRequest | SieRequest) -> Cpu:
+    def _cpu(self, changed: tuple[CpuState, ...], number: int) -> Cpu:
         cpus = self._level.cpus
-        for state in request.changed:
+        for state in changed:
             if not 0 <= state.number < len(cpus):
                 raise RemoteProtocolError("shape", f"the host has {len(cpus)} CPUs, no number {state.number}")
             _in_range(state.prefix, state.cr1, state.cr7, state.cr13)
             state.put(cpus[state.number])
-        if not 0 <= request.cpu < len(cpus):
-            raise RemoteProtocolError("shape", f"the host has {len(cpus)} CPUs, no number {request.cpu}")
-        return cpus[request.cpu]
+        if not 0 <= number < len(cpus):
+            raise RemoteProtocolError("shape", f"the host has {len(cpus)} CPUs, no number {number}")
+        return cpus[number]
 
 
 def _in_range(*values: int) -> None:
