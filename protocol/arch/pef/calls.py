@@ -22,15 +22,22 @@ E, R, P, N = Treatment.EMULATED, Treatment.MODIFIED, Treatment.PASSED, Treatment
 SOURCE, INFERRED, GUESS = Basis.SOURCE, Basis.INFERRED, Basis.GUESS
 
 _ORDER = "order: as listed. "
+
+
+def _check(code: int, text: str, basis: Basis = SOURCE) -> Check:
+    """A check, with its code as R3 holds it."""
+    return Check(u.unsigned(code), text, basis)
+
+
 _HOST_ONLY = (
-    Check(u.BAD_MODE, "transactional memory in use"),
-    Check(u.PERMISSION, "caller is not HV, or PR"),
+    _check(u.BAD_MODE, "transactional memory in use"),
+    _check(u.PERMISSION, "caller is not HV, or PR"),
 )
-_SVM_ONLY = (Check(u.PERMISSION, "caller is not secure"), Check(u.PERMISSION, "caller is HV or PR"))
-_LPID = Check(u.PARAMETER, "no SVM under this LPID")
-_ABORT = Check(u.STATE, "the SVM is in ABORT")
-_S_BIT = Check(u.UNSUPPORTED, "SRR1 without MSR[S]")
-_STARTED = Check(u.UNSUPPORTED, "no INIT_START")
+_SVM_ONLY = (_check(u.PERMISSION, "caller is not secure"), _check(u.PERMISSION, "caller is HV or PR"))
+_LPID = _check(u.PARAMETER, "no SVM under this LPID")
+_ABORT = _check(u.STATE, "the SVM is in ABORT")
+_S_BIT = _check(u.UNSUPPORTED, "SRR1 without MSR[S]")
+_STARTED = _check(u.UNSUPPORTED, "no INIT_START")
 
 
 def _host(
@@ -115,7 +122,7 @@ _FROM_HOST = (
         R,
         f"{_LPID_ONLY}, the first doubleword for a shadow table's; the second passes",
         vm.write_pate,
-        Check(u.PARAMETER, "LPID out of range", GUESS),
+        _check(u.PARAMETER, "LPID out of range", GUESS),
         states="any; of an SVM only the second doubleword is taken",
         basis=GUESS,
     ),
@@ -140,7 +147,7 @@ _FROM_HOST = (
         f"{_LPID_ONLY}; the reservation counts against the guest host's quota",
         memory.register_mem_slot,
         _LPID,
-        Check(u.PARAMETER, "address, size, slot, overlap or memory"),
+        _check(u.PARAMETER, "address, size, slot, overlap or memory"),
     ),
     _host(
         front.UNREGISTER_MEM_SLOT,
@@ -151,7 +158,7 @@ _FROM_HOST = (
         _LPID_ONLY,
         memory.unregister_mem_slot,
         _LPID,
-        Check(u.P2, "no such slot", INFERRED),
+        _check(u.P2, "no such slot", INFERRED),
         basis=INFERRED,
     ),
     _host(
@@ -162,13 +169,13 @@ _FROM_HOST = (
         R,
         f"{_LPID_ONLY}, the source for the real address; its page is pinned while it is shared",
         memory.page_in,
-        Check(u.P5, "order is not 16"),
-        Check(u.P2, "source is 0, secure, or no page of memory"),
+        _check(u.P5, "order is not 16"),
+        _check(u.P2, "source is 0, secure, or no page of memory"),
         _LPID,
         _ABORT,
-        Check(u.P3, "GPA in no slot"),
-        Check(u.P2, "the page is the SVM's already"),
-        Check(u.P3, "the tag is wrong"),
+        _check(u.P3, "GPA in no slot"),
+        _check(u.P2, "the page is the SVM's already"),
+        _check(u.P3, "the tag is wrong"),
     ),
     _host(
         front.PAGE_OUT,
@@ -178,12 +185,12 @@ _FROM_HOST = (
         R,
         f"{_LPID_ONLY}, the target for the real address",
         memory.page_out,
-        Check(u.P5, "order is not 16"),
-        Check(u.P2, "target is 0, secure, or no page of memory"),
+        _check(u.P5, "order is not 16"),
+        _check(u.P2, "target is 0, secure, or no page of memory"),
         _LPID,
-        Check(u.P3, "GPA in no slot"),
-        Check(u.RETRY, "the page is in HV_UNSHARED"),
-        Check(u.PARAMETER, "the page is not secure and resident"),
+        _check(u.P3, "GPA in no slot"),
+        _check(u.RETRY, "the page is in HV_UNSHARED"),
+        _check(u.PARAMETER, "the page is not secure and resident"),
         states="any; in ABORT it succeeds and moves nothing",
     ),
     _host(
@@ -194,11 +201,11 @@ _FROM_HOST = (
         R,
         f"{_LPID_ONLY}; the level below issues it by itself, too, when it moves that frame",
         memory.page_inval,
-        Check(u.P3, "order is not 16"),
+        _check(u.P3, "order is not 16"),
         _LPID,
         _ABORT,
-        Check(u.P3, "GPA in no slot"),
-        Check(u.P2, "the page is not shared"),
+        _check(u.P3, "GPA in no slot"),
+        _check(u.P2, "the page is not shared"),
     ),
     _host(
         front.SVM_TERMINATE,
@@ -208,8 +215,8 @@ _FROM_HOST = (
         R,
         f"{_LPID_ONLY}, and its tracking dropped; issued for a guest host that is gone",
         vm.terminate,
-        Check(u.PARAMETER, "nothing runs under this LPID"),
-        Check(u.INVALID, "the VM is no SVM; no number is published", GUESS),
+        _check(u.PARAMETER, "nothing runs under this LPID"),
+        _check(u.INVALID, "the VM is no SVM; no number is published", GUESS),
         states="any",
         basis=GUESS,
     ),
@@ -223,7 +230,7 @@ _OF_PLATFORM = tuple(
             "Write a debug register of the host",
             "on virtual registers",
             init.restricted_spr_write,
-            (Check(u.PARAMETER, "a register outside the list"),),
+            (_check(u.PARAMETER, "a register outside the list"),),
         ),
         (
             front.RESTRICTED_SPR_READ,
@@ -231,10 +238,10 @@ _OF_PLATFORM = tuple(
             "Read a debug register of the host",
             "on virtual registers",
             init.restricted_spr_read,
-            (Check(u.PARAMETER, "a register outside the list"),),
+            (_check(u.PARAMETER, "a register outside the list"),),
         ),
         *(
-            (code, name, title, _PLATFORM, init.refused, (Check(u.PERMISSION, "not on the list", GUESS),))
+            (code, name, title, _PLATFORM, init.refused, (_check(u.PERMISSION, "not on the list", GUESS),))
             for code, name, title in (
                 (front.READ_SCOM, "UV_READ_SCOM", "Read a chip register"),
                 (front.WRITE_SCOM, "UV_WRITE_SCOM", "Write a chip register"),
@@ -252,11 +259,11 @@ _FROM_GUEST = (
         "Enter secure mode",
         f"{_STRAIGHT}; the level below learns of it by H_SVM_INIT_START",
         lifecycle.transition,
-        Check(u.PERMISSION, "caller is HV or PR"),
-        Check(u.P2, "no kernel"),
-        Check(u.P3, "no device tree"),
-        Check(u.PERMISSION, "LPID 0"),
-        Check(u.RETRY, "the VM has an object already"),
+        _check(u.PERMISSION, "caller is HV or PR"),
+        _check(u.P2, "no kernel"),
+        _check(u.P3, "no device tree"),
+        _check(u.PERMISSION, "LPID 0"),
+        _check(u.RETRY, "the VM has an object already"),
         states="normal; of a secure VM it succeeds at once",
         on_error="a failure behind INIT_START ends in H_SVM_INIT_ABORT",
     ),
@@ -267,8 +274,8 @@ _FROM_GUEST = (
         _FANS_OUT,
         sharing.share,
         *_SVM_ONLY,
-        Check(u.P2, "range not in slots"),
-        Check(u.P2, "a page is in a transient state"),
+        _check(u.P2, "range not in slots"),
+        _check(u.P2, "a page is in a transient state"),
         states="secure",
         on_error="what the call has shared is taken back",
     ),
@@ -279,8 +286,8 @@ _FROM_GUEST = (
         _FANS_OUT,
         sharing.unshare,
         *_SVM_ONLY,
-        Check(u.P2, "range not in slots"),
-        Check(u.P2, "a page is transient, implicit or pseudo-shared"),
+        _check(u.P2, "range not in slots"),
+        _check(u.P2, "a page is transient, implicit or pseudo-shared"),
         states="secure",
     ),
     _guest(
@@ -298,9 +305,9 @@ _FROM_GUEST = (
         "Read a file of the ESM blob",
         _STRAIGHT,
         files.get_file,
-        Check(u.PARAMETER, "no SVM"),
-        Check(u.P2, "no such file", INFERRED),
-        Check(u.PARAMETER, "another process, or offset below what was read"),
+        _check(u.PARAMETER, "no SVM"),
+        _check(u.P2, "no such file", INFERRED),
+        _check(u.PARAMETER, "another process, or offset below what was read"),
         states="any",
         basis=INFERRED,
     ),
@@ -313,9 +320,9 @@ _UPCALLS = (
         _UP,
         _S_BIT,
         _STARTED,
-        Check(u.P3, "order is not 16"),
-        Check(u.P2, "an unknown flag"),
-        Check(u.PARAMETER, "no memory there, in the ultravisor already, no frame, or UV_PAGE_IN failed"),
+        _check(u.P3, "order is not 16"),
+        _check(u.P2, "an unknown flag"),
+        _check(u.PARAMETER, "no memory there, in the ultravisor already, no frame, or UV_PAGE_IN failed"),
     ),
     _upcall(
         hcalls.SVM_PAGE_OUT,
@@ -324,9 +331,9 @@ _UPCALLS = (
         f"{_UP}; no published ultravisor issues it",
         _S_BIT,
         _STARTED,
-        Check(u.P3, "order is not 16"),
-        Check(u.P2, "any flag"),
-        Check(u.PARAMETER, "no memory there, or UV_PAGE_OUT failed"),
+        _check(u.P3, "order is not 16"),
+        _check(u.P2, "any flag"),
+        _check(u.PARAMETER, "no memory there, or UV_PAGE_OUT failed"),
     ),
     _upcall(
         hcalls.SVM_INIT_START,
@@ -334,10 +341,10 @@ _UPCALLS = (
         VM,
         _UP,
         _S_BIT,
-        Check(u.UNSUPPORTED, "no secure memory"),
-        Check(u.UNSUPPORTED, "the VM is not radix"),
-        Check(u.AUTHORITY, "userspace did not opt in"),
-        Check(u.PARAMETER, "a slot cannot be registered"),
+        _check(u.UNSUPPORTED, "no secure memory"),
+        _check(u.UNSUPPORTED, "the VM is not radix"),
+        _check(u.AUTHORITY, "userspace did not opt in"),
+        _check(u.PARAMETER, "a slot cannot be registered"),
         on_error="INIT_START stays set",
     ),
     _upcall(
@@ -347,18 +354,18 @@ _UPCALLS = (
         _UP,
         _S_BIT,
         _STARTED,
-        Check(u.STATE, "a page cannot be moved"),
+        _check(u.STATE, "a page cannot be moved"),
     ),
     _upcall(
         hcalls.SVM_TPM_COMM,
         "Talk to the host's TPM",
         INIT,
         f"{_UP}; the VMM of the guest host answers",
-        Check(u.FUNCTION, "no TPM"),
-        Check(u.PARAMETER, "an unknown operation"),
-        Check(u.P3, "command too long"),
-        Check(u.P5, "buffer too short"),
-        Check(u.RESOURCE, "the TPM cannot be reached"),
+        _check(u.FUNCTION, "no TPM"),
+        _check(u.PARAMETER, "an unknown operation"),
+        _check(u.P3, "command too long"),
+        _check(u.P5, "buffer too short"),
+        _check(u.RESOURCE, "the TPM cannot be reached"),
     ),
     _upcall(
         hcalls.SVM_INIT_ABORT,
@@ -366,8 +373,8 @@ _UPCALLS = (
         LIFECYCLE,
         f"{_UP}; the answer goes to the guest",
         _STARTED,
-        Check(u.STATE, "INIT_DONE is set"),
-        Check(u.PARAMETER, "success: the guest's result of UV_ESM"),
+        _check(u.STATE, "INIT_DONE is set"),
+        _check(u.PARAMETER, "success: the guest's result of UV_ESM"),
     ),
 )
 _BESIDE = (
