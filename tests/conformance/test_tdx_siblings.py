@@ -76,6 +76,7 @@ def test_caches_of_a_sibling_are_its_own(pair: tuple[TdxHost, TdxHost]) -> None:
     one.good("MNG.KEY.FREEID", rcx=td.tdr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["kill", "boot"])
 def test_the_end_of_one_is_not_the_end_of_others(pair: tuple[TdxHost, TdxHost], end: str) -> None:
     one, other = pair

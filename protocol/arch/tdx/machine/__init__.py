@@ -163,7 +163,7 @@ class Machine(Front):
         listed = np.asarray(frames, np.int64)
         self.owned[listed] = 0
         self.poison[listed] = 0
-        self.storage.clear_many(listed.tolist())
+        self.storage.clear_many(listed)
 
     def plain(self, frames: np.ndarray) -> bool:
         """Is there no line of somebody else in these frames?"""
@@ -246,7 +246,7 @@ class Machine(Front):
         self.poison[:] = 0
         self.spoiled = False
         self.storage.vault_clear_many(np.arange(self.storage.frames))
-        self.storage.clear_many(range(self.storage.frames))
+        self.storage.clear_many(np.arange(self.storage.frames))
         for lp in self.lps:
             lp.reset()
 
