@@ -1,100 +1,103 @@
-"""L0's side of a guest host in a process of its own: its RAM file, its traps, its link, and its death.
+"""L0's side of guest hosts in processes of their own: RAM files, traps, links, and their death.
 
-The machine, its Trusted Entity and L0's hypervisor live here; the guest host, its software and its own
-guests over there. The end of the child, for whatever reason, is the sudden death of that guest host: L0
+The machine, its Trusted Entity and L0's hypervisor live here; guest hosts, their software and their own
+guests over there. The end of a child, for whatever reason, is the sudden death of the guest hosts in it: L0
 reclaims everything.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
 from actors.kvm import Kvm
-from actors.node import NodeConfig, control_codec
+from actors.node import NODE, NodeConfig, control_codec
 from actors.ram import MachineRam, RamFile
 from actors.remote_memory import TrapServer
-from actors.runtime.actor import Runtime
 from actors.runtime.link import Link
+from actors.runtime.mailbox import Reply
 from actors.runtime.port import Directory
 from actors.runtime.process import Child, start
 from actors.runtime.transport.unix import Pair
-from actors.te import TrustedEntity
-from protocol.arch import load
 from protocol.codec import Codec
 from protocol.errors import RemoteProtocolError
-from protocol.ledger import Ledger
-from protocol.memory.store import PAGE_SHIFT
 
 RECEIVE_BYTES = 1 << 16
-HOST = "l1"
 
 
-class ApartHost:
-    """One guest host elsewhere. `control` reaches its software: `control.ask("host", operation)`."""
+@dataclass(slots=True)
+class ApartL1:
+    """One L1 elsewhere, as L0 holds it."""
 
-    def __init__(self, rig: Any, kvm: Kvm, child: Child, control: Link, ram: MachineRam) -> None:
-        self.rig = rig
-        self.kvm = kvm
-        self.child = child
-        self.control = control
-        self._ram = ram
+    name: str
+    level: Any
+    ram: MachineRam
+    file: RamFile
+    link: Link
+    kvm: Pair
+    traps: Pair
 
-    async def gone(self) -> None:
-        """Wait until nothing of it is left, its process included."""
-        done = trio.Event()
-        self.kvm.watch(HOST, lambda _: done.set())
+
+@dataclass(slots=True)
+class ApartNode:
+    """One process with L1s. `control` reaches its hosts: `control.ask("host.0", operation)`."""
+
+    child: Child
+    control: Link
+    l1s: list[ApartL1] = field(default_factory=list)
+
+    async def tell(self, message: object) -> Any:
+        """Have something done to the hosts of this node."""
+        return await self.control.ask(NODE, message)
+
+    async def gone(self, kvm: Kvm) -> None:
+        """Wait until nothing of its hosts is left, the process included."""
         await self.child.ended.wait()
-        await done.wait()
-        self.rig.seats[0].level.moved_out()
-        self._ram.close()
+        for l1 in self.l1s:
+            reclaimed = Reply()
+            kvm.watch(l1.name, lambda notice, reply=reclaimed: reply.deliver(notice, None))  # type: ignore[misc]
+            await reclaimed.wait()
+            l1.level.moved_out()
+            l1.ram.close()
 
 
-async def start_apart(
-    nursery: trio.Nursery,
-    runtime: Runtime,
-    arch: str,
-    depth: int,
-    memory_bytes: int,
-    cpus: int,
-    seed: int,
-    image_pages: int,
-    ledger: Ledger,
-    profile: str = "small",
-) -> ApartHost:
-    """A machine here, and on it a guest host in a process of its own, with what is above it up to `depth`."""
-    comparison: Any = load(arch).comparison
-    rig = comparison.lower(profile, depth, memory_bytes, cpus, seed, ledger)
-    seat = rig.seats[0]
-    frames = seat.memory_bytes >> PAGE_SHIFT
-    file = RamFile.create(frames)
-    ram = MachineRam(rig.machines[0].storage, file, seat.level.slots.copy())
-    seat.level.live_in(ram, file.attention)
-    codec = Codec(comparison.wire)
-    serve = rig.below(0)
-    te = TrustedEntity(serve[-1], runtime)
-    kvm = Kvm("l0.kvm", te.actor, runtime)
+def settle(rig: Any, seat: int, kvm: Kvm, name: str, codec: Codec) -> ApartL1:
+    """Give the L1 on `seat` its file, and a port to L0's hypervisor that only its link reaches."""
+    level = rig.seats[seat].level
+    file = RamFile.create(len(level.slots))
+    ram = MachineRam(rig.machines[0].storage, file, level.slots.copy())
+    level.live_in(ram, file.attention)
     directory = Directory()
-    directory.add("kvm", kvm.add(HOST, serve[0], lambda cause: rig.end(0, cause)))
-    pairs = {name: Pair() for name in ("kvm", "traps", "control")}
-    link = Link(pairs["kvm"].stream(), directory.serve, encode=codec.encode, decode=codec.decode)
-    words = control_codec()
-    control = Link(pairs["control"].stream(), encode=words.encode, decode=words.decode)
-    config = NodeConfig(arch, depth, frames, len(seat.cpus), memory_bytes, cpus, profile, seed, image_pages)
+    directory.add("kvm", kvm.add(name, rig.below(seat)[0], lambda cause: rig.end(seat, cause)))
+    pair = Pair()
+    link = Link(pair.stream(), directory.serve, encode=codec.encode, decode=codec.decode)
+    return ApartL1(name, level, ram, file, link, pair, Pair())
+
+
+async def start_node(nursery: trio.Nursery, config: NodeConfig, l1s: list[ApartL1], kvm: Kvm) -> ApartNode:
+    """Start the process of these L1s. It is killed when `nursery` ends."""
+    control, words = Pair(), control_codec()
     command = [sys.executable, "-m", "actors.node", "--config", config.text()]
-    child = await start(nursery, HOST, command, pairs, {"ram": file.fd})
-    nursery.start_soon(_serve_traps, pairs["traps"].stream(), TrapServer(seat.level), child)
-    nursery.start_soon(_until_death, link, kvm)
-    nursery.start_soon(control.run)
-    return ApartHost(rig, kvm, child, control, ram)
+    for l1 in l1s:
+        command += ["--l1", f"{l1.kvm.theirs},{l1.traps.theirs},{l1.file.fd}"]
+    command += ["--control", str(control.theirs)]
+    pairs = [control, *(pair for l1 in l1s for pair in (l1.kvm, l1.traps))]
+    child = await start(nursery, "node", command, pairs, [l1.file.fd for l1 in l1s])
+    node = ApartNode(child, Link(control.stream(), encode=words.encode, decode=words.decode), l1s)
+    for l1 in l1s:
+        nursery.start_soon(_serve_traps, l1.traps.stream(), TrapServer(l1.level), child)
+        nursery.start_soon(_until_death, l1, kvm)
+    nursery.start_soon(node.control.run)
+    return node
 
 
-async def _until_death(link: Link, kvm: Kvm) -> None:
-    """The end of the link is the death of the host, whoever caused it."""
-    await link.run()
-    kvm.gone(HOST, "l1_crash")
+async def _until_death(l1: ApartL1, kvm: Kvm) -> None:
+    """The end of the link is the death of the L1, whoever caused it."""
+    await l1.link.run()
+    kvm.gone(l1.name, "l1_crash")
 
 
 async def _serve_traps(stream: trio.SocketStream, server: TrapServer, child: Child) -> None:

@@ -1,133 +1,306 @@
-"""A process that holds a guest host and what is above it: L1 with its software, or its hypervisor and L2.
+"""A process with guest hosts and what is above them: L1s with their software, or L1's hypervisor and L2s.
 
-It is started with four things that it inherits: a link to L0's hypervisor, a connection for accesses that
-trap, the file of its RAM, and a link to whoever drives the run. Messages carry calls and exits; memory is
-the mapping. When the link to L0 ends, this host's machine is gone, and the process ends.
+It is started with what it inherits: for each L1 a link to L0's hypervisor, a connection for accesses that
+trap and the file of its RAM; and one link to whoever drives the run. Messages carry calls and exits, memory
+is the mapping. When a link to L0 or to the driver ends, the machine or the run is gone, and this process
+ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
 from actors.host import SecureHost
-from actors.kvm import Kvm
+from actors.kvm import Control, Kvm
 from actors.ram import RamFile
 from actors.remote_memory import RemoteMemory
 from actors.runtime.actor import Actor, Runtime, open_runtime
 from actors.runtime.link import Link
-from actors.runtime.port import Directory, Port
+from actors.runtime.port import Deliver, Directory, Port
 from actors.runtime.transport.unix import adopt, adopt_blocking
 from protocol.arch import load
 from protocol.codec import Codec
-from protocol.effects import Step
+from protocol.effects import Effect, Issue, Step, issue
+from protocol.errors import OperationFailed
 from protocol.ledger import Ledger
 from protocol.plan import operations as op
+from protocol.tracking import Book, summary
 
 TRAP_S = 5.0  # an access that traps is answered sooner, or L0 is gone
+NODE = "node"  # the actor that the driver tells what is to happen to hosts
 OPERATIONS = (
     op.Pages, op.BootHost, op.Shutdown, op.Create, op.Load, op.Start, op.Touch, op.Share, op.Exits, op.Change,
     op.Swap, op.Reset, op.Destroy, op.Kill,
 )  # fmt: skip
-COUNTS = "counts"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Count in this phase from now on."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """The host on `seat` comes up: new software, its life number `life`."""
+
+    seat: int
+    life: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The host on `seat` is gone, with whatever it was doing."""
+
+    seat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Above:
+    """The hypervisor in this node does something to the guest host on `seat`: reset, end, sweep `pages`."""
+
+    seat: int
+    what: str
+    pages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SwapUnder:
+    """The hypervisor in this node puts other frames under secure pages of the guest host on `seat`."""
+
+    seat: int
+    event: op.LevelSwap
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Say what was counted here: counts by phase, and peaks of books by holder."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """Which host lives here. Memory in bytes, of the host at `depth`; `frames` are those of L1."""
+    """Which hosts live here. Memory in bytes, of a host at `depth`; `l1_frames` and `l1_cpus`: of each L1.
+
+    At depth 1 each of `seats` is an L1; above it there is one L1, which carries all of them.
+    """
 
     arch: str
     depth: int
-    frames: int
+    seats: tuple[int, ...]
+    l1_frames: int
     l1_cpus: int
     memory_bytes: int
     cpus: int
     profile: str
     seed: int
+    strategy: dict[str, str]
     image_pages: int
-    pages: str = "two_fault"
+    image: str | None = None
 
     def text(self) -> str:
         return json.dumps(asdict(self))
 
+    @classmethod
+    def read(cls, text: str) -> NodeConfig:
+        given = json.loads(text)
+        return cls(**given | {"seats": tuple(given["seats"])})
+
+
+class Inherited(NamedTuple):
+    """What a node has of one L1: descriptors."""
+
+    kvm: int
+    traps: int
+    ram: int
+
 
 def control_codec() -> Codec:
     """What the driver of a run and a node say to each other."""
-    return Codec(OPERATIONS)
+    return Codec((*OPERATIONS, Phase, Boot, End, Above, SwapUnder, op.LevelSwap, Tally))
 
 
-async def serve(
-    config: NodeConfig, kvm: trio.abc.Stream, control: trio.abc.Stream, memory: RemoteMemory
-) -> None:
+class Node:
+    """The hosts of this process, and the actor that the driver speaks to."""
+
+    def __init__(
+        self, config: NodeConfig, directory: Directory, runtime: Runtime, nursery: trio.Nursery
+    ) -> None:
+        self._nursery = nursery
+        self._config = config
+        self._directory = directory
+        self._runtime = runtime
+        comparison = load(config.arch).comparison
+        assert comparison is not None, f"{config.arch} has no comparison"
+        self.comparison: Any = comparison
+        self.ledger = Ledger()
+        self.actor = Actor(NODE, self._handle, runtime, perform=self._perform)
+        self._top: Kvm | None = None
+        data = None
+        if config.image is not None:
+            with open(config.image, "rb") as file:
+                data = file.read()
+        self._image = comparison.image(config.seed, config.image_pages, data)
+        self._rigs: dict[int, tuple[Any, int, Port]] = {}  # seat -> its rig, its place there, who is below
+        self._hosts: dict[int, SecureHost] = {}
+        self._books: dict[int, Book] = {}
+
+    async def bring_up(self, memories: Sequence[RemoteMemory], below: Sequence[Port]) -> None:
+        """Compose what is above each L1, which stands on messages."""
+        config = self._config
+        for number, (memory, port) in enumerate(zip(memories, below, strict=True)):
+            seats = config.seats if config.depth > 1 else config.seats[number : number + 1]
+            level = self.comparison.linked(memory, config.l1_cpus)
+            step: Step[Any] = self.comparison.upper(
+                level,
+                config.profile,
+                config.depth,
+                len(seats),
+                config.memory_bytes,
+                config.cpus,
+                config.seed,
+                config.strategy,
+                self.ledger,
+            )
+            starter = SecureHost("l1", lambda step: step, port, self._runtime)
+            rig = await starter.perform(step)
+            top = self._top = self._hypervisors(rig, port)
+            for place, seat in enumerate(seats):
+                self._rigs[seat] = rig, place, self._port(rig, place, seat, top, port)
+
+    def _hypervisors(self, rig: Any, port: Port) -> Kvm | None:
+        """Those above L0: L1's, then those of the levels between."""
+        kvm = None
+        for number in range(1, self._config.depth):
+            if kvm is not None:
+                serve = rig.below(0)[self._config.depth - number]
+                port = kvm.add(f"l{number}", serve, _never_ends)
+            kvm = Kvm(f"l{number}.kvm", port, self._runtime)
+        return kvm
+
+    def _port(self, rig: Any, place: int, seat: int, top: Kvm | None, port: Port) -> Port:
+        if top is None:
+            return port
+        return top.add(self._name(seat), rig.below(place)[0], lambda cause: rig.end(place, cause))
+
+    def _name(self, seat: int) -> str:
+        return f"l{self._config.depth}.{seat}"
+
+    def _handle(self, message: object) -> object:
+        match message:
+            case Phase(name):
+                self.ledger.phase = name
+            case Boot(seat, life):
+                self._boot(seat, life)
+            case End(seat):
+                self._hosts.pop(seat).actor.stop()
+                self._directory.remove(f"host.{seat}")
+                self._books[seat].forget()
+            case Above(seat, what, pages):
+                return issue(what, seat, pages)
+            case SwapUnder(seat, event):
+                return issue("swap", seat, event)
+            case Tally():
+                return {"phases": self.ledger.phases(), "tracking": self._tracking()}
+            case _:
+                raise OperationFailed(f"nothing that a node does: {type(message).__name__}")
+        return None
+
+    def _perform(self, effect: Effect, deliver: Deliver) -> None:
+        """Have the topmost hypervisor of this node do something to one of its guest hosts."""
+        assert isinstance(effect, Issue)
+        seat, detail = effect.arguments
+        rig, place, _ = self._rigs[seat]
+        name = self._name(seat)
+        if self._top is None:
+            raise OperationFailed("no hypervisor lives here")
+        if effect.operation == "end":
+            self._top.watch(name, lambda _: deliver(None, None))
+            self._top.gone(name, "l1_crash")
+            return
+        steps: dict[str, Callable[[], Step[Any]]] = {
+            "swap": partial(rig.swap, place, detail),
+            "sweep": partial(rig.sweep, place, detail),
+            "reset": partial(rig.reset, place, "load-normal"),
+        }
+        if effect.operation not in steps:
+            raise OperationFailed(f"no act of a hypervisor: {effect.operation}")
+        control = Control(name, steps[effect.operation])
+        self._top.actor.submit(control, deliver, name)
+
+    def _boot(self, seat: int, life: int) -> None:
+        config = self._config
+        rig, place, port = self._rigs[seat]
+        book = self._books.setdefault(seat, Book(self.ledger, f"l{config.depth}"))
+        name = self._name(seat)
+        software = self.comparison.software(
+            rig,
+            place,
+            Random(f"{config.seed}:{name}:{life}"),
+            pages=config.strategy.get("pages", "two_fault"),
+            bulk=False,
+            image=self._image,
+            book=book,
+        )
+        host = self._hosts[seat] = SecureHost(name, software.perform, port, self._runtime)
+        self._nursery.start_soon(host.actor.run)  # what it dies of, this process dies of
+        self._directory.add(f"host.{seat}", host.port)
+
+    def _tracking(self) -> list[Any]:
+        """(holder, peaks by plane) of every book here: hosts' own, and those of hypervisors."""
+        rigs = {id(rig): rig for rig, _, _ in self._rigs.values()}
+        books = [book for rig in rigs.values() for book in rig.books()] + list(self._books.values())
+        return [[book.holder, summary(book)] for book in books]
+
+
+def _never_ends(cause: str) -> Step[None]:
+    raise AssertionError(f"a hypervisor of the chain ended: {cause}")
+
+
+async def serve(config: NodeConfig, of_l1: Sequence[Inherited], control: int) -> None:
     """Live until L0 or the driver is gone."""
-    comparison = load(config.arch).comparison
-    assert comparison is not None
-    codec = Codec(comparison.wire)
+    memories = [
+        RemoteMemory(RamFile.attach(fds.ram, config.l1_frames), adopt_blocking(fds.traps, TRAP_S))
+        for fds in of_l1
+    ]
     directory = Directory()
-    below = Link(kvm, encode=codec.encode, decode=codec.decode)
-    driver_codec = control_codec()
-    driver = Link(control, directory.serve, encode=driver_codec.encode, decode=driver_codec.decode)
+    words = control_codec()
     async with trio.open_nursery() as nursery, open_runtime() as runtime:
+        node = Node(config, directory, runtime, nursery)
+        nursery.start_soon(node.actor.run)
+        codec = Codec(node.comparison.wire)
 
         async def until_the_end(link: Link) -> None:
             await link.run()
             nursery.cancel_scope.cancel()
 
-        nursery.start_soon(until_the_end, below)
-        ledger = Ledger()
-        directory.add(COUNTS, Actor(COUNTS, lambda _: ledger.flat(), runtime))
-        host = await _bring_up(config, comparison, memory, below.port("kvm"), ledger, runtime)
-        directory.add("host", host.port)
+        links = [Link(adopt(fds.kvm), encode=codec.encode, decode=codec.decode) for fds in of_l1]
+        for link in links:
+            nursery.start_soon(until_the_end, link)
+        await node.bring_up(memories, [link.port("kvm") for link in links])
+        directory.add(NODE, node.actor)
+        driver = Link(adopt(control), directory.serve, encode=words.encode, decode=words.decode)
         nursery.start_soon(until_the_end, driver)
         await trio.sleep_forever()
 
 
-async def _bring_up(
-    config: NodeConfig, comparison: Any, memory: RemoteMemory, below: Port, ledger: Ledger, runtime: Runtime
-) -> SecureHost:
-    """Compose what is above L1, with L1 standing on messages; returns the host at the top."""
-    level = comparison.linked(memory, config.l1_cpus)
-    starter = SecureHost("l1", lambda step: step, below, runtime)
-    step: Step[Any] = comparison.upper(
-        level, config.profile, config.depth, config.memory_bytes, config.cpus, config.seed, ledger
-    )
-    rig = await starter.perform(step)
-    port = below
-    for number in range(1, config.depth):
-        kvm = Kvm(f"l{number}.kvm", port, runtime)
-        serve = rig.below(0)[config.depth - 1 - number]
-        port = kvm.add(f"l{number + 1}", serve, lambda cause: rig.end(0, cause))
-    software = comparison.software(
-        rig,
-        0,
-        Random(f"{config.seed}:node"),
-        pages=config.pages,
-        bulk=False,
-        image=comparison.image(config.seed, config.image_pages, None),
-    )
-    return SecureHost(f"l{config.depth}", software.perform, port, runtime)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m actors.node`: started by a supervisor, not by a person."""
+    """`python -m actors.node`: started by whoever drives a run, not by a person."""
     parser = argparse.ArgumentParser(prog="python -m actors.node", description=__doc__)
     parser.add_argument("--config", required=True, help="one JSON object, see NodeConfig")
-    for name in ("kvm", "traps", "control", "ram"):
-        parser.add_argument(f"--{name}", type=int, required=True, help="an inherited descriptor")
+    parser.add_argument("--l1", action="append", required=True, help="KVM,TRAPS,RAM: descriptors of one L1")
+    parser.add_argument("--control", type=int, required=True, help="the descriptor of the driver's link")
     given = parser.parse_args(arguments)
-    config = NodeConfig(**json.loads(given.config))
-    memory = RemoteMemory(RamFile.attach(given.ram, config.frames), adopt_blocking(given.traps, TRAP_S))
-
-    async def run() -> None:
-        await serve(config, adopt(given.kvm), adopt(given.control), memory)
-
-    trio.run(run)
+    of_l1 = [Inherited(*map(int, text.split(","))) for text in given.l1]
+    trio.run(serve, NodeConfig.read(given.config), of_l1, given.control)
 
 
 if __name__ == "__main__":

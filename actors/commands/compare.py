@@ -38,10 +38,11 @@ if TYPE_CHECKING:
     from actors.scenario import Resolved
     from protocol.plan.scenario import Scenario, Threshold
 
-    Run = Callable[[Scenario, Progress, Transcripts | None], Outcome]
+    Run = Callable[[Scenario, Progress, Transcripts | None, int], Outcome]
 
 CHANGES_SHOWN = 50
 LINGER_S = 86_400.0
+PROCESSES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Wanted:
     metrics_port: int | None = None
     linger_s: float = 0.0
     quiet: bool = False
+    processes: int = 1
 
 
 def compare(
@@ -106,6 +108,16 @@ def compare(
             help="Keep serving metrics that long after the run.",
         ),
     ] = 0.0,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            metavar="N",
+            min=1,
+            max=PROCESSES,
+            help="Processes of the nested path: L0 in one, its guest hosts dealt to the others.",
+        ),
+    ] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Run a scenario on every path with one seed and print what each of them costs.
@@ -125,8 +137,21 @@ def compare(
     )
     if linger and metrics_port is None:
         end(exit_codes.USAGE, "--linger keeps serving metrics: give --metrics-port, too")
-    wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet)
-    raise typer.Exit(perform(resolve(scenario, flags), wanted))
+    resolved = resolve(scenario, flags)
+    if processes > 1:
+        _may_be_split(resolved.scenario, record)
+    wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes)
+    raise typer.Exit(perform(resolved, wanted))
+
+
+def _may_be_split(scenario: Scenario, record: Path | None) -> None:
+    """What needs everything in one process is refused with its reason."""
+    if scenario.fidelity == "bulk":
+        end(exit_codes.USAGE, "--processes: bulk folds what several levels do; allowed: --fidelity call")
+    if record is not None:
+        end(
+            exit_codes.USAGE, "--record: hosts in other processes write no transcript; allowed: --processes 1"
+        )
 
 
 def perform(resolved: Resolved, wanted: Wanted, run: Run | None = None) -> int:
@@ -207,7 +232,7 @@ def _run(resolved: Resolved, wanted: Wanted, run: Run | None) -> tuple[Outcome, 
         error = None
         try:
             with stoppable(progress, say_from_a_signal):
-                outcome = run(resolved.scenario, progress, transcripts)
+                outcome = run(resolved.scenario, progress, transcripts, wanted.processes)
         except Stopped:
             outcome = Outcome(list(progress.results), stopped=True)
         except Exception as failure:  # told at the end, after what was finished

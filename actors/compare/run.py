@@ -8,8 +8,8 @@ depend on the scenario alone; `wall` says how long this program took, which says
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,13 +27,22 @@ from actors.runtime.actor import open_runtime
 from protocol.arch import load
 from protocol.arch.contract import Architecture
 from protocol.ledger import Ledger
+from protocol.plan.fit import PHASES
 from protocol.plan.scenario import Scenario, as_dict
 from protocol.plan.workload import DIRECT, NESTED, Act, HostPlan, Workload, workload
 from protocol.tracking import Book, summary
 
 
-def run(scenario: Scenario, progress: Progress, transcripts: Transcripts | None = None) -> Outcome:
-    """Run everything that `scenario` asks for. What is finished when the person stops it is reported."""
+def run(
+    scenario: Scenario,
+    progress: Progress,
+    transcripts: Transcripts | None = None,
+    processes: int = 1,
+) -> Outcome:
+    """Run everything that `scenario` asks for. What is finished when the person stops it is reported.
+
+    With more than one process the guest hosts of the nested path live in the others; no count shows it.
+    """
     began = time.perf_counter()
     plans = {path: workload(scenario, path) for path in scenario.paths}
     steps = sum(len(plan.phases) for plan in plans.values()) * len(scenario.arch)
@@ -44,7 +53,8 @@ def run(scenario: Scenario, progress: Progress, transcripts: Transcripts | None 
         for arch in scenario.arch:
             for plan in plans.values():
                 with _alone():
-                    result = trio.run(_path, scenario, load(arch), plan, progress, done, steps, transcripts)
+                    path = partial(_path, scenario, load(arch), plan, progress, done, steps, transcripts)
+                    result = trio.run(path, processes)
                 done += len(plan.phases)
                 outcome.results.append(result)
                 progress.result(result)
@@ -66,6 +76,7 @@ async def _path(
     done: int,
     steps: int,
     transcripts: Transcripts | None,
+    processes: int,
 ) -> Json:
     """One architecture on one path."""
     comparison = arch.comparison
@@ -74,20 +85,28 @@ async def _path(
     ledger = Ledger()
     data = None if scenario.guest.image is None else await trio.Path(scenario.guest.image).read_bytes()
     image = comparison.image(scenario.seed, scenario.guest.image_pages, data)
-    async with open_runtime() as runtime:
-        parts = Parts(scenario, comparison, ledger, runtime, image)
+    async with open_runtime() as runtime, trio.open_nursery() as nursery:
+        parts = Parts(arch.name, scenario, comparison, ledger, runtime, image)
         if transcripts is not None and plan.path in (DIRECT, NESTED):
             parts.transcript = partial(_transcript, transcripts, scenario, arch.name, plan.path)
-        staged = stage(parts, plan)
+        staged = await stage(parts, plan, processes, nursery)
         progress.attach(arch.name, plan.path, ledger, _LiveBooks(staged))
         for number, phase in enumerate(plan.phases):
             progress.phase(plan.path, phase, done + number, steps)
             ledger.phase = phase
-            async with trio.open_nursery() as nursery:
+            await staged.enter_phase(phase)
+            async with trio.open_nursery() as hosts:
                 for host in plan.hosts:
-                    nursery.start_soon(_host, staged, host, host.phases.get(phase, ()))
+                    hosts.start_soon(_host, staged, host, host.phases.get(phase, ()))
         _nothing_is_left(staged)
-        return _result(scenario, arch, plan, ledger, staged.books())
+        tallies = [_own_tally(ledger, staged.books()), *await staged.tally()]
+        await staged.close()
+        nursery.cancel_scope.cancel()
+    return _result(scenario, arch, plan, ledger, tallies)
+
+
+def _own_tally(ledger: Ledger, books: Iterable[Book]) -> Json:
+    return {"phases": ledger.phases(), "tracking": [[book.holder, summary(book)] for book in books]}
 
 
 @contextmanager
@@ -147,9 +166,12 @@ async def _host(staged: Stage, host: HostPlan, acts: Iterable[Act]) -> None:
 
 
 def _result(
-    scenario: Scenario, arch: Architecture, plan: Workload, ledger: Ledger, books: Iterable[Book]
+    scenario: Scenario, arch: Architecture, plan: Workload, ledger: Ledger, tallies: Sequence[Json]
 ) -> Json:
-    phases: dict[str, Any] = ledger.phases()
+    phases: dict[str, Any] = _summed([tally["phases"] for tally in tallies])
+    counts: Counter[str] = Counter()
+    for of_phase in phases.values():
+        counts.update(of_phase)
     absent = {f"phases.{phase}": why for phase, why in plan.absent.items()}
     for phase in plan.absent:
         phases[phase] = None
@@ -158,21 +180,33 @@ def _result(
         "path": plan.path,
         "depth": 0 if plan.path == DIRECT else scenario.depth,
         "realism": arch.realism if plan.path in ("nested", "mixed") else "built",
-        "counts": ledger.flat(),
+        "counts": dict(sorted(counts.items())),
         "phases": phases,
         "contention": dict(sorted(ledger.contention.items())),
-        "tracking": _tracking(books),
+        "tracking": _tracking(pair for tally in tallies for pair in tally["tracking"]),
         "modelled": None,
         "absent": absent,
     }
 
 
-def _tracking(books: Iterable[Book]) -> Json:
+def _summed(parts: Sequence[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """Counts by phase, added up over processes; phases in the order of a run."""
+    found: dict[str, Counter[str]] = {}
+    for phases in parts:
+        for phase, counts in phases.items():
+            found.setdefault(phase, Counter()).update(counts)
+    order = {phase: place for place, phase in enumerate(PHASES)}
+    return {
+        phase: dict(sorted(found[phase].items())) for phase in sorted(found, key=lambda name: order[name])
+    }
+
+
+def _tracking(peaks: Iterable[Sequence[Any]]) -> Json:
     """Peaks by holder and plane, added up over the guest hosts: no sum depends on their order."""
     found: defaultdict[str, dict[str, dict[str, int]]] = defaultdict(dict)
-    for book in books:
-        for plane, numbers in summary(book).items():
-            into = found[book.holder].setdefault(plane, {"records": 0, "bytes": 0})
+    for holder, planes in peaks:
+        for plane, numbers in planes.items():
+            into = found[holder].setdefault(plane, {"records": 0, "bytes": 0})
             for name, value in numbers.items():
                 into[name] += value
     return dict(sorted(found.items()))

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
+import trio
+
 from actors.broker import Broker, RequesterGone
 from actors.guest import SecureGuest
 from actors.host import SecureHost
@@ -56,11 +58,37 @@ class Stage(Protocol):
 
     def books(self) -> Iterable[Book]: ...
 
+    async def enter_phase(self, name: str) -> None:
+        """Whoever counts elsewhere counts in this phase from now on."""
+        ...
+
+    async def tally(self) -> list[Json]:
+        """What was counted elsewhere."""
+        ...
+
+    async def close(self) -> None:
+        """The run is over: end whatever lives elsewhere, and give back what it held."""
+        ...
+
+
+class Here:
+    """The part of a stage all of which is in this process: it counts in the run's own ledger."""
+
+    async def enter_phase(self, name: str) -> None:
+        pass
+
+    async def tally(self) -> list[Json]:
+        return []
+
+    async def close(self) -> None:
+        pass
+
 
 @dataclass(slots=True)
 class Parts:
     """What every stage is made from."""
 
+    arch: str
     scenario: Scenario
     comparison: Comparison
     ledger: Ledger
@@ -125,7 +153,7 @@ class Guests:
         self._guests.clear()
 
 
-class GuestHosts:
+class GuestHosts(Here):
     """Hosts that are VMs, with everything below them: the nested path."""
 
     def __init__(self, parts: Parts, spare: int = 0) -> None:
@@ -222,7 +250,7 @@ class _Seat:
                 self._end()
                 self._tell({"op": "kill"})
                 kvm.gone(self.name, "l1_crash")
-                await _reclaimed(kvm, self.name)
+                await reclaimed(kvm, self.name)
             case op.Operation():
                 await self._sweep(EVERYTHING if isinstance(operation, op.Shutdown) else SWEPT)
                 await self._guests.perform(self._host, operation)
@@ -243,7 +271,8 @@ class _Seat:
         self.book.forget()
 
 
-async def _reclaimed(kvm: Kvm, host: str) -> None:
+async def reclaimed(kvm: Kvm, host: str) -> None:
+    """Wait until nothing of a guest host that is gone is left."""
     done = Reply()
     kvm.watch(host, lambda notice: done.deliver(notice, None))
     await done.wait()
@@ -274,7 +303,7 @@ class L0Software:
         await self.guests.perform(self.host, operation)
 
 
-class OwnGuests:
+class OwnGuests(Here):
     """L0 runs every guest of the plan as its own: the direct path."""
 
     def __init__(self, parts: Parts) -> None:
@@ -291,7 +320,7 @@ class OwnGuests:
         return (self._l0.book,)
 
 
-class HostedForOwners:
+class HostedForOwners(Here):
     """Guest hosts ask L0's broker for the life of their guests; L0's software runs them: the hosted path."""
 
     def __init__(self, parts: Parts, l0: L0Software) -> None:
@@ -380,7 +409,7 @@ class HostedForOwners:
         return (self._l0.book, *self._service_books.books.values(), *self._owner_books)
 
 
-class MixedStage:
+class MixedStage(Here):
     """Nested and hosted guests at once on one L0."""
 
     def __init__(self, parts: Parts, hosted: Mapping[int, frozenset[int]]) -> None:
@@ -425,10 +454,16 @@ def _limits(scenario: Scenario) -> Limits:
     )
 
 
-def stage(parts: Parts, plan: Workload) -> Stage:
-    """The stage of a path."""
+async def stage(parts: Parts, plan: Workload, processes: int, nursery: trio.Nursery) -> Stage:
+    """The stage of a path; processes that it needs live in `nursery`."""
     if plan.path == DIRECT:
         return OwnGuests(parts)
+    if plan.path == NESTED and processes > 1:
+        from actors.compare.elsewhere import GuestHostsElsewhere
+
+        elsewhere = GuestHostsElsewhere(parts, processes)
+        await elsewhere.start(nursery)
+        return elsewhere
     if plan.path == NESTED:
         return GuestHosts(parts)
     if plan.path == MIXED:

@@ -14,8 +14,8 @@ from typing import Any
 from actors.compare.outcome import Json
 from protocol.calls import Category, Treatment
 from protocol.ledger import FAMILIES
+from protocol.plan.fit import PHASES
 from protocol.plan.scenario import PATHS
-from protocol.plan.workload import ORDER
 from protocol.tracking import PLANE_OF, PLANES
 
 Value = Callable[[Json], int | None]
@@ -153,7 +153,7 @@ def uncommon_phases(results: Sequence[Json]) -> list[str]:
 def phases(results: Iterable[Json]) -> list[str]:
     """Every phase that any path has, in the order of a run; unknown ones last."""
     found = {name for result in results for name, counts in result["phases"].items() if counts is not None}
-    return [name for name in ORDER if name in found] + sorted(found.difference(ORDER))
+    return [name for name in PHASES if name in found] + sorted(found.difference(PHASES))
 
 
 def comparable(results: Sequence[Json]) -> list[Json]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -35,26 +35,23 @@ class Child:
 
 
 async def start(
-    nursery: trio.Nursery,
-    name: str,
-    command: Sequence[str],
-    pairs: Mapping[str, Pair],
-    files: Mapping[str, int] | None = None,
+    nursery: trio.Nursery, name: str, command: Sequence[str], pairs: Sequence[Pair], files: Sequence[int] = ()
 ) -> Child:
-    """Start `command` with `--KEY FD` for every pair and file. It is killed when `nursery` ends."""
-    given = {key: pair.theirs for key, pair in pairs.items()} | dict(files or {})
-    line = [*command, *(word for key, fd in given.items() for word in (f"--{key}", str(fd)))]
+    """Start `command`, which names what it inherits: the other ends of `pairs`, and `files`.
+
+    It is killed when `nursery` ends.
+    """
     run = partial(
         trio.run_process,
-        line,
+        command,
         stdin=subprocess.DEVNULL,
         check=False,
-        pass_fds=tuple(given.values()),
+        pass_fds=(*(pair.theirs for pair in pairs), *files),
         start_new_session=True,
         deliver_cancel=_deliver_cancel,
     )
     process: trio.Process = await nursery.start(run)
-    for pair in pairs.values():
+    for pair in pairs:
         pair.handed_over()
     child = Child(name, process)
     nursery.start_soon(_watch, child)

@@ -10,6 +10,7 @@ from protocol.calls import CallSpec
 from protocol.effects import Issue, Step
 from protocol.ledger import Ledger
 from protocol.memory.pool import Pool
+from protocol.nesting.guest_host import OwnMemory
 from protocol.plan.fit import Profile
 from protocol.plan.operations import LevelSwap, Operation
 from protocol.tracking import Book
@@ -205,6 +206,41 @@ class Comparison(Protocol):
         With `pool` it shares the kernel that is up there and has these frames; `cpus` are those that it uses.
         `record` is told what it asks of its level and is answered, in the words of the console.
         """
+        ...
+
+    # -- with L1 in a process of its own
+
+    def lower(
+        self,
+        profile: str,
+        depth: int,
+        hosts: int,
+        memory_bytes: int,
+        cpus: int,
+        seed: int,
+        strategy: Mapping[str, str],
+        ledger: Ledger,
+    ) -> Rig:
+        """L0's half of a composition: its seats are L1's, whatever stands on them."""
+        ...
+
+    def linked(self, memory: OwnMemory, cpus: int) -> Any:
+        """What L1 holds of the level below it: messages, and `memory`."""
+        ...
+
+    def upper(
+        self,
+        level: Any,
+        profile: str,
+        depth: int,
+        hosts: int,
+        memory_bytes: int,
+        cpus: int,
+        seed: int,
+        strategy: Mapping[str, str],
+        ledger: Ledger,
+    ) -> Step[Rig]:
+        """The other half, standing on a linked level."""
         ...
 
     def image(self, seed: int, pages: int, data: bytes | None) -> Any:

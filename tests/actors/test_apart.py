@@ -1,15 +1,17 @@
-"""The milestone in two processes: L0 with its machine in this one, L1 and what is above it in another.
+"""The milestone in processes: L0 with its machine in this one, L1 and what is above it in another.
 
-The same life as in one process, over a Unix socket and one RAM file, with equal counts; and L1 killed at any
-moment, also while calls of it are parked, leaves nothing behind.
+The same life as in one process, over Unix sockets and one RAM file for each L1, with equal counts; and L1
+killed at any moment, also while calls of it are parked, leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -18,10 +20,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "protocol" / "arch" / "s390")
 
 from levels_apart import MEMORY, Apart, scenario
 
-from actors.apart import ApartHost, start_apart
+from actors.apart import ApartNode, settle, start_node
+from actors.kvm import Kvm
+from actors.node import Boot, NodeConfig, Tally
 from actors.runtime.actor import Runtime, open_runtime
+from actors.te import TrustedEntity
+from protocol.arch import load
 from protocol.arch.s390.audit import leaks
-from protocol.errors import LevelGone, NestbedError
+from protocol.codec import Codec
+from protocol.errors import NestbedError
 from protocol.ledger import Ledger
 from protocol.plan.operations import Operation
 from protocol.plan.workload import workload
@@ -29,6 +36,7 @@ from protocol.plan.workload import workload
 pytestmark = pytest.mark.slow
 
 PATIENCE_S = 120  # far more than it takes; a test that hangs has failed
+CPUS, SEED, IMAGE_PAGES = 2, 1, 3
 
 
 def plan(depth: int) -> list[Operation]:
@@ -37,8 +45,32 @@ def plan(depth: int) -> list[Operation]:
     return [act for phase in host.phases.values() for act in phase if isinstance(act, Operation)]
 
 
-async def started(nursery: trio.Nursery, runtime: Runtime, depth: int, ledger: Ledger) -> ApartHost:
-    return await start_apart(nursery, runtime, "s390", depth, MEMORY, 2, 1, 3, ledger)
+@dataclass
+class Machine:
+    """L0 in this process, and its one node."""
+
+    rig: Any
+    kvm: Kvm
+    node: ApartNode
+
+    async def perform(self, act: Operation) -> None:
+        await self.node.control.ask("host.0", act)
+
+
+async def started(nursery: trio.Nursery, runtime: Runtime, depth: int, ledger: Ledger) -> Machine:
+    """A machine with one host at `depth`, L1 and all above it in a process of their own."""
+    comparison: Any = load("s390").comparison
+    rig = comparison.lower("small", depth, 1, MEMORY, CPUS, SEED, {}, ledger)
+    te = TrustedEntity(rig.below(0)[-1], runtime)
+    kvm = Kvm("l0.kvm", te.actor, runtime)
+    l1 = settle(rig, 0, kvm, "l1", Codec(comparison.wire))
+    seat = rig.seats[0]
+    config = NodeConfig(
+        "s390", depth, (0,), l1.file.frames, len(seat.cpus), MEMORY, CPUS, "small", SEED, {}, IMAGE_PAGES
+    )
+    node = await start_node(nursery, config, [l1], kvm)
+    await node.tell(Boot(0, 1))
+    return Machine(rig, kvm, node)
 
 
 def in_one_process(depth: int) -> Counter[str]:
@@ -47,20 +79,33 @@ def in_one_process(depth: int) -> Counter[str]:
     return Counter(apart.ledger.flat())
 
 
+def open_files() -> list[str]:
+    """RAM files that this process has open."""
+    names = [link.readlink().name for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return sorted(name for name in names if "nestbed-ram" in name)
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 async def test_counts_are_those_of_one_process(depth: int) -> None:
     ledger = Ledger()
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery, open_runtime() as runtime:
-            apart = await started(nursery, runtime, depth, ledger)
+            machine = await started(nursery, runtime, depth, ledger)
             for act in plan(depth):
-                await apart.control.ask("host", act)
-            lived = Counter(ledger.flat()) + Counter(await apart.control.ask("counts", None))
-            assert leaks(apart.rig) == []
-            apart.child.kill()
-            await apart.gone()
+                await machine.perform(act)
+            told = await machine.node.tell(Tally())
+            assert leaks(machine.rig) == []
+            lived = Counter(ledger.flat())
+            machine.node.child.kill()
+            await machine.node.gone(machine.kvm)
             nursery.cancel_scope.cancel()
-    assert lived == in_one_process(depth)
+    there: Counter[str] = Counter()
+    for phase in told["phases"].values():
+        there.update(phase)
+    own = {key for key in there if key.startswith("tracking_updates") and key.endswith(f".l{depth}")}
+    books = sum(there[key] for key in own)
+    there -= Counter({key: there[key] for key in own} | {"tracking_updates": books})
+    assert lived + there == in_one_process(depth)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -71,33 +116,27 @@ async def test_a_host_that_is_killed_at_any_moment_leaves_nothing(depth: int, se
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery, open_runtime() as runtime:
             files = open_files()
-            apart = await started(nursery, runtime, depth, ledger)
+            machine = await started(nursery, runtime, depth, ledger)
             acts = plan(depth)
             last = random.randrange(2, len(acts))
             for act in acts[:last]:
-                await apart.control.ask("host", act)
+                await machine.perform(act)
             async with trio.open_nursery() as dying:
-                dying.start_soon(until_it_dies, apart, acts[last:])
+                dying.start_soon(until_it_dies, machine, acts[last:])
                 for _ in range(random.randrange(40)):
                     await trio.lowlevel.checkpoint()
-                apart.child.kill()
-                await apart.gone()
-            assert leaks(apart.rig) == []
+                machine.node.child.kill()
+                await machine.node.gone(machine.kvm)
+            assert leaks(machine.rig) == []
             assert open_files() == files
-            machine = apart.rig.machines[0]
-            assert (machine.configs, machine.secure_cpus) == ({}, {})
+            te = machine.rig.machines[0]
+            assert (te.configs, te.secure_cpus) == ({}, {})
             nursery.cancel_scope.cancel()
 
 
-def open_files() -> list[str]:
-    """What this process has open that its child had, too: RAM files."""
-    names = [link.readlink().name for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-    return sorted(name for name in names if "nestbed-ram" in name)
-
-
-async def until_it_dies(apart: ApartHost, acts: list[Operation]) -> None:
+async def until_it_dies(machine: Machine, acts: list[Operation]) -> None:
     try:
         for act in acts:
-            await apart.control.ask("host", act)
-    except (LevelGone, NestbedError):
+            await machine.perform(act)
+    except NestbedError:
         return

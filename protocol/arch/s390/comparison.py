@@ -43,7 +43,7 @@ class S390Comparison:
         ledger: Ledger,
         spare: int = 0,
     ) -> Rig:
-        words = Strategy(**{name: strategy[name] for name in STRATEGY if name in strategy})
+        words = _strategy(strategy)
         sizes = PROFILES[profile]
         if depth == 0:
             sizes = sizes.below(hosts, memory_bytes)
@@ -84,8 +84,18 @@ class S390Comparison:
 
     # -- with L1 in a process of its own
 
-    def lower(self, profile: str, depth: int, memory_bytes: int, cpus: int, seed: int, ledger: Ledger) -> Rig:
-        return lower(PROFILES[profile], depth, memory_bytes, cpus, seed, ledger)
+    def lower(
+        self,
+        profile: str,
+        depth: int,
+        hosts: int,
+        memory_bytes: int,
+        cpus: int,
+        seed: int,
+        strategy: Mapping[str, str],
+        ledger: Ledger,
+    ) -> Rig:
+        return lower(PROFILES[profile], depth, hosts, memory_bytes, cpus, seed, _strategy(strategy), ledger)
 
     def linked(self, memory: OwnMemory, cpus: int) -> LinkedUltravisor:
         return LinkedUltravisor(memory, [Cpu(number, running=number == 0) for number in range(cpus)])
@@ -95,12 +105,15 @@ class S390Comparison:
         level: LinkedUltravisor,
         profile: str,
         depth: int,
+        hosts: int,
         memory_bytes: int,
         cpus: int,
         seed: int,
+        strategy: Mapping[str, str],
         ledger: Ledger,
     ) -> Step[Rig]:
-        return upper(level, PROFILES[profile], depth, memory_bytes, cpus, seed, ledger)
+        words = _strategy(strategy)
+        return upper(level, PROFILES[profile], depth, hosts, memory_bytes, cpus, seed, words, ledger)
 
     def image(self, seed: int, pages: int, data: bytes | None) -> Image:
         if data is not None and looks_like_one(data):
@@ -120,6 +133,10 @@ class S390Comparison:
         except (ValueError, TypeError) as error:
             raise ValueError(f"no image: {error}") from None
         return Image(header, made, b"")
+
+
+def _strategy(words: Mapping[str, str]) -> Strategy:
+    return Strategy(**{name: words[name] for name in STRATEGY if name in words})
 
 
 COMPARISON = S390Comparison()

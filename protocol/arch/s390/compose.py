@@ -165,7 +165,7 @@ class Rig:
     def books(self) -> Iterator[Book]:
         """What each level keeps about its guest hosts."""
         for level in (*self.levels, *(seat.level for seat in self.seats)):
-            if not isinstance(level, Machine):
+            if not isinstance(level, Machine | LinkedUltravisor):
                 yield level.book
 
 
@@ -269,21 +269,26 @@ def _hypervisor(rig: Rig, number: int, level: Level, seen: Any) -> Step[Hypervis
 
 
 def lower(
-    profile: Profile, depth: int, memory_bytes: int, cpus: int, seed: int, ledger: Ledger | None = None
+    profile: Profile,
+    depth: int,
+    hosts: int,
+    memory_bytes: int,
+    cpus: int,
+    seed: int,
+    strategy: Strategy | None = None,
+    ledger: Ledger | None = None,
 ) -> Rig:
-    """L0's half of a composition with one host at `depth` >= 1: its one seat is L1's, whatever runs there."""
-    rig = Rig(profile, 1, seed, [], ledger or Ledger(), [], apart=True)
+    """L0's half of a composition with `hosts` at `depth` >= 1: its seats are L1's, whatever runs there."""
     if depth == 1:
-        _below(rig, 1, memory_bytes, cpus, 0)
-        own, size, shown = _cpus(cpus), memory_bytes, profile
-    else:
-        sizes, counts, wide = _stack(profile, depth, 1, memory_bytes, cpus, 0)
-        machine = Machine(wide, sizes[0], _cpus(counts[0]), CALLS, rig.ledger, seed)
-        rig.machines.append(machine)
-        rig.levels.append(machine)
-        rig.chain.append(run(_hypervisor(rig, 0, machine, machine)))
-        own, size, shown = _cpus(counts[1]), sizes[1], wide
-    rig.seats.append(Seat(0, _guest_host(rig, own, 0, 1, size, shown), own, size))
+        return compose(profile, 1, hosts, memory_bytes, cpus, seed, strategy, ledger, apart=True)
+    rig = Rig(profile, 1, seed, [], ledger or Ledger(), [], strategy=strategy, apart=True)
+    sizes, counts, wide = _stack(profile, depth, hosts, memory_bytes, cpus, 0)
+    machine = Machine(wide, sizes[0], _cpus(counts[0]), CALLS, rig.ledger, seed)
+    rig.machines.append(machine)
+    rig.levels.append(machine)
+    rig.chain.append(run(_hypervisor(rig, 0, machine, machine)))
+    own = _cpus(counts[1])
+    rig.seats.append(Seat(0, _guest_host(rig, own, 0, 1, sizes[1], wide), own, sizes[1]))
     return rig
 
 
@@ -291,27 +296,28 @@ def upper(
     level: LinkedUltravisor,
     profile: Profile,
     depth: int,
+    hosts: int,
     memory_bytes: int,
     cpus: int,
     seed: int,
+    strategy: Strategy | None,
     ledger: Ledger,
 ) -> Step[Rig]:
     """The other half, on `level` of L1: at depth 1 the host itself, above it L1's hypervisor and so on."""
-    rig = Rig(profile, depth, seed, [], ledger, [], apart=True)
+    rig = Rig(profile, depth, seed, [], ledger, [], strategy=strategy, apart=True)
+    if depth == 1:
+        rig.seats.append(Seat(0, level, list(level.cpus), memory_bytes))  # type: ignore[arg-type]
+        return rig
     base: Any = level
-    sizes, counts, wide = _stack(profile, depth, 1, memory_bytes, cpus, 0)
+    sizes, counts, base.profile = _stack(profile, depth, hosts, memory_bytes, cpus, 0)
     for number in range(1, depth):
         if number > 1:
-            base = _guest_host(rig, _cpus(counts[number]), 0, 1, sizes[number], wide)
-        else:
-            base.profile = wide
+            base = _guest_host(rig, _cpus(counts[number]), 0, 1, sizes[number], level.profile)
         rig.levels.append(base)
         rig.chain.append((yield from _hypervisor(rig, number, base, base)))
-    if depth > 1:
+    for number in range(hosts):
         own = _cpus(cpus)
-        rig.seats.append(Seat(0, _guest_host(rig, own, 0, 1, memory_bytes), own, memory_bytes))
-    else:
-        rig.seats.append(Seat(0, base, list(level.cpus), memory_bytes))
+        rig.seats.append(Seat(number, _guest_host(rig, own, number, 1, memory_bytes), own, memory_bytes))
     return rig
 
 

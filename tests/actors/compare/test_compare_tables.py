@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from actors.compare import tables as t
 from protocol.calls import Category, Treatment
 from protocol.ledger import FAMILIES, Ledger
-from protocol.plan.workload import ORDER
+from protocol.plan.fit import PHASES
 
 Json = dict[str, Any]
 
@@ -84,8 +84,8 @@ def test_without_lacking_phases_the_total_is_the_runs(result: Any) -> None:
 
 def test_phases_stand_in_the_order_of_a_run(result: Any) -> None:
     found = result("direct")
-    found["phases"] = {name: {"exits": 1} for name in ("zzz_new", *reversed(ORDER))}
-    assert t.phases([found]) == [*ORDER, "zzz_new"]
+    found["phases"] = {name: {"exits": 1} for name in ("zzz_new", *reversed(PHASES))}
+    assert t.phases([found]) == [*PHASES, "zzz_new"]
 
 
 def test_a_phase_that_no_path_has_is_noted_once_and_is_no_row(result: Any) -> None:

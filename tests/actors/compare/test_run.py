@@ -65,6 +65,18 @@ def test_bulk_and_call_count_the_same(told: dict[str, Json]) -> None:
         assert without(bulk[path], "contention") == without(result, "contention"), path
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_no_count_shows_in_how_many_processes_it_ran(depth: int, processes: int) -> None:
+    scenario = small(paths=("nested",), depth=depth)
+    one = run(scenario, Progress()).results
+    many = run(scenario, Progress(), processes=processes).results
+    assert [without(result, "contention") for result in many] == [
+        without(result, "contention") for result in one
+    ]
+
+
 @pytest.mark.parametrize("path", ["nested", "hosted", "mixed"])
 def test_the_same_calls_reach_the_trusted_entity_on_every_path(told: dict[str, Json], path: str) -> None:
     """Like for like: who issues a call differs, not which ones the guests' lives take."""

@@ -35,21 +35,24 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     """Every (asker, asked) among actors while the test runs."""
     pairs: set[tuple[str, str]] = set()
     at_work: list[str] = []
-    yielded, submit = Actor._yielded, Actor.submit
+    made, submit = Actor.__init__, Actor.submit
 
-    def noting_who_asks(self: Actor, entry: Any, effect: Any) -> Any:
-        at_work.append(self.name)
-        try:
-            return yielded(self, entry, effect)
-        finally:
-            at_work.pop()
+    def noting_who_asks(self: Actor, name: str, *rest: Any, perform: Any = None, **more: Any) -> None:
+        def noted(effect: Any, deliver: Any) -> Any:
+            at_work.append(name)
+            try:
+                return perform(effect, deliver)
+            finally:
+                at_work.pop()
+
+        made(self, name, *rest, **(more if perform is None else {"perform": noted, **more}))
 
     def noting_who_is_asked(self: Actor, message: object, deliver: Any, owner: Any = None) -> None:
         if at_work and at_work[-1] != self.name:
             pairs.add((at_work[-1], self.name))
         submit(self, message, deliver, owner)
 
-    monkeypatch.setattr(Actor, "_yielded", noting_who_asks)
+    monkeypatch.setattr(Actor, "__init__", noting_who_asks)
     monkeypatch.setattr(Actor, "submit", noting_who_is_asked)
     return pairs
 
