@@ -30,12 +30,15 @@ PHASES = (
     "run",
     "page_change",
     "swap",
+    "level_swap",
     "reset",
     "dump",
     "destroy",
+    "refill",
     "owner_reboot",
+    "refill_again",
     "host_teardown",
-)
+)  # in the order in which they run
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Limit:
 
 
 class Profile(Protocol):
-    """A profile of an architecture, as it answers for itself: what a host donates, and where, is its affair."""
+    """A profile of an architecture. What a host donates, and where that lies, is its own affair."""
 
     @property
     def name(self) -> str: ...
@@ -120,6 +123,14 @@ def _pages(scenario: Scenario) -> Iterator[Mistake]:
             f"at most {private}: the image and the touched pages",
             needs=(*sizes, "guest.touch_pages", "run.swap_pages"),
         )
+    held = guest.per_l1 * private
+    if run.level_swaps > held:
+        yield Mistake(
+            "run.level_swaps",
+            run.level_swaps,
+            f"at most {held}: the image and the touched pages of guest.per_l1 = {guest.per_l1} guests",
+            needs=(*sizes, "guest.touch_pages", "guest.per_l1", "run.level_swaps"),
+        )
     if run.page_changes and not guest.share_pages:
         yield Mistake(
             "run.page_changes",
@@ -130,6 +141,14 @@ def _pages(scenario: Scenario) -> Iterator[Mistake]:
 
 
 def _events(scenario: Scenario) -> Iterator[Mistake]:
+    if scenario.strategy.owner_loss == "linger":
+        yield Mistake(
+            "strategy.owner_loss",
+            "linger",
+            "stop",
+            "guests that outlive their owner are a question of their own, and no row of a comparison yet",
+            ("strategy.owner_loss",),
+        )
     if scenario.run.deaths > scenario.l1.count:
         yield Mistake(
             "run.deaths",
@@ -151,7 +170,7 @@ def _sizes(scenario: Scenario) -> Iterator[Mistake]:
     guests = scenario.l1.count * guest.per_l1
     rounds = 1 + run.resets + run.reboots  # each may load and touch everything again
     calls = guests * rounds * (guest.image_pages + guest.touch_pages + guest.share_pages)
-    calls += guests * (2 * run.swap_pages + run.page_changes)
+    calls += guests * (2 * run.swap_pages + run.page_changes) + 2 * scenario.l1.count * run.level_swaps
     if scenario.fidelity == "call" and calls > PAGE_CALLS:
         yield Mistake(
             "fidelity",

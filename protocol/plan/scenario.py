@@ -147,6 +147,13 @@ class Run:
     swap_pages: int = _whole(
         16, 0, 1_000_000, "private pages of each guest swapped out and in again", "pages"
     )
+    level_swaps: int = _whole(
+        0,
+        0,
+        1_000_000,
+        "secure pages of each host that the level below swaps, unseen; then all are used",
+        "pages",
+    )
     page_changes: int = _whole(
         8, 0, 1_000_000, "changes between shared and private, for each guest", "changes"
     )

@@ -20,8 +20,15 @@ from protocol.plan.fit import FIRST_PAGES, PHASES
 from protocol.plan.scenario import Scenario
 
 REFILL = "refill"
-ORDER = (*PHASES[: PHASES.index("owner_reboot")], REFILL, "owner_reboot", "refill_again", "host_teardown")
+LEVEL_SWAP = "level_swap"
+ORDER = PHASES
 DIRECT, NESTED, HOSTED, MIXED = "direct", "nested", "hosted", "mixed"
+
+_NO_LEVEL_SWAP = {
+    DIRECT: "nothing is below L0 that could swap under it",
+    HOSTED: "the guests are L0's own: it swaps them as in swap",
+    MIXED: "the nested path shows what it takes; here it would meet every second guest",
+}
 
 Act = op.Operation | op.Event
 
@@ -54,6 +61,8 @@ def workload(scenario: Scenario, path: str) -> Workload:
     """The plan of `scenario` on `path`."""
     hosts = tuple(_host(scenario, path, number) for number in range(scenario.l1.count))
     absent = {"dump": "dumping is no operation of a scenario yet"}
+    if scenario.run.level_swaps and path != NESTED:
+        absent[LEVEL_SWAP] = _NO_LEVEL_SWAP[path]
     if path == DIRECT:
         absent["owner_reboot"] = "L0 owns its guests: its reboot is the machine's"
         absent["host_teardown"] = "L0 owns its guests: its end is the machine's"
@@ -71,6 +80,8 @@ def _host(scenario: Scenario, path: str, number: int) -> HostPlan:
     plan["run"] = tuple(act for guest in guests for act in _run(scenario, guest))
     plan["page_change"] = tuple(act for guest in guests for act in _changes(scenario, guest))
     plan["swap"] = tuple(act for guest in guests for act in _swap(scenario, guest))
+    if path == NESTED and scenario.run.level_swaps:
+        plan[LEVEL_SWAP] = tuple(_level_swap(scenario, number, guests))
     plan["reset"] = tuple(
         op.Reset(guest, clear=round_ % 2 == 0) for guest in guests for round_ in range(scenario.run.resets)
     )
@@ -177,3 +188,12 @@ def _swap(scenario: Scenario, guest: int) -> Iterator[Act]:
         span = scenario.guest.image_pages + scenario.guest.touch_pages
         seed = _stream(scenario, "swap", guest)
         yield op.Swap(guest, 0, op.Pages(FIRST_PAGES, span, scenario.run.swap_pages, seed))
+
+
+def _level_swap(scenario: Scenario, host: int, guests: tuple[int, ...]) -> Iterator[Act]:
+    """The level below swaps pages of the host's guests; then these use all that they have."""
+    yield op.LevelSwap(scenario.run.level_swaps, _stream(scenario, "level_swap", host))
+    span = scenario.guest.image_pages + scenario.guest.touch_pages
+    for guest in guests:
+        for vcpu, start, share in _dealt(span, scenario.guest.vcpus):
+            yield op.Touch(guest, vcpu, op.Pages(FIRST_PAGES + start, share, share))
