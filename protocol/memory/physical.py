@@ -133,7 +133,10 @@ class Physical:
         return self._vault.read((frame << PAGE_SHIFT) + offset, length)
 
     def vault_write(self, frame: int, offset: int, data: bytes) -> None:
-        self._vaulted[frame] = 1
+        if not self._vaulted[frame]:
+            if not data.strip(b"\0"):
+                return  # it is zero, and takes no memory
+            self._vaulted[frame] = 1
         self._vault.write((frame << PAGE_SHIFT) + offset, data)
 
     def vault_clear(self, frame: int) -> None:
