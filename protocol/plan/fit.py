@@ -20,6 +20,7 @@ FIRST_PAGES = 16  # guest pages below 64 KiB: prefix pages and what a loader kee
 
 PAGE_CALLS = 5_000_000  # of one path, each by itself; more take minutes and belong to bulk
 EXITS = 20_000_000  # of one path
+IMAGE_PAGES = 262_144  # 1 GiB; an image is built and kept in memory, and real ones have a tenth of that
 MEMORY_MIB = 4 << 20  # of all hosts together: their page tables are real
 
 PHASES = (
@@ -168,6 +169,14 @@ def _events(scenario: Scenario) -> Iterator[Mistake]:
 def _sizes(scenario: Scenario) -> Iterator[Mistake]:
     guest, run = scenario.guest, scenario.run
     guests = scenario.l1.count * guest.per_l1
+    if guest.image_pages > IMAGE_PAGES:
+        yield Mistake(
+            "guest.image" if guest.image else "guest.image_pages",
+            guest.image or guest.image_pages,
+            f"at most {IMAGE_PAGES} pages: an image is kept in memory",
+            f"it has {guest.image_pages}",
+            ("guest.image_pages", "guest.image"),
+        )
     rounds = 1 + run.resets + run.reboots  # each may load and touch everything again
     calls = guests * rounds * (guest.image_pages + guest.touch_pages + guest.share_pages)
     calls += guests * (2 * run.swap_pages + run.page_changes) + 2 * scenario.l1.count * run.level_swaps

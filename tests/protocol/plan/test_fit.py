@@ -116,6 +116,11 @@ def test_lingering_guests_are_refused_with_the_reason() -> None:
 
 RULES = [
     (with_(guest__image_pages=2033), "guest.image_pages", "at most 2032 pages"),
+    (
+        with_(guest__image_pages=262145, guest__memory_mib=2048, fidelity="bulk"),
+        "guest.image_pages",
+        "at most 262144 pages",
+    ),
     (with_(guest__touch_pages=2000), "guest.touch_pages + guest.share_pages", "at most 1968 pages"),
     (with_(run__swap_pages=193), "run.swap_pages", "at most 192"),
     (with_(run__level_swaps=385), "run.level_swaps", "at most 384"),
