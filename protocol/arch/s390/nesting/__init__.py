@@ -152,20 +152,20 @@ class Nested(Frames, Front):
         self.ledger.reenter(self.below.level)
         return result
 
-    def perform(self, spec: CallSpec, cpu: Cpu, block: bytes) -> Generator[Any, Any, Outcome]:
+    def perform(self, spec: CallSpec, cpu: Cpu, block: bytes) -> Outcome | Generator[Any, Any, Outcome]:
         treatment = TREATMENTS.get(spec.name)
         if treatment is None:
             assert spec.treatment is Treated.PASSED, f"{spec.name} has no treatment"
             treatment = vm.passed
-        treated = treatment(self, spec, cpu, block)
-        outcome = treated if isinstance(treated, Outcome) else (yield from treated)
-        if outcome.rc:
-            self.ledger.count(("te_calls", spec.name, spec.category, spec.treatment, str(self.level)))
-            self.ledger.count(("copied_bytes", "uvcb"), len(block) + 4)
-            if spec.handle:
-                kind = "vm_map" if spec.handle == "config" else "vcpu_map"
-                self.ledger.count(("lookups", kind, "hit"))
-        return outcome
+        return treatment(self, spec, cpu, block)
+
+    def account(self, spec: CallSpec, block: bytes) -> None:
+        """Count it; what was answered busy is contention alone."""
+        count = self.ledger.count
+        count(("te_calls", spec.name, spec.category, spec.treatment, str(self.level)))
+        count(("copied_bytes", "uvcb"), len(block) + 4)
+        if spec.handle:
+            count(("lookups", "vm_map" if spec.handle == "config" else "vcpu_map", "hit"))
 
     def issuer(self, cpu: Cpu) -> Issuer:
         """The level's own CPU on which `cpu` of the guest host runs, issuing on behalf of the guest host."""

@@ -222,9 +222,9 @@ def _put_right(nested: Nested, cpu: Cpu, secure: TrackedCpu, fault: Fault) -> St
     """True to enter again; else what the guest host gets (False: the fault as it is)."""
     space = secure.config.space
     address = space.mso + fault.address
+    if address >> PAGE_SHIFT in space.held:
+        return KICK
     if fault.code in WALK:
-        if address >> PAGE_SHIFT in space.held:
-            return KICK
         frame = nested.shadows.fill(space, address, fault.write)
         if isinstance(frame, Fault):
             return replace(frame, address=fault.address, write=fault.write)

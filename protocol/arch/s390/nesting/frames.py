@@ -33,6 +33,7 @@ class Frames(GuestHost[Any]):
         count = self.attention.size
         self.page_owner = np.zeros(count, np.uint32)  # serial of the space whose guest owns the page
         self.page_number = np.zeros(count, np.uint32)
+        self.owners = self.page_owner.data  # one of them, as a plain number
         self.away: dict[int, tuple[int, int]] = {}  # frame -> (serial, page); the guest host cannot know
         self.away_at: dict[tuple[int, int], int] = {}  # and the other way round
         self.pins: dict[int, int] = {}  # frame -> serial
@@ -76,7 +77,7 @@ class Frames(GuestHost[Any]):
 
     def untrack_page(self, frame: int) -> None:
         """It is plain memory of the guest host again."""
-        if not self.page_owner[frame]:
+        if not self.owners[frame]:
             return
         self.page_owner[frame] = 0
         self.came_back(frame)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from protocol.arch.s390.nesting import Nested
 
 CTS, CFS, DSS, PIN, UNPIN = 0x0200, 0x0201, 0x0202, 0x0341, 0x0342
+RETRIES = 1000  # of a call of this level's own that the guest host's stores get in the way of
 
 
 # -- calls that name a page of a guest -------------------------------------------------------------
@@ -48,6 +49,8 @@ def bring_in(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
     handle, gaddr = HANDLE_GADDR.unpack_from(uvcb)
     config = nested.configs[handle]
     page = gaddr >> PAGE_SHIFT
+    if config.space.first + page in config.space.held:  # this level's own work is under way there
+        return NOT_NOW
     elsewhere = nested.away_at.get((config.space.serial, page))
     if elsewhere is not None and not (yield from restore(nested, nested.issuer(cpu), elsewhere)):
         return NOT_NOW
@@ -73,6 +76,8 @@ def bring_in(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
 def unpin(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
     handle, gaddr = HANDLE_GADDR.unpack_from(uvcb)
     config = nested.configs[handle]
+    if config.space.first + (gaddr >> PAGE_SHIFT) in config.space.held:
+        return NOT_NOW
     frame = _mapped(nested, config, gaddr)
     outcome = yield from _held(nested, spec, cpu, uvcb, config, gaddr, frame)
     if outcome.rc == EXECUTED and frame is not None:
@@ -94,12 +99,12 @@ def _held(
     """Issue a call about a guest page; its shadow entry and its frame stay what they are meanwhile."""
     if frame is not None and not begin(nested, frame):
         return NOT_NOW
-    held, page = config.space.held, config.space.first + (gaddr >> PAGE_SHIFT)
-    held.add(page)
+    page = config.space.first + (gaddr >> PAGE_SHIFT)
+    config.space.hold(page)
     try:
         return (yield from passed(nested, spec, cpu, uvcb))
     finally:
-        held.discard(page)
+        config.space.release(page)
         if frame is not None:
             end(nested, frame)
 
@@ -185,10 +190,9 @@ def _translated(nested: Nested, spec: CallSpec, cpu: Cpu, frame: int) -> Treated
     nested.ledger.count(("translations", "host_page"))
     paddr = nested.frame_below(frame) << PAGE_SHIFT
     try:
-        outcome = yield from nested.issuer(cpu).uvc(block(spec.length, spec.code, PADDR, paddr))
+        return (yield from nested.issuer(cpu).uvc(block(spec.length, spec.code, PADDR, paddr)))
     finally:
         end(nested, frame)
-    return Outcome(outcome.rc, outcome.rrc)
 
 
 # -- calls about all pages of a guest ----------------------------------------------------------------
@@ -212,7 +216,7 @@ def unshare_all(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treate
 
 def begin(nested: Nested, frame: int) -> bool:
     """A call about this frame goes below. False if another one is there, or one about all of its guest."""
-    owner = nested.by_serial.get(int(nested.page_owner[frame]))
+    owner = nested.by_serial.get(nested.owners[frame])
     if owner is not None and owner.closed:
         return False
     if not nested.claim_one(frame):
@@ -224,7 +228,7 @@ def begin(nested: Nested, frame: int) -> bool:
 
 def end(nested: Nested, frame: int) -> None:
     nested.unclaim_one(frame)
-    owner = nested.by_serial.get(int(nested.page_owner[frame]))
+    owner = nested.by_serial.get(nested.owners[frame])
     if owner is not None:
         owner.flights -= 1
 
@@ -237,11 +241,11 @@ def import_page(nested: Nested, issuer: Issuer, config: TrackedConfig, page: int
     if not begin(nested, frame):
         return False
     held = config.space.first + page
-    config.space.held.add(held)
+    config.space.hold(held)
     try:
         outcome = yield from issuer.uvc(block(0x28, CTS, HANDLE_GADDR, config.real, page << PAGE_SHIFT))
     finally:
-        config.space.held.discard(held)
+        config.space.release(held)
         end(nested, frame)
     if outcome.rc != EXECUTED:
         return False
@@ -256,6 +260,8 @@ def import_all(nested: Nested, cpu: Cpu, config: TrackedConfig) -> Step[None]:
     issuer = nested.issuer(cpu)
 
     def one(page: int) -> Step[None]:
+        if space.first + page in space.held:
+            return
         frame = nested.shadows.fill(space, space.mso + (page << PAGE_SHIFT), write=True)
         if not isinstance(frame, Fault) and not nested.page_owner[frame]:
             yield from import_page(nested, issuer, config, page, frame)
@@ -280,19 +286,11 @@ def restore(nested: Nested, issuer: Issuer, frame: int) -> Step[bool]:
         return True
     if not begin(nested, frame):
         return False
-    gaddr, space = page << PAGE_SHIFT, config.space
-    at = space.first + page
-    before = space.frame_of(at)
-    nested.shadows.map(space, at, frame)
-    space.held.add(at)
+    keep = config.space.frame_of(config.space.first + page) == frame
     try:
-        outcome = yield from issuer.uvc(block(0x28, CTS, HANDLE_GADDR, config.real, gaddr))
+        yield from _mapped_here(nested, issuer, config, page, frame, CTS, keep)
     finally:
-        space.held.discard(at)
         end(nested, frame)
-        if before != frame:
-            nested.shadows.unmap(space, at)
-    assert outcome.rc == EXECUTED, f"a page that this level exported does not come back: {outcome}"
     nested.came_back(frame)
     nested.ledger.count(("pages", "restored"))
     return True
@@ -319,13 +317,13 @@ def swap(nested: Nested, frame: int) -> Step[bool]:
     space, at = nested.space_of(frame), 0
     if space is not None:
         at = space.first + int(nested.page_number[frame])
-        space.held.add(at)
+        space.hold(at)
     try:
         done = yield from _export(nested, frame)
     finally:
         nested.keeping = False
         if space is not None:
-            space.held.discard(at)
+            space.release(at)
         end(nested, frame)
     if not done:
         return False
@@ -365,13 +363,29 @@ def _is_shared(nested: Nested, frame: int) -> Step[bool]:
         return False
     config = nested.by_serial[int(nested.page_owner[frame])]
     page = int(nested.page_number[frame])
-    space, at = config.space, config.space.first + page
-    nested.shadows.map(space, at, frame)
-    try:
-        outcome = yield from nested.keeper.uvc(
-            block(0x28, UNPIN, HANDLE_GADDR, config.real, page << PAGE_SHIFT)
-        )
-    finally:
-        nested.shadows.unmap(space, at)
-    assert outcome.rc == EXECUTED, f"a pin of this level's own does not go: {outcome}"
+    yield from _mapped_here(nested, nested.keeper, config, page, frame, UNPIN, keep=False)
     return True
+
+
+def _mapped_here(
+    nested: Nested, issuer: Issuer, config: TrackedConfig, page: int, frame: int, code: int, keep: bool
+) -> Step[None]:
+    """Have a call of this level's own done about a guest page that lies in `frame`, whatever its host maps.
+
+    A store of the guest host to its table takes the entry away while the call is under way: once more then.
+    Unless it is to `keep`, the entry goes when the call is done.
+    """
+    space, at = config.space, config.space.first + page
+    uvcb = block(0x28, code, HANDLE_GADDR, config.real, page << PAGE_SHIFT)
+    space.hold(at)
+    try:
+        for _ in range(RETRIES):
+            keep = nested.shadows.map(space, at, frame) is False and keep
+            outcome = yield from issuer.uvc(uvcb)
+            if outcome.rc != NOT_MAPPED.rc:
+                break
+    finally:
+        space.release(at)
+        if not keep:
+            nested.shadows.unmap(space, at)
+    assert outcome.rc == EXECUTED, f"a page of this level's own doing does not come right: {outcome}"

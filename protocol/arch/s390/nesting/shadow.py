@@ -56,8 +56,18 @@ class Space:
         self.page_tables: dict[int, set[Table]] = {}  # segment -> what a walk read for it
         self.upper: set[Table] = set()
         self.read_only: set[int] = set()
-        self.held: set[int] = set()
+        self.held: dict[int, int] = {}  # page -> calls under way that name it
         self.users = 0  # CPUs inside: a space of a normal guest is not recycled then
+
+    def hold(self, page: int) -> None:
+        """A call that names the page goes below: it may lose its entry, and gets no other one."""
+        self.held[page] = self.held.get(page, 0) + 1
+
+    def release(self, page: int) -> None:
+        """That call is done."""
+        self.held[page] -= 1
+        if not self.held[page]:
+            del self.held[page]
 
     @property
     def is_normal(self) -> bool:
@@ -160,15 +170,15 @@ class Shadows:
         self.map(space, address >> PAGE_SHIFT, frame, protect)
         return frame
 
-    def map(self, space: Space, page: int, frame: int, protect: bool = False) -> None:
-        """Map a page; nothing is stored where it is mapped so already."""
+    def map(self, space: Space, page: int, frame: int, protect: bool = False) -> bool:
+        """Map a page; False, with nothing stored, if it is mapped so already."""
         number, index = divmod(page, SEGMENT_PAGES)
         segment = space.segments.get(number)
         if segment is None:
             segment = [0] * SEGMENT_PAGES
         old = segment[index] - 1
         if old == frame and protect == (page in space.read_only):
-            return
+            return False
         space.table.map(page, self._host.frame_below(frame), protect)
         space.segments[number] = segment
         if old != frame:
@@ -178,6 +188,7 @@ class Shadows:
             segment[index] = frame + 1
         (space.read_only.add if protect else space.read_only.discard)(page)
         self._ledger.count(("table_ops", "map"))
+        return True
 
     # -- taking away -------------------------------------------------------------------------
 

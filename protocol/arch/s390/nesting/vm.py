@@ -59,8 +59,7 @@ def normal_block(issuer: Issuer) -> int:
 
 def passed(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
     """Issue the same block below, its handle exchanged if handles are mapped."""
-    outcome = yield from nested.issuer(cpu).uvc(with_real_handle(nested, spec, uvcb))
-    return Outcome(outcome.rc, outcome.rrc)
+    return nested.issuer(cpu).uvc(with_real_handle(nested, spec, uvcb))
 
 
 def with_real_handle(nested: Nested, spec: CallSpec, uvcb: bytes) -> bytes:

@@ -76,7 +76,7 @@ class Careless:
         if outcome.rc == EXECUTED and guest in self.host.guests:
             self.host.guests.remove(guest)
             if self.random.random() < 0.7:
-                for frame in guest.pages.values():
+                for frame in list(guest.pages.values()):
                     yield from self.host.page_call(DSS, frame << PAGE_SHIFT, self.cpu)
 
     def lifecycle(self) -> Step[None]:
