@@ -77,10 +77,13 @@ class Bench:
         profile: str = "small",
         memory_mib: int = 2200,
         strategy: Strategy | None = None,
+        spare: int = 0,
     ) -> None:
         self.size = size or Size(2, 3, 4, 2, 8)
         memory = memory_mib << 20
-        self.rig: Rig = compose(PROFILES[profile], depth, 1, memory, 3, SEED, strategy, apart=apart)
+        self.rig: Rig = compose(
+            PROFILES[profile], depth, 1, memory, 3, SEED, strategy, apart=apart, spare=spare
+        )
         self._options = {"depth": depth, "image": image_of(self.size.image), "pages": pages, "bulk": bulk}
         self._below = self.rig.below(0) if apart else None
         self._blind = blind

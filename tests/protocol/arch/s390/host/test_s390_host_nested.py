@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 from typing import Any
 
 import pytest
-from host_bench import Bench, Size, calls, family
+from host_bench import Bench, Size, calls, family, image_of
 
+from protocol.arch.s390.host import Host
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.ledger import Key
 from protocol.plan.operations import (
+    BootHost,
     Change,
     Create,
     Destroy,
@@ -24,6 +27,7 @@ from protocol.plan.operations import (
     Swap,
     Touch,
 )
+from protocol.tracking import Book
 
 
 def up(depth: int, size: Size, **options: Any) -> Bench:
@@ -269,3 +273,41 @@ def test_levels_that_live_apart_count_alike(apart: bool) -> None:
     other.boot()
     other.bring_up()
     assert counts == other.do(Reset(0, clear=True), Swap(0, 0, Pages(16, 5, 2)), Destroy(0))
+
+
+# -- L0's own guests beside those of its guest host ---------------------------------------------------------
+
+
+def test_l0_runs_guests_of_its_own_beside_those_of_a_guest_host() -> None:
+    """It shares its kernel with the hypervisor, so the Ultravisor is up; the calls are its own again."""
+    size = Size(2, 5, 9, 3, 8)
+    bench = Bench(1, size, spare=32 << 20)
+    bench.boot()
+    bench.bring_up()
+    rig = bench.rig
+    machine = rig.levels[0]
+    book = Book(rig.ledger, "l0")
+    l0 = Host(
+        machine,
+        [machine.cpus[number] for number in rig.own_cpus],
+        Random("l0"),
+        depth=0,
+        image=image_of(size.image),
+        pool=rig.chain[0].pool,
+        book=book,
+    )
+    assert calls(bench.count(l0.perform(BootHost()))) == {"query": 1}
+    begin = (Create(7, 8, 2), Load(7), Start(7), Touch(7, 1, size.touch), Share(7, 0, size.share))
+    counts = bench.count(*map(l0.perform, begin))
+    assert {key[3:] for key in counts if key[0] == "te_calls" and key[3] != "native"} == {("own", "0")}
+    assert {key[2] for key in counts if key[0] == "te_issued"} == {"0"}
+    assert not [key for key in counts if key[0] == "exits" and key[1] != "1"]
+    assert book.records() == {"native_page": size.resident, "native_vcpu": 2}
+    # Neither disturbs the other.
+    assert family(bench.do(Exits(0, 0, "diag_500", "vmm", 2)), "te_issued") == {}
+    bench.count(l0.perform(Destroy(7)))
+    assert book.records() == {}
+    assert book.peaks() == {"native_page": size.resident, "native_vcpu": 2}
+    bench.do(Destroy(0))
+    assert rig.leaks() == []
+    assert rig.remains() == {"configs": 0, "cpus": 0, "pages": 0}
