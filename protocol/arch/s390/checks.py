@@ -39,6 +39,7 @@ class View(Protocol):
     size: int
     cpus: list[Cpu]
     ready: bool
+    asking: tuple[int, ...]  # frames of the control block of the call that is checked
 
     def usable(self, first: int, count: int) -> bool:
         """Are these frames plain memory of the host, neither donated nor part of a secure guest?"""
@@ -91,7 +92,7 @@ def init(view: View, origin: int, length: int) -> int | InitPlan:
     if origin < TWO_GIB:
         return 0x0108
     frames = range(origin >> PAGE_SHIFT, (origin + length) >> PAGE_SHIFT)
-    if not view.usable(frames.start, len(frames)):
+    if not _usable(view, frames):
         return 0x0104  # guess: "invalid" origin; only left-over secure pages lead here
     return InitPlan(frames)
 
@@ -116,7 +117,7 @@ def create_config(view: View, cpu: Cpu, block: bytes) -> int | ConfigPlan:
     if view.asce_in_use(fields.asce):
         return ASCE_IN_USE
     base = _run(fields.base, profile.conf_base_len)
-    if not view.usable(base.start, len(base)):
+    if not _usable(view, base):
         return 0x0108
     if _has_lowcore(view, base):
         return 0x0109
@@ -137,13 +138,18 @@ def create_cpu(view: View, block: bytes) -> int | CpuPlan:
     if fields.number in view.numbers_in_use(fields.config):
         return 0x0104
     storage = _run(fields.storage, view.profile.cpu_len)
-    if not view.usable(storage.start, len(storage)):
+    if not _usable(view, storage):
         return 0x0105
     if _has_lowcore(view, storage):
         return 0x0106
     if not view.accessible(fields.state):
         return 0x0107
     return CpuPlan(fields, np.arange(storage.start, storage.stop))
+
+
+def _usable(view: View, frames: range) -> bool:
+    """Plain memory, and none of it holds the call's own block: its answer could not be stored (guess)."""
+    return view.usable(frames.start, len(frames)) and not any(frame in frames for frame in view.asking)
 
 
 def _run(address: int, length: int) -> range:
@@ -167,7 +173,8 @@ def _variable(view: View, cpu: Cpu, address: int, guest_length: int) -> int | np
             return INVALID_ADDRESS
         frames.append(absolute >> PAGE_SHIFT)
     listed = np.array(frames, np.int64)
-    if impossible or len(set(frames)) != len(frames) or not all(view.usable(frame, 1) for frame in frames):
+    usable = all(_usable(view, range(frame, frame + 1)) for frame in frames)
+    if impossible or len(set(frames)) != len(frames) or not usable:
         return VARIABLE_NOT_USABLE
     return listed
 

@@ -33,7 +33,7 @@ from protocol.arch.s390.structs import (
 )
 from protocol.calls import CallSpec
 from protocol.effects import Fault, Step, parked
-from protocol.memory.store import OFFSET, PAGE
+from protocol.memory.store import OFFSET, PAGE, PAGE_SHIFT
 from protocol.nesting.locks import Locks
 
 QUERY = 0x0001  # checks its length itself: blocks of several ages are accepted
@@ -47,6 +47,7 @@ class Front:
     locks: Locks
     ready: bool
     size: int
+    asking: tuple[int, ...] = ()  # frames of the block of the call that donates something just now
 
     # -- what differs ----------------------------------------------------------------------------------------
 
@@ -90,6 +91,8 @@ class Front:
         try:
             if park:
                 yield from parked(park)
+            if spec.donated:
+                self.asking = self._frames_of(cpu, r2, len(block))
             performed = self.perform(spec, cpu, block)
             outcome = performed if isinstance(performed, Outcome) else (yield from performed)
         finally:
@@ -126,6 +129,11 @@ class Front:
             return raw
         rest = self.home_read(cpu, r2 + 8, length - 8, write=True)
         return rest if isinstance(rest, Fault) else raw + rest
+
+    def _frames_of(self, cpu: Cpu, r2: int, length: int) -> tuple[int, ...]:
+        """Where the block lies; it was read just before, or before its call was parked."""
+        places = (self.home(cpu, at, True) for at in (r2, r2 + length - 1))
+        return tuple({place >> PAGE_SHIFT for place in places if not isinstance(place, Fault)})
 
     def _answer(self, cpu: Cpu, r2: int, outcome: Outcome) -> int | Fault:
         """Store the output fields, then the codes; the header's length and command are never written."""

@@ -35,6 +35,7 @@ class View:
             Cpu(number, running=number == 0, prefix=prefix) for number, prefix in enumerate(prefixes)
         ]
         self.ready = False
+        self.asking: tuple[int, ...] = ()
         self.taken = taken or set()
         self.asces: dict[int, set[int]] = {}
         self.homes: dict[int, int] = {}
