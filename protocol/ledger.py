@@ -33,12 +33,16 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], str]] = {
 }
 
 
+_NAMES = tuple(str(number) for number in range(16))  # of levels: no composition is deeper
+
+
 class Ledger:
-    """Counts of one emulated machine, split by phase."""
+    """Counts of one emulated machine, split by phase. `entry` is the instruction that enters a guest."""
 
-    __slots__ = ("_now", "_phase", "_phases", "contention")
+    __slots__ = ("_entry", "_now", "_phase", "_phases", "contention")
 
-    def __init__(self) -> None:
+    def __init__(self, entry: str = "sie") -> None:
+        self._entry = entry
         self._phase = "host_setup"
         self._phases: dict[str, defaultdict[Key, int]] = {}
         self._now = self._phases.setdefault(self._phase, defaultdict(int))
@@ -58,21 +62,23 @@ class Ledger:
 
     def trap(self, level: int, reason: str, to: str = "kernel", n: int = 1) -> None:
         """An exit of L(level) that its own hypervisor, L(level - 1), handles; `n` of them."""
-        self.exit(level, reason, to, n)
+        now, names = self._now, _NAMES
+        now["exits", names[level], reason, to] += n
+        now["entries", names[level]] += n
         for host in range(1, level):
-            self._now["reflections", str(host - 1), str(host)] += n
+            now["reflections", names[host - 1], names[host]] += n
             if host < level - 1:
                 self.reenter(host, n)
 
     def exit(self, level: int, reason: str, to: str = "kernel", n: int = 1) -> None:
         """An exit of L(level) that L0 itself handles."""
-        self._now["exits", str(level), reason, to] += n
-        self._now["entries", str(level)] += n
+        self._now["exits", _NAMES[level], reason, to] += n
+        self._now["entries", _NAMES[level]] += n
 
     def reenter(self, host: int, n: int = 1) -> None:
         """L(host) enters its guest. For L0 that is its own instruction, above it is an exit."""
         if host:
-            self.trap(host, "sie", n=n)
+            self.trap(host, self._entry, n=n)
             self.reenter(host - 1, n)
 
     def counts(self) -> dict[Key, int]:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from time import perf_counter
 from types import GeneratorType
 from typing import Any
 
@@ -68,8 +69,10 @@ class Runtime:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        # Trio's clock and not the wall's, so that a run on a simulated clock is repeatable.
-        self._clock = trio.lowlevel.current_clock().current_time
+        # Trio's clock, so that a run on a simulated one is repeatable. Where that is the system's, the budget
+        # is read from the same source without the detour: once for each call.
+        clock = trio.lowlevel.current_clock()
+        self._clock = perf_counter if type(clock).__name__ == "SystemClock" else clock.current_time
         self._since = self._clock()
         self.calls = 0
         self.depth = 0
@@ -283,8 +286,17 @@ class Actor:
         runtime.depth += 1
         self._at_work = True
         try:
+            entry = None
             try:
                 answer = self._handler(message)
+                if type(answer) is GeneratorType:
+                    step: Step[Any] = answer
+                    try:
+                        effect = step.send(None)
+                    except StopIteration as stop:
+                        answer = stop.value  # it did not have to wait for anybody
+                    else:
+                        entry = _InFlight(self, step, deliver, owner)
             except _ANSWERS as error:
                 self._rest()
                 deliver(None, error)
@@ -297,21 +309,22 @@ class Actor:
             except BaseException:
                 self._at_work = False
                 raise
-            if type(answer) is GeneratorType:
-                self._advance(_InFlight(self, answer, deliver, owner), None, None)
+            if entry is not None:
+                self._at_work = False
+                self._advance(entry, self._performed(entry, effect))
                 return
             self._rest()
             deliver(answer, None)
         finally:
             runtime.depth -= 1
 
-    def _advance(self, entry: _InFlight, value: object, error: BaseException | None) -> None:
-        """Run a step until it ends or has to wait for an answer."""
+    def _advance(self, entry: _InFlight, answered: bool) -> None:
+        """Run a step, whose answer is there if `answered`, until it ends or has to wait for one."""
         step = entry.step
-        while True:
+        while answered:
             self._at_work = True
             try:
-                effect = step.send(value) if error is None else step.throw(error)
+                effect = step.send(entry.value) if entry.error is None else step.throw(entry.error)
             except StopIteration as stop:
                 self._end(entry, stop.value, None)
                 return
@@ -330,11 +343,9 @@ class Actor:
             self._at_work = False
             if entry.orphaned:
                 entry.orphaned = False
-                value, error = None, OwnerGone(f"{self.name}: {entry.owner!r} is gone")
-            elif not self._performed(entry, effect):
-                break
+                entry.value, entry.error = None, OwnerGone(f"{self.name}: {entry.owner!r} is gone")
             else:
-                value, error = entry.value, entry.error
+                answered = self._performed(entry, effect)
         if self._answered or self._queue:
             self._drain_soon()
 
@@ -372,7 +383,7 @@ class Actor:
             # The answer was set off by this actor's own handler, which is not at a yield: after it then.
             self._answered = [*(self._answered or ()), entry]
         else:
-            self._advance(entry, entry.value, entry.error)
+            self._advance(entry, True)
 
     # -- the queue -----------------------------------------------------------------------
 
@@ -402,7 +413,7 @@ class Actor:
         if self._answered:
             entry, *rest = self._answered
             self._answered = rest or None
-            self._advance(entry, entry.value, entry.error)
+            self._advance(entry, True)
         elif self._mailbox is not None and self._queue:
             self._handle(*self._mailbox.take())
         else:

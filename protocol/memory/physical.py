@@ -23,6 +23,7 @@ class Physical:
     __slots__ = (
         "_fill",
         "_filled",
+        "_first",
         "_home",
         "_shared",
         "_spare",
@@ -35,7 +36,8 @@ class Physical:
 
     def __init__(self, frames: int, ram: Store | None = None) -> None:
         self.frames = frames
-        self._stores: list[Store] = [ram or PrivateStore(frames << PAGE_SHIFT)]
+        self._first = ram or PrivateStore(frames << PAGE_SHIFT)
+        self._stores: list[Store] = [self._first]
         self._vault = PrivateStore(frames << PAGE_SHIFT)
         self._vaulted = np.zeros(frames, np.uint8)
         # Pages of the first store that are not known to be zero. In a further store others write, too.
@@ -52,6 +54,8 @@ class Physical:
         offset = address & OFFSET
         if offset + length <= PAGE:
             home: int = self._home[address >> PAGE_SHIFT]
+            if home <= _IN_STORE:
+                return self._first.read(home + offset, length)
             return self._stores[home >> _STORE_SHIFT].read((home & _IN_STORE) + offset, length)
         parts = [self.read(at, n) for at, n in chunks(address, length)]
         return b"".join(parts)
@@ -62,7 +66,9 @@ class Physical:
             home: int = self._home[address >> PAGE_SHIFT]
             if home <= _IN_STORE:
                 self._fill[home >> PAGE_SHIFT] = True
-            self._stores[home >> _STORE_SHIFT].write((home & _IN_STORE) + offset, data)
+                self._first.write(home + offset, data)
+            else:
+                self._stores[home >> _STORE_SHIFT].write((home & _IN_STORE) + offset, data)
             return
         done = 0
         for at, n in chunks(address, len(data)):

@@ -142,7 +142,9 @@ class GuestHost(Generic[M]):
         if attention & _GUARDED:
             fault = self.guarded_poke(address, data)
         else:
-            fault = self._memory.poke(self.address_below(address), data)
+            fault = self._memory.poke(
+                self._slots[address >> PAGE_SHIFT] << PAGE_SHIFT | address & OFFSET, data
+            )
         if fault is not None:
             return fault if attention & _GUARDED else replace(fault, address=address)
         if attention & TABLE:

@@ -69,6 +69,9 @@ class Front:
     def perform(self, spec: CallSpec, cpu: Cpu, block: bytes) -> Outcome | Generator[Any, Any, Outcome]:
         """Do what the call is about. A generator where something below has to be asked."""
 
+    def account(self, spec: CallSpec, block: bytes) -> None:
+        """The call came to an end with a return code."""
+
     # -- the instruction -------------------------------------------------------------------------------------
 
     def uvc(self, cpu: Cpu, r2: int, m3: int, m4: int, park: bool) -> Step[int | Fault]:
@@ -95,9 +98,12 @@ class Front:
                 self.asking = self._frames_of(cpu, r2, len(block))
             performed = self.perform(spec, cpu, block)
             outcome = performed if isinstance(performed, Outcome) else (yield from performed)
+            if not outcome.rc:  # 0 is no return code: nothing was done
+                return BUSY
+            self.account(spec, block)
         finally:
             self.locks.give(entity)
-        return self._answer(cpu, r2, outcome) if outcome.rc else BUSY  # 0 is no return code: nothing was done
+        return self._answer(cpu, r2, outcome)
 
     def _refusal(self, length: int, code: int, block: bytes) -> int:
         """The generic return code of the first check that fails, else 0."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from protocol.arch.s390.cpu import Cpu
-from protocol.arch.s390.structs import ANSWER_AT, BUSY, ERROR, Outcome
-from protocol.effects import Fault, Step
+from protocol.arch.s390.structs import ANSWER, ANSWER_AT, BUSY, ERROR, Outcome
+from protocol.effects import Fault, Step, record
 
 BUSY_LIMIT = 1000
 
@@ -55,5 +55,6 @@ class Issuer:
         answer = level.read(scratch + ANSWER_AT, max(4, out - ANSWER_AT))
         if isinstance(answer, Fault):
             raise Broken(answer)
-        rc, rrc = int.from_bytes(answer[:2], "big"), int.from_bytes(answer[2:4], "big")
-        return Outcome(rc if cc <= ERROR else 0, rrc, ((8, answer[4:]),) if out > ANSWER_AT + 4 else ())
+        rc, rrc = ANSWER.unpack_from(answer)
+        fields = ((8, answer[4:]),) if out > ANSWER_AT + 4 else ()
+        return record(Outcome, (rc if cc <= ERROR else 0, rrc, fields))

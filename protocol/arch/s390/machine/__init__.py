@@ -30,6 +30,8 @@ from protocol.memory.physical import Physical
 from protocol.memory.store import OFFSET, PAGE, PAGE_SHIFT, Store
 from protocol.nesting.locks import Locks
 
+_REFUSES = int(PageState.SECURE)  # a plain number: every access of a host is compared with it
+
 
 class Handles:
     """Opaque numbers, never zero and never used again, from the seed and how many were made.
@@ -107,7 +109,7 @@ class Machine(Front):
         if address < 0 or address + length > self.size:
             return z.program(z.ADDRESSING, max(address, self.size))
         if (address & OFFSET) + length <= PAGE:
-            if self.states[address >> PAGE_SHIFT] >= PageState.SECURE:
+            if self.states[address >> PAGE_SHIFT] >= _REFUSES:
                 return z.program(z.SECURE_ACCESS, address)
         elif (fault := self._refused(address, length, write=False)) is not None:
             return fault
@@ -118,7 +120,7 @@ class Machine(Front):
         if address < 0 or address + length > self.size:
             return z.program(z.ADDRESSING, max(address, self.size), True)
         if (address & OFFSET) + length <= PAGE:
-            if self.states[address >> PAGE_SHIFT] >= PageState.SECURE:
+            if self.states[address >> PAGE_SHIFT] >= _REFUSES:
                 return z.program(z.SECURE_ACCESS, address, True)
         elif (fault := self._refused(address, length, write=True)) is not None:
             return fault
@@ -126,9 +128,7 @@ class Machine(Front):
         return None
 
     peek = read
-
-    def poke(self, address: int, data: bytes) -> Fault | None:
-        return self.write(address, data)
+    poke = write
 
     def refusal(self, address: int, length: int) -> Fault | None:
         """What a store to this range would answer."""
@@ -174,10 +174,9 @@ class Machine(Front):
         return handle in (self.configs if kind == "config" else self.secure_cpus)
 
     def perform(self, spec: CallSpec, cpu: Cpu, block: bytes) -> Outcome:
-        origin = str(cpu.origin)
         if not cpu.origin:
             self.ledger.count(("te_calls", spec.name, spec.category, "own", "0"))
-        self.ledger.count(("te_issued", spec.name, origin))
+        self.ledger.count(("te_issued", spec.name, str(cpu.origin)))
         assert spec.handler is not None
         outcome: Outcome = spec.handler(self, cpu, block)
         return outcome
