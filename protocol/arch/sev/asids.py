@@ -87,6 +87,10 @@ class Asids:
     def may_run(self, asid: int, core: int) -> bool:
         return 1 <= asid <= self.count and bool(self._used[asid] >> core & 1)
 
+    def in_use(self, asid: int) -> bool:
+        """May its guest have run?"""
+        return bool(self._used[asid])
+
     def is_bound(self, asid: int) -> bool:
         return bool(self._allocated[asid] | self._used[asid])
 

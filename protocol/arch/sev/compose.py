@@ -22,6 +22,7 @@ from protocol.arch.sev.calls import CALLS
 from protocol.arch.sev.cpu import MFDM, RMP_BASE, RMP_END, SME, SNP_EN, SYSCFG, VM_HSAVE_PA, VMPL_EN, Cpu
 from protocol.arch.sev.hands import Hands
 from protocol.arch.sev.host.driver import Driver
+from protocol.arch.sev.linked import LinkedSev, Server
 from protocol.arch.sev.machine import Machine
 from protocol.arch.sev.profiles import MIB, Profile
 from protocol.arch.sev.seat import Seat
@@ -71,6 +72,16 @@ class Rig:
     ledger: Ledger
     machines: list[Machine]
     floors: list[Floor] = field(default_factory=list)
+    apart: bool = False  # what is asked of a level goes by message
+
+    def seen(self, level: Level) -> Any:
+        """A level as its host meets it."""
+        return LinkedSev(level) if self.apart else level
+
+    def below(self, seat: int) -> tuple[Server, ...]:
+        """Who serves what the host on `seat` asks, then what that asks, down to the machine."""
+        levels = (self.seats[seat].level, *(floor.level for floor in reversed(self.floors)))
+        return tuple(Server(level) for level in levels)
 
     @property
     def chain(self) -> list[Hypervisor[Any]]:
@@ -122,12 +133,13 @@ def compose(
     cpus: int | None = None,
     seed: int = 0,
     ledger: Ledger | None = None,
+    apart: bool = False,
 ) -> Rig:
     """`hosts` secure hosts at `depth`, with all that lies below. Raises ValueError for what cannot be."""
     memory = profile.memory_mib * MIB if memory_bytes is None else memory_bytes
     count = profile.cpus if cpus is None else cpus
     _allowed(depth, hosts, memory, count)
-    rig = Rig(profile, depth, seed, [], ledger or Ledger(), [])
+    rig = Rig(profile, depth, seed, [], ledger or Ledger(), [], apart=apart)
     if depth == 0:
         for number in range(hosts):
             own = _cpus(count)
@@ -148,8 +160,8 @@ def _allowed(depth: int, hosts: int, memory: int, cpus: int) -> None:
         raise ValueError(f"depth {depth}: allowed are 0 to {MAX_DEPTH}")
     if not 1 <= hosts <= MAX_HOSTS:
         raise ValueError(f"{hosts} hosts: allowed are 1 to {MAX_HOSTS}")
-    if memory < 2 * BLOCK or memory % BLOCK:
-        raise ValueError(f"memory of {memory} bytes: allowed are multiples of {BLOCK}, at least {2 * BLOCK}")
+    if memory < BLOCK or memory % MIB:
+        raise ValueError(f"memory of {memory} bytes: allowed are whole MiB, at least {BLOCK // MIB}")
     if cpus < 1:
         raise ValueError(f"{cpus} CPUs: allowed is 1 or more")
 
@@ -210,23 +222,23 @@ def _floor(rig: Rig, number: int, level: Level, guests: int, size: int) -> Floor
     pool = Pool(kernel[1] // PAGE, guests * SHADOWS // PAGE)
     first = -(-(kernel[1] + guests * SHADOWS) // BLOCK) * BLOCK_PAGES
     frames = _scattered(rig, number, first, guests, size // PAGE)
-    hypervisor: Hypervisor[Any] = Hypervisor(number, level, pool)
+    hypervisor: Hypervisor[Any] = Hypervisor(number, rig.seen(level), pool)
     return Floor(level, hypervisor, RMP_AT, frames, driver.read(chip, CHIP_ID_LEN))
 
 
 def _scattered(rig: Rig, number: int, first: int, guests: int, pages: int) -> list[np.ndarray]:
     """Frames of the guest hosts, from frame `first` on: whole blocks in any order, or single pages."""
     mixer = np.random.default_rng(Random(f"{rig.seed}:{number}").getrandbits(64))
-    total = guests * pages
     if rig.profile.scattered:
-        frames = first + mixer.permutation(total)
+        frames = first + mixer.permutation(guests * pages)
         while (np.diff(frames) == 1).any():
             here = np.flatnonzero(np.diff(frames) == 1)
             frames[here], frames[here - 1] = frames[here - 1].copy(), frames[here].copy()
         return np.split(frames, guests)
-    blocks = first + BLOCK_PAGES * mixer.permutation(total // BLOCK_PAGES)
+    each = -(-pages // BLOCK_PAGES)
+    blocks = first + BLOCK_PAGES * mixer.permutation(guests * each)
     listed = (blocks[:, None] + np.arange(BLOCK_PAGES)).ravel()
-    return np.split(listed, guests)
+    return [part[:pages] for part in np.split(listed, guests)]
 
 
 def _guest_host(rig: Rig, floor: Floor, own: list[Cpu], number: int, profile: Profile, width: int) -> Nested:
@@ -261,6 +273,7 @@ def _rmp_len(size: int) -> int:
 
 def _size(guests: int, memory: int) -> int:
     """Bytes of a host that carries that many guest hosts."""
+    memory = -(-memory // BLOCK) * BLOCK
     carried = BLOCK + KERNEL + guests * (SHADOWS + memory) + 2 * BLOCK
     while carried < RMP_AT + _rmp_len(carried) + KERNEL + guests * (SHADOWS + memory) + 2 * BLOCK:
         carried += BLOCK

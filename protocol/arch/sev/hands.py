@@ -41,10 +41,7 @@ class Hands:
         code = cmdresp >> 16 & 0x7FF
         spec = self.seat.level.calls.get(code)
         self._psp[spec.name if spec is not None else f"{code:#05x}"] += 1
-        if lose:
-            lost: Step[int] = self.seat.level.call(self.cpu(cpu), cmdresp, address, park, lose=True)
-            return lost
-        step: Step[int] = self.seat.level.call(self.cpu(cpu), cmdresp, address, park)
+        step: Step[int] = self.seat.level.call(self.cpu(cpu), cmdresp, address, park, lose)
         return step
 
     def instruction(self, cpu: int, name: str, r: Registers) -> Step[Results | Fault]:

@@ -78,8 +78,8 @@ class Machine(Front):
 
     # -- the level --------------------------------------------------------------------------------------
 
-    def call(self, cpu: Cpu, cmdresp: int, address: int, park: bool = False) -> Step[int]:
-        """One command through the mailbox: CmdResp afterwards."""
+    def call(self, cpu: Cpu, cmdresp: int, address: int, park: bool = False, lose: bool = False) -> Step[int]:
+        """One command through the mailbox: CmdResp afterwards. Nothing gets lost on the machine itself."""
         return self.mailbox(cpu, cmdresp, address, park)
 
     def rmpupdate(self, cpu: Cpu, address: int, new: NewState) -> Step[int]:
@@ -93,6 +93,10 @@ class Machine(Front):
 
     def wbinvd(self, cpu: Cpu) -> Step[None]:
         self.platform.asids.wbinvd(cpu.core)
+        return done(None)
+
+    def poll(self) -> Step[None]:
+        """Look at the mailbox: nothing is ever under way here between two requests."""
         return done(None)
 
     def rdmsr(self, cpu: Cpu, number: int) -> Step[int | Fault]:

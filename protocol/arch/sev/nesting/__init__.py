@@ -106,6 +106,7 @@ class Nested(GuestHost[Any], Front):
     def _start(self) -> None:
         self.platform = fresh_platform(self.profile, self.cpus)
         self.identity = Identity(self.seed, owned=self.profile.owned)
+        self._under_way = False
         self.real[:] = False
         self.rmp.drop()
         self.attention[:] = 0
@@ -114,15 +115,22 @@ class Nested(GuestHost[Any], Front):
     # -- the level --------------------------------------------------------------------------------------
 
     def call(self, cpu: Cpu, cmdresp: int, address: int, park: bool = False, lose: bool = False) -> Step[int]:
-        """One command through the virtual mailbox.
+        """One command through the virtual mailbox, one after the other, whoever of the host's CPUs asks.
 
-        A completion that is lost is found by polling: same answer.
+        A completion that is lost on the way from below is found by polling: the answer is the same.
         """
         self.ledger.trap(self.level, "psp", n=MMIO)
+        while self._under_way:
+            self.ledger.contention["absorbed_busy"] += 1
+            yield from self.poll()
+        self._under_way = True
         self.port.works_for(cpu.origin or self.level)
         if lose:
             self.ledger.contention["completion_polled"] += 1
-        answer = yield from self.mailbox(cpu, cmdresp, address, park)
+        try:
+            answer = yield from self.mailbox(cpu, cmdresp, address, park)
+        finally:
+            self._under_way = False
         self.ledger.count(("injections", "psp_interrupt"))
         self.ledger.reenter(self.below.level, MMIO)
         return answer
@@ -158,6 +166,11 @@ class Nested(GuestHost[Any], Front):
         self.platform.asids.wbinvd(cpu.core)
         self.ledger.reenter(self.below.level)
         return done(None)
+
+    def poll(self) -> Step[None]:
+        """Wait a moment: whatever is under way goes on below."""
+        poll: Step[None] = self.below.memory.poll()
+        return poll
 
     def rdmsr(self, cpu: Cpu, number: int) -> Step[int | Fault]:
         self.ledger.trap(self.level, "msr")
@@ -200,6 +213,18 @@ class Nested(GuestHost[Any], Front):
         low = asid < self.profile.min_sev_asid
         return lower + asid - 1 if low else upper + asid - self.profile.min_sev_asid
 
+    def released(self, asid: int) -> None:
+        """A guest leaves its ASID.
+
+        Where it may have run, this level flushes before it lends that one again.
+        """
+        self.used(asid)
+        self.platform.asids.release(asid)
+
+    def used(self, asid: int) -> None:
+        if self.platform.asids.in_use(asid):
+            self.port.dirty.add(self.real_asid(asid))
+
     # -- the RMP ----------------------------------------------------------------------------------------
 
     def update(self, frame: int, new: NewState) -> Step[int]:
@@ -214,6 +239,7 @@ class Nested(GuestHost[Any], Front):
         if code == OK:
             count = SUBPAGES if new.large or self.rmp.large(frame) else 1
             self.rmp.apply(frame, new)
+            self.shadows.forget_around(frame)  # what was filled while the level below was asked
             self._now_real(slice(frame, frame + count), secure)
             self.sync(frame, count)
         return code

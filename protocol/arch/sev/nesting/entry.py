@@ -54,7 +54,8 @@ def enter(n: Nested, cpu: Cpu, vmcb: int, program: Program, stay: bool, level: i
     control = Vmcb.unpack(raw)
     if not _acceptable(n, cpu, control):
         return _leave(n, vmcb, None, Exit(EXIT_INVALID))
-    snp = any(context.asid == control.asid for context in n.platform.contexts.values())
+    asids = {context.asid for context in n.platform.contexts.values()}
+    snp = bool(control.mode & ES_ON) and control.asid in asids
     space = n.shadows.space(control.ncr3, control.asid, control.mode & (SEV_ON | ES_ON))
     shadow = n.shadow_vmcb(vmcb)
     _copy_in(n, shadow, control, space)

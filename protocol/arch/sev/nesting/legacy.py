@@ -209,7 +209,7 @@ def _gone(n: Nested, guest: TrackedGuest) -> None:
 
 
 def _unbound(n: Nested, guest: TrackedGuest) -> None:
-    n.platform.asids.release(guest.asid)
+    n.released(guest.asid)
     guest.asid = 0
 
 

@@ -13,13 +13,11 @@ from protocol.arch.sev.hands import Hands
 from protocol.arch.sev.host.driver import Driver
 from protocol.arch.sev.instructions import Registers
 from protocol.arch.sev.seat import Seat
-from protocol.arch.sev.status import Status
 from protocol.arch.sev.structs import FIRMWARE, PAGE, SHARED, NewState
 from protocol.effects import Fault, Step
 from protocol.memory.pool import Pool
 
 ANY = range(1 << 16)
-FLUSHES = 2
 
 
 class Port:
@@ -29,10 +27,12 @@ class Port:
 
     def __init__(self, level: Any, cpus: list[Cpu], pool: Pool) -> None:
         self._pool = pool
+        self._level = level
         self._runs: list[tuple[int, int]] = []
         self.hands = Hands(Seat(0, level, cpus, level.size), 0)
         self.driver = Driver(self.hands, self._allocate)
         self.driver.snp = True
+        self.dirty: set[int] = set()  # real ASIDs that were used and not flushed for
         self.bounce = self._allocate(self.BOUNCE_PAGES * PAGE, PAGE)
 
     def _allocate(self, length: int, align: int) -> int:
@@ -63,16 +63,18 @@ class Port:
     def activate(self, name: str, **fields: int) -> Step[int]:
         """ACTIVATE:
 
-        the guest host's ASID is clean by its own books; that the real one is dirty is this level's affair.
+        the ASID is clean by the guest host's books; that the real one is not is this level's affair.
+
+        It flushes once for each ASID that is lent again, although one flush cleans all: what is issued for one
+        guest host must not depend on what the others do.
         """
-        status = yield from self.command(name, **fields)
-        for _ in range(FLUSHES):
-            if status != Status.DFFLUSH_REQUIRED:
-                break
-            yield from self.driver.wbinvd_everywhere()
-            yield from self.command("SNP_DF_FLUSH")
-            status = yield from self.command(name, **fields)
-        return status
+        if fields["asid"] in self.dirty:
+            for cpu in self._level.cpus:  # of the whole level: the ASID may be dirty anywhere
+                yield from self._level.wbinvd(cpu)
+            status = yield from self.command("SNP_DF_FLUSH")
+            assert not status, f"every core wrote back: {status:#x}"
+            self.dirty.discard(fields["asid"])
+        return (yield from self.command(name, **fields))
 
     # -- pages ------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ def decommission(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     if status:
         return Reply(status)
     if found.asid:
-        n.platform.asids.release(found.asid)
+        n.released(found.asid)
     del n.platform.contexts[found.frame]
     n.rmp.put(found.frame, ASSIGNED | IMMUTABLE)
     n.book.drop("vm_map")

@@ -31,6 +31,7 @@ def legacy_guests(n: Nested, cause: str) -> Step[None]:
     for guest in list(n.platform.guests.values()):
         if guest.asid:
             yield from n.port.command("DEACTIVATE", handle=guest.real)
+            n.used(guest.asid)
         status = yield from n.port.command("DECOMMISSION", handle=guest.real)
         assert not status, f"a guest of a dead host does not go: {status:#x}"
         n.book.drop("vm_map")
@@ -42,6 +43,8 @@ def contexts(n: Nested, cause: str) -> Step[None]:
     for frame in list(n.platform.contexts):
         status = yield from n.port.command("SNP_DECOMMISSION", gctx=n.frame_below(frame) << PAGE_SHIFT)
         assert not status, f"a guest of a dead host does not go: {status:#x}"
+        if n.platform.contexts[frame].asid:
+            n.used(n.platform.contexts[frame].asid)
         n.book.drop("vm_map")
         n.ledger.count(("teardown", "gctx", cause))
 

@@ -1,0 +1,135 @@
+"""A level that lives elsewhere in the same machine: its operations go by message, its memory by a port.
+
+`LinkedSev` is what a host holds of the level below it, `Server` the other end. CPUs are named by their
+numbers; both ends see the same MSRs, as they do on hardware.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from protocol.arch.sev.cpu import Cpu
+from protocol.arch.sev.guest import Program
+from protocol.arch.sev.structs import Exit, NewState
+from protocol.effects import Fault, Issue, Step, issue
+from protocol.errors import RemoteProtocolError
+from protocol.nesting.linked import LinkedLevel
+
+PSP, RMPUPDATE, PSMASH, WBINVD, RDMSR, WRMSR, VMRUN, POLL = (
+    "psp",
+    "rmpupdate",
+    "psmash",
+    "wbinvd",
+    "rdmsr",
+    "wrmsr",
+    "vmrun",
+    "poll",
+)
+
+
+class Who(NamedTuple):
+    """The CPU that issues, and the level that caused it."""
+
+    cpu: int
+    origin: int
+
+
+class Vmrun(NamedTuple):
+    """VMRUN; `level` is that of the guest."""
+
+    vmcb: int
+    program: Program
+    stay: bool
+    level: int
+
+
+class VmrunAnswer(NamedTuple):
+    """How it ended, and where the guest's program stands."""
+
+    result: Exit | Fault
+    program: Program
+
+
+class LinkedSev(LinkedLevel):
+    """Secure processor, RMP and VMRUN of a level that is asked by message."""
+
+    def __init__(self, level: Any) -> None:
+        super().__init__(level)
+        self.cpus: list[Cpu] = level.cpus
+        self.profile = level.profile
+        self.calls = level.calls
+        self.nested_msr: bool = level.nested_msr
+        self.cpuid = level.cpuid
+        self.refusal = level.refusal
+
+    def call(self, cpu: Cpu, cmdresp: int, address: int, park: bool = False, lose: bool = False) -> Step[int]:
+        return issue(PSP, _who(cpu), cmdresp, address, park, lose)
+
+    def rmpupdate(self, cpu: Cpu, address: int, new: NewState) -> Step[int]:
+        return issue(RMPUPDATE, _who(cpu), address, new)
+
+    def psmash(self, cpu: Cpu, address: int) -> Step[int]:
+        return issue(PSMASH, _who(cpu), address)
+
+    def wbinvd(self, cpu: Cpu) -> Step[None]:
+        return issue(WBINVD, _who(cpu))
+
+    def rdmsr(self, cpu: Cpu, number: int) -> Step[int | Fault]:
+        return issue(RDMSR, _who(cpu), number)
+
+    def wrmsr(self, cpu: Cpu, number: int, value: int) -> Step[Fault | None]:
+        return issue(WRMSR, _who(cpu), number, value)
+
+    def poll(self) -> Step[None]:
+        return issue(POLL)
+
+    def enter(self, cpu: Cpu, vmcb: int, program: Program, stay: bool, level: int) -> Step[Exit | Fault]:
+        answer: VmrunAnswer = yield from issue(VMRUN, _who(cpu), Vmrun(vmcb, program, stay, level))
+        return answer.result
+
+
+def _who(cpu: Cpu) -> Who:
+    return Who(cpu.number, cpu.origin)
+
+
+class Server:
+    """The other end: does what one host asks. Who asks is known by the link, so no request says it."""
+
+    def __init__(self, level: Any) -> None:
+        self._level = level
+
+    def __call__(self, effect: Issue) -> Step[Any]:
+        """Serve one request. Raises RemoteProtocolError for what is none."""
+        operation, arguments = effect
+        level = self._level
+        if operation == POLL:
+            return level.poll()  # type: ignore[no-any-return]
+        if not arguments or not isinstance(arguments[0], Who):
+            raise RemoteProtocolError("kind", f"no operation of this level: {operation[:40]!r}")
+        cpu, rest = self._cpu(arguments[0]), arguments[1:]
+        if operation == VMRUN:
+            return self._enter(cpu, *rest)
+        served = {
+            PSP: level.call,
+            RMPUPDATE: level.rmpupdate,
+            PSMASH: level.psmash,
+            WBINVD: level.wbinvd,
+            RDMSR: level.rdmsr,
+            WRMSR: level.wrmsr,
+        }.get(operation)
+        if served is None:
+            raise RemoteProtocolError("kind", f"no operation of this level: {operation[:40]!r}")
+        step: Step[Any] = served(cpu, *rest)
+        return step
+
+    def _enter(self, cpu: Cpu, request: Vmrun) -> Step[VmrunAnswer]:
+        result = yield from self._level.enter(cpu, *request)
+        return VmrunAnswer(result, request.program)
+
+    def _cpu(self, who: Who) -> Cpu:
+        cpus: list[Cpu] = self._level.cpus
+        if not 0 <= who.cpu < len(cpus):
+            raise RemoteProtocolError("shape", f"the host has {len(cpus)} CPUs, no number {who.cpu}")
+        cpu = cpus[who.cpu]
+        cpu.origin = who.origin
+        return cpu

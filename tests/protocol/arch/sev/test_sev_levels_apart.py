@@ -1,0 +1,100 @@
+"""The same nested life whether every message is answered at once or held: equal counts, nothing left.
+
+A simulated link holds each message and lets them go in seeded order, so that every `yield` of every
+emulation really parks while others go on.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from protocol.arch.sev.audit import leaks
+from protocol.arch.sev.compose import Rig, compose
+from protocol.arch.sev.hands import Hands
+from protocol.arch.sev.host.driver import Driver
+from protocol.arch.sev.host.guests import Guests
+from protocol.arch.sev.linked import Server, Who
+from protocol.arch.sev.profiles import MIB, PROFILES
+from protocol.arch.sev.seat import Seat
+from protocol.arch.sev.structs import PAGE
+from protocol.crossing import Crossing
+from protocol.effects import Issue, Step
+from protocol.errors import RemoteProtocolError
+
+
+class InTurn(Random):
+    """Always the first thread: each host's life to its end, one after the other."""
+
+    def randrange(self, *_: object) -> int:  # type: ignore[override]
+        return 0
+
+
+def life(rig: Rig, number: int) -> Step[str]:
+    """Bring SNP up; an SNP guest, an ES guest; attestation, page state changes, the end; ASIDs are used
+    again.
+    """
+    seat = rig.seats[number]
+    level = rig.seen(seat.level)
+    place = [8 * MIB]
+
+    def allocate(length: int, align: int) -> int:
+        at = -(-place[0] // align) * align
+        place[0] = at + -(-length // PAGE) * PAGE
+        return at
+
+    hands = Hands(Seat(number, level, seat.cpus, seat.memory_bytes), rig.depth + 1)
+    for cpu in seat.cpus:
+        for msr, value in ((0xC0010132, 4 * MIB), (0xC0010133, 7 * MIB - 1), (0xC0010010, 0x3880000)):
+            yield from level.wrmsr(cpu, msr, value)
+    driver = Driver(hands, allocate)
+    yield from driver.probe()
+    guests = Guests(driver, lambda context: rig.guest_key(number, context))
+    for turn in range(8):
+        vm = yield from guests.launch("snp", 2, 1, 1, 0)
+        if not turn:
+            yield from guests.attest(vm)
+            yield from guests.convert(vm, 2, "shared")
+            yield from guests.convert(vm, 1, "private")
+        yield from guests.destroy(vm)
+    vm = yield from guests.launch("es", 2, 2, 1, 1)
+    yield from guests.attest(vm)
+    yield from guests.launch("snp", 2, 1, 1, 0)
+    return "lived"
+
+
+class Apart:
+    """Hosts on a rig whose levels live apart, under way."""
+
+    def __init__(self, depth: int, hosts: int, random: Random) -> None:
+        self.rig = compose(PROFILES["small"], depth, hosts, apart=True)
+        self.crossing = Crossing(random)
+        self.threads = [
+            self.crossing.start(f"host {n}", life(self.rig, n), self.rig.below(n)) for n in range(hosts)
+        ]
+        self.crossing.run()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return self.rig.ledger.flat()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+def test_orders_of_messages_do_not_change_the_counts(depth: int) -> None:
+    expected = Apart(depth, 2, InTurn())
+    assert [thread.value for thread in expected.threads] == ["lived", "lived"]
+    for seed in range(6):
+        apart = Apart(depth, 2, Random(seed))
+        assert [(thread.value, thread.error) for thread in apart.threads] == [("lived", None)] * 2
+        assert apart.counts == expected.counts, f"seed {seed}"
+        assert list(leaks(apart.rig)) == [], f"seed {seed}"
+
+
+def test_a_server_refuses_what_is_no_operation() -> None:
+    rig = compose(PROFILES["small"], 1, 1)
+    server = Server(rig.seats[0].level)
+    for wrong in (Issue("uvc", (Who(0, 1),)), Issue("psp", ()), Issue("psp", (Who(64, 1), 0, 0))):
+        with pytest.raises(RemoteProtocolError):
+            server(wrong)
