@@ -1,18 +1,24 @@
-"""Hold the books against each other: what a host's KVM knows, and what the ultravisor has.
+"""Hold the books against each other: what each level knows, and what the ultravisor has.
 
-At depth 0 these are the two books. They differ while a reflection is open and wherever somebody at the
-keyboard goes behind KVM's back; what cannot be right is named as a leak: an SVM under an LPID that KVM has no
-VM for, a unit that no slot holds, a slot's frame that is somebody else's.
+A host's KVM has words of its GFNs, each emulation its records, the ultravisor its objects. KVM's words differ
+from the truth while a reflection is open and wherever somebody at the keyboard goes behind KVM's back; what
+cannot be right is named as a leak: an SVM that nobody has a VM for, units that no slot holds, records of an
+emulation that are not the ultravisor's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from protocol.arch.pef.compose import Rig
 from protocol.arch.pef.kvm import Kvm
 from protocol.arch.pef.machine import Machine
+from protocol.arch.pef.machine.svm import Svm
+from protocol.arch.pef.nesting import Nested
+from protocol.arch.pef.tables import Page
 
 
 class Leak(NamedTuple):
@@ -26,19 +32,80 @@ class Leak(NamedTuple):
 def audit(rig: Rig, kvms: Sequence[Kvm]) -> dict[str, Any]:
     hosts = []
     found: list[Leak] = []
+    known: set[int] = set()
     for seat, kvm in zip(rig.seats, kvms, strict=True):
-        machine = seat.level
+        machine = seat.level if isinstance(seat.level, Machine) else rig.machines[0]
+        mine = _of_host(rig, seat.level)
+        truth = statistics(mine.values())
         hosts.append(
             {
                 "tracked": kvm.tracked(),
-                "te": machine.statistics(),
+                "te": truth,
                 "donated_pages": 0,
-                "secure_pages": machine.secure_pages(),
+                "secure_pages": _secure_pages(machine, mine.values()),
             }
         )
-        found += in_machine(machine, seat.number)
-        found += [Leak("svm", seat.number, hex(lpid)) for lpid in machine.svms if lpid not in kvm.vms]
+        found += [Leak("svm", seat.number, hex(lpid)) for lpid in mine if lpid not in kvm.vms]
+        if isinstance(seat.level, Nested):
+            found += _differences(seat.number, seat.level.tracked(), truth)
+        else:
+            found += in_machine(machine, seat.number)
+        known |= {id(svm) for svm in mine.values()}
+    for machine in rig.machines[: 1 if rig.depth else 0]:
+        found += in_machine(machine, 0)
+        strange = [lpid for lpid, svm in machine.svms.items() if id(svm) not in known]
+        found += [Leak("svm", 0, f"shadow {lpid:#x}") for lpid in strange]
     return {"hosts": hosts, "leaks": [leak._asdict() for leak in found]}
+
+
+def _of_host(rig: Rig, level: Machine | Nested) -> dict[int, Svm]:
+    """The SVMs of one host by its own LPIDs, found by going down from record to record."""
+    if isinstance(level, Machine):
+        return dict(level.svms)
+    found = {}
+    for lpid, record in level.records.items():
+        at = record.shadow
+        for lower in reversed(rig.levels[1:]):
+            assert isinstance(lower, Nested)
+            if at not in lower.records:
+                break
+            at = lower.records[at].shadow
+        else:
+            svm = rig.machines[0].svms.get(at)
+            if svm is not None:
+                found[lpid] = svm
+    return found
+
+
+def statistics(svms: Iterable[Svm]) -> dict[str, int]:
+    """What the ultravisor has, in the console's words."""
+    svms = list(svms)
+    slots = [slot for svm in svms for slot in svm.slots.values()]
+    return {
+        "svms": len(svms),
+        "slots": len(slots),
+        "units": sum(len(slot.units) for slot in slots),
+        "open_reflections": sum(len(svm.open) for svm in svms),
+    }
+
+
+def _secure_pages(machine: Machine, svms: Iterable[Svm]) -> int:
+    """GFNs that are secure and resident."""
+    state = machine.secure.state
+    return sum(
+        int(np.count_nonzero(state[slot.frames] == Page.SECURE))
+        for svm in svms
+        for slot in svm.slots.values()
+    )
+
+
+def _differences(host: int, tracked: dict[str, int], truth: dict[str, int]) -> list[Leak]:
+    """What an emulation's records and the ultravisor disagree about."""
+    return [
+        Leak(kind, host, f"{tracked[kind]} tracked, {truth[kind]} there")
+        for kind in truth
+        if tracked[kind] != truth[kind]
+    ]
 
 
 def in_machine(machine: Machine, host: int) -> list[Leak]:

@@ -1,24 +1,40 @@
-"""Put a machine and its hosts together in one process.
+"""Put a machine and its guest hosts together in one process, at any depth.
 
-Depth 0 is the machine itself: K hosts are K machines. The hosts at the keyboard have the memory, the CPUs and
-the secure memory that were asked for at every depth.
+Depth 0 is the machine itself: K hosts are K machines of one seed. At depth d there is one machine; L0 runs
+L1, which runs L2, and so on, and the K siblings sit side by side on the last hypervisor. The hosts at the
+keyboard have the memory, the CPUs, the secure memory and the LPIDs that were asked for at every depth, so
+whatever lies below them is larger. Memory is handed out in pages of 64 KiB, scattered by seed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import numpy as np
 
 from protocol.arch.pef.calls import CALLS
 from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.machine import Machine
+from protocol.arch.pef.nesting import Nested
+from protocol.arch.pef.nesting.records import SMALL_PAGES
 from protocol.arch.pef.profiles import CPUS, MEMORY_MIB, MIB, MIN_MEMORY_MIB, Profile
 from protocol.arch.pef.tables import PAGE
 from protocol.effects import Step
 from protocol.ledger import Ledger
+from protocol.memory.pool import Pool
+from protocol.memory.store import PAGE_SHIFT
+from protocol.nesting.guest_host import Hypervisor
+from protocol.tracking import Book
 
-MAX_DEPTH = 0
+MAX_DEPTH = 8
 MAX_HOSTS = 64
 RESETS = ("system",)
+FIRST_FREE = 16 * SMALL_PAGES  # frames: the first MiB of every host is its own
+
+Level = Machine | Nested
 
 
 @dataclass(slots=True)
@@ -26,7 +42,7 @@ class Seat:
     """One host at the keyboard: the level that it meets, its CPUs, its memory."""
 
     number: int
-    level: Machine
+    level: Level
     cpus: list[Cpu]
     memory_bytes: int
     lives: int = 1  # how many hosts have sat here, one after the other
@@ -34,7 +50,7 @@ class Seat:
 
 @dataclass(slots=True)
 class Rig:
-    """A composition."""
+    """A composition. `chain` has the hypervisors from L0 up; at depth 0 there are none."""
 
     profile: Profile
     depth: int
@@ -42,20 +58,37 @@ class Rig:
     seats: list[Seat]
     ledger: Ledger
     machines: list[Machine] = field(default_factory=list)
+    chain: list[Hypervisor[Any]] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)  # what the hypervisors of the chain stand on
+    reflected: bool = True
 
     def reset(self, seat: int, kind: str) -> Step[None]:
         """The host on `seat` reboots."""
         if kind not in RESETS:
             raise ValueError(f"no reset {kind!r}: allowed are {', '.join(RESETS)}")
-        yield from ()
-        self.seats[seat].level.reset()
+        level = self.seats[seat].level
+        if isinstance(level, Machine):
+            level.reset()
+        else:
+            yield from level.reset()
 
     def kill(self, seat: int) -> Step[None]:
         """The host on `seat` ends without a word and a fresh one takes its place."""
         place = self.seats[seat]
         place.lives += 1
-        yield from ()
-        place.level.reset(clear_memory=True)
+        if isinstance(place.level, Machine):
+            place.level.reset(clear_memory=True)
+            return
+        yield from place.level.death()
+        for cpu in place.cpus:
+            cpu.reset()
+        place.level = _guest_host(self, place.cpus, place.number, place.lives, place.memory_bytes)
+
+    def books(self) -> Iterator[Book]:
+        """What each level keeps about its guest hosts."""
+        for level in (*self.levels, *(seat.level for seat in self.seats)):
+            if isinstance(level, Nested):
+                yield level.book
 
 
 def compose(
@@ -66,17 +99,24 @@ def compose(
     cpus: int | None = None,
     seed: int = 0,
     ledger: Ledger | None = None,
+    reflected: bool = True,
 ) -> Rig:
     """`hosts` secure hosts at `depth`. Raises ValueError for what cannot be."""
     memory = MEMORY_MIB * MIB if memory_bytes is None else memory_bytes
     count = CPUS if cpus is None else cpus
     _allowed(depth, hosts, memory, count)
-    rig = Rig(profile, depth, seed, [], ledger or Ledger())
+    rig = Rig(profile, depth, seed, [], ledger or Ledger(), reflected=reflected)
+    if depth == 0:
+        for number in range(hosts):
+            own = _cpus(count)
+            machine = Machine(profile, memory, own, CALLS, rig.ledger, seed)
+            rig.machines.append(machine)
+            rig.seats.append(Seat(number, machine, own, memory))
+        return rig
+    _below(rig, hosts, memory, count)
     for number in range(hosts):
-        own = [Cpu(which) for which in range(count)]
-        machine = Machine(profile, memory, own, CALLS, rig.ledger, seed)
-        rig.machines.append(machine)
-        rig.seats.append(Seat(number, machine, own, memory))
+        own = _cpus(count)
+        rig.seats.append(Seat(number, _guest_host(rig, own, number, 1, memory), own, memory))
     return rig
 
 
@@ -89,3 +129,56 @@ def _allowed(depth: int, hosts: int, memory: int, cpus: int) -> None:
         raise ValueError(f"memory of {memory} bytes: allowed are whole pages, at least {MIN_MEMORY_MIB} MiB")
     if cpus < 1:
         raise ValueError(f"{cpus} CPUs: allowed is 1 or more")
+
+
+def _cpus(count: int) -> list[Cpu]:
+    return [Cpu(number) for number in range(count)]
+
+
+def _below(rig: Rig, hosts: int, memory: int, cpus: int) -> None:
+    """The machine and the hypervisors L0 to L(depth - 1)."""
+    wide = rig.profile.below(hosts)
+    sizes, counts = [_room(memory, hosts)], [hosts * (cpus + 1)]
+    for _ in range(rig.depth - 1):
+        sizes.insert(0, _room(sizes[0], 1))
+        counts.insert(0, counts[0] + 1)
+    machine = Machine(wide, sizes[0], _cpus(counts[0]), CALLS, rig.ledger, rig.seed)
+    rig.machines.append(machine)
+    level: Level = machine
+    for number in range(rig.depth):
+        if number:
+            level = _guest_host(rig, _cpus(counts[number]), 0, 1, sizes[number], wide)
+        rig.levels.append(level)
+        frames = level.size >> PAGE_SHIFT
+        rig.chain.append(Hypervisor(number, level, Pool(FIRST_FREE, frames - FIRST_FREE)))
+
+
+def _room(memory: int, hosts: int) -> int:
+    """Bytes of a hypervisor that carries `hosts` of `memory` bytes.
+
+    Shadow tables take no more than the guest host's own tables do, which are in its memory.
+    """
+    return hosts * 2 * memory + 16 * MIB
+
+
+def _guest_host(
+    rig: Rig, own: list[Cpu], number: int, life: int, memory: int, profile: Profile | None = None
+) -> Nested:
+    """A fresh guest host on the last hypervisor of the chain."""
+    below = rig.chain[-1]
+    place = f"{below.level + 1}.{number}.{life}"
+    frames = _scattered(below.pool, memory // PAGE, Random(f"{rig.seed}:frames:{place}"))
+    if life > 1:  # others have used them
+        below.memory.clear(frames)
+    width = len(own) + 1
+    kvm = below.memory.cpus[number * width : (number + 1) * width]
+    its = profile or rig.profile
+    lpids = range(1 + number * (its.lpids - 1), 1 + (number + 1) * (its.lpids - 1))
+    return Nested(below, frames, own, kvm, CALLS, its, rig.ledger, lpids, rig.reflected)
+
+
+def _scattered(pool: Pool, pages: int, random: Random) -> np.ndarray:
+    """Frames of `pages` pages of 64 KiB: each page is in one piece below, no two are neighbours by intent."""
+    firsts = np.array([pool.take_run(SMALL_PAGES) for _ in range(pages)], np.int64)
+    np.random.default_rng(random.getrandbits(64)).shuffle(firsts)
+    return (firsts[:, None] + np.arange(SMALL_PAGES)).ravel()

@@ -82,6 +82,7 @@ class Exit:
     hdar: int = 0
     hdsisr: int = 0
     asdr: int = 0
+    program: Program | None = None  # what runs in that vcpu
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from protocol.arch.pef.tables import LPIDS, PAGE, UNIT
 from protocol.plan.fit import Limit
@@ -33,6 +33,7 @@ class Profile:
     secure_mib: int
     device_frames: int = -1  # of KVM; -1: one for each page of secure memory
     choices: Choices = field(default_factory=Choices)
+    lpids: int = LPIDS
 
     @property
     def ultravisor(self) -> bool:
@@ -47,12 +48,16 @@ class Profile:
     def devices(self) -> int:
         return self.secure_mib * MIB // PAGE if self.device_frames < 0 else self.device_frames
 
+    def below(self, hosts: int) -> Profile:
+        """A machine that carries `hosts` guest hosts of this profile, each with all of it."""
+        return replace(self, secure_mib=self.secure_mib * hosts, lpids=(self.lpids - 1) * hosts + 1)
+
     # -- what a plan of a comparison asks: nothing is donated --------------------------------------------
 
     def limits(self) -> tuple[Limit, ...]:
         """What one host may have."""
         return (
-            Limit("guest.per_l1", LPIDS - 1, "LPIDs of a host"),
+            Limit("guest.per_l1", self.lpids - 1, "LPIDs of a host"),
             Limit("guest.vcpus", 2048, "VCPUs of a guest"),
             Limit("guest.memory_mib", self.secure_mib, "MiB of secure memory"),
         )

@@ -12,7 +12,7 @@ from protocol.calls import CallSpec
 if TYPE_CHECKING:
     from protocol.arch.pef.keyboard import PefKeyboard
 
-DEPTH = 0
+DEPTH = 8
 HOSTS = 64
 MOST_CPUS = 64
 MOST_MEMORY_MIB = 65536  # of one host

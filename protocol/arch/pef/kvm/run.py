@@ -16,6 +16,7 @@ from protocol.effects import Step
 if TYPE_CHECKING:
     from protocol.arch.pef.kvm import Kvm
 
+TRIES = 4  # of one storage interrupt
 STORAGE = (DATA_STORAGE, INSTRUCTION_STORAGE)
 
 
@@ -31,6 +32,7 @@ def enter(kvm: Kvm, cpu: Cpu, vm: Vm, vcpu: KvmVcpu, stay: bool) -> Step[Exit]:
 
 def go(kvm: Kvm, cpu: Cpu, vm: Vm, vcpu: KvmVcpu, stay: bool) -> Step[Exit]:
     """Enter, and enter again while KVM and the VMM can answer by themselves."""
+    before, same = None, 0
     while True:
         vcpu.running = True
         try:
@@ -42,6 +44,11 @@ def go(kvm: Kvm, cpu: Cpu, vm: Vm, vcpu: KvmVcpu, stay: bool) -> Step[Exit]:
             vcpu.running = False
         if not (yield from came_out(kvm, cpu, vm, vcpu, left)):
             return left
+        what = (left.trap, left.asdr, left.srr0) if left.trap in STORAGE else None
+        same = same + 1 if what is not None and what == before else 0
+        if same == TRIES:  # what KVM does does not help: the VMM has to know
+            return left
+        before = what
         cpu.lpidr, cpu.pidr = vm.lpid, 0
 
 

@@ -28,7 +28,6 @@ from protocol.arch.pef.machine.svm import SecureMemory, Svm
 from protocol.arch.pef.machine.upcall import Work
 from protocol.arch.pef.profiles import Profile
 from protocol.arch.pef.status import FUNCTION, unsigned
-from protocol.arch.pef.tables import LPIDS, Page
 from protocol.arch.pef.tpm import Tpm
 from protocol.calls import CallSpec
 from protocol.effects import Fault, Step
@@ -70,7 +69,7 @@ class Machine:
         self.svms: dict[int, Svm] = {}
         self.debug = DebugRegisters()
         self.stopped = ""
-        self._table = np.zeros((LPIDS, 2), np.uint64)  # in secure memory: only a call reaches it
+        self._table = np.zeros((self.profile.lpids, 2), np.uint64)  # in secure memory: only a call reaches it
 
     # -- the level -------------------------------------------------------------------------------------------
 
@@ -201,7 +200,7 @@ class Machine:
     def store(self, address: int, data: bytes) -> None:
         self.memory.write(address, data)
 
-    # -- the end, and looking --------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def reset(self, clear_memory: bool = False) -> None:
         """The machine restarts: whatever was secure is gone."""
@@ -210,20 +209,6 @@ class Machine:
             cpu.reset()
         if clear_memory:
             self.clear(np.arange(self.size >> PAGE_SHIFT))
-
-    def statistics(self) -> dict[str, int]:
-        """What the ultravisor has, in the console's words."""
-        return {
-            "svms": len(self.svms),
-            "slots": sum(len(svm.slots) for svm in self.svms.values()),
-            "units": self.secure.units - self.secure.free_units,
-            "open_reflections": sum(len(svm.open) for svm in self.svms.values()),
-        }
-
-    def secure_pages(self) -> int:
-        """GFNs that are secure and resident."""
-        owned = self.secure.owner != 0
-        return int(np.count_nonzero(owned & (self.secure.state == Page.SECURE)))
 
 
 __all__ = ["Machine"]

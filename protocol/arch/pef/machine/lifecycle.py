@@ -12,7 +12,17 @@ from protocol.arch.pef import blob, fdt, hcalls, tpm
 from protocol.arch.pef.cpu import GPRS, HCALL, Vcpu
 from protocol.arch.pef.guest import registers
 from protocol.arch.pef.machine.svm import Svm
-from protocol.arch.pef.machine.upcall import Answer, Panic, Reflect, Wait, Work, hypercall, page_in
+from protocol.arch.pef.machine.upcall import (
+    OS_TERM_RETURNED,
+    SLICE_ENDS,
+    Answer,
+    Panic,
+    Reflect,
+    Wait,
+    Work,
+    hypercall,
+    page_in,
+)
 from protocol.arch.pef.status import P2, P3, PERMISSION, RETRY, SUCCESS
 from protocol.arch.pef.tables import MSR_S, MSR_SF, PAGE, PAGE_SHIFT, SECURE_BIT, Page, SvmState
 
@@ -88,11 +98,13 @@ def kill(machine: Machine, svm: Svm, vcpu: Vcpu) -> Work:
 def terminated(machine: Machine, svm: Svm, block: bytes) -> Asking:
     """H_RTAS with `ibm,os-term`. Nothing comes back from it."""
     gfn = svm.shared[ARGUMENTS]
-    if not (yield from bound(machine, svm, gfn)):
-        raise Panic("ibm,os-term has no buffer: the ultravisor gave up the machine")
+    while not (
+        yield from bound(machine, svm, gfn)
+    ):  # the guest waits for a page to say that it is at its end
+        yield SLICE_ENDS
     bounce(machine, svm, gfn, 0, block)
     yield from hypercall(hcalls.RTAS, gfn << PAGE_SHIFT)
-    raise Panic("ibm,os-term returned: the ultravisor gave up the machine")
+    raise Panic(OS_TERM_RETURNED)
 
 
 def bound(machine: Machine, svm: Svm, gfn: int) -> Generator[Reflect | Wait, Answer | None, bool]:

@@ -54,7 +54,7 @@ def do(machine: Machine, vcpu: Vcpu, step: GuestStep) -> Result | Exit | Svm:
 
 def left(vcpu: Vcpu, trap: int) -> Exit:
     """The exit of a vcpu, with its registers in it."""
-    made = Exit(trap, vcpu.lpid, vcpu.number, list(vcpu.gpr))
+    made = Exit(trap, vcpu.lpid, vcpu.number, list(vcpu.gpr), program=vcpu.program)
     made.srr0 = made.hsrr0 = vcpu.nip
     made.srr1 = made.hsrr1 = vcpu.msr
     return made

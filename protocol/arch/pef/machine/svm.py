@@ -99,7 +99,7 @@ class SecureMemory:
         frames = units * PAGES_PER_UNIT
         self._free = list(range(units - 1, -1, -1))
         self._bytes = PrivateStore(frames << PAGE_SHIFT)
-        self.owner = np.zeros(frames, np.uint16)
+        self.owner = np.zeros(frames, np.uint32)
         self.gfn = np.zeros(frames, np.uint64)
         self.state = np.zeros(frames, np.uint8)
         self.normal = np.zeros(frames, np.uint64)  # the hypervisor's frame of a shared GFN

@@ -50,6 +50,10 @@ SLICE_ENDS = Reflect(DECREMENTER)
 Work = Generator[Reflect | Wait, Answer | None, Any]
 
 
+BAD_COOKIE = "UV_RETURN with a bad cookie: the ultravisor panicked"
+OS_TERM_RETURNED = "ibm,os-term returned: the ultravisor gave up the machine"
+
+
 class Panic(Exception):
     """The ultravisor cannot go on: the machine stands still. It never leaves `vcpu.drive`."""
 

@@ -24,7 +24,7 @@ from protocol.arch.pef.cpu import (
 from protocol.arch.pef.guest import registers
 from protocol.arch.pef.machine import lifecycle, normal
 from protocol.arch.pef.machine.svm import Svm, Thread
-from protocol.arch.pef.machine.upcall import Answer, Panic, Reflect, Wait
+from protocol.arch.pef.machine.upcall import BAD_COOKIE, Answer, Panic, Reflect, Wait
 from protocol.arch.pef.tables import MSR_S, MSR_SF
 from protocol.effects import Idle, Step
 
@@ -87,7 +87,7 @@ def uv_return(machine: Machine, cpu: Cpu, back: Return) -> Step[Exit | Stopped]:
     cookie = back.gpr[31]
     found = next((svm for svm in machine.svms.values() if cookie in svm.open), None)
     if found is None:
-        return machine.stop("UV_RETURN with a bad cookie: the ultravisor panicked")
+        return machine.stop(BAD_COOKIE)
     thread = found.open.pop(cookie)
     vcpu = thread.vcpu
     vcpu.stay = back.stay
@@ -145,4 +145,5 @@ def reflect(machine: Machine, cpu: Cpu, svm: Svm, thread: Thread, asked: Reflect
         hdar=asked.hdar,
         hdsisr=asked.hdsisr,
         asdr=asked.asdr,
+        program=vcpu.program,
     )

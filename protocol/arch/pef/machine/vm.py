@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.machine.svm import Svm
 from protocol.arch.pef.status import INVALID, PARAMETER, SUCCESS
-from protocol.arch.pef.tables import LPIDS, SvmState
+from protocol.arch.pef.tables import SvmState
 
 if TYPE_CHECKING:
     from protocol.arch.pef.machine import Machine
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def write_pate(machine: Machine, cpu: Cpu, gpr: list[int]) -> int:
     """The entry of an SVM keeps its first half: that is the ultravisor's."""
     lpid, dw0, dw1 = gpr[4:7]
-    if lpid >= LPIDS:
+    if lpid >= machine.profile.lpids:
         return PARAMETER
     if lpid in machine.svms:
         dw0 = machine.pate(lpid)[0]
@@ -29,7 +29,7 @@ def terminate(machine: Machine, cpu: Cpu, gpr: list[int]) -> int:
     lpid = gpr[4]
     svm = machine.svms.get(lpid)
     if svm is None:
-        return INVALID if lpid < LPIDS and machine.pate(lpid) != (0, 0) else PARAMETER
+        return INVALID if lpid < machine.profile.lpids and machine.pate(lpid) != (0, 0) else PARAMETER
     end(machine, svm)
     return SUCCESS
 

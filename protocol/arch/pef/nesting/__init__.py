@@ -1,0 +1,350 @@
+"""What KVM does for a guest host that wants to run SVMs: sections 3 and 8 of the fact sheet.
+
+Nobody has built it.
+
+Theory of operation. `Nested` is a level like the machine is one, and stands on one. The ultravisor reflects
+`sc 2` of a guest host's CPU to this level (that is the change to the Trusted Entity that nesting needs;
+`reflected=False` is the ultravisor as it is, which answers U_PERMISSION by itself). Ultracalls are re-
+issued with LPID and address exchanged (`treatments`), vcpus run under shadow LPIDs on shadow tables
+(`entry`), and whatever is left behind is ended (`teardown`). SVMs of a guest host call the real ultravisor;
+what that asks comes up as exits and is handed on.
+
+The guest host's secure memory is a quota. Its memory is plain: nothing is donated, and a page that went into
+the ultravisor is one that it does not map any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from protocol.arch.pef import front
+from protocol.arch.pef.cpu import Cpu, Entry, Exit, Stopped, gprs, machine_check
+from protocol.arch.pef.machine.init import DebugRegisters
+from protocol.arch.pef.nesting import entry, teardown
+from protocol.arch.pef.nesting.records import SMALL_PAGES, Record, TableMemory
+from protocol.arch.pef.nesting.treatments import TREATMENTS
+from protocol.arch.pef.profiles import Profile
+from protocol.arch.pef.radix import HR, Tree, entry_of
+from protocol.arch.pef.status import FUNCTION, PERMISSION, SUCCESS, signed, unsigned
+from protocol.arch.pef.tables import ORDER, PAGE_SHIFT
+from protocol.calls import CallSpec
+from protocol.effects import Fault, Step
+from protocol.ledger import Ledger
+from protocol.nesting.guest_host import GuestHost, Hypervisor
+from protocol.tracking import Book
+
+_SMALL_SHIFT = PAGE_SHIFT - 12
+
+
+class Nested(GuestHost[Any]):
+    """The ultravisor and the processor as the guest host L(level) meets them.
+
+    `kvm_cpus` are the level's own CPUs: one for each CPU of the guest host, and one for the level's own work
+    on it. `lpids` are the shadow LPIDs that it may have.
+    """
+
+    def __init__(
+        self,
+        below: Hypervisor[Any],
+        frames: Sequence[int] | np.ndarray,
+        cpus: Sequence[Cpu],
+        kvm_cpus: Sequence[Cpu],
+        calls: Mapping[int, CallSpec],
+        profile: Profile,
+        ledger: Ledger,
+        lpids: Iterable[int],
+        reflected: bool = True,
+    ) -> None:
+        super().__init__(below, frames, ledger)
+        if len(kvm_cpus) <= len(cpus):
+            raise ValueError(f"{len(kvm_cpus)} CPUs of the level below: {len(cpus) + 1} are needed")
+        self.cpus = list(cpus)
+        self.calls = calls
+        self.profile = profile
+        self.reflected = reflected
+        self.book = Book(ledger, f"l{below.level}")
+        self._below_cpus = list(kvm_cpus)
+        self.keeper = Cpu(len(cpus))
+        self._free = sorted(lpids, reverse=True)
+        self.records: dict[int, Record] = {}
+        self.by_shadow: dict[int, Record] = {}
+        self.debug = DebugRegisters()
+        self.stopped = ""
+        self.dead = False
+
+    # -- the level -------------------------------------------------------------------------------------------
+
+    def call(
+        self, cpu: Cpu, gpr: Sequence[int], hsrr0: int = 0, stay: bool = False
+    ) -> Step[list[int] | Exit | Stopped]:
+        """`sc 2` of the guest host: the ultravisor reflects it to this level."""
+        out = list(gpr)
+        number = out[3]
+        refused = self._refusal(cpu, number)
+        if refused is not None:
+            out[3] = unsigned(refused)
+            return out
+        spec = self.calls[number]
+        self.ledger.trap(self.level, "enter_nested" if number == front.RETURN else "ultracall")
+        self.ledger.count(("te_calls", spec.name, spec.category, spec.treatment, str(self.level)))
+        answer: list[int] | Exit | Stopped = out
+        if number == front.RETURN:
+            answer = yield from entry.uv_return(self, cpu, out, hsrr0, stay)
+        elif number == front.ESM:
+            answer = yield from entry.esm(self, cpu, out)
+        else:
+            if spec.handle:
+                result = "hit" if out[4] in self.records else "miss"
+                self.ledger.count(("lookups", "vm_map", result))
+            out[3] = unsigned((yield from TREATMENTS[number](self, cpu, out)))
+        self.ledger.reenter(self.below.level)
+        return answer
+
+    def enter(self, cpu: Cpu, it: Entry) -> Step[Exit | Stopped]:
+        """H_ENTER_NESTED."""
+        self.ledger.trap(self.level, "enter_nested")
+        left = yield from entry.enter(self, cpu, it)
+        self.ledger.reenter(self.below.level)
+        return left
+
+    def tlbie(self, cpu: Cpu, lpid: int, gpa: int) -> Step[None]:
+        """H_TLB_INVALIDATE: the shadow table forgets what it had."""
+        self.ledger.trap(self.level, "tlb_invalidate")
+        record = self.records.get(lpid)
+        if record is not None and record.mapped.pop(gpa >> PAGE_SHIFT, None) is not None:
+            yield from self._unmap(cpu, record, gpa >> PAGE_SHIFT)
+        self.ledger.reenter(self.below.level)
+
+    def own_entry(self, cpu: Cpu, lpid: int, dw0: int, dw1: int) -> Step[None]:
+        """The guest host's partition table is in its memory; this level looks at it."""
+        yield from self.put_entry(cpu, lpid, dw0, dw1)
+
+    def tpm_public(self) -> bytes:
+        public: bytes = self.below.memory.tpm_public()
+        return public
+
+    def tpm_execute(self, cpu: Cpu, command: bytes) -> Step[bytes]:
+        """The guest host's TPM is the one below."""
+        self.ledger.trap(self.level, "tpm", "vmm")
+        answer: bytes = yield from self.below.memory.tpm_execute(self.cpu_below(cpu), command)
+        self.ledger.reenter(self.below.level)
+        return answer
+
+    def tpm_close(self, cpu: Cpu) -> Step[None]:
+        self.ledger.trap(self.level, "tpm", "vmm")
+        yield from self.below.memory.tpm_close(self.cpu_below(cpu))
+        self.ledger.reenter(self.below.level)
+
+    def _refusal(self, cpu: Cpu, number: int) -> int | None:
+        if not self.profile.ultravisor:
+            return FUNCTION
+        refused = front.refusal(number, front.context_of(cpu))
+        if refused is None and not self.reflected and number in front.FOR_HOST:
+            return PERMISSION  # a guest host runs with HV=0, and that is all the ultravisor sees
+        return refused
+
+    def stop(self, reason: str) -> Stopped:
+        """What would be the end of the machine is the guest host's alone."""
+        self.stopped = reason
+        return Stopped(reason)
+
+    # -- below -----------------------------------------------------------------------------------------------
+
+    def cpu_below(self, cpu: Cpu) -> Cpu:
+        """The level's own CPU on which `cpu` of the guest host runs."""
+        below = self._below_cpus[cpu.number]
+        below.origin = cpu.origin or self.level
+        return below
+
+    def ucall(self, cpu: Cpu, number: int, *arguments: int) -> Step[int]:
+        """An ultracall of this level's own, for the guest host."""
+        gpr = gprs(r3=number)
+        gpr[4 : 4 + len(arguments)] = arguments
+        out = yield from self.below.memory.call(self.cpu_below(cpu), gpr)
+        assert isinstance(out, list), f"{number:#x} left the hypervisor"
+        return signed(out[3])
+
+    # -- VMs -------------------------------------------------------------------------------------------------
+
+    def record(self, cpu: Cpu, lpid: int) -> Step[Record]:
+        """The record of a VM that is going to run, made if there is none."""
+        known = self.records.get(lpid)
+        return known if known is not None else (yield from self._made(cpu, lpid, (0, 0)))
+
+    def _made(self, cpu: Cpu, lpid: int, its: tuple[int, int]) -> Step[Record]:
+        tables = TableMemory(self.below.pool)
+        memory = self.below.memory
+        tree = Tree(memory.peek, memory.write, lambda size: self._table(tables, size))
+        made = Record(lpid, self._free.pop(), tables, tree, its)
+        self.records[lpid] = self.by_shadow[made.shadow] = made
+        self.book.add("vm_map")
+        yield from self._write_below(cpu, made)
+        return made
+
+    def _table(self, tables: TableMemory, size: int) -> int:
+        at, fresh = tables.take(size)
+        if fresh:
+            page = tables.pages[-1] >> 12
+            self.below.memory.clear(np.arange(page, page + SMALL_PAGES))
+        return at
+
+    def put_entry(self, cpu: Cpu, lpid: int, dw0: int, dw1: int) -> Step[None]:
+        """The guest host's partition table entry of `lpid` is this one now."""
+        record = self.records.get(lpid)
+        if record is None:
+            if (dw0, dw1) != (0, 0):
+                yield from self._made(cpu, lpid, (dw0, dw1))
+            return
+        if record.svm:
+            dw0 = record.entry[0]
+        elif dw0 != record.entry[0]:
+            for gfn in list(record.mapped):
+                del record.mapped[gfn]
+                yield from self._unmap(cpu, record, gfn)
+        record.entry = (dw0, dw1)
+        self.book.change("vm_map")
+        if (dw0, dw1) == (0, 0) and not record.svm:
+            yield from self.ucall(cpu, front.WRITE_PATE, record.shadow, 0, 0)
+            self.forget(record)
+        else:
+            yield from self._write_below(cpu, record)
+
+    def _write_below(self, cpu: Cpu, record: Record) -> Step[None]:
+        dw0, dw1 = record.entry
+        own = entry_of(record.tree.root, bool(dw0 & HR))
+        if self.profile.ultravisor:
+            yield from self.ucall(cpu, front.WRITE_PATE, record.shadow, own, dw1)
+        else:
+            yield from self.below.memory.own_entry(self.cpu_below(cpu), record.shadow, own, dw1)
+
+    def ended(self, record: Record) -> Step[None]:
+        """UV_SVM_TERMINATE did its work. One that was secure has lost its partition table entry with it."""
+        self.book.drop("te_object", len(record.slots) + record.svm)
+        self.book.drop("vcpu_map", len(record.open))
+        self.book.drop("native_page", len(record.bound))
+        record.slots.clear()
+        record.open.clear()
+        record.bound.clear()
+        record.shared.clear()
+        record.lost.clear()
+        record.svm = False
+        if record.secure:
+            self.forget(record)
+        yield from ()
+
+    def forget(self, record: Record) -> None:
+        """Nothing of a VM is left below."""
+        self.book.drop("te_object", len(record.slots) + record.svm)
+        self.book.drop("vcpu_map", len(record.open))
+        self.book.drop("native_page", len(record.bound))
+        self.book.drop("vm_map")
+        del self.records[record.lpid], self.by_shadow[record.shadow]
+        record.tables.give_all()
+        self._free.append(record.shadow)
+
+    def units(self) -> int:
+        """Secure memory that the guest host has reserved."""
+        return sum(record.units for record in self.records.values())
+
+    # -- pages -----------------------------------------------------------------------------------------------
+
+    def map(self, record: Record, gfn: int, page: int) -> None:
+        """Let a GFN of a VM lead to a page of the guest host's, in the shadow table."""
+        record.tree.map(gfn << PAGE_SHIFT, self.address_below(page << PAGE_SHIFT))
+        record.mapped[gfn] = page
+
+    def _unmap(self, cpu: Cpu, record: Record, gfn: int) -> Step[None]:
+        self.ledger.count(("table_ops", "shadow_unmap"))
+        record.tree.unmap(gfn << PAGE_SHIFT)
+        yield from self.below.memory.tlbie(self.cpu_below(cpu), record.shadow, gfn << PAGE_SHIFT)
+
+    def given(self, record: Record, gfn: int, page: int) -> None:
+        """The ultravisor took a page of the guest host's: one that it keeps using is pinned."""
+        if gfn not in record.shared:
+            return
+        if gfn not in record.bound:
+            self.book.add("native_page")
+        record.bound[gfn] = page
+        record.lost.discard(gfn)
+
+    def unbind(self, record: Record, gfn: int) -> None:
+        """The ultravisor uses no page of the guest host's for this GFN any more."""
+        if record.bound.pop(gfn, None) is not None:
+            self.book.drop("native_page")
+            record.lost.discard(gfn)
+
+    def moves(self, page: int, frame: int) -> Step[int]:
+        """Put other frames, from `frame` on, under a page of the guest host's; how many mappings that cost.
+
+        The guest host does not learn of it: what is shared is invalidated here and bound again when it is
+        used.
+        """
+        cost = 0
+        for record in self.records.values():
+            for gfn in [gfn for gfn, at in record.mapped.items() if at == page]:
+                del record.mapped[gfn]
+                yield from self._unmap(self.keeper, record, gfn)
+                cost += 1
+            for gfn in [gfn for gfn, at in record.bound.items() if at == page and gfn not in record.lost]:
+                address = gfn << PAGE_SHIFT
+                status = yield from self.ucall(self.keeper, front.PAGE_INVAL, record.shadow, address, ORDER)
+                if status == SUCCESS:
+                    record.lost.add(gfn)
+                    cost += 1
+        for place in range(SMALL_PAGES):
+            small = page * SMALL_PAGES + place
+            self.below.memory.move(self.frame_below(small), frame + place)
+            self.put_under(small, frame + place)
+        return cost
+
+    # -- memory: nothing is ever guarded ---------------------------------------------------------------------
+
+    def outside(self, address: int, write: bool) -> Fault:
+        return machine_check(address, write)
+
+    def guarded_peek(self, address: int, length: int) -> bytes | Fault:
+        raise AssertionError(f"{address:#x}: nothing is donated here")
+
+    def guarded_poke(self, address: int, data: bytes) -> Fault | None:
+        raise AssertionError(f"{address:#x}: nothing is donated here")
+
+    def table_written(self, address: int, length: int) -> None:
+        raise AssertionError(f"{address:#x}: no table is protected here")
+
+    # -- the guest host goes, or comes back ------------------------------------------------------------------
+
+    def tracked(self) -> dict[str, int]:
+        """What this level has noted, in the console's words for the ultravisor."""
+        records = self.records.values()
+        return {
+            "svms": sum(record.svm for record in records),
+            "slots": sum(len(record.slots) for record in records),
+            "units": self.units(),
+            "open_reflections": sum(len(record.open) for record in records),
+        }
+
+    def reset(self, cause: str = "l1_reboot") -> Step[None]:
+        """Sudden reboot."""
+        yield from teardown.everything(self, cause)
+        self.debug = DebugRegisters()
+        self.stopped = ""
+        for cpu in self.cpus:
+            cpu.reset()
+
+    def death(self, cause: str = "l1_crash") -> Step[None]:
+        """Sudden death: the same, and all memory goes back."""
+        yield from teardown.everything(self, cause)
+        self.hand_back()
+        self.dead = True
+
+    def hand_back(self) -> None:
+        """The guest host's memory goes back to the level below, in pages."""
+        self.below.memory.clear(self.slots)
+        for first in self.slots[::SMALL_PAGES].tolist():
+            self.below.pool.give_run(first, SMALL_PAGES)
+
+
+__all__ = ["Nested"]

@@ -1,0 +1,192 @@
+"""A vcpu of a guest host: H_ENTER_NESTED and UV_RETURN on their way down, exits on their way up. Section 8.2.
+
+The guest host's registers are copied in and out at every entry and nothing of a vcpu is kept between. A
+storage interrupt that the guest host's own table resolves is answered here: by the shadow table, or, where
+the level below moved the frame of a shared page, by a UV_PAGE_IN of its own. Everything else belongs to the
+guest host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from protocol.arch.pef import front, hcalls
+from protocol.arch.pef.cpu import (
+    DATA_STORAGE,
+    HCALL,
+    INSTRUCTION_STORAGE,
+    MACHINE_CHECK,
+    Cpu,
+    Entry,
+    Exit,
+    Stopped,
+)
+from protocol.arch.pef.machine.upcall import BAD_COOKIE, OS_TERM_RETURNED
+from protocol.arch.pef.machine.vcpu import VECTOR_ALIGN, VECTORS_END
+from protocol.arch.pef.nesting.records import Record, Reflection
+from protocol.arch.pef.radix import PAGE_ADDRESS, root_of, walk
+from protocol.arch.pef.status import SUCCESS, signed
+from protocol.arch.pef.tables import ORDER, PAGE, PAGE_SHIFT
+from protocol.effects import Step
+
+if TYPE_CHECKING:
+    from protocol.arch.pef.nesting import Nested
+
+STATE_BYTES = 248  # hv_guest_state, version 2
+REGISTER_BYTES = 352  # the register block
+
+Left = Exit | Stopped
+
+
+def enter(nested: Nested, cpu: Cpu, entry: Entry) -> Step[Left]:
+    """H_ENTER_NESTED: the vcpu runs under its shadow LPID."""
+    nested.ledger.count(("copied_bytes", "hv_guest_state"), STATE_BYTES + REGISTER_BYTES)
+    cpu.lpidr, cpu.pidr = entry.lpid, entry.pidr
+    record = yield from nested.record(cpu, entry.lpid)
+    below = nested.cpu_below(cpu)
+    left = yield from nested.below.memory.enter(below, replace(entry, lpid=record.shadow))
+    return (yield from _up(nested, cpu, below, left, entry.stay))
+
+
+def uv_return(nested: Nested, cpu: Cpu, gpr: list[int], hsrr0: int, stay: bool) -> Step[Left]:
+    """What would end the machine ends this guest host alone, and never reaches the level below."""
+    cookie = gpr[31]
+    record = next((one for one in nested.records.values() if cookie in one.open), None)
+    if record is None:
+        return nested.stop(BAD_COOKIE)
+    reflection = record.open.pop(cookie)
+    nested.book.drop("vcpu_map")
+    changed = cpu.lpidr != record.lpid or cpu.pidr != reflection.pidr
+    wrong = cpu.tm == "none" and hsrr0 != cookie and (hsrr0 >= VECTORS_END or hsrr0 % VECTOR_ALIGN)
+    if reflection.kill and not changed and not wrong:
+        return nested.stop(OS_TERM_RETURNED)
+    if reflection.hypercall == hcalls.SVM_INIT_DONE and not changed and signed(gpr[0]) == SUCCESS:
+        record.secure = True
+    nested.ledger.count(("copied_bytes", "hv_guest_state"), STATE_BYTES + REGISTER_BYTES)
+    below = nested.cpu_below(cpu)
+    below.lpidr, below.pidr, below.tm = record.shadow, reflection.pidr, cpu.tm
+    if changed:  # handed on as what it is: the ultravisor kills the SVM
+        below.pidr = reflection.pidr ^ 1
+    left = yield from _return_below(nested, below, gpr, hsrr0, stay)
+    below.tm = "none"
+    return (yield from _up(nested, cpu, below, left, stay))
+
+
+def esm(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[list[int] | Left]:
+    """UV_ESM of a CPU that left HV mode by itself: the level below lets it run where it says it is."""
+    below = nested.cpu_below(cpu)
+    record = None if not cpu.lpidr else (yield from nested.record(cpu, cpu.lpidr))
+    below.hv, below.lpidr, below.pidr = False, 0 if record is None else record.shadow, cpu.pidr
+    out = yield from nested.below.memory.call(below, gpr)
+    below.hv = True
+    return out if isinstance(out, list) else (yield from _up(nested, cpu, below, out, stay=False))
+
+
+def _return_below(nested: Nested, below: Cpu, gpr: list[int], hsrr0: int, stay: bool) -> Step[Left]:
+    out = yield from nested.below.memory.call(below, gpr, hsrr0, stay)
+    assert not isinstance(out, list), "UV_RETURN came back"
+    left: Left = out
+    return left
+
+
+def _up(nested: Nested, cpu: Cpu, below: Cpu, left: Left, stay: bool) -> Step[Left]:
+    """Answer what is this level's to answer, and hand up the rest."""
+    while isinstance(left, Exit):
+        record = nested.by_shadow[left.lpid]
+        if left.secure and not record.svm:
+            record.svm = True
+            nested.book.add("te_object")
+        if not (yield from _resolved(nested, cpu, record, left)):
+            return _handed_up(nested, cpu, record, left)
+        below.lpidr, below.pidr = record.shadow, 0
+        if left.secure:
+            gpr = list(left.gpr)
+            gpr[0], gpr[2], gpr[3] = SUCCESS, left.srr1, front.RETURN
+            left = yield from _return_below(nested, below, gpr, left.hsrr0, stay)
+        else:
+            assert left.program is not None
+            entry = Entry(record.shadow, left.vcpu, left.gpr, left.hsrr0, left.srr1, left.program, stay)
+            left = yield from nested.below.memory.enter(below, entry)
+    return left
+
+
+def _resolved(nested: Nested, cpu: Cpu, record: Record, left: Exit) -> Step[bool]:
+    """Is it a storage interrupt of this level's own making?"""
+    if left.trap not in (DATA_STORAGE, INSTRUCTION_STORAGE):
+        return False
+    gfn = left.asdr >> PAGE_SHIFT
+    if left.secure:
+        return (yield from _bound_again(nested, cpu, record, gfn))
+    page = _page_of(nested, record, gfn)
+    if page is None or (page + 1) << PAGE_SHIFT > nested.size:
+        return False
+    if record.mapped.get(gfn) == page:
+        return False  # it is there, and did not help
+    nested.ledger.count(("table_ops", "shadow_map"))
+    nested.ledger.count(("translations", "page"))
+    nested.map(record, gfn, page)
+    return True
+
+
+def _bound_again(nested: Nested, cpu: Cpu, record: Record, gfn: int) -> Step[bool]:
+    """A shared page whose frame moved below: the guest host's own view of it is valid."""
+    if gfn not in record.lost:
+        return False
+    record.lost.discard(gfn)
+    real = nested.address_below(record.bound[gfn] << PAGE_SHIFT)
+    status = yield from nested.ucall(cpu, front.PAGE_IN, record.shadow, real, gfn << PAGE_SHIFT, 0, ORDER)
+    return status == SUCCESS
+
+
+def _page_of(nested: Nested, record: Record, gfn: int) -> int | None:
+    """The guest host's page behind a GFN, by its own table."""
+    leaf = walk(nested.peek, root_of(record.entry[0]), gfn << PAGE_SHIFT)
+    return (leaf & PAGE_ADDRESS) >> PAGE_SHIFT if leaf else None
+
+
+def _handed_up(nested: Nested, cpu: Cpu, record: Record, left: Exit) -> Exit:
+    """An exit that belongs to the guest host, in its own numbers."""
+    nested.ledger.count(("reflections", str(nested.below.level), str(nested.level)))
+    nested.ledger.count(("copied_bytes", "hv_guest_state"), STATE_BYTES + REGISTER_BYTES)
+    cpu.lpidr, cpu.pidr = record.lpid, 0
+    up = replace(left, lpid=record.lpid)
+    if left.secure:
+        _note(nested, record, left)
+    elif left.trap in (DATA_STORAGE, INSTRUCTION_STORAGE):
+        page = _page_of(nested, record, left.asdr >> PAGE_SHIFT)
+        if page is not None and (page + 1) << PAGE_SHIFT > nested.size:  # its table leads out of its memory
+            up = replace(up, trap=MACHINE_CHECK, hdar=0, hdsisr=0, asdr=0, hsrr1=left.srr1)
+    return up
+
+
+def _note(nested: Nested, record: Record, left: Exit) -> None:
+    """Remember a reflection, and what it says about the pages of the VM."""
+    reflection = Reflection(left.vcpu, 0)
+    record.open[left.gpr[31]] = reflection
+    nested.book.add("vcpu_map")
+    if left.trap != HCALL:
+        return
+    reflection.hypercall = left.gpr[3]
+    if left.gpr[3] == hcalls.SVM_PAGE_IN:
+        gfn = left.gpr[4] >> PAGE_SHIFT
+        if left.gpr[5] & hcalls.SHARED:
+            record.shared.add(gfn)
+        else:
+            record.shared.discard(gfn)
+            nested.unbind(record, gfn)
+    if left.gpr[3] == hcalls.RTAS:
+        reflection.kill = _os_term(nested, record, left.gpr[4])
+    name = hcalls.NAMES.get(left.gpr[3])
+    if name is not None and name.startswith("H_SVM_"):
+        spec = nested.calls[left.gpr[3]]
+        nested.ledger.count(("te_calls", spec.name, spec.category, spec.treatment, str(nested.level)))
+
+
+def _os_term(nested: Nested, record: Record, block: int) -> bool:
+    """Does the argument block of an H_RTAS begin with the token of `ibm,os-term`?"""
+    page = record.bound.get(block >> PAGE_SHIFT)
+    if page is None:
+        return False
+    token = nested.peek((page << PAGE_SHIFT) + block % PAGE, 4)
+    return isinstance(token, bytes) and int.from_bytes(token, "big") == hcalls.OS_TERM

@@ -1,0 +1,76 @@
+"""What a hypervisor keeps for each VM of a guest host: section 8 of the fact sheet.
+
+A guest host picks LPIDs in its own table; the VM runs under a *shadow LPID* that only the level below
+knows, with a *shadow table* from its guest addresses to real addresses of that level. Everything here is
+filled by the guest host's calls and by the answers from below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from protocol.arch.pef.radix import Tree
+from protocol.arch.pef.tables import PAGE
+from protocol.memory.pool import Pool
+from protocol.memory.store import PAGE_SHIFT
+
+SMALL_PAGES = PAGE >> PAGE_SHIFT
+
+
+class TableMemory:
+    """Memory for tables from a hypervisor's pool, cut into pieces, freed as a whole."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.pages: list[int] = []  # addresses
+        self._at = self._end = 0
+
+    def take(self, size: int) -> tuple[int, bool]:
+        """Address of `size` bytes, aligned to it, and whether a fresh page was begun. Raises OutOfFrames."""
+        start = -(-self._at // size) * size
+        fresh = start + size > self._end
+        if fresh:
+            start = self._pool.take_run(SMALL_PAGES) << PAGE_SHIFT
+            self.pages.append(start)
+            self._end = start + PAGE
+        self._at = start + size
+        return start, fresh
+
+    def give_all(self) -> None:
+        for page in self.pages:
+            self._pool.give_run(page >> PAGE_SHIFT, SMALL_PAGES)
+        self.pages.clear()
+        self._at = self._end = 0
+
+
+@dataclass(slots=True)
+class Reflection:
+    """A reflection that is open: what it was about, and the PIDR that has to come back."""
+
+    vcpu: int
+    pidr: int
+    hypercall: int = 0
+    kill: bool = False  # `ibm,os-term`: its return would end the machine
+
+
+@dataclass(slots=True)
+class Record:
+    """One VM. `entry` is the guest host's own partition table entry, kept as data."""
+
+    lpid: int
+    shadow: int
+    tables: TableMemory
+    tree: Tree
+    entry: tuple[int, int] = (0, 0)
+    svm: bool = False  # the ultravisor has an object for it
+    secure: bool = False  # and that has come through its transition
+    slots: dict[int, int] = field(default_factory=dict)  # slot -> units
+    open: dict[int, Reflection] = field(default_factory=dict)  # by cookie
+    mapped: dict[int, int] = field(default_factory=dict)  # GFN -> guest host's page, in the shadow table
+    bound: dict[int, int] = field(default_factory=dict)  # GFN -> guest host's page that the ultravisor uses
+    shared: set[int] = field(default_factory=set)  # GFNs for which a page to share was asked
+    lost: set[int] = field(default_factory=set)  # bound GFNs whose frame moved below
+
+    @property
+    def units(self) -> int:
+        return sum(self.slots.values())

@@ -1,0 +1,155 @@
+"""Ultracalls of a guest host: re-issued below with the LPID, and where there is one the address, exchanged.
+
+Section 4.1, last column, and section 8.4. What can be checked without the level below is checked first, in
+the ultravisor's order; an LPID that is not this guest host's own answers as one that does not exist, and
+nothing is issued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from protocol.arch.pef import front
+from protocol.arch.pef.cpu import Cpu
+from protocol.arch.pef.machine.memory import usable
+from protocol.arch.pef.nesting.records import Record
+from protocol.arch.pef.status import INVALID, P2, P3, P5, PARAMETER, PERMISSION, SUCCESS
+from protocol.arch.pef.tables import ORDER, PAGE_SHIFT, UNIT_SHIFT
+from protocol.effects import Step
+
+if TYPE_CHECKING:
+    from protocol.arch.pef.nesting import Nested
+
+Treatment = Callable[["Nested", Cpu, list[int]], Step[int]]
+
+
+def write_pate(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
+    """The guest host's entry is data; below stands one that leads to the shadow table."""
+    lpid, dw0, dw1 = gpr[4:7]
+    if lpid >= nested.profile.lpids:
+        return PARAMETER
+    yield from nested.put_entry(cpu, lpid, dw0, dw1)
+    return SUCCESS
+
+
+def register_mem_slot(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
+    """Units beyond the guest host's quota are not there."""
+    record = nested.records.get(gpr[4])
+    gpa, size = gpr[5:7]
+    if record is None or not size:
+        return PARAMETER
+    units = ((gpa + size - 1) >> UNIT_SHIFT) - (gpa >> UNIT_SHIFT) + 1
+    if units + nested.units() > nested.profile.units:
+        return PARAMETER
+    status = yield from _reissued(nested, cpu, record, gpr)
+    if status == SUCCESS:
+        record.slots[gpr[8]] = units
+        nested.book.add("te_object")
+    return status
+
+
+def unregister_mem_slot(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
+    record = nested.records.get(gpr[4])
+    if record is None:
+        return PARAMETER
+    status = yield from _reissued(nested, cpu, record, gpr)
+    if status == SUCCESS:
+        del record.slots[gpr[5]]
+        nested.book.drop("te_object")
+    return status
+
+
+def page_in(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
+    lpid, source, gpa, _, order = gpr[4:9]
+    if order != ORDER:
+        return P5
+    if not usable(source, nested.size):
+        return P2
+    record = nested.records.get(lpid)
+    if record is None:
+        return PARAMETER
+    status = yield from _reissued(nested, cpu, record, _with_real(nested, gpr, source))
+    if status == SUCCESS:
+        nested.given(record, gpa >> PAGE_SHIFT, source >> PAGE_SHIFT)
+    return status
+
+
+def page_out(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
+    lpid, target, _, _, order = gpr[4:9]
+    if order != ORDER:
+        return P5
+    if not usable(target, nested.size):
+        return P2
+    record = nested.records.get(lpid)
+    if record is None:
+        return PARAMETER
+    return (yield from _reissued(nested, cpu, record, _with_real(nested, gpr, target)))
+
+
+def page_inval(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
+    if gpr[6] != ORDER:
+        return P3
+    record = nested.records.get(gpr[4])
+    if record is None:
+        return PARAMETER
+    status = yield from _reissued(nested, cpu, record, gpr)
+    if status == SUCCESS:
+        nested.unbind(record, gpr[5] >> PAGE_SHIFT)
+    return status
+
+
+def terminate(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
+    record = nested.records.get(gpr[4])
+    if record is None or (not record.svm and record.entry == (0, 0)):
+        return PARAMETER
+    status = yield from _reissued(nested, cpu, record, gpr)
+    if status == SUCCESS:
+        yield from nested.ended(record)
+    return status if status in (SUCCESS, INVALID) else PARAMETER
+
+
+def spr_write(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
+    """On virtual registers: the physical ones are not a guest host's."""
+    yield from ()
+    return nested.debug.write(cpu, gpr)
+
+
+def spr_read(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
+    yield from ()
+    return nested.debug.read(cpu, gpr)
+
+
+def refused(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
+    yield from ()
+    return PERMISSION
+
+
+def _reissued(nested: Nested, cpu: Cpu, record: Record, gpr: list[int]) -> Step[int]:
+    return (yield from nested.ucall(cpu, gpr[3], record.shadow, *gpr[5:9]))
+
+
+def _with_real(nested: Nested, gpr: list[int], address: int) -> list[int]:
+    """The same call with the address as the level below has it."""
+    nested.ledger.count(("translations", "page"))
+    changed = list(gpr)
+    changed[5] = nested.address_below(address)
+    return changed
+
+
+TREATMENTS: Mapping[int, Treatment] = {
+    front.WRITE_PATE: write_pate,
+    front.REGISTER_MEM_SLOT: register_mem_slot,
+    front.UNREGISTER_MEM_SLOT: unregister_mem_slot,
+    front.PAGE_IN: page_in,
+    front.PAGE_OUT: page_out,
+    front.PAGE_INVAL: page_inval,
+    front.SVM_TERMINATE: terminate,
+    front.RESTRICTED_SPR_WRITE: spr_write,
+    front.RESTRICTED_SPR_READ: spr_read,
+    front.READ_SCOM: refused,
+    front.WRITE_SCOM: refused,
+    front.READ_MEM: refused,
+    front.WRITE_MEM: refused,
+    front.SEND_SBE_COMMAND: refused,
+}
