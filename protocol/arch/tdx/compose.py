@@ -101,7 +101,7 @@ def compose(
     memory = profile.memory_mib * MIB if memory_bytes is None else memory_bytes
     count = profile.cpus if cpus is None else cpus
     _allowed(profile, depth, hosts, memory, count)
-    rig = Rig(profile, depth, seed, [], ledger or Ledger())
+    rig = Rig(profile, depth, seed, [], ledger or Ledger("vmresume"))
     if depth == 0:
         for number in range(hosts):
             own = lps(profile, count)
