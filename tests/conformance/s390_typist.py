@@ -283,6 +283,8 @@ class Typist:
             gaddr = self.random.choice(GADDRS)
             do = [{"touch": hex(gaddr), "write": self.random.random() < 0.5}, {"read": hex(WORK), "len": 8}]
             self.host.ask("guest", vcpu=hex(sie), do=do)
+            if self.random.random() < 0.5:
+                self.change_a_table()
             state = self.random.choice([2, 5])
             self.host.call("set_state", 1, handle=self.random.choice(self.handles), state=state)
         self.host.ask("kick", cpu=0)
@@ -361,13 +363,17 @@ class Typist:
         self.host.ask("read", addr="0x10", len=8, space="real", cpu=2)
 
     def give_and_take(self) -> None:
-        """Memory that a guest uses is given back to the book, and something else is asked for."""
-        guest = self.some_guest()
-        if guest is not None and guest.space.maps(0x20000):
-            page = guest.space.target(0x20000)
-            if "ok" in self.host.ask("free", addr=hex(page)):
-                self.host.ask("alloc", len=PAGE, above=hex(page), below=hex(page + PAGE))
-        self.host.alloc(self.random.choice([1, PAGE, 3 * PAGE]))
+        """A page is given back to the book while a guest has it, and asked for again before and after."""
+        guest, page = self.some_guest(), self.host.alloc(self.random.choice([1, PAGE, 3 * PAGE]))
+        exactly = {"above": hex(page), "below": hex(page + PAGE)}
+        if guest is not None:
+            guest.space.map(0x23000, page)
+            guest.convert_to(0x23000)
+            guest.space.unmap(0x23000)
+        self.host.free(page)
+        if "error" in self.host.ask("alloc", len=PAGE, **exactly):
+            self.host.call("destroy_storage", paddr=page)
+            self.host.ok("alloc", len=PAGE, **exactly)
 
     def end_everything(self) -> None:
         """The host is reset, seldom, in the middle of everything."""

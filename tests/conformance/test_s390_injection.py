@@ -187,6 +187,43 @@ def test_a_page_is_taken_from_a_guest_that_is_inside(host: Host, guest: SecureGu
     assert not host.is_secure(page)
 
 
+@pytest.mark.parametrize("gaddr", [0, PAGE], ids=["first", "second"])
+def test_a_guest_does_not_go_on_without_its_prefix_pages(host: Host, guest: SecureGuest, gaddr: int) -> None:
+    """Intercept 112 of a guest that is inside: the next step is not done, registers stay as they are."""
+    host.write(guest.sie + SIE_GPRS, bytes(range(128)))
+    host.cpu(1, running=True)
+    host.ok("enter", vcpu=hex(guest.sie), stay=True)
+    host.call("destroy_storage", 1, paddr=guest.space.target(gaddr)).done()
+    body = host.ok("guest", vcpu=hex(guest.sie), do=[{"touch": hex(FREE)}, MARK])
+    assert (body["exit"]["icptcode"], body["exit"]["steps"], body["queued"]) == ("0x70", [], 2)
+    assert body["exit"]["gprs"][1] == "0x8090a0b0c0d0e0f"
+    assert host.read(guest.sie + SIE_GPRS, 128) == bytes(range(128))
+    guest.convert_to(gaddr, cpu=1).done()
+    assert host.enter_fault(guest.sie).page == FREE
+
+
+def test_a_table_that_is_stored_to_as_it_was_keeps_a_guest_inside(host: Host, guest: SecureGuest) -> None:
+    """The same entry once more is no change, whatever a level below has to do about it."""
+    host.ok("enter", vcpu=hex(guest.sie), stay=True)
+    guest.space.map(0, guest.space.target(0))
+    host.put(guest.space.segment_entry(0), host.get(guest.space.segment_entry(0)))
+    assert host.ok("guest", vcpu=hex(guest.sie), do=[MARK])["steps"] == [DONE]
+    assert Exit.read(host.ok("kick", cpu=0)).code == 0
+
+
+def test_a_reset_of_the_guest_brings_its_other_cpu_out(host: Host) -> None:
+    """One CPU asks for a reset while the other is inside: it leaves before its next step, and stays out."""
+    guest = boot_guest(host, cpus=2)
+    host.cpu(1, running=True)
+    host.control(1, cr1=guest.space.asce)
+    host.ok("enter", vcpu=hex(guest.cpus[1].sie), cpu=1, stay=True)
+    left = guest.run({"cpu": {"gprs": {"2": 1}}}, {"exit": "diag", "code": "0x308", "r1": 0, "r3": 2})
+    assert left.code == NOTIFY
+    body = host.ok("guest", vcpu=hex(guest.cpus[1].sie), do=[MARK])
+    assert (body["exit"]["icptcode"], body["exit"]["steps"]) == ("0x00", [])
+    assert host.enter(guest.cpus[1].sie, cpu=1).code == VALIDITY
+
+
 def test_a_stay_is_over_with_the_host(host: Host, guest: SecureGuest) -> None:
     host.ok("enter", vcpu=hex(guest.sie), stay=True)
     host.reset("load-normal")

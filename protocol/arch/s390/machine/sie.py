@@ -163,6 +163,11 @@ class Sie:
     def _run(
         self, secure: SecureCpu, entry: SieEntry, program: Program, stay: bool
     ) -> Step[Intercept | Fault]:
+        """Steps until one leaves.
+
+        A CPU that stays goes on as long as its prefix pages are there and nobody resets its configuration:
+        the one shows as at an entry, the other as an interruption, and the next entry says why.
+        """
         while True:
             while program.steps:
                 result = steps.do(self, secure, program)
@@ -171,8 +176,10 @@ class Sie:
             if not stay:
                 secure.after_wait = True
                 return Intercept(instructions.WAIT)
-            if not (yield Idle()):
+            if not (yield Idle()) or secure.config.reset_pending:
                 return Intercept(instructions.KICKED)
+            if not self._prefix_ready(secure):
+                return Intercept(instructions.PREFIX, gprs=entry.gprs)
 
     def _with_data(
         self, entry: SieEntry, secure: SecureCpu, program: Program, result: Trap | Fault

@@ -73,7 +73,6 @@ NORMAL_IN = ((SIE_ICPTCODE, 12), (SIE_MSO, 8), (SIE_MSL, 8), _GPRS)
 NORMAL_OUT = (_CODE, _TEXT, _GPRS)
 _RAN = (_TIMER, _IICTL)
 _LEFT = (*_RAN, _GPRS)
-NOTHING_RAN = frozenset({VALIDITY, PREFIX})
 
 # Exceptions of a table walk: the shadow may lack what the guest host's own table has.
 WALK = z.NOT_MAPPED | {z.PROTECTION, z.ASCE_TYPE}
@@ -164,7 +163,7 @@ def _copy_out(nested: Nested, address: int, secure: TrackedCpu, sida: int, left:
     after = _own_bytes(nested, secure.block, SIE_LENGTH)
     fields: tuple[tuple[int, int], ...] = _RAN if isinstance(left, Fault) or left is KICK else _LEFT
     if isinstance(left, SieExit):
-        if left.code in NOTHING_RAN:
+        if left.code == VALIDITY:  # nothing has run
             fields = ()
         nested.poke(address + SIE_ICPTCODE, bytes((left.code,)))
         nested.poke(address + SIE_IPA, TEXT.pack(left.ipa, left.ipb))
@@ -203,11 +202,14 @@ def _run(
 ) -> Step[Left]:
     issuer = nested.issuer(cpu)
     own = issuer.cpu
+    again: Left | bool = False
     while True:
         own.cr[1] = secure.config.space.table.asce
         left: Left = yield from nested.below.memory.enter(own, secure.block, program, stay, level)
         if isinstance(left, Fault):
             again = yield from _put_right(nested, cpu, secure, left)
+        elif left.code == VALIDITY and again:  # a dump or a reset began while the CPU was inside
+            return KICK
         elif left.code == PREFIX:
             again = yield from _prefix_put_right(nested, cpu, secure)
         elif left.code == NOTIFICATION and left.ipa == IPA_UVC:
