@@ -35,6 +35,7 @@ from protocol.tracking import Book
 
 if TYPE_CHECKING:
     from protocol.arch.sev.nesting import Nested
+    from protocol.arch.sev.nesting.port import FlushLock
 
     Level = Machine | Nested
 
@@ -59,6 +60,7 @@ class Floor:
     rmp: int
     frames: list[np.ndarray]
     chip: bytes
+    lock: FlushLock
 
 
 @dataclass(slots=True)
@@ -197,6 +199,8 @@ def _below(rig: Rig, hosts: int, memory: int, cpus: int) -> None:
 
 def _floor(rig: Rig, number: int, level: Level, guests: int, size: int) -> Floor:
     """Boot L(number): its RMP, its platform, a save area for each CPU; the rest is for its guest hosts."""
+    from protocol.arch.sev.nesting.port import FlushLock
+
     rmp_len = _rmp_len(level.size)
     kernel = [RMP_AT + rmp_len, RMP_AT + rmp_len + KERNEL]
 
@@ -223,7 +227,7 @@ def _floor(rig: Rig, number: int, level: Level, guests: int, size: int) -> Floor
     first = -(-(kernel[1] + guests * SHADOWS) // BLOCK) * BLOCK_PAGES
     frames = _scattered(rig, number, first, guests, size // PAGE)
     hypervisor: Hypervisor[Any] = Hypervisor(number, rig.seen(level), pool)
-    return Floor(level, hypervisor, RMP_AT, frames, driver.read(chip, CHIP_ID_LEN))
+    return Floor(level, hypervisor, RMP_AT, frames, driver.read(chip, CHIP_ID_LEN), FlushLock())
 
 
 def _scattered(rig: Rig, number: int, first: int, guests: int, pages: int) -> list[np.ndarray]:
@@ -260,6 +264,7 @@ def _guest_host(rig: Rig, floor: Floor, own: list[Cpu], number: int, profile: Pr
         floor.rmp,
         floor.chip,
         asids,
+        floor.lock,
     )
 
 

@@ -31,7 +31,7 @@ from protocol.arch.sev.front import Front
 from protocol.arch.sev.guest import Program
 from protocol.arch.sev.nesting import entry, teardown
 from protocol.arch.sev.nesting.entities import TrackedGuest
-from protocol.arch.sev.nesting.port import Port
+from protocol.arch.sev.nesting.port import FlushLock, Port
 from protocol.arch.sev.nesting.shadow import Shadows
 from protocol.arch.sev.nesting.treatments import TREATMENTS
 from protocol.arch.sev.profiles import Profile
@@ -83,6 +83,7 @@ class Nested(GuestHost[Any], Front):
         below_rmp: int,
         chip: bytes,
         asids: tuple[int, int],
+        lock: FlushLock,
     ) -> None:
         super().__init__(below, frames, ledger)
         self.cpus = list(cpus)
@@ -96,7 +97,7 @@ class Nested(GuestHost[Any], Front):
         self._kvm_cpus = list(kvm_cpus)
         self._below_entries = below_rmp + RMP_HEAD
         self._first_asids = asids
-        self.port = Port(below.memory, self._kvm_cpus, below.pool)
+        self.port = Port(below.memory, self._kvm_cpus, below.pool, lock, ledger.contention)
         self.shadows = Shadows(self)
         self.quarantine = Quarantine()
         self._shadow_vmcbs: dict[int, int] = {}

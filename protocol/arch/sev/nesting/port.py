@@ -6,6 +6,8 @@ of the guest host. The mailbox below takes one command at a time; in one process
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from protocol.arch.sev.cpu import Cpu
@@ -20,14 +22,32 @@ from protocol.memory.pool import Pool
 ANY = range(1 << 16)
 
 
+_LEAVE = ("DEACTIVATE", "SNP_DECOMMISSION")
+
+
+@dataclass(slots=True)
+class FlushLock:
+    """One for all guest hosts of a level:
+
+    who leaves an ASID is a reader, who flushes a writer, as in Linux.
+    """
+
+    flushing: bool = False
+    leaving: int = 0
+
+
 class Port:
     """`bounce` is a run of pages for what cannot be passed where it lies."""
 
     BOUNCE_PAGES = 8
 
-    def __init__(self, level: Any, cpus: list[Cpu], pool: Pool) -> None:
+    def __init__(
+        self, level: Any, cpus: list[Cpu], pool: Pool, lock: FlushLock, contention: MutableMapping[str, int]
+    ) -> None:
         self._pool = pool
         self._level = level
+        self._lock = lock
+        self._contention = contention
         self._runs: list[tuple[int, int]] = []
         self.hands = Hands(Seat(0, level, cpus, level.size), 0)
         self.driver = Driver(self.hands, self._allocate)
@@ -55,7 +75,15 @@ class Port:
     # -- commands ---------------------------------------------------------------------------------------
 
     def command(self, name: str, **fields: int) -> Step[int]:
-        return (yield from self.driver.command(name, ANY, **fields))
+        if name not in _LEAVE:
+            return (yield from self.driver.command(name, ANY, **fields))
+        while self._lock.flushing:
+            yield from self._wait()
+        self._lock.leaving += 1
+        try:
+            return (yield from self.driver.command(name, ANY, **fields))
+        finally:
+            self._lock.leaving -= 1
 
     def field(self, name: str, field: str) -> int:
         return self.driver.field(name, field)
@@ -65,16 +93,31 @@ class Port:
 
         the ASID is clean by the guest host's books; that the real one is not is this level's affair.
 
-        It flushes once for each ASID that is lent again, although one flush cleans all: what is issued for one
-        guest host must not depend on what the others do.
+        It flushes once for each ASID that is lent again, although one flush cleans all: what is issued for
+        one guest host must not depend on what the others do.
         """
         if fields["asid"] in self.dirty:
-            for cpu in self._level.cpus:  # of the whole level: the ASID may be dirty anywhere
-                yield from self._level.wbinvd(cpu)
-            status = yield from self.command("SNP_DF_FLUSH")
-            assert not status, f"every core wrote back: {status:#x}"
+            yield from self._flush()
             self.dirty.discard(fields["asid"])
         return (yield from self.command(name, **fields))
+
+    def _flush(self) -> Step[None]:
+        """Nobody may leave an ASID between the WBINVDs and the flush: that would undo them."""
+        lock = self._lock
+        while lock.flushing or lock.leaving:
+            yield from self._wait()
+        lock.flushing = True
+        try:
+            for cpu in self._level.cpus:  # of the whole level: the ASID may be dirty anywhere
+                yield from self._level.wbinvd(cpu)
+            status = yield from self.driver.command("SNP_DF_FLUSH", ANY)
+        finally:
+            lock.flushing = False
+        assert not status, f"every core wrote back: {status:#x}"
+
+    def _wait(self) -> Step[None]:
+        self._contention["absorbed_busy"] += 1
+        yield from self._level.poll()
 
     # -- pages ------------------------------------------------------------------------------------------
 

@@ -98,3 +98,24 @@ def test_a_server_refuses_what_is_no_operation() -> None:
     for wrong in (Issue("uvc", (Who(0, 1),)), Issue("psp", ()), Issue("psp", (Who(64, 1), 0, 0))):
         with pytest.raises(RemoteProtocolError):
             server(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_host_may_die_in_the_middle_of_anything(depth: int) -> None:
+    """What is under way below gets its answer first; then the host is swept, and its sibling lives on."""
+    for seed in range(20):
+        random = Random(seed)
+        rig = compose(PROFILES["small"], depth, 2, apart=True)
+        crossing = Crossing(random)
+        threads = [crossing.start(f"host {n}", life(rig, n), rig.below(n)) for n in range(2)]
+        for _ in range(random.randrange(1, 6000 * depth)):
+            if crossing.threads:
+                crossing.hop()
+        crossing.kill(threads[:1], 1)
+        crossing.run()
+        swept = crossing.start("sweep", rig.kill(0), rig.below(0)[1:])
+        crossing.run()
+        assert swept.error is None, f"seed {seed}: {swept.error}"
+        assert threads[1].value == "lived", f"seed {seed}: {threads[1].error}"
+        assert list(leaks(rig)) == [], f"seed {seed}"
