@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from enum import IntEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +23,7 @@ from protocol.arch.s390.calls import CALLS
 from protocol.arch.s390.coverage import COVERED
 from protocol.arch.s390.explain import EXPLAINER, GENERAL
 from protocol.arch.s390.layouts import LAYOUTS
+from protocol.arch.s390.machine.entities import ConfigState, CpuState, PageState
 from protocol.arch.s390.profiles import PROFILES
 from protocol.calls import Basis, CallSpec, Category, less_emulation_higher_up
 from protocol.explain import Meaning, hexadecimal, of_call
@@ -72,6 +74,22 @@ CONDITIONS = """
 Condition code 0 comes with 0x0001 alone, 1 with every other code; 2 (another call holds what this one needs)
 comes with none, and the block stays as it was.
 """
+STATES = """\
+## States
+
+Sections 5.1 to 5.5. The names are this emulator's, the transitions are sourced; codes of a wrong order inside
+a configuration are guesses, as the tables above say.
+
+- **The Ultravisor**: not initialised, until `init`; ready, until a reset of the host. No call undoes it.
+- **A configuration**: {configs}. `create_config`, `set_params`, the first `unpack`, `verify`, `cpu_set_state`
+  to start; then for a reset: every CPU stopped, `unshare_all`, `prepare_reset`, a reset of every CPU,
+  `cpu_set_state` with a PSW to load. `destroy_config` is legal in each of them once its CPUs are gone. A dump
+  is a mark beside the state: SIE is refused while it is there.
+- **A secure CPU**: {cpus}; created stopped. It leaves check-stop by a reset alone.
+- **A page of the host**: {pages}. Import (`convert_to_secure`, `unpack`) makes a normal page secure, or moves
+  a shared one of another guest; `share`, `unshare` and `pin`, `unpin` go between secure, shared and pinned;
+  export (`convert_from_secure`) and `destroy_storage` make it normal; donations end with their owner.
+"""
 REPORT = """\
 ## Conformance report
 
@@ -103,7 +121,12 @@ def _document() -> Iterator[str]:
             yield ""
             for row in mine:
                 yield from _call(row)
+    yield STATES.format(configs=_names(ConfigState), cpus=_names(CpuState), pages=_names(PageState))
     yield from _report(rows)
+
+
+def _names(states: type[IntEnum]) -> str:
+    return ", ".join(state.name.lower().replace("_", " ") for state in states)
 
 
 def _overview(rows: list[CallSpec]) -> Iterator[str]:
@@ -152,7 +175,7 @@ def _call(row: CallSpec) -> Iterator[str]:
     yield ""
     order = re.match(r"order: (.*?)\. (?=\S)", row.why)
     why = row.why.removeprefix(order[0]) if order else row.why.removeprefix("order: ")
-    yield f"- **Nested**: {row.treatment}; {why}."
+    yield f"- **Nested**: {row.treatment}; {why[0].lower()}{why[1:]}."
     if row.states == "ready":
         state = "the Ultravisor is initialised"
     else:

@@ -105,9 +105,7 @@ _LEAK = "Linux never uses the donated memory again: it is leaked on purpose"
 # call -> what Linux and QEMU do with any error of it.
 OF_ANY_ERROR = {
     "init": ("Linux goes on without secure guests",),
-    "create_config": (
-        "KVM answers the VMM's ENABLE with an error; with 0x8000 it destroys the half-built one",
-    ),
+    "create_config": ("with 0x8000 in the code the half-built configuration has to be destroyed first",),
     "destroy_config": (_LEAK,),
     "destroy_config_fast": (_LEAK,),
     "destroy_cpu": (_LEAK, "the configuration cannot be destroyed either then, as Linux remarks"),
