@@ -34,6 +34,10 @@ VP_FIELDS = (
     0x002400030000203C,
     0x0024000200004000,
 )
+OP_STATES = (
+    *("INITIALIZED", "RUNNABLE", "LIVE_EXPORT", "PAUSED_EXPORT", "POST_EXPORT", "MEMORY_IMPORT"),
+    *("STATE_IMPORT", "POST_IMPORT", "LIVE_IMPORT", "FAILED_IMPORT"),
+)
 GOOD, ANY = 0.9, 0.6
 ENOUGH = 3  # TDs: the others are found more often then
 
@@ -73,8 +77,9 @@ class Together:
 
 
 class Script:
-    def __init__(self, random: Random, host: TdxHost) -> None:
+    def __init__(self, random: Random, host: TdxHost, migration: bool = False) -> None:
         self.random = random
+        self.migration = migration
         self.host = host
         self.tdrs: list[int] = []
         self.vcpus: list[int] = []
@@ -87,9 +92,9 @@ class Script:
         action = self.random.choices(
             (
                 *(self.seamcall, self.build, self.grow, self.shrink, self.run, self.shared),
-                *(self.touch, self.settle, self.drop),
+                *(self.touch, self.settle, self.drop, self.migrate),
             ),
-            (12, 2 if len(self.tdrs) < ENOUGH else 0.1, 6, 6, 8, 5, 3, 2, 0.5),
+            (12, 2 if len(self.tdrs) < ENOUGH else 0.1, 6, 6, 8, 5, 3, 2, 0.5, 6 if self.migration else 0),
         )[0]
         action()
 
@@ -223,6 +228,23 @@ class Script:
         self.ask("MEM.PAGE.ADD", rcx=0, rdx=tdr, r8=self.fresh(), r9=self.host.plain())
         if self.random.random() < ANY:
             self.ask("MR.FINALIZE", rcx=tdr)
+
+    def migrate(self) -> None:
+        """Another op state, and calls that only a migration makes."""
+        tdr, choice = self.tdr(), self.random.choice
+        if self.random.random() < 0.4:
+            self.host.ask("stage", vm=tdr, op_state=choice(OP_STATES))
+            return
+        leaf = choice([name for name in LEAVES if name.startswith(("EXPORT.", "IMPORT.", "SERVTD.", "MIG."))])
+        by_rdx = leaf in ("EXPORT.BLOCKW", "EXPORT.UNBLOCKW", "EXPORT.MEM", "EXPORT.RESTORE", "IMPORT.MEM")
+        if leaf == "MIG.STREAM.CREATE":
+            registers = {"rcx": self.page(), "rdx": tdr}
+        elif leaf.endswith("STATE.VP"):
+            registers = {"rcx": self.vcpu()}
+        else:
+            registers = {"rcx": self.gpa(0), "rdx": tdr} if by_rdx else {"rcx": tdr, "rdx": self.tdr()}
+        buffer = choice((0, 48 << 52 | self.host.plain(), 48 << 52 | 8, 48 << 52 | 33 << 20))
+        self.ask(leaf, park=self.random.random() < 0.05, r8=buffer, r10=choice((0, 0, 1)), **registers)
 
     def grow(self) -> None:
         """Tables and pages for a guest address, added or to be accepted."""
