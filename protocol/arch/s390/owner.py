@@ -103,21 +103,15 @@ class S390Owner:
     def measure(self, data: bytes) -> tuple[list[tuple[str, str]], str]:
         """PLD, ALD and TLD of the pages in a file, and what the header says otherwise. Raises ValueError."""
         image = unpack_file(data)
-        fixed = Fixed.unpack(image.header)
         if not image.pages:
-            found, complaint = (fixed.pld, fixed.ald, fixed.tld), ""
-        else:
-            digests = digests_of(image.pages)
-            found = (digests.pld, digests.ald, digests.tld)
-            reason = digests.compare(fixed)
-            complaint = (
-                f"the pages are not those of the header: Verify answers 0x0102, reason {reason:#06x}"
-                if reason is not None
-                else ""
-            )
-        return [
-            (name, each.hex()) for name, each in zip(("PLD", "ALD", "TLD"), found, strict=True)
-        ], complaint
+            raise ValueError("it is a header alone, without the pages")
+        digests = digests_of(image.pages)
+        reason = digests.compare(Fixed.unpack(image.header))
+        complaint = ""
+        if reason is not None:
+            complaint = f"the pages are not those of the header: Verify answers 0x0102, reason {reason:#06x}"
+        found = (("PLD", digests.pld), ("ALD", digests.ald), ("TLD", digests.tld))
+        return [(name, each.hex()) for name, each in found], complaint
 
 
 def place(parts: Mapping[str, bytes]) -> Iterator[Component]:

@@ -119,6 +119,12 @@ def test_pages_that_are_not_those_of_the_header_are_complained_about() -> None:
     assert "0x001a" in OWNER.measure(data[:at] + bytes(8) + data[at + 8 :])[1]
 
 
+def test_a_header_alone_is_not_measured() -> None:
+    data, _ = OWNER.build({"kernel": b"k"}, seed=0, machines=(0,))
+    with pytest.raises(ValueError, match="a header alone"):
+        OWNER.measure(data[: int.from_bytes(data[0x0C:0x10], "big")])
+
+
 def test_pages_are_counted_for_a_machine_that_opens_the_image() -> None:
     data, _ = OWNER.build({"kernel": b"k" * (2 * PAGE)}, seed=0, machines=(3, 4))
     assert OWNER.pages(data[:0x2000], len(data), 4) == 2
