@@ -443,7 +443,7 @@ def _with_image(scenario: Scenario, folder: Path, origins: dict[str, str], wrong
         )
         return scenario
     try:
-        pages = _image_pages(scenario, head, size)
+        pages = _image_pages(scenario, path, head, size)
     except ValueError as error:
         wrong.append(
             Mistake("guest.image", str(path), "an image that the machine of this seed opens", str(error))
@@ -454,10 +454,10 @@ def _with_image(scenario: Scenario, folder: Path, origins: dict[str, str], wrong
     return replace(scenario, guest=guest)
 
 
-def _image_pages(scenario: Scenario, head: bytes, size: int) -> int:
+def _image_pages(scenario: Scenario, path: Path, head: bytes, size: int) -> int:
     """Pages of the guest that the file fills: of any file its own, of an image those that it holds.
 
-    Raises ValueError for an image of one architecture that is no image of another.
+    Raises ValueError for an image that is none of another architecture, or that no guest would boot.
     """
     from protocol.arch import load as slice_of
 
@@ -468,4 +468,9 @@ def _image_pages(scenario: Scenario, head: bytes, size: int) -> int:
     if len(mine) < len(owners):
         others = ", ".join(name for name in owners if name not in mine)
         raise ValueError(f"it is one of {', '.join(mine)}, and none of {others}")
-    return max(owner.pages(head, size, scenario.seed) for owner in mine.values())
+    pages = max(owner.pages(head, size, scenario.seed) for owner in mine.values())
+    for owner in mine.values():
+        complaint = owner.measure(path.read_bytes())[1]
+        if complaint:
+            raise ValueError(complaint)
+    return pages

@@ -125,6 +125,15 @@ def test_an_image_brings_the_number_of_its_pages() -> None:
     assert scenario_of(Path("kernel")).scenario.guest.image_pages == 3
 
 
+def test_an_image_with_a_changed_page_is_refused_before_the_run() -> None:
+    image = built()
+    data = image.read_bytes()
+    image.write_bytes(data[:-1] + bytes((data[-1] ^ 1,)))
+    result = run("compare", "--image", str(image), "-q")
+    assert result.exit_code == exit_codes.USAGE
+    assert "0x001b" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("more", "cut", "why"),
     [

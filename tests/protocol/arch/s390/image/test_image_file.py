@@ -71,6 +71,19 @@ def test_what_is_no_image_is_refused_with_the_reason(image: Image, spoil: object
         unpack_file(spoil(pack_file(image)))  # type: ignore[operator]
 
 
+@given(at=st.integers(0, 0x3FF), value=st.integers(0, 255))
+@settings(max_examples=40, deadline=None)
+def test_whatever_a_header_says_it_is_described_or_refused(image: Image, at: int, value: int) -> None:
+    data = bytearray(pack_file(image))
+    data[at] = value
+    try:
+        words = OWNER.describe(bytes(data), (0,))
+    except ValueError as refusal:
+        assert str(refusal)
+    else:
+        assert all(name and text for name, text in words)
+
+
 # -- the owner at the command line ----------------------------------------
 
 
