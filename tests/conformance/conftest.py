@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from driver import Keyboard, in_process
+from pef_field import pef  # noqa: F401 - the fixture of the POWER tests
 from s390_field import Host
 from sev_field import legacy, sev, sev_depth, snp  # noqa: F401 - fixtures of the AMD tests
 

@@ -44,13 +44,18 @@ class PefKeyboard(Keyboard[PefHost]):
         return {"kvm": self._kvm, "load": self._load, "hcall": self._hcall}
 
     def _kvm(self, host: PefHost, fields: Fields) -> Answer:
-        return system_calls.call(host, fields, host.cpu_at(self._free_cpu(host, fields)))
+        return system_calls.call(host, fields, host.cpu_at(self._some_cpu(host, fields)))
 
     def _load(self, host: PefHost, fields: Fields) -> Answer:
-        return system_calls.load(host, fields, host.cpu_at(self._free_cpu(host, fields)))
+        return system_calls.load(host, fields, host.cpu_at(self._some_cpu(host, fields)))
+
+    def _some_cpu(self, host: PefHost, fields: Fields) -> int:
+        """A CPU for what is no CPU's in particular: the one that is named, or one that is in no guest."""
+        named = self._cpu_number(host, fields)
+        return next((cpu for cpu in (named, *range(host.cpus)) if cpu not in host.busy), named)
 
     def _hcall(self, host: PefHost, fields: Fields) -> Answer:
-        return host.hcall(fields, self._free_cpu(host, fields))
+        return host.hcall(fields, self._some_cpu(host, fields))
 
     def te(self, host: PefHost) -> dict[str, Any]:
         profile = self._rig.profile

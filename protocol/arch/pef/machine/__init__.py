@@ -21,7 +21,7 @@ import numpy as np
 from protocol.arch.pef import front
 from protocol.arch.pef.cpu import Cpu, Entry, Exit, Return, Stopped, Vcpu, machine_check
 from protocol.arch.pef.guest import Program
-from protocol.arch.pef.machine import guest, lifecycle, vcpu
+from protocol.arch.pef.machine import files, guest, lifecycle, vcpu
 from protocol.arch.pef.machine.init import DebugRegisters
 from protocol.arch.pef.machine.memory import usable
 from protocol.arch.pef.machine.svm import SecureMemory, Svm
@@ -87,6 +87,9 @@ class Machine:
             return self._left(cpu, (yield from vcpu.uv_return(self, cpu, Return(out, hsrr0, stay))))
         if number == front.ESM:
             return (yield from self._esm(cpu, out))
+        if number == front.ESMB_GET_FILE:
+            out[3] = unsigned(files.get_file(self.svms.get(cpu.lpidr), cpu.pidr, out))
+            return out
         assert spec.handler is not None
         out[3] = unsigned(spec.handler(self, cpu, out))
         return out

@@ -93,8 +93,8 @@ class Nested(GuestHost[Any]):
         answer: list[int] | Exit | Stopped = out
         if number == front.RETURN:
             answer = yield from entry.uv_return(self, cpu, out, hsrr0, stay)
-        elif number == front.ESM:
-            answer = yield from entry.esm(self, cpu, out)
+        elif spec.for_guest():
+            answer = yield from entry.as_vcpu(self, cpu, out)
         else:
             if spec.handle:
                 result = "hit" if out[4] in self.records else "miss"

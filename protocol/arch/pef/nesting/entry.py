@@ -73,11 +73,11 @@ def uv_return(nested: Nested, cpu: Cpu, gpr: list[int], hsrr0: int, stay: bool) 
     return (yield from _up(nested, cpu, below, left, stay))
 
 
-def esm(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[list[int] | Left]:
-    """UV_ESM of a CPU that left HV mode by itself: the level below lets it run where it says it is."""
+def as_vcpu(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[list[int] | Left]:
+    """A guest's ultracall by a CPU that is no vcpu: the level below lets it make it where it says it is."""
     below = nested.cpu_below(cpu)
     record = None if not cpu.lpidr else (yield from nested.record(cpu, cpu.lpidr))
-    below.hv, below.lpidr, below.pidr = False, 0 if record is None else record.shadow, cpu.pidr
+    below.hv, below.lpidr, below.pidr = cpu.hv, 0 if record is None else record.shadow, cpu.pidr
     out = yield from nested.below.memory.call(below, gpr)
     below.hv = True
     return out if isinstance(out, list) else (yield from _up(nested, cpu, below, out, stay=False))
