@@ -42,7 +42,8 @@ class Out:
     def read(cls, body: Json) -> Out:
         """Check the form of an answer and take it apart."""
         assert body["cf"] == 0, body
-        return cls(*(number(body[name]) for name in REGISTERS), body.get("steps", []))
+        registers = {name: number(body[name]) for name in REGISTERS}
+        return cls(**registers, steps=body.get("steps", []))
 
     @property
     def reason(self) -> int:

@@ -23,6 +23,7 @@ from protocol.arch.tdx.tables import (
     STATE,
     STATE_BITS,
     UNBLOCKED_TO,
+    EntryState,
     OpState,
 )
 from protocol.calls import Category, Donation, Treatment
@@ -115,13 +116,12 @@ def test_blocking_and_unblocking_fit_what_the_calls_take() -> None:
 @pytest.mark.parametrize(
     "state", [state for state in ENTRY_STATES if state.leaf], ids=lambda state: state.name
 )
-def test_a_leaf_gives_the_rights_of_its_state(state: object) -> None:
-    assert state in ENTRY_STATES
-    entry = leaf(0x1234, STATE[state.name])  # type: ignore[attr-defined]
+def test_a_leaf_gives_the_rights_of_its_state(state: EntryState) -> None:
+    entry = leaf(0x1234, state)
     assert state_of(entry) is state
     assert entry & LEAF
-    assert bool(entry & 2) == STATE[state.name].writable  # type: ignore[attr-defined]
-    assert bool(entry & 1) == (STATE[state.name].readable or STATE[state.name].writable)  # type: ignore[attr-defined]
+    assert bool(entry & 2) == state.writable
+    assert bool(entry & 1) == (state.readable or state.writable)
 
 
 @pytest.mark.parametrize("name", sorted(UNBLOCKED_TO))
