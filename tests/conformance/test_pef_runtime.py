@@ -350,7 +350,7 @@ def test_an_attached_file_is_read_forward_and_once(pef: Any) -> None:
     size, first = get_file(vm, 0)
     assert size == 64 and any(first)
     assert get_file(vm, 0) == (PARAMETER, b"")
-    size, rest = get_file(vm, 64)
+    size, _ = get_file(vm, 64)
     assert size == 36
     assert get_file(vm, 100) == (0, b"") and get_file(vm, 1 << 40) == (0, b"")
     assert get_file(vm, 99) == (PARAMETER, b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -89,7 +90,7 @@ def test_areas_lie_apart_in_the_slot_that_was_named(pef: Any) -> None:
     names = ("kernel", "initrd", "rtas", "fdt", "blob")
     spans = sorted((vm.areas[name], vm.areas[name] + vm.areas[f"{name}_len"]) for name in names)
     assert spans[0][0] >= MIB and spans[-1][1] <= 32 * MIB
-    for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+    for (_, end), (start, _) in itertools.pairwise(spans):
         assert start % PAGE == 0 and start - -(-end // PAGE) * PAGE >= PAGE
     host = vm.host
     host.error("load", "bad_value", vm=3, at=hex(64 * MIB), kernel=1, initrd=1, cmdline="")
