@@ -186,10 +186,8 @@ def play(depth: int, second: bool, script: list[Json]) -> list[Json]:
     console, esm = prepared(depth, second)
     answers = []
     for request in script:
-        if request["op"] == "guest":
-            steps = [esm[request["vm"]] if step == "esm" else step for step in request["do"]]
-            request = request | {"do": steps}
-        answers.append(console.answer({"id": 1, **request}))
+        steps = [esm[request["vm"]] if step == "esm" else step for step in request.get("do", ())]
+        answers.append(console.answer({"id": 1, **request} | ({"do": steps} if steps else {})))
     audit = console.answer({"id": 1, "op": "audit"})
     if "ok" in audit:
         assert audit["ok"]["leaks"] == [], audit
