@@ -8,13 +8,16 @@ command writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from protocol.arch.sev.cpu import RMP_BASE, RMP_END, SYSCFG, VM_HSAVE_PA
 from protocol.arch.sev.hands import Hands
 from protocol.arch.sev.instructions import MASK32, Registers
 from protocol.arch.sev.structs import FIRMWARE, LAYOUTS, PAGE, SHARED, TWO_MIB, U32, U64, WRITTEN, NewState
 from protocol.effects import Fault, Step
+from protocol.errors import OwnerGone
 
+T = TypeVar("T")
 MIB = 1 << 20
 ES_FLAG = 1
 INIT_RMP_AND_LIST = 3
@@ -24,6 +27,17 @@ SNP_EN = 1 << 24
 
 class Failed(Exception):
     """The firmware or the RMP refused what the host's software was about to do."""
+
+
+def undone(step: Step[T], undo: Callable[[], Step[Any]]) -> Step[T]:
+    """Do `step`, then `undo`, which may be done twice; it is done even if the owner of the work vanishes."""
+    try:
+        result = yield from step
+        yield from undo()
+    except OwnerGone:
+        yield from undo()
+        raise
+    return result
 
 
 class Driver:
@@ -92,17 +106,19 @@ class Driver:
         buffer = self._buffers + (PAGE if nested else 0)
         if body:
             self.write(buffer, body)
-        guarded = self.snp and (name in WRITTEN or name == "ATTESTATION")
-        if guarded:
-            yield from self.rmpupdate(buffer, FIRMWARE)
         address = buffer if body else 0
-        answer = yield from self.hands.mailbox(0, self._codes[name] << 16 | 1, address)
-        if guarded:
-            yield from self.take_back(buffer)
+        if self.snp and (name in WRITTEN or name == "ATTESTATION"):
+            answer = yield from undone(self._guarded(name, buffer), lambda: self.take_back(buffer))
+        else:
+            answer = yield from self.hands.mailbox(0, self._codes[name] << 16 | 1, address)
         status = answer & 0xFFFF
         if status not in allowed:
             raise Failed(f"{name} answers {status:#x}")
         return status
+
+    def _guarded(self, name: str, buffer: int) -> Step[int]:
+        yield from self.rmpupdate(buffer, FIRMWARE)
+        return (yield from self.hands.mailbox(0, self._codes[name] << 16 | 1, buffer))
 
     def field(self, name: str, field: str) -> int:
         """A field of the buffer that the last command left."""

@@ -20,6 +20,7 @@ from protocol.arch.sev.crypto.identity import PDH, PEK, certificate, key_in
 from protocol.arch.sev.crypto.keys import derive, p384_key
 from protocol.arch.sev.crypto.report import signature
 from protocol.arch.sev.crypto.session import Keys
+from protocol.arch.sev.host.driver import undone
 from protocol.arch.sev.machine.legacy import NO_SESSION, RUNS, forget, session_keys, status_reply
 from protocol.arch.sev.machine.legacy_launch import opened
 from protocol.arch.sev.nesting.entities import TrackedGuest
@@ -37,6 +38,7 @@ from protocol.arch.sev.structs import (
 )
 from protocol.calls import CallSpec
 from protocol.effects import Step
+from protocol.errors import OwnerGone
 from protocol.memory.physical import chunks
 
 if TYPE_CHECKING:
@@ -60,25 +62,30 @@ def lent(n: Nested, addresses: Iterable[int], name: str, **fields: int) -> Step[
 
     they are the firmware's below until it is done.
     """
-    taken = []
-    for frame in sorted({address // PAGE for address in addresses}):
-        if not n.real[frame]:
-            yield from n.port.lend(n.frame_below(frame) * PAGE)
-            taken.append(frame)
-    status = yield from n.port.command(name, **fields)
-    for frame in taken:
-        yield from n.port.take_back(n.frame_below(frame) * PAGE)
-    return status
+    frames = sorted({address // PAGE for address in addresses})
+    return _with_pages(
+        n, [n.frame_below(frame) * PAGE for frame in frames if not n.real[frame]], name, **fields
+    )
 
 
 def bounced(n: Nested, count: int, name: str, **fields: int) -> Step[int]:
     """A command that writes the first `count` bounce pages of this level."""
-    for page in range(count):
-        yield from n.port.lend(n.port.bounce + page * PAGE)
-    status = yield from n.port.command(name, **fields)
-    for page in range(count):
-        yield from n.port.take_back(n.port.bounce + page * PAGE)
-    return status
+    return _with_pages(n, [n.port.bounce + page * PAGE for page in range(count)], name, **fields)
+
+
+def _with_pages(n: Nested, pages: list[int], name: str, **fields: int) -> Step[int]:
+    """What is lent comes back whatever happens meanwhile; taking back what was not lent does no harm."""
+
+    def work() -> Step[int]:
+        for page in pages:
+            yield from n.port.lend(page)
+        return (yield from n.port.command(name, **fields))
+
+    def undo() -> Step[None]:
+        for page in pages:
+            yield from n.port.take_back(page)
+
+    return undone(work(), undo)
 
 
 # -- guests come and go --------------------------------------------------------------------------------
@@ -118,7 +125,13 @@ def _new(n: Nested, name: str, b: Buffer, keys: Keys, state: GuestState) -> Step
         cert = "dh" if name == "LAUNCH_START" else "pdh"
         fields |= {cert: n.port.bounce, f"{cert}_len": CERT_LEN}
         fields |= {"session": n.port.bounce + PAGE, "session_len": SESSION_LEN}
-    status = yield from n.port.command(name, **fields)
+    try:
+        status = yield from n.port.command(name, **fields)
+    except OwnerGone:
+        made = n.port.field(name, "handle")
+        if made != fields.get("handle", 0):  # the platform below has a guest that nobody will track
+            yield from n.port.command("DECOMMISSION", handle=made)
+        raise
     if status:
         return Reply(status)
     handle = n.platform.free_handle(n.profile.handles)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from protocol.arch.sev.books import Context
 from protocol.arch.sev.checks import snp as checks
 from protocol.arch.sev.machine.vm import status_of
+from protocol.arch.sev.nesting.legacy import bounced
 from protocol.arch.sev.reply import DONE, Reply
 from protocol.arch.sev.rmp import ASSIGNED, IMMUTABLE, VMSA
 from protocol.arch.sev.status import ContextState, Status
@@ -103,10 +104,8 @@ def guest_status(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     if isinstance(found, Status):
         return Reply(found)
     yield from n.hold((found.frame, b.status // PAGE))
-    bounce = n.port.bounce
-    yield from n.port.lend(bounce)
-    status = yield from n.port.command(spec.name, gctx=n.address_below(b.gctx), status=bounce)
-    yield from n.port.take_back(bounce)
+    gctx = n.address_below(b.gctx)
+    status = yield from bounced(n, 1, spec.name, gctx=gctx, status=n.port.bounce)
     if status:
         return Reply(status)
     yield from n.make_way(b.status, PAGE)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from protocol.arch.sev.checks import legacy as checks
 from protocol.arch.sev.crypto import session as sessions
 from protocol.arch.sev.crypto.identity import PDH
+from protocol.arch.sev.host.driver import undone
 from protocol.arch.sev.machine.legacy_launch import opened
 from protocol.arch.sev.machine.legacy_transport import peer_of
 from protocol.arch.sev.nesting.entities import TrackedGuest
@@ -136,9 +137,12 @@ def swap(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     if not out:
         n.port.driver.write(bounce, n.fetch(b.mdata, MDATA_LEN))
         return Reply((yield from lent(n, (b.dst,), spec.name, **place)))
-    yield from n.port.lend(bounce)
-    status = yield from lent(n, (b.dst,), spec.name, sw_data=b.sw_data, **place)
-    yield from n.port.take_back(bounce)
+
+    def with_metadata() -> Step[int]:
+        yield from n.port.lend(bounce)
+        return (yield from lent(n, (b.dst,), spec.name, sw_data=b.sw_data, **place))
+
+    status = yield from undone(with_metadata(), lambda: n.port.take_back(bounce))
     if not status:
         yield from n.make_way(b.mdata, MDATA_LEN)
         n.deposit(b.mdata, n.port.driver.read(bounce, MDATA_LEN))

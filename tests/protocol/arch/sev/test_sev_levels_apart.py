@@ -119,3 +119,45 @@ def test_a_host_may_die_in_the_middle_of_anything(depth: int) -> None:
         assert swept.error is None, f"seed {seed}: {swept.error}"
         assert threads[1].value == "lived", f"seed {seed}: {threads[1].error}"
         assert list(leaks(rig)) == [], f"seed {seed}"
+
+
+def short_life(rig: Rig) -> Step[None]:
+    """One ES guest without SNP: each of its commands lends pages below."""
+    seat = rig.seats[0]
+    place = [8 * MIB]
+
+    def allocate(length: int, align: int) -> int:
+        at = -(-place[0] // align) * align
+        place[0] = at + -(-length // PAGE) * PAGE
+        return at
+
+    hands = Hands(Seat(0, rig.seen(seat.level), seat.cpus, seat.memory_bytes), rig.depth + 1)
+    driver = Driver(hands, allocate)
+    yield from driver.probe()
+    guests = Guests(driver, lambda context: rig.guest_key(0, context))
+    vm = yield from guests.launch("es", 2, 2, 1, 1)
+    yield from guests.attest(vm)
+    yield from guests.destroy(vm)
+
+
+@pytest.mark.slow
+def test_a_host_may_die_at_any_message_of_a_legacy_launch() -> None:
+    """Pages that were lent come back, and a guest that was just made does not outlive its owner."""
+    hops = 0
+    while True:
+        hops += 1
+        rig = compose(PROFILES["small"], 1, 1, memory_bytes=64 * MIB, apart=True)
+        crossing = Crossing(InTurn())
+        thread = crossing.start("host", short_life(rig), rig.below(0))
+        for _ in range(hops):
+            if not thread.done:
+                crossing.hop()
+        if thread.done:
+            break
+        crossing.kill([thread], 1)
+        crossing.run()
+        swept = crossing.start("sweep", rig.kill(0), rig.below(0)[1:])
+        crossing.run()
+        assert swept.error is None, f"after {hops} messages: {swept.error}"
+        assert list(leaks(rig)) == [], f"after {hops} messages"
+    assert hops > 100
