@@ -40,6 +40,7 @@ def test_one_call_is_one_exit_and_one_call_below(host: NestedHost) -> None:
     host.good(38, rcx=tdr)
     counts, depth = host.counted(), host.rig.depth
     assert counts["te_issued"] == 1
+    assert counts["exits"] == 2**depth - 1
     assert counts[f"te_issued.mem_track.{depth}"] == 1
     for level in range(1, depth + 1):
         assert counts[f"te_calls.mem_track.memory.passed.{level}"] == 1
