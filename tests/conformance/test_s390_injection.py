@@ -224,6 +224,25 @@ def test_a_reset_of_the_guest_brings_its_other_cpu_out(host: Host) -> None:
     assert host.enter(guest.cpus[1].sie, cpu=1).code == VALIDITY
 
 
+def test_a_cpu_stays_in_a_normal_guest_as_well(host: Host, guest: SecureGuest) -> None:
+    sie = host.alloc()
+    host.put(sie + 0x88, 2 * MIB - 1)
+    page = guest.back(FREE, b"plain")
+    read = {"read": hex(FREE), "len": 5}
+    assert host.ok("enter", vcpu=hex(sie), stay=True) == {"running": True}
+    assert host.ok("guest", vcpu=hex(sie), do=[read])["steps"] == [{"hex": b"plain".hex()}]
+    host.write(page, b"other")
+    assert host.ok("guest", vcpu=hex(sie), do=[read])["steps"] == [{"hex": b"other".hex()}]
+    left = Exit.read(host.ok("kick", cpu=0))
+    assert (left.code, left.steps) == (0, [])
+    host.ok("enter", vcpu=hex(sie), stay=True)
+    body = host.ok("guest", vcpu=hex(sie), do=[read, {"exit": "diag", "code": "0x44"}, read])
+    assert (body["exit"]["icptcode"], len(body["steps"])) == ("0x04", 2)
+    assert host.enter(sie).steps == [{"hex": b"other".hex()}]
+    host.ok("enter", vcpu=hex(sie), stay=True)
+    host.ok("kill")
+
+
 def test_a_stay_is_over_with_the_host(host: Host, guest: SecureGuest) -> None:
     host.ok("enter", vcpu=hex(guest.sie), stay=True)
     host.reset("load-normal")
