@@ -1,0 +1,217 @@
+"""What a guest host's hypervisor does: shadow tables, moved frames, quotas, death; and the ultravisor as it is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pef_bench import LPID, Bench, esm_step, share_step, store
+
+from protocol.arch.pef import front
+from protocol.arch.pef.audit import audit
+from protocol.arch.pef.compose import compose
+from protocol.arch.pef.cpu import gprs
+from protocol.arch.pef.guest import Hypercall, Touch
+from protocol.arch.pef.kvm import vmm
+from protocol.arch.pef.machine import Machine
+from protocol.arch.pef.nesting import Nested
+from protocol.arch.pef.nesting.records import SMALL_PAGES
+from protocol.arch.pef.profiles import MIB, PROFILES
+from protocol.arch.pef.status import PARAMETER, PERMISSION, SUCCESS, signed
+from protocol.arch.pef.tables import ORDER, PAGE, Page
+from protocol.effects import run
+
+GFN = 0x40
+GPA = GFN * PAGE
+DEPTHS = (1, 2)
+
+
+def nested_of(bench: Bench) -> Nested:
+    level = bench.seat.level
+    assert isinstance(level, Nested)
+    return level
+
+
+def machine_of(bench: Bench) -> Machine:
+    machine: Machine = bench.rig.machines[0]
+    return machine
+
+
+def move(bench: Bench, page: int) -> int:
+    """The level below puts a fresh frame under a page of the host's; how many mappings that cost."""
+    nested = nested_of(bench)
+    old = nested.frame_below(page * SMALL_PAGES)
+    cost = run(nested.moves(page, nested.below.pool.take_run(SMALL_PAGES)))
+    nested.below.memory.clear(range(old, old + SMALL_PAGES))
+    return cost
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_normal_guest_runs_on_a_shadow_table(depth: int) -> None:
+    bench = Bench(depth)
+    vm = bench.vm()
+    assert bench.results(vm, store(GPA, b"hello"), Touch(GPA))[1] == {"value": b"hello".hex() + "000000"}
+    record = nested_of(bench).records[LPID]
+    assert record.mapped == {GFN: vm.slots[0].frame(GFN) // PAGE}
+    before = bench.ledger.flat()["exits"]
+    bench.enter(vm, Touch(GPA), Touch(GPA))
+    grown = bench.ledger.flat()["exits"] - before
+    assert grown == {1: 2, 2: 4}[depth]  # the entry, its exit; and what L1 does for that at depth 2
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_frame_that_moves_below_a_normal_guest_is_found_again_without_telling_the_host(depth: int) -> None:
+    bench = Bench(depth)
+    vm = bench.vm()
+    bench.enter(vm, store(GPA, b"hello"))
+    page = vm.slots[0].frame(GFN) // PAGE
+    assert move(bench, page) == 1
+    before = dict(bench.kvm.counted()["ucalls"])
+    assert bench.results(vm, Touch(GPA))[-1] == {"value": b"hello".hex() + "000000"}
+    assert bench.kvm.counted()["ucalls"] == before
+    assert bench.kvm.level.read(page * PAGE, 5) == b"hello"
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_frame_that_moves_below_a_shared_page_is_bound_again_without_telling_the_host(depth: int) -> None:
+    bench = Bench(depth)
+    vm = bench.svm()
+    bench.enter(vm, share_step(GFN), store(GPA, b"shared"))
+    page = vm.slots[0].frame(GFN) // PAGE
+    assert nested_of(bench).records[LPID].bound[GFN] == page
+    assert move(bench, page) == 1
+    machine = machine_of(bench)
+    (svm,) = machine.svms.values()
+    frame = svm.frame(GFN)
+    assert frame is not None and machine.secure.page(frame) is Page.SHARED_INV
+    counted = bench.kvm.counted()
+    assert bench.results(vm, Touch(GPA), store(GPA, b"again "))[-2] == {"value": b"shared".hex() + "0000"}
+    now = bench.kvm.counted()
+    assert now["reflections"]["0x980"] == counted["reflections"]["0x980"] + 1
+    assert now["reflections"].get("0xe00", 0) == counted["reflections"].get("0xe00", 0)
+    assert now["ucalls"]["UV_PAGE_IN"] == counted["ucalls"]["UV_PAGE_IN"]
+    assert machine.secure.page(frame) is Page.SHARED
+    assert bench.kvm.level.read(page * PAGE, 6) == b"again "
+
+
+def test_a_host_that_invalidates_a_page_that_moved_sees_the_interrupt_itself() -> None:
+    bench = Bench(1)
+    vm = bench.svm()
+    bench.enter(vm, share_step(GFN), store(GPA, b"shared"))
+    move(bench, vm.slots[0].frame(GFN) // PAGE)
+    assert run(bench.kvm.ucall(bench.cpu, front.PAGE_INVAL, LPID, GPA, ORDER)) == SUCCESS
+    assert bench.results(vm, Touch(GPA))[-1] == {"value": b"shared".hex() + "0000"}
+    assert bench.kvm.counted()["reflections"]["0xe00"] == 1
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_secure_memory_of_a_guest_host_is_a_quota(depth: int) -> None:
+    bench = Bench(depth)
+    bench.svm()  # 4 units of 96
+    call = bench.kvm.ucall
+    assert run(call(bench.cpu, front.REGISTER_MEM_SLOT, LPID, 1 << 30, 92 * 2 * MIB, 0, 1)) == SUCCESS
+    before = bench.ledger.flat()["te_issued"]
+    assert run(call(bench.cpu, front.REGISTER_MEM_SLOT, LPID, 1 << 32, 2 * MIB, 0, 2)) == PARAMETER
+    assert bench.ledger.flat()["te_issued"] == before  # nothing was asked of the ultravisor
+    assert run(call(bench.cpu, front.UNREGISTER_MEM_SLOT, LPID, 1)) == SUCCESS
+    assert run(call(bench.cpu, front.REGISTER_MEM_SLOT, LPID, 1 << 32, 2 * MIB, 0, 2)) == SUCCESS
+
+
+@pytest.mark.parametrize("number", sorted(front.FOR_HOST - {front.RETURN, front.WRITE_PATE}))
+def test_a_foreign_lpid_answers_as_an_unknown_one_and_nothing_is_issued(number: int) -> None:
+    rig = compose(PROFILES["small"], 1, 2, 64 * MIB, 1, 7)
+    mine, theirs = (seat.level for seat in rig.seats)
+    make = gprs(r3=front.WRITE_PATE, r4=LPID, r5=1 << 63, r6=0)
+    run(theirs.call(rig.seats[1].cpus[0], make))
+    before = rig.ledger.flat()["te_issued"]
+    answers = []
+    for lpid in (LPID, 4000):
+        gpr = gprs(r3=number, r4=lpid, r5=0x200000, r6=0, r8=16)
+        if number == front.PAGE_INVAL:
+            gpr[6] = 16
+        out = run(mine.call(rig.seats[0].cpus[0], gpr))
+        assert isinstance(out, list)
+        answers.append(signed(out[3]))
+    assert answers[0] == answers[1]
+    assert rig.ledger.flat()["te_issued"] == before
+
+
+def test_shadow_lpids_are_the_hosts_own() -> None:
+    rig = compose(PROFILES["small"], 1, 2, 64 * MIB, 1, 7)
+    shadows = []
+    for seat in rig.seats:
+        run(seat.level.call(seat.cpus[0], gprs(r3=front.WRITE_PATE, r4=1, r5=1 << 63, r6=5)))
+        level = seat.level
+        assert isinstance(level, Nested)
+        shadows.append(level.records[1].shadow)
+    assert shadows == [1, 4096]
+    assert [rig.machines[0].pate(shadow)[1] for shadow in shadows] == [5, 5]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("kind", ["reset", "kill"])
+@pytest.mark.parametrize("when", ["normal", "transient", "secure", "killed"])
+def test_a_host_that_goes_leaves_nothing_behind(depth: int, kind: str, when: str) -> None:
+    bench = Bench(depth)
+    vm = bench.vm()
+    areas = bench.load(vm)
+    if when == "transient":
+        vm.vcpus[0].stop = frozenset({"H_SVM_TPM_COMM"})
+    if when != "normal":
+        bench.enter(vm, esm_step(areas))
+    if when == "killed":
+        bench.enter(vm, Hypercall(tuple(gprs(r3=0xF000))))
+    nested = nested_of(bench)
+    free = nested.below.pool.free
+    run(bench.rig.reset(0, "system") if kind == "reset" else bench.rig.kill(0))
+    bench.kvm.restart(bench.seat.level)
+    machine = machine_of(bench)
+    assert not machine.svms and machine.secure.free_units == machine.secure.units
+    for lpid in nested._free:
+        assert machine.pate(lpid) == (0, 0) or depth > 1
+    assert not nested.records and not nested.by_shadow and nested.book.records() == {}
+    assert audit(bench.rig, [bench.kvm])["leaks"] == []
+    assert nested.below.pool.free > free  # tables are back, and at a death all memory was
+    again = bench.svm()
+    assert bench.results(again, Touch(0))[-1] == {"value": "00" * 8}
+
+
+def test_books_follow_what_lives() -> None:
+    bench = Bench(1)
+    book = nested_of(bench).book
+    vm = bench.svm()
+    assert book.records() == {"vm_map": 1, "te_object": 2, "vcpu_map": 1, "native_page": 8}
+    bench.enter(vm, share_step(GFN, 2))
+    assert book.records()["native_page"] == 10
+    bench.enter(vm, share_step(GFN, 2))
+    assert book.records()["native_page"] == 10
+    assert run(vmm.svm_off(bench.kvm, bench.cpu, vm)) == 0
+    assert book.records() == {"vm_map": 1}
+    assert run(vmm.close(bench.kvm, bench.cpu, vm)) == 0
+    assert book.records() == {}
+
+
+def test_the_ultravisor_as_it_is_refuses_a_guest_host(depth: int = 1) -> None:
+    """Model (a): nothing is reflected, so a guest host has no way to the ultravisor."""
+    bench = Bench(depth, reflected=False)
+    before = bench.ledger.flat().get("exits", 0)
+    for number in sorted(front.FOR_HOST):
+        out = run(bench.seat.level.call(bench.cpu, gprs(r3=number, r4=1)))
+        assert isinstance(out, list) and signed(out[3]) == PERMISSION
+    assert bench.ledger.flat().get("exits", 0) == before  # and the level below never sees it
+
+
+def test_a_machine_check_of_a_table_that_leads_out_of_memory_is_the_hosts() -> None:
+    answers: list[Any] = []
+    for depth in (0, 1, 2):
+        bench = Bench(depth)
+        vm = bench.vm()
+        vm.tree.map(GPA, 1 << 40)
+        left = bench.enter(vm, Touch(GPA))
+        answers.append((left.trap, left.srr0, left.hsrr1, left.asdr, left.hdar))
+    assert answers[0][0] == 0x200 and answers[0] == answers[1] == answers[2]
