@@ -246,10 +246,36 @@ def test_requests_that_make_no_sense_are_errors(
     assert (error["code"], error["field"]) == (code, field)
 
 
-def test_losing_a_completion_needs_somebody_in_between(sev: Sevs, sev_depth: int) -> None:
+def test_a_completion_that_is_lost_changes_no_answer(snp: Sev, sev_depth: int) -> None:
+    """The command was executed once: whoever waits for it finds that out, and does not try again."""
+    page = snp.alloc()
+    snp.firmware(page)
+    snp.write(snp.buffer, page.to_bytes(8, "little"))
     if not sev_depth:
-        host = sev()
-        assert host.error("call", cmdresp=IDS["NOP"] << 16, lose=True)["code"] == "bad_request"
+        lost = snp.error("call", cmdresp=IDS["SNP_GCTX_CREATE"] << 16, lo=snp.buffer, lose=True)
+        assert lost["code"] == "bad_request"
+        return
+    assert snp.submit("SNP_GCTX_CREATE", snp.buffer, lose=True) == 0
+    assert snp.entry(page)[0] == 5 | 1 << 61
+    assert snp.submit("SNP_GCTX_CREATE", snp.buffer, lose=True) == 0x1A
+
+
+@pytest.mark.parametrize("end", [("reset", {"kind": "power"}), ("kill", {})])
+def test_a_host_ends_while_a_command_is_parked_and_a_cpu_is_in_a_guest(
+    snp: Sev, end: tuple[str, dict[str, str]]
+) -> None:
+    vm = SnpVm(snp)
+    assert snp.ok("enter", vcpu=vm.vcpu.vmcb, cpu=2, stay=True)["running"] is True
+    page = snp.alloc()
+    snp.firmware(page)
+    snp.write(snp.buffer, page.to_bytes(8, "little"))
+    assert snp.ok("call", cmdresp=IDS["SNP_GCTX_CREATE"] << 16, lo=snp.buffer, park=True) == {"parked": True}
+    snp.ok(end[0], **end[1])
+    book = snp.ok("audit")
+    assert book["leaks"] == []
+    assert not any(book["hosts"][0]["te"].values())
+    snp.snp_up()
+    assert SnpVm(snp).vcpu.enter(cpu=2)["exitcode"] == "0x60"
 
 
 def test_counts_name_what_was_issued_refused_or_not(sev: Sevs, sev_depth: int) -> None:
