@@ -202,7 +202,7 @@ class Nested(Frames, Front):
     def death(self, cause: str = "death") -> Step[None]:
         """It is gone without a word."""
         yield from teardown.everything(self, cause)
-        self.scrub_and_return()
+        self.leave({lost.first for lost in self.quarantine})
         self.book.drop("te_context")
         for lp in self._under:
             lp.above = None

@@ -217,10 +217,10 @@ class Frames(GuestHost[Any]):
         self._guard_module()
         self.clear(np.arange(self.size >> PAGE_SHIFT))
 
-    def scrub_and_return(self) -> None:
-        """The guest host is gone: its GiBs go back to the level below."""
+    def leave(self, lost: set[int]) -> None:
+        """The guest host is gone: its GiBs go back to the level below, but for those with a lost frame."""
         self.below.memory.clear(self.slots)
-        self.below.gibs.give(self.gibs)
+        self.below.gibs.give([gib for gib in self.gibs if gib not in {frame >> GIB_SHIFT for frame in lost}])
 
     # -- what is answered above --------------------------------------------------------------------
 

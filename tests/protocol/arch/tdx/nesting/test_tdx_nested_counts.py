@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 from tdx_nested_host import ALL, FIELD_SHARED_EPTP, NestedHost
 
+from protocol.arch.tdx.audit import compared
 from protocol.arch.tdx.guest import Read, Touch
+from protocol.arch.tdx.locks import Held
 from protocol.arch.tdx.nesting import Nested, shadow
+from protocol.arch.tdx.platform import page_lock
 from protocol.arch.tdx.status import R8, RAX, RCX, RDX
 from protocol.arch.tdx.structs import U64
+from protocol.effects import run
 from protocol.memory.store import PAGE
 
 SHARED = 1 << 47
@@ -126,6 +130,21 @@ def test_answers_show_addresses_of_the_guest_hosts_own(host: NestedHost) -> None
     tdvpr = host.vcpu(tdr)
     assert host.good(26, rcx=tdvpr, rdx=0xA020000300000010)[R8] == tdvpr | 17 << 46
     assert host.good(24, rcx=tdvpr)[RDX] == tdr
+
+
+def test_a_page_that_does_not_come_back_is_named_and_its_memory_never_used_again() -> None:
+    host = NestedHost(1)
+    host.boot()
+    tdr = host.td()
+    machine, level = host.rig.machines[0], host.level
+    control, stuck = level.frame_below((tdr >> 12) + 1), level.frame_below(tdr >> 12)
+    left = host.rig.chain[0].gibs.free
+    held = Held(machine.platform.locks)
+    assert held.own(page_lock(control, 0))
+    run(level.death())
+    assert [lost.first for lost in level.quarantine] == [control, stuck]
+    assert host.rig.chain[0].gibs.free == left + 3
+    assert [leak.kind for leak in compared(machine, level, 0)] == ["page", "page", *["quarantine"] * 2]
 
 
 # -- shadows of shared EPTs ------------------------------------------------------------------------
