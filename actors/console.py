@@ -105,7 +105,12 @@ def _explaining(architecture: object, made: Keyboard) -> Keyboard:
     """The same keyboard, wrapped by the architecture: what is not asked for costs nothing."""
     explainer: Explainer | None = getattr(architecture, "explain", None)
     if explainer is None:
-        raise WrongOptions("--explain: this architecture cannot say where an answer comes from")
+        from protocol.arch import architectures, load
+
+        able = [name for name in architectures() if getattr(load(name), "explain", None) is not None]
+        raise WrongOptions(
+            f"--explain: this architecture cannot say where an answer comes from; allowed: {', '.join(able)}"
+        )
     watched: Keyboard = explainer.watch(made)
     return watched
 

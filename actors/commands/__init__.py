@@ -6,5 +6,6 @@ What the commands share:
   options      arguments that several commands have
   metrics      an exporter beside a run
 
-The commands themselves: compare, report, calls, console, replay, scenario, architectures.
+The commands themselves: compare, report, calls, explain, console, image, measure, replay, scenario,
+architectures.
 """

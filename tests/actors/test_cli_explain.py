@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from actors import exit_codes
 from actors.cli import app
+from actors.console import Options, WrongOptions, keyboard
 from protocol.arch import architectures, load
 
 
@@ -54,3 +58,41 @@ def test_every_architecture_explains_its_table(arch: str) -> None:
     result = run(arch, f"{row.name}:{row.checks[0].code:#x}")
     assert result.exit_code == exit_codes.OK, result.stderr
     assert " ".join(row.checks[0].text.split()[:3]) in result.stdout
+
+
+# -- the console that explains itself ----------------------------------------
+
+
+def test_an_architecture_that_cannot_explain_names_those_that_can() -> None:
+    silent = next(name for name in architectures() if getattr(load(name), "explain", None) is None)
+    with pytest.raises(WrongOptions, match="allowed: .*s390"):
+        keyboard(Options(silent), explain=True)
+
+
+@pytest.mark.slow
+def test_a_transcript_holds_no_explanation_and_is_replayed_as_any_other(tmp_path: Path) -> None:
+    requests = [
+        {"id": 1, "op": "alloc", "len": 4096},
+        {"id": 2, "op": "write", "addr": "0x100000", "hex": "00400101"},
+        {"id": 3, "op": "call", "r2": "0x100000"},
+    ]
+    said = tmp_path / "said.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "nestbed",
+        "console",
+        "--arch",
+        "s390",
+        "--explain",
+        "--record",
+        str(said),
+    ]
+    lines = "".join(json.dumps(request) + "\n" for request in requests)
+    ran = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
+    last = json.loads(ran.stdout.splitlines()[-1])
+    assert last["ok"] == {"cc": 1}
+    assert last["explain"]["check"] == "Ultravisor not initialised"
+    assert "explain" not in said.read_text()
+    replayed = CliRunner().invoke(app, ["replay", str(said), "--depth", "2"])
+    assert replayed.exit_code == exit_codes.OK, replayed.output
