@@ -349,7 +349,8 @@ class Script:
     def settle(self) -> None:
         """Let go on what is parked or stays."""
         while self.parked:
-            self.host.keyboard.ask("resume", call=self.parked.pop())
+            of = {"host": self.host.which} if self.host.which else {}
+            self.host.keyboard.ask("resume", **of, call=self.parked.pop())
         for cpu in (0, 1):
             self.host.ask("kick", cpu=cpu)
         self.host.ask("cpu", cpu=self.random.randrange(2), interrupt=self.random.random() < ANY)

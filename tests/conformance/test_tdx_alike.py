@@ -30,3 +30,20 @@ def test_a_random_script_is_answered_alike_at_every_depth(profile: str, seed: in
     audits = [keyboard.ok("audit") for keyboard in keyboards]
     assert all(audit["leaks"] == [] for audit in audits)
     assert all(pages_of(audit) == pages_of(audits[0]) for audit in audits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_siblings_are_answered_as_if_each_had_a_machine_of_its_own(seed: int) -> None:
+    """At depth 0 they have one."""
+    keyboards = [Keyboard(in_process("tdx", depth, hosts=2), depth) for depth in DEPTHS]
+    one = TdxHost(Together(keyboards))  # type: ignore[arg-type]
+    random = Random(f"siblings:{seed}")
+    scripts = [Script(random, host.boot((1, 2))) for host in (one, one.sibling(1))]
+    for _ in range(STEPS):
+        random.choice(scripts).step()
+    for script in scripts:
+        script.settle()
+    audits = [keyboard.ok("audit") for keyboard in keyboards]
+    assert all(audit["leaks"] == [] for audit in audits)
+    assert all(pages_of(audit) == pages_of(audits[0]) for audit in audits)
