@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,7 +97,7 @@ def test_a_configuration_that_is_let_through_takes_plain_memory_and_nothing_twic
     if isinstance(plan, int):
         assert plan in {0x31, 0x32, 0x101, 0x102, 0x105, 0x108, 0x109, 0x10A, 0x10C, 0x10D}
         return
-    base, variable = plan.base.tolist(), plan.variable.tolist()
+    base, variable = list(plan.base), [int(frame) for frame in plan.variable]
     assert len(base) * PAGE == SMALL.conf_base_len
     assert len(variable) * PAGE == SMALL.variable_len(fields.length)
     assert len({*base, *variable}) == len(base) + len(variable)
@@ -119,7 +118,7 @@ def test_a_cpu_that_is_let_through_takes_one_plain_page(
     if isinstance(plan, int):
         assert plan in {0x103, 0x104, 0x105, 0x106, 0x107}
         return
-    assert plan.storage.tolist() == [storage // PAGE]
+    assert list(plan.storage) == [storage // PAGE]
     assert view.usable(storage // PAGE, 1) and storage // PAGE not in lowcores(view)
     assert view.accessible(state)
     assert number <= SMALL.max_cpu_id and number not in (1, 2)
@@ -149,7 +148,7 @@ def test_variable_storage_follows_the_home_space_page_by_page() -> None:
     fields = CreateConfig(0x8000, 0x500000, 0, 0, MIB, 0x1F000, 0x100)
     plan = checks.create_config(view, cpu, bytes(fields.pack()))
     assert isinstance(plan, ConfigPlan)
-    assert plan.variable.tolist() == [40, 20]
+    assert list(plan.variable) == [40, 20]
     view.homes[0x501] = 40
     assert checks.create_config(view, cpu, bytes(fields.pack())) == checks.VARIABLE_NOT_USABLE
     del view.homes[0x501]
@@ -184,4 +183,4 @@ def test_the_plans_are_frames() -> None:
     view.asces = {5: set()}
     plan = checks.create_cpu(view, bytes(CreateCpu(5, 0x9123, 0, 0x1F000).pack()))
     assert isinstance(plan, CpuPlan)
-    assert np.array_equal(plan.storage, [9])
+    assert list(plan.storage) == [9]

@@ -137,8 +137,8 @@ def sound(uv: Machine, ram: DictStore) -> None:
     """The page table agrees with what the entities say, and no byte lies where it must not."""
     taken = {PageState.DONATED: set(), PageState.SECURE: set()}
     for config in uv.configs.values():
-        donated = {*config.base.tolist(), *config.variable.tolist()}
-        donated |= {frame for cpu in config.cpus.values() for frame in cpu.storage.tolist()}
+        donated = {*map(int, config.base), *map(int, config.variable)}
+        donated |= {frame for cpu in config.cpus.values() for frame in map(int, cpu.storage)}
         assert not donated & taken[PageState.DONATED], "donated twice"
         taken[PageState.DONATED] |= donated
         for page in np.flatnonzero(config.resident).tolist():
@@ -151,7 +151,7 @@ def sound(uv: Machine, ram: DictStore) -> None:
             for frame in np.flatnonzero(uv.owner == config.serial).tolist()
             if uv.state[frame] in (PageState.SHARED, PageState.PINNED)
         }
-        assert config.shared == open_to_host
+        assert set(config.shared) == open_to_host
         assert all(config.resident[uv.guest_page[frame]] == frame + 1 for frame in open_to_host)
     assert set(np.flatnonzero(uv.state == PageState.DONATED).tolist()) == taken[PageState.DONATED]
     assert {cpu.handle for config in uv.configs.values() for cpu in config.cpus.values()} == set(
