@@ -8,6 +8,7 @@ asked for it.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import numpy as np
 
 from protocol.arch.s390 import dat, runs
 from protocol.arch.s390.nesting.entities import TrackedConfig
+from protocol.arch.s390.nesting.shadow import no_frames
 from protocol.arch.s390.tables import SEGMENT_PAGES
 from protocol.crossing import inline
 from protocol.effects import Fault, Step
@@ -151,7 +153,7 @@ def import_all(nested: Nested, config: TrackedConfig, one: One) -> bool:
         if there.size and number not in space.segments:  # the first walk of a table watches it
             inline(one(int(pages[there[0]])), down)
             pages, frames = np.delete(pages, there[0]), np.delete(frames, there[0])
-        shadowed = np.array(space.segments.get(number) or [0] * SEGMENT_PAGES)[pages % SEGMENT_PAGES] - 1
+        shadowed = np.array(space.segments.get(number) or no_frames(), np.int64)[pages % SEGMENT_PAGES] - 1
         fresh = (frames >= 0) & (shadowed < 0)
         fresh[fresh] = plain(nested, frames[fresh])
         owned = (frames >= 0) & (shadowed == frames) & (nested.page_owner[frames] == space.serial)
@@ -204,10 +206,11 @@ def _shadow(nested: Nested, config: TrackedConfig, pages: np.ndarray, frames: np
     for number, start, stop in runs.by_segment(at):
         walked = shadows.walk(space, int(at[start]) << PAGE_SHIFT, write=True)
         assert not isinstance(walked, Fault), f"the guest host does not map what it was asked to: {walked}"
-        segment = space.segments.setdefault(number, [0] * SEGMENT_PAGES)
+        segment = space.segments.setdefault(number, no_frames())
         for first, end in runs.stretches(at[start:stop]):
             place = int(at[start + first]) % SEGMENT_PAGES
-            segment[place : place + end - first] = (frames[start + first : start + end] + 1).tolist()
+            held = (frames[start + first : start + end] + 1).astype(np.uint32)
+            segment[place : place + end - first] = array("I", held.tobytes())
     for start, stop in runs.stretches(at):
         space.table.map_run(int(at[start]), below[start:stop])
     shadows.mapper[frames] = space.serial

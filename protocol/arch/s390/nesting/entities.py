@@ -27,8 +27,8 @@ class TrackedConfig:
     handle: int
     real: int
     space: Space
-    base: np.ndarray  # frames of the guest host
-    variable: np.ndarray
+    base: range  # frames of the guest host
+    variable: np.ndarray | range
     donated: tuple[Block, ...]
     sca: Block
     has_params: bool = False
@@ -48,7 +48,7 @@ class TrackedCpu:
     real: int
     config: TrackedConfig
     number: int
-    storage: np.ndarray
+    storage: range
     donated: Block
     block: int
     sida: int

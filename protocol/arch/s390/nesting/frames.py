@@ -36,6 +36,7 @@ class Frames(GuestHost[Any]):
         self.owners = self.page_owner.data  # one of them, as a plain number
         self.away: dict[int, tuple[int, int]] = {}  # frame -> (serial, page); the guest host cannot know
         self.away_at: dict[tuple[int, int], int] = {}  # and the other way round
+        self.leaving: int | None = None  # the frame whose private page this level is exporting just now
         self.pins: dict[int, int] = {}  # frame -> serial
         self.leftovers: dict[int, None] = {}  # frames to be destroyed, in order
         self.detached: list[int] = []  # frames below that were replaced, to be destroyed
@@ -47,7 +48,7 @@ class Frames(GuestHost[Any]):
 
     def guarded_peek(self, address: int, length: int) -> bytes | Fault:
         frame = address >> PAGE_SHIFT
-        if self.attention_of(frame) & DONATED or frame in self.away:
+        if self.attention_of(frame) & DONATED or self.is_outside(frame):
             return z.program(z.SECURE_ACCESS, address)
         if self.attention_of(frame) & LEFTOVER:
             self.replace_leftover(frame)
@@ -56,12 +57,16 @@ class Frames(GuestHost[Any]):
 
     def guarded_poke(self, address: int, data: bytes) -> Fault | None:
         frame = address >> PAGE_SHIFT
-        if self.attention_of(frame) & DONATED or frame in self.away:
+        if self.attention_of(frame) & DONATED or self.is_outside(frame):
             return z.program(z.SECURE_ACCESS, address, True)
         if self.attention_of(frame) & LEFTOVER:
             self.replace_leftover(frame)
         fault = self.below.memory.poke(self.address_below(address), data)
         return z.program(fault.code, address, True) if fault is not None else None
+
+    def is_outside(self, frame: int) -> bool:
+        """Does it hold ciphertext, or may it at any moment, that the guest host must not see or change?"""
+        return frame in self.away or frame == self.leaving
 
     # -- whose page a frame is -----------------------------------------------------------------
 

@@ -346,8 +346,12 @@ def _export(nested: Nested, frame: int) -> Step[bool]:
     if (yield from _is_shared(nested, frame)):
         return False
     paddr = nested.frame_below(frame) << PAGE_SHIFT
-    outcome = yield from nested.keeper.uvc(block(0x20, CFS, PADDR, paddr))
-    if outcome.rc != EXECUTED:  # shared in between
+    nested.leaving = frame
+    try:
+        outcome = yield from nested.keeper.uvc(block(0x20, CFS, PADDR, paddr))
+    finally:
+        nested.leaving = None
+    if outcome.rc != EXECUTED:
         return False
     nested.went_away(frame)
     return True

@@ -12,6 +12,7 @@ so the frame that the call used is known when the answer comes.
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -42,8 +43,33 @@ class Table(NamedTuple):
     base: int
 
 
+class Place(NamedTuple):
+    """Whose table it is."""
+
+    serial: int
+    table: Table
+
+
 class Space:
-    """One shadowed address space. Pages are virtual page numbers of the guest host's table (MSO included)."""
+    """One shadowed address space. Pages are virtual page numbers of the guest host's table (MSO included).
+
+    There is one for every guest, so what is kept is small: an empty dict is a third of an empty set.
+    """
+
+    __slots__ = (
+        "asce",
+        "first",
+        "held",
+        "length",
+        "mso",
+        "page_tables",
+        "read_only",
+        "segments",
+        "serial",
+        "table",
+        "upper",
+        "users",
+    )
 
     def __init__(self, serial: int, asce: int, mso: int, length: int, table: GuestTable) -> None:
         self.serial = serial
@@ -52,10 +78,10 @@ class Space:
         self.length = length
         self.first = mso >> PAGE_SHIFT  # where page 0 of the guest is
         self.table = table
-        self.segments: dict[int, list[int]] = {}  # segment -> frame + 1 for each of its pages
-        self.page_tables: dict[int, set[Table]] = {}  # segment -> what a walk read for it
-        self.upper: set[Table] = set()
-        self.read_only: set[int] = set()
+        self.segments: dict[int, array[int]] = {}  # segment -> frame + 1 for each of its pages
+        self.page_tables: dict[int, dict[Table, None]] = {}  # segment -> what a walk read for it
+        self.upper: dict[Table, None] = {}
+        self.read_only: dict[int, None] = {}
         self.held: dict[int, int] = {}  # page -> calls under way that name it
         self.users = 0  # CPUs inside: a space of a normal guest is not recycled then
 
@@ -81,6 +107,11 @@ class Space:
         return frame - 1
 
 
+def no_frames() -> array[int]:
+    """A segment whose pages are not mapped."""
+    return array("I", bytes(4 * SEGMENT_PAGES))
+
+
 class Shadows:
     """All spaces of one guest host."""
 
@@ -89,7 +120,7 @@ class Shadows:
         self._ledger = ledger
         self._serial = 0
         self.spaces: dict[int, Space] = {}
-        self._protected: dict[int, set[tuple[int, Table]]] = {}  # frame -> (serial, table) that lie in it
+        self._protected: dict[int, tuple[Place, ...]] = {}  # frame -> what lies in it
         frames = host.attention.size
         self.mapper = np.zeros(frames, np.uint32)  # frame -> serial of the space that maps it
         self.mapped_at = np.zeros(frames, np.uint64)  # and where
@@ -164,7 +195,9 @@ class Shadows:
             return z.program(z.SECURE_ACCESS, address, write)
         if self._host.attention_of(frame) & LEFTOVER:
             self._host.replace_leftover(frame)
-        if space.is_normal and frame in self._host.away:  # ciphertext below, out of reach for the guest host
+        if space.is_normal and self._host.is_outside(
+            frame
+        ):  # ciphertext below, out of reach for the guest host
             return z.program(z.SECURE_ACCESS, address, write)
         protect = not write and isinstance(self.walk(space, address, True), Fault)
         self.map(space, address >> PAGE_SHIFT, frame, protect)
@@ -175,7 +208,7 @@ class Shadows:
         number, index = divmod(page, SEGMENT_PAGES)
         segment = space.segments.get(number)
         if segment is None:
-            segment = [0] * SEGMENT_PAGES
+            segment = no_frames()
         old = segment[index] - 1
         if old == frame and protect == (page in space.read_only):
             return False
@@ -186,7 +219,10 @@ class Shadows:
                 self._forget_frame(old, space.serial, page)
             self._remember_frame(frame, space.serial, page)
             segment[index] = frame + 1
-        (space.read_only.add if protect else space.read_only.discard)(page)
+        if protect:
+            space.read_only[page] = None
+        else:
+            space.read_only.pop(page, None)
         self._ledger.count(("table_ops", "map"))
         return True
 
@@ -245,7 +281,7 @@ class Shadows:
             self._drop_segment(space, number)
         for below in [below for below in space.upper if below.level < table.level]:
             if start <= below.base < stop:
-                space.upper.discard(below)
+                space.upper.pop(below, None)
                 self._unprotect(space, below)
 
     # -- write protection --------------------------------------------------------------------
@@ -253,13 +289,15 @@ class Shadows:
     def _protect(self, space: Space, table: Table) -> None:
         seen = space.upper
         if table.level == PAGE_TABLE:
-            seen = space.page_tables.setdefault(table.base >> SEGMENT_SHIFT, set())
+            seen = space.page_tables.setdefault(table.base >> SEGMENT_SHIFT, {})
         if table in seen:
             return
-        seen.add(table)
+        seen[table] = None
+        alone = (Place(space.serial, table),)  # one object for all frames of the table
         for frame in _frames(table):
             if frame < self._host.attention.size:
-                self._protected.setdefault(frame, set()).add((space.serial, table))
+                others = self._protected.get(frame)
+                self._protected[frame] = alone if others is None else others + alone
                 self._host.mark(frame, TABLE)
                 self._ledger.count(("table_ops", "protect"))
 
@@ -268,8 +306,10 @@ class Shadows:
             users = self._protected.get(frame)
             if users is None:
                 continue
-            users.discard((space.serial, table))
-            if not users:
+            left = tuple(user for user in users if user != (space.serial, table))
+            if left:
+                self._protected[frame] = left
+            else:
                 del self._protected[frame]
                 self._host.unmark(frame, TABLE)
 
@@ -278,8 +318,8 @@ class Shadows:
         for serial, table in list(self._protected.get(frame, ())):
             space = self.spaces[serial]
             self._entries_changed(space, table, 0, (table.length >> 3) - 1)
-            space.upper.discard(table)
-            space.page_tables.get(table.base >> SEGMENT_SHIFT, set()).discard(table)
+            space.upper.pop(table, None)
+            space.page_tables.get(table.base >> SEGMENT_SHIFT, {}).pop(table, None)
             self._unprotect(space, table)
 
     # -- the reverse map -----------------------------------------------------------------------
@@ -301,9 +341,9 @@ class Shadows:
         if more is not None and not more:
             del self._more[frame]
 
-    def _forget_segment(self, serial: int, number: int, segment: list[int]) -> None:
+    def _forget_segment(self, serial: int, number: int, segment: array[int]) -> None:
         """All entries of a segment at once."""
-        entries = np.array(segment)
+        entries = np.array(segment, np.int64)
         index = np.flatnonzero(entries)
         frames, pages = entries[index] - 1, (number * SEGMENT_PAGES + index).astype(np.uint64)
         alone = (self.mapper[frames] == serial) & (self.mapped_at[frames] == pages)

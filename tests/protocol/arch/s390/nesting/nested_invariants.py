@@ -93,9 +93,7 @@ def no_frame_is_lost(below: Hypervisor, level: Machine | Nested, guests: list[Ne
             used += [np.arange(first, first + pages)]
             used += [np.array([secure.block >> PAGE_SHIFT, secure.sida >> PAGE_SHIFT])]
         for space in guest.shadows.spaces.values():
-            table = space.table
-            used += [np.arange(origin >> PAGE_SHIFT, (origin >> PAGE_SHIFT) + 4) for origin in table._crst]
-            used += [np.array(table._frames, np.int64)]
+            used.append(np.array(space.table.occupied(), np.int64))
         used.append(np.array(guest.detached, np.int64))
     frames = np.concatenate(used)
     taken = np.zeros(level.size >> PAGE_SHIFT, bool)
@@ -115,7 +113,7 @@ def handles_are_apart(guests: list[Nested]) -> None:
 
 
 def nothing_is_under_way(guest: Nested) -> None:
-    assert not (guest.attention & CLAIMED).any() and not guest.keeping
+    assert not (guest.attention & CLAIMED).any() and not guest.keeping and guest.leaving is None
     assert not any(space.held for space in guest.shadows.spaces.values())
     assert not any(config.flights or config.closed for config in guest.configs.values())
 

@@ -12,7 +12,8 @@ from nested_host import NestedHost
 from nested_invariants import check, nothing_is_left
 
 from protocol.arch.s390.compose import RESETS, Rig, compose
-from protocol.arch.s390.nesting import Nested, Strategy, memory, teardown
+from protocol.arch.s390.nesting import Nested, Strategy, memory
+from protocol.arch.s390.nesting.teardown import some_leftovers
 from protocol.arch.s390.profiles import PROFILES
 from protocol.effects import run
 
@@ -53,7 +54,7 @@ class World:
         else:
             level = self.rig.seats[seat].level
             assert isinstance(level, Nested)
-            run(teardown.some_leftovers(level, 3))
+            run(some_leftovers(level, 3))
 
     def swap(self) -> None:
         """Some level puts other frames under frames of its guest host, those that matter before all."""
@@ -66,12 +67,23 @@ class World:
             run(memory.swap(level, frame))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2])
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 1 << 30), strategy=STRATEGIES)
 def test_invariants_hold_whatever_hosts_do(depth: int, seed: int, strategy: Strategy) -> None:
+    live(depth, seed, strategy, steps=40)
+
+
+@pytest.mark.parametrize("teardown", ["sync", "async"])
+def test_invariants_hold_for_a_while(teardown: str) -> None:
+    live(1, 11, Strategy(teardown=teardown), steps=8)
+
+
+def live(depth: int, seed: int, strategy: Strategy, steps: int) -> None:
+    """Hosts do something, and die."""
     world = World(depth, seed, strategy)
-    for _ in range(40):
+    for _ in range(steps):
         world.step()
         check(world.rig)
     for seat in range(2):
