@@ -147,6 +147,8 @@ class Nested(Frames, Front):
             return z.program(z.PRIVILEGED, block)
         self.ledger.trap(self.level, "sie")
         result = yield from entry.enter(self, cpu, block, program, stay, level)
+        if result is entry.KICK:
+            self.ledger.contention["kicked"] += 1
         if isinstance(result, Fault):
             self.ledger.count(("injections", f"pgm_{result.code:02x}"))
         self.ledger.reenter(self.below.level)

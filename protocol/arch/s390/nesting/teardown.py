@@ -214,5 +214,5 @@ def all_leftovers(nested: Nested, cause: str) -> Step[None]:
 
 
 def clear_memory(nested: Nested) -> None:
-    """Zero all memory of the guest host; what was left over is zero already where it counts."""
-    nested.clear(np.flatnonzero(nested.slots != ABSENT))
+    """Zero all memory of the guest host; what was left over is zero to it already, and secure below."""
+    nested.clear(np.flatnonzero((nested.slots != ABSENT) & ((nested.attention & LEFTOVER) == 0)))
