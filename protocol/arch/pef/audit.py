@@ -45,7 +45,11 @@ def audit(rig: Rig, kvms: Sequence[Kvm]) -> dict[str, Any]:
                 "secure_pages": _secure_pages(machine, mine.values()),
             }
         )
-        found += [Leak("svm", seat.number, hex(lpid)) for lpid in mine if lpid not in kvm.vms]
+        found += [
+            Leak("svm", seat.number, hex(lpid))
+            for lpid in mine
+            if lpid not in kvm.vms and lpid not in kvm.shadows
+        ]
         if isinstance(seat.level, Nested):
             found += _differences(seat.number, seat.level.tracked(), truth)
         else:

@@ -69,6 +69,7 @@ class Program:
     results: list[dict[str, Any]] = field(default_factory=list)
     current: GuestStep | None = None
     issued: bool = False
+    nested: list[dict[str, Any]] = field(default_factory=list)  # results of guests that its hypercall ran
 
     def next(self) -> GuestStep | None:
         """The step to do now; None if there is none."""
@@ -79,6 +80,9 @@ class Program:
     def finish(self, result: dict[str, Any]) -> None:
         """The current step is done."""
         self.current, self.issued = None, False
+        if self.nested:
+            result = result | {"steps": self.nested}
+            self.nested = []
         self.results.append(result)
 
     def drop(self) -> None:

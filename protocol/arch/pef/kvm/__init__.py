@@ -14,15 +14,20 @@ from __future__ import annotations
 from collections import defaultdict
 from random import Random
 
+import numpy as np
+
 from protocol.arch.pef import front
 from protocol.arch.pef.calls import CALLS
 from protocol.arch.pef.cpu import HCALL, Cpu, Exit, Stopped, gprs
 from protocol.arch.pef.hcalls import name_of
-from protocol.arch.pef.kvm.frames import Frames
+from protocol.arch.pef.kvm.frames import Arena, Frames
 from protocol.arch.pef.kvm.vm import MEM, SHARED, UVMEM, Vm
 from protocol.arch.pef.level import Level
+from protocol.arch.pef.radix import Tree
 from protocol.arch.pef.status import signed
+from protocol.arch.pef.tables import PAGE
 from protocol.effects import Step
+from protocol.memory.store import PAGE_SHIFT as SMALL_SHIFT
 
 
 class HostStopped(Exception):
@@ -46,6 +51,7 @@ class Kvm:
         """The host boots: it has no VM."""
         self.level = level
         self.vms: dict[int, Vm] = {}
+        self.shadows: set[int] = set()  # LPIDs of nested VMs
         self.frames.forget_kvm()
         self.devices = list(range(level.profile.devices - 1, -1, -1))
 
@@ -80,6 +86,19 @@ class Kvm:
             yield from self.ucall(cpu, front.WRITE_PATE, lpid, dw0, dw1)
         else:
             yield from self.level.own_entry(cpu, lpid, dw0, dw1)
+
+    def tree(self, arena: Arena) -> Tree:
+        """A table for a VM, in pages of its arena. Raises OutOfMemory."""
+
+        def take(size: int) -> int:
+            before = len(arena.pages)
+            at = arena.take(size)
+            if len(arena.pages) > before:
+                first = arena.pages[-1] >> SMALL_SHIFT
+                self.level.clear(np.arange(first, first + (PAGE >> SMALL_SHIFT)))
+            return at
+
+        return Tree(self.level.peek, self.level.write, take)
 
     # -- counting --------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import numpy as np
 from protocol.arch.pef import front
 from protocol.arch.pef.cpu import Cpu, Exit
 from protocol.arch.pef.kvm.frames import OutOfMemory
-from protocol.arch.pef.kvm.vm import DEVICE, MEM, NO_FRAME, UVMEM, Memslot, Vm
+from protocol.arch.pef.kvm.vm import DEVICE, MEM, NO_FRAME, UVMEM, Memslot, NestedVm, Vm
 from protocol.arch.pef.status import SUCCESS
 from protocol.arch.pef.tables import ORDER, PAGE, PAGE_SHIFT
 from protocol.effects import Fault, Step
@@ -100,6 +100,16 @@ def unmap(kvm: Kvm, cpu: Cpu, vm: Vm, gfn: int) -> Step[None]:
     """Take a GFN out of the VM's table."""
     if vm.tree.unmap(gfn << PAGE_SHIFT):
         yield from kvm.level.tlbie(cpu, vm.lpid, gfn << PAGE_SHIFT)
+    for made in vm.nesting.vms.values():  # which of its pages the GFN is behind nobody has noted
+        yield from unmap_nested(kvm, cpu, made, made.mapped)
+
+
+def unmap_nested(kvm: Kvm, cpu: Cpu, made: NestedVm, gfns: set[int]) -> Step[None]:
+    """Take GFNs of a nested VM out of its shadow table."""
+    for gfn in sorted(gfns):
+        made.mapped.discard(gfn)
+        made.tree.unmap(gfn << PAGE_SHIFT)
+        yield from kvm.level.tlbie(cpu, made.shadow, gfn << PAGE_SHIFT)
 
 
 def notify(kvm: Kvm, cpu: Cpu, vm: Vm, gfn: int) -> Step[None]:

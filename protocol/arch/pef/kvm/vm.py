@@ -83,6 +83,27 @@ class KvmVcpu:
 
 
 @dataclass(slots=True)
+class NestedVm:
+    """One guest of a guest: its shadow LPID, its shadow table, its vcpus by token."""
+
+    shadow: int
+    arena: Arena
+    tree: Tree
+    mapped: set[int] = field(default_factory=set)  # GFNs in the shadow table
+    vcpus: dict[int, Program] = field(default_factory=dict)
+    cookies: dict[int, int] = field(default_factory=dict)  # open reflections: cookie -> HSRR0
+    svm: bool = False
+
+
+@dataclass(slots=True)
+class Nesting:
+    """What KVM keeps of a VM that is a hypervisor."""
+
+    ptcr: int = 0
+    vms: dict[int, NestedVm] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Vm:
     """One VM. `flags` are those of the transition."""
 
@@ -94,6 +115,7 @@ class Vm:
     flags: int = 0
     svm_enabled: bool = False
     nested_enabled: bool = False
+    nesting: Nesting = field(default_factory=Nesting)
     slots: dict[int, Memslot] = field(default_factory=dict)
     vcpus: dict[int, KvmVcpu] = field(default_factory=dict)
 

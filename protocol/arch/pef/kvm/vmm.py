@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from protocol.arch.pef import front, hcalls, image, tpm
 from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.image import Area
-from protocol.arch.pef.kvm import pages, svm
+from protocol.arch.pef.kvm import nested, pages, svm
 from protocol.arch.pef.kvm.frames import Arena, OutOfMemory
 from protocol.arch.pef.kvm.vm import NO_FRAME, KvmVcpu, Memslot, Vm
-from protocol.arch.pef.radix import Tree, entry_of
+from protocol.arch.pef.radix import entry_of
 from protocol.arch.pef.status import FUNCTION, P3, P5, PARAMETER, RESOURCE, SUCCESS
 from protocol.arch.pef.tables import ADDRESS_LIMIT, LPIDS, MEM_SLOTS, PAGE
 from protocol.effects import Fault, Step
-from protocol.memory.store import PAGE_SHIFT as SMALL_SHIFT
 
 if TYPE_CHECKING:
     from protocol.arch.pef.kvm import Kvm
@@ -28,8 +25,8 @@ VCPUS = 2048
 
 
 def capabilities(kvm: Kvm) -> tuple[str, ...]:
-    """What KVM_CHECK_EXTENSION says yes to. The nesting API is not offered yet."""
-    return (SECURE_GUEST,) if kvm.has_ultravisor else ()
+    """What KVM_CHECK_EXTENSION says yes to."""
+    return (SECURE_GUEST, NESTED_HV) if kvm.has_ultravisor else (NESTED_HV,)
 
 
 # -- VMs ---------------------------------------------------------------------------------------------------
@@ -38,29 +35,20 @@ def capabilities(kvm: Kvm) -> tuple[str, ...]:
 def create_vm(kvm: Kvm, cpu: Cpu, lpid: int | None, tpm_proxy: bool) -> Step[tuple[int, int]]:
     """(return value, LPID). The VM is radix, and in the partition table."""
     if lpid is None:
-        lpid = next((n for n in range(1, LPIDS) if n not in kvm.vms), 0)
+        lpid = next((n for n in range(1, LPIDS) if n not in kvm.vms and n not in kvm.shadows), 0)
     if not lpid:
         return ENOSPC, 0
-    if lpid in kvm.vms:
+    if lpid in kvm.vms or lpid in kvm.shadows:
         return EEXIST, lpid
     arena = Arena(kvm.frames)
     try:
-        tree = Tree(kvm.level.peek, kvm.level.write, lambda size: _zeroed(kvm, arena, size))
+        tree = kvm.tree(arena)
     except OutOfMemory:
         arena.give_all()
         return ENOMEM, lpid
     kvm.vms[lpid] = Vm(lpid, tree, arena, tpm_proxy)
     yield from kvm.write_entry(cpu, lpid, entry_of(tree.root), 0)
     return 0, lpid
-
-
-def _zeroed(kvm: Kvm, arena: Arena, size: int) -> int:
-    pages_before = len(arena.pages)
-    at = arena.take(size)
-    if len(arena.pages) > pages_before:
-        first = arena.pages[-1] >> SMALL_SHIFT
-        kvm.level.clear(np.arange(first, first + (PAGE >> SMALL_SHIFT)))
-    return at
 
 
 def configure_mmu(kvm: Kvm, cpu: Cpu, vm: Vm, radix: bool) -> Step[int]:
@@ -86,7 +74,10 @@ def create_vcpu(vm: Vm, number: int) -> int:
 def enable_cap(kvm: Kvm, vm: Vm, cap: str) -> int:
     if cap not in capabilities(kvm):
         return EINVAL
-    vm.svm_enabled = True
+    if cap == SECURE_GUEST:
+        vm.svm_enabled = True
+    else:
+        vm.nested_enabled = True
     return 0
 
 
@@ -145,6 +136,7 @@ def close(kvm: Kvm, cpu: Cpu, vm: Vm) -> Step[int]:
     """Destroy a VM. Its memory goes first, without a call; no slot is unregistered."""
     if any(vcpu.running for vcpu in vm.vcpus.values()):
         return EBUSY
+    yield from nested.drop_all(kvm, cpu, vm)
     for slot in vm.slots.values():
         pages.drop_slot(kvm, slot)
     if vm.flags:

@@ -23,7 +23,7 @@ GPA = 0x40 * PAGE
 
 @pytest.mark.slow
 def test_the_example_of_the_fact_sheet() -> None:
-    """4 GiB in one slot, 40 MiB of kernel, 60 MiB of initrd with the blob inside: here the blob is beside it."""
+    """4 GiB in one slot, 40 MiB of kernel, 60 MiB of initrd; here the blob lies beside that."""
     bench = Bench(1, 512, PROFILES["default"])
     vm = bench.vm(4096 * MIB)
     areas = bench.load(vm, 40 * MIB, 60 * MIB - PAGE)
@@ -45,7 +45,7 @@ def test_the_example_of_the_fact_sheet() -> None:
     assert tracked["gfns_secure"] == 1601 + 63927 and tracked["gfns_shared"] == 8
     assert bench.rig.machines[0].secure.units - bench.rig.machines[0].secure.free_units == 2048
     flat = bench.ledger.flat()
-    # L0 and L1: two round trips for a page, one for START and DONE each, one register call, three for the TPM.
+    # L0 and L1: two round trips for a page, one for START and DONE each, one slot, three for the TPM.
     assert flat["exits.1.ultracall.kernel"] == 1610 + 1
     assert flat["exits.1.enter_nested.kernel"] == 1615 + 1  # and the way in
     assert flat["exits.1.tpm.vmm"] == 3

@@ -1,4 +1,4 @@
-"""What a guest host's hypervisor does: shadow tables, moved frames, quotas, death; and the ultravisor as it is."""
+"""What a guest host's hypervisor does: shadow tables, moved frames, quotas, death."""
 
 from __future__ import annotations
 
@@ -196,9 +196,9 @@ def test_books_follow_what_lives() -> None:
     assert book.records() == {}
 
 
-def test_the_ultravisor_as_it_is_refuses_a_guest_host(depth: int = 1) -> None:
+def test_the_ultravisor_as_it_is_refuses_a_guest_host() -> None:
     """Model (a): nothing is reflected, so a guest host has no way to the ultravisor."""
-    bench = Bench(depth, reflected=False)
+    bench = Bench(1, reflected=False)
     before = bench.ledger.flat().get("exits", 0)
     for number in sorted(front.FOR_HOST):
         out = run(bench.seat.level.call(bench.cpu, gprs(r3=number, r4=1)))
