@@ -21,6 +21,7 @@ def test_info_says_what_a_host_can_discover(pef: Any, profile: str, memory: int,
     assert (te["ultravisor"], number(te["secure_memory"]), te["unit"]) == (memory > 0, memory, "0x200000")
     assert (te["lpids"], te["mem_slots"], te["device_frames"], te["nested"]) == (4095, 512, frames, "v1")
     assert ("KVM_CAP_PPC_SECURE_GUEST" in te["caps"]) == (memory > 0)
+    assert "KVM_CAP_PPC_NESTED_HV" in te["caps"]
 
 
 def test_a_host_has_512_mib_unless_it_is_told_otherwise(pef: Any) -> None:

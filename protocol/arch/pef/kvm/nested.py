@@ -1,12 +1,13 @@
 """The nesting API, version 1, for KVM's own guests: section 8.1 of the fact sheet.
 
 A guest that is a hypervisor keeps a partition table in its memory and runs its guests by H_ENTER_NESTED, with
-their state and registers in its memory, big endian. Each of them runs under a shadow LPID of KVM's, on a shadow
-table that is filled by faults. Ultracalls of such a hypervisor go to the ultravisor, which refuses them, so a
-nested guest can begin to become secure here but never be helped to the end.
+their state and registers in its memory, big endian. Each of them runs under a shadow LPID of KVM's, on a
+shadow table that is filled by faults. Ultracalls of such a hypervisor go to the ultravisor, which refuses
+them, so a nested guest can begin to become secure here but never be helped to the end.
 
-The timebase stands still: an `hdec_expiry` of 0 or 1 has passed, any later one never does. There is no process table:
-effective addresses of H_COPY_TOFROM_GUEST are guest real ones. What is written into LPCR, HFSCR and the like has no effect.
+The timebase stands still: an `hdec_expiry` of 0 or 1 has passed, any later one never does. There is no
+process table: effective addresses of H_COPY_TOFROM_GUEST are guest real ones. What is written into LPCR,
+HFSCR and the like has no effect.
 """
 
 from __future__ import annotations
