@@ -91,7 +91,7 @@ def build(
     if initrd is not None:
         parts["initrd"] = read(initrd)
     if cmdline is not None:
-        parts["cmdline"] = cmdline.encode()
+        parts["cmdline"] = os.fsencode(cmdline)  # the very bytes that were typed
     flags = _flags(owner, arch, {"pcf": pcf, "scf": scf})
     keys = [read(path) for path in host_key or ()]
     own = () if keys and seed is None else machines(seed)
@@ -160,6 +160,8 @@ def read(path: Path) -> bytes:
 
 def _write(path: Path, data: bytes, mode: int) -> None:
     """Whole, or what was there before is still there."""
+    if path.is_dir():
+        end(exit_codes.ENVIRONMENT, f"{path}: cannot be written: it is a directory")
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)

@@ -67,6 +67,11 @@ def test_the_last_lines_of_a_measurement_are_the_three_digests_of_the_header() -
     ]
 
 
+def test_a_command_line_of_any_bytes_is_taken() -> None:
+    built("--cmdline", "word=\udcff", "--pcf", hex(1 << (63 - 35)))  # components are left in the clear
+    assert b"word=\xff\0" in Path("guest.img").read_bytes()
+
+
 def test_a_changed_page_fails_the_measurement() -> None:
     data = built().read_bytes()
     Path("bad.img").write_bytes(data[:-1] + bytes((data[-1] ^ 1,)))
@@ -89,6 +94,7 @@ def test_the_owners_key_is_kept_from_others() -> None:
         (["image", "build", "none", "-o", "x"], exit_codes.USAGE, "none: No such file"),
         (["image", "build", ".", "-o", "x"], exit_codes.USAGE, "not a regular file"),
         (["image", "build", "kernel", "-o", "no/x"], exit_codes.ENVIRONMENT, "no/x: cannot be written"),
+        (["image", "build", "kernel", "-o", "."], exit_codes.ENVIRONMENT, "it is a directory"),
         (["image", "build", "kernel", "-o", "x", "--psw", "12"], exit_codes.USAGE, "32 hexadecimal digits"),
         (["image", "build", "kernel", "-o", "x", "--pcf", "dump"], exit_codes.USAGE, "--pcf dump: allowed"),
         (["image", "build", "kernel", "-o", "x", "--host-key", "kernel"], exit_codes.USAGE, "PEM"),
