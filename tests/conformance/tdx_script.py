@@ -92,9 +92,9 @@ class Script:
         action = self.random.choices(
             (
                 *(self.seamcall, self.build, self.grow, self.shrink, self.run, self.shared),
-                *(self.touch, self.settle, self.drop, self.migrate),
+                *(self.touch, self.settle, self.drop, self.migrate, self.system),
             ),
-            (12, 2 if len(self.tdrs) < ENOUGH else 0.1, 6, 6, 8, 5, 3, 2, 0.5, 6 if self.migration else 0),
+            (12, 2 if len(self.tdrs) < ENOUGH else 0.1, 6, 6, 8, 5, 3, 2, 0.5, 6 if self.migration else 0, 1),
         )[0]
         action()
 
@@ -245,6 +245,27 @@ class Script:
             registers = {"rcx": self.gpa(0), "rdx": tdr} if by_rdx else {"rcx": tdr, "rdx": self.tdr()}
         buffer = choice((0, 48 << 52 | self.host.plain(), 48 << 52 | 8, 48 << 52 | 33 << 20))
         self.ask(leaf, park=self.random.random() < 0.05, r8=buffer, r10=choice((0, 0, 1)), **registers)
+
+    def system(self) -> None:
+        """Calls about the platform, which is up already."""
+        choice, buffer = self.random.choice, self.host.plain()
+        leaf, registers = choice(
+            (
+                ("SYS.INIT", {}),
+                ("SYS.LP.INIT", {}),
+                ("SYS.KEY.CONFIG", {}),
+                ("SYS.TDMR.INIT", {"rcx": choice((0, GIB, 2 * GIB, 3 * GIB))}),
+                ("SYS.CONFIG", {"rcx": buffer, "rdx": choice((0, 1, 65)), "r8": choice((16, 40, 90))}),
+                ("SYS.INFO", {"rcx": buffer, "rdx": choice((0, 1024)), "r8": buffer + 1024, "r9": 32}),
+                ("SYS.RD", {"rdx": choice((0x0A00000300000008, 0x9000000100000000, 5))}),
+                ("SYS.RDALL", {"rdx": self._one([buffer]), "r8": choice((0, (1 << 64) - 1))}),
+                ("SYS.UPDATE", {}),
+                ("SYS.LP.SHUTDOWN", {}),
+                ("MNG.KEY.RECLAIMID", {"rcx": self.tdr()}),
+            )
+        )
+        self.ask(leaf, **registers)
+        self.host.ask("read", addr=buffer, len=1600)
 
     def grow(self) -> None:
         """Tables and pages for a guest address, added or to be accepted."""
