@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from actors.compare.progress import Attach, Progress
     from actors.record import Transcripts
     from actors.scenario import Resolved
+    from protocol.cost.table import Costs
     from protocol.plan.scenario import Scenario, Threshold
 
-    Run = Callable[[Scenario, Progress, Transcripts | None, int], Outcome]
+    Run = Callable[[Scenario, Progress, Transcripts | None, int, Costs], Outcome]
 
 CHANGES_SHOWN = 50
 LINGER_S = 86_400.0
@@ -57,6 +58,7 @@ class Wanted:
     linger_s: float = 0.0
     quiet: bool = False
     processes: int = 1
+    costs: Path | None = None
 
 
 def compare(
@@ -118,6 +120,10 @@ def compare(
             help="Processes of the nested path: L0 in one, its guest hosts dealt to the others.",
         ),
     ] = 1,
+    costs: Annotated[
+        Path | None,
+        typer.Option("--costs", metavar="FILE", help="Costs of your own, laid over the shipped table."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Run a scenario on every path with one seed and print what each of them costs.
@@ -140,7 +146,7 @@ def compare(
     resolved = resolve(scenario, flags)
     if processes > 1:
         _may_be_split(resolved.scenario, record)
-    wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes)
+    wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes, costs)
     raise typer.Exit(perform(resolved, wanted))
 
 
@@ -224,6 +230,7 @@ def _run(resolved: Resolved, wanted: Wanted, run: Run | None) -> tuple[Outcome, 
     from actors.compare.progress import Stopped, choose, stoppable
 
     run = run or _runner()
+    costs = _costs(wanted.costs)
     progress = choose(wanted.quiet)
     with ExitStack() as around:
         if wanted.metrics_port is not None:
@@ -232,7 +239,7 @@ def _run(resolved: Resolved, wanted: Wanted, run: Run | None) -> tuple[Outcome, 
         error = None
         try:
             with stoppable(progress, say_from_a_signal):
-                outcome = run(resolved.scenario, progress, transcripts, wanted.processes)
+                outcome = run(resolved.scenario, progress, transcripts, wanted.processes, costs)
         except Stopped:
             outcome = Outcome(list(progress.results), stopped=True)
         except Exception as failure:  # told at the end, after what was finished
@@ -242,6 +249,15 @@ def _run(resolved: Resolved, wanted: Wanted, run: Run | None) -> tuple[Outcome, 
         if wanted.linger_s and error is None:
             _linger(wanted.linger_s)
     return outcome, error
+
+
+def _costs(overlay: Path | None) -> Costs:
+    from actors.costs import UnreadableCosts, load
+
+    try:
+        return load(overlay)
+    except UnreadableCosts as error:
+        end(exit_codes.USAGE, f"--costs {error}")
 
 
 def _runner() -> Run:

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.compare.outcome import Json
-from actors.compare.tables import Table, columns, comparable, in_order, tables, uncommon_phases, words
+from actors.compare.tables import (
+    Table,
+    columns,
+    common_phases,
+    comparable,
+    in_order,
+    tables,
+    uncommon_phases,
+    words,
+)
 
 REALISM = {
     "built": "somebody runs the nested path",
@@ -100,7 +109,7 @@ def _part(arch: str, results: Sequence[Json], title: str, turning: Mapping[str, 
         breakeven=tuple(_texts(turning.get(arch))),
         tables=tuple(tables(results)),
         modelled=tuple(
-            (name, figures(result["modelled"]))
+            (name, modelled(result["modelled"], common_phases(results)))
             for name, result in zip(columns(results), results, strict=True)
             if result.get("modelled")
         ),
@@ -130,6 +139,29 @@ def ratio(value: float | None) -> str:
     if value and value < 0.01:
         return "<0.01x"
     return f"{value:.1f}x" if value >= 0.1 or not value else f"{value:.2f}x"
+
+
+def modelled(found: Mapping[str, Any], common: Sequence[str]) -> str:
+    """What a path is modelled to take, over the phases that all have: its range and what it rests on."""
+    if "phases" not in found:
+        return figures(found)
+    wanted = [phase for phase in common if phase != "host_setup"]
+    life = [span for span in map(found["phases"].get, wanted) if span]
+    ns, low, high = (sum(span[name] for span in life) for name in ("ns", "low_ns", "high_ns"))
+    setup = found["phases"].get("host_setup") or {"ns": 0}
+    basis = ", ".join(f"{share:.0%} {name}" for name, share in found["basis"].items())
+    return (
+        f"{duration(ns)} ({duration(low)} to {duration(high)}) after host set-up of {duration(setup['ns'])}; "
+        f"in all {basis}"
+    )
+
+
+def duration(ns: float) -> str:
+    """Virtual time in the unit that reads best."""
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if ns >= size:
+            return f"{ns / size:,.3g} {unit}"
+    return f"{ns:,.0f} ns"
 
 
 def number(value: int | None) -> str:

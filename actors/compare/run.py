@@ -26,10 +26,12 @@ from actors.record import Transcripts
 from actors.runtime.actor import open_runtime
 from protocol.arch import load
 from protocol.arch.contract import Architecture
+from protocol.cost.price import priced
+from protocol.cost.table import Costs
 from protocol.ledger import Ledger
 from protocol.plan.fit import PHASES
 from protocol.plan.scenario import Scenario, as_dict
-from protocol.plan.workload import DIRECT, NESTED, Act, HostPlan, Workload, workload
+from protocol.plan.workload import DIRECT, MIXED, NESTED, Act, HostPlan, Workload, workload
 from protocol.tracking import Book, summary
 
 
@@ -38,10 +40,12 @@ def run(
     progress: Progress,
     transcripts: Transcripts | None = None,
     processes: int = 1,
+    costs: Costs | None = None,
 ) -> Outcome:
     """Run everything that `scenario` asks for. What is finished when the person stops it is reported.
 
     With more than one process the guest hosts of the nested path live in the others; no count shows it.
+    With `costs` the counts are priced, too.
     """
     began = time.perf_counter()
     plans = {path: workload(scenario, path) for path in scenario.paths}
@@ -56,6 +60,8 @@ def run(
                     path = partial(_path, scenario, load(arch), plan, progress, done, steps, transcripts)
                     result = trio.run(path, processes)
                 done += len(plan.phases)
+                if costs is not None:
+                    result["modelled"] = _modelled(costs, load(arch), result)
                 outcome.results.append(result)
                 progress.result(result)
     except Stopped:
@@ -187,6 +193,17 @@ def _result(
         "modelled": None,
         "absent": absent,
     }
+
+
+def _modelled(costs: Costs, arch: Architecture, result: Json) -> Json | None:
+    """The price of what was counted.
+
+    On the mixed path secure guests run at two levels, and no rule tells their exits from those of hosts.
+    """
+    if result["path"] == MIXED or arch.comparison is None:
+        return None
+    guest_level = result["depth"] + 1 if result["path"] == NESTED else 1
+    return priced(costs, arch.comparison.prices, guest_level, result["phases"])
 
 
 def _summed(parts: Sequence[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:

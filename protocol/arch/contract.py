@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, Protocol
 
 from protocol.calls import CallSpec
+from protocol.cost.price import Prices
 from protocol.effects import Issue, Step
 from protocol.ledger import Ledger
 from protocol.memory.pool import Pool
@@ -166,6 +167,11 @@ class Comparison(Protocol):
     @property
     def wire(self) -> Iterable[type]:
         """The records that cross links between its levels."""
+        ...
+
+    @property
+    def prices(self) -> Prices:
+        """What its calls cost, in entries of the cost table."""
         ...
 
     def compose(

@@ -36,7 +36,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(results: list[Json], claims: list[Json]) -> Callable[..., Outcome]:
     """A run that has the synthetic results."""
 
-    def made(scenario: Scenario, progress: Progress, transcripts: Any = None, processes: int = 1) -> Outcome:
+    def made(
+        scenario: Scenario, progress: Progress, transcripts: Any = None, processes: int = 1, costs: Any = None
+    ) -> Outcome:
         progress.start(3)
         for place, result in enumerate(results):
             progress.phase(result["path"], "boot", place, 3)
@@ -254,7 +256,7 @@ def test_a_run_that_fails_reports_what_was_finished_and_ends_with_1(
     here: Path, results: list[Json], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def breaks(
-        scenario: Scenario, progress: Progress, transcripts: Any = None, processes: int = 1
+        scenario: Scenario, progress: Progress, transcripts: Any = None, processes: int = 1, costs: Any = None
     ) -> Outcome:
         progress.result(results[1])
         raise AssertionError("a page has two owners")
@@ -270,7 +272,9 @@ def test_a_run_that_fails_reports_what_was_finished_and_ends_with_1(
 def interrupting(results: list[Json], times: int) -> Callable[..., Outcome]:
     """A run in whose second path somebody presses Ctrl-C."""
 
-    def made(scenario: Scenario, progress: Progress, transcripts: Any = None, processes: int = 1) -> Outcome:
+    def made(
+        scenario: Scenario, progress: Progress, transcripts: Any = None, processes: int = 1, costs: Any = None
+    ) -> Outcome:
         progress.result(results[1])
         for _ in range(times):
             os.kill(os.getpid(), signal.SIGINT)
@@ -314,7 +318,11 @@ def test_what_hosts_said_can_be_recorded(here: Path, results: list[Json]) -> Non
     from actors.record import Transcripts, read
 
     def talks(
-        scenario: Scenario, progress: Progress, transcripts: Transcripts | None = None, processes: int = 1
+        scenario: Scenario,
+        progress: Progress,
+        transcripts: Transcripts | None = None,
+        processes: int = 1,
+        costs: Any = None,
     ) -> Outcome:
         assert transcripts is not None
         transcripts.of("nested", 0, Options("s390", 1)).say(0, {"op": "info"}, {"ok": {}})
@@ -342,7 +350,7 @@ def test_metrics_are_served_while_it_runs_and_not_afterwards(
     scraped: list[str] = []
 
     def watched(
-        scenario: Scenario, progress: Progress, transcripts: Any = None, processes: int = 1
+        scenario: Scenario, progress: Progress, transcripts: Any = None, processes: int = 1, costs: Any = None
     ) -> Outcome:
         ledger = Ledger()
         progress.attach("s390", "nested", ledger, [Book(ledger, "l0")])

@@ -15,6 +15,7 @@ from protocol.arch.s390.image import Image, ImagePage
 from protocol.arch.s390.image.file import looks_like_one, unpack_file
 from protocol.arch.s390.linked import WIRE, LinkedUltravisor
 from protocol.arch.s390.nesting.strategy import Strategy
+from protocol.arch.s390.prices import PRICES
 from protocol.arch.s390.profiles import PROFILES
 from protocol.arch.s390.recorded import RecordedLevel, Say
 from protocol.effects import Step
@@ -30,6 +31,7 @@ class S390Comparison:
     """See `protocol.arch.contract.Comparison`."""
 
     wire = WIRE
+    prices = PRICES
 
     def compose(
         self,

@@ -1,0 +1,95 @@
+"""The cost table: what is in the package, what a user may lay over it, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from actors.costs import UnreadableCosts, load, shipped
+from protocol.cost.table import BadCosts, Costs
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    made = {
+        "value_ns": 2,
+        "low_ns": 1,
+        "high_ns": 3,
+        "basis": "derived",
+        "unit": "per_op",
+        "source": "a book",
+    }
+    return made | changes
+
+
+def table(**entries: Any) -> dict[str, Any]:
+    return {"cost": {"s390": entries}}
+
+
+def test_every_entry_of_the_package_has_range_basis_and_source() -> None:
+    costs = shipped()
+    for group in ("common", "s390", "snp", "tdx", "pef"):
+        for name in costs.names(group):
+            cost = costs.of(group, name)
+            assert cost.low <= cost.value <= cost.high, name
+            assert cost.source
+
+
+def test_what_an_architecture_lacks_is_common() -> None:
+    costs = Costs.read({"cost": {"s390": {"a": entry()}, "common": {"b": entry(value_ns=3)}}})
+    assert costs.of("s390", "a").value == 2
+    assert costs.of("s390", "b").value == 3
+    with pytest.raises(KeyError):
+        costs.of("s390", "c")
+
+
+@pytest.mark.parametrize(
+    ("document", "mistake"),
+    [
+        ({}, "cost: is missing"),
+        ({"cost": {"s390": 5}}, "cost.s390 = 5"),
+        (table(a=7), "cost.s390.a = 7"),
+        (table(a=entry(value_ns="2")), "cost.s390.a.value_ns = '2'"),
+        (table(a=entry(value_ns=True)), "cost.s390.a.value_ns = True"),
+        (table(a=entry(low_ns=-1)), "cost.s390.a.low_ns = -1"),
+        (table(a=entry(high_ns=1)), "cost.s390.a: low_ns <= value_ns <= high_ns"),
+        (table(a=entry(basis="hearsay")), "cost.s390.a.basis = 'hearsay'"),
+        (table(a=entry(source="")), "cost.s390.a.source = ''"),
+        (table(a=entry(price=1)), "cost.s390.a.price"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_mistake_is_named_with_what_is_allowed(document: dict[str, Any], mistake: str) -> None:
+    with pytest.raises(BadCosts) as caught:
+        Costs.read(document)
+    assert any(text.startswith(mistake) for text in caught.value.mistakes)
+
+
+def test_all_mistakes_are_found_at_once() -> None:
+    with pytest.raises(BadCosts) as caught:
+        Costs.read(table(a=entry(basis="hearsay", unit=5), b=entry(low_ns=9)))
+    assert len(caught.value.mistakes) == 3
+
+
+def test_an_overlay_replaces_entries_and_adds_none(tmp_path: Any) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        "[cost.s390.exit_l1_l0]\nvalue_ns = 700\nlow_ns = 650\nhigh_ns = 750\n"
+        'basis = "measured"\nunit = "per_op"\nsource = "my machine"\n'
+    )
+    costs = load(mine)
+    assert (costs.of("s390", "exit_l1_l0").value, costs.of("s390", "exit_l1_l0").basis) == (700, "measured")
+    assert costs.of("snp", "exit_l1_l0") == shipped().of("snp", "exit_l1_l0")
+    mine.write_text(mine.read_text().replace("exit_l1_l0", "exit_to_the_moon"))
+    with pytest.raises(UnreadableCosts, match="exit_to_the_moon"):
+        load(mine)
+
+
+@pytest.mark.parametrize("text", ["[cost", "\xff", "cost = 5"], ids=["not TOML", "odd", "no table"])
+def test_a_file_that_is_none_is_said_to_be_so(tmp_path: Any, text: str) -> None:
+    path = tmp_path / "costs.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UnreadableCosts, match=r"costs\.toml"):
+        load(path)
+    with pytest.raises(UnreadableCosts, match=r"none\.toml"):
+        load(tmp_path / "none.toml")
