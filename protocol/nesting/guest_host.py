@@ -248,15 +248,16 @@ class GuestHost(Generic[M]):
     def unmark(self, frame: int, flag: int) -> None:
         self._attention[frame] &= 0xFF ^ flag
 
-    def claim(self, frames: np.ndarray) -> bool:
+    def claim(self, frames: np.ndarray | range) -> bool:
         """A call that names `frames` goes below. False, with nothing done, if another one names any."""
-        if (self.attention[frames] & CLAIMED).any():
+        listed = np.asarray(frames)
+        if (self.attention[listed] & CLAIMED).any():
             return False
-        self.attention[frames] |= CLAIMED
+        self.attention[listed] |= CLAIMED
         return True
 
-    def unclaim(self, frames: np.ndarray) -> None:
-        self.attention[frames] &= 0xFF ^ CLAIMED
+    def unclaim(self, frames: np.ndarray | range) -> None:
+        self.attention[np.asarray(frames)] &= 0xFF ^ CLAIMED
 
     def claim_one(self, frame: int) -> bool:
         """The same for one frame."""

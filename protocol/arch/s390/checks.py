@@ -60,19 +60,22 @@ class View(Protocol):
         ...
 
 
+Frames = np.ndarray | range  # a run where they lie so: it takes no memory
+
+
 class InitPlan(NamedTuple):
     frames: range
 
 
 class ConfigPlan(NamedTuple):
     fields: CreateConfig
-    base: np.ndarray  # frames, contiguous
-    variable: np.ndarray  # frames, in order of their virtual addresses
+    base: range  # frames
+    variable: Frames  # in order of their virtual addresses
 
 
 class CpuPlan(NamedTuple):
     fields: CreateCpu
-    storage: np.ndarray  # frames, contiguous
+    storage: range  # frames
 
 
 def init(view: View, origin: int, length: int) -> int | InitPlan:
@@ -127,7 +130,7 @@ def create_config(view: View, cpu: Cpu, block: bytes) -> int | ConfigPlan:
         return 0x010C
     if not view.accessible(fields.sca):
         return 0x010D
-    return ConfigPlan(fields, np.arange(base.start, base.stop), variable)
+    return ConfigPlan(fields, base, variable)
 
 
 def create_cpu(view: View, block: bytes) -> int | CpuPlan:
@@ -144,7 +147,7 @@ def create_cpu(view: View, block: bytes) -> int | CpuPlan:
         return 0x0106
     if not view.accessible(fields.state):
         return 0x0107
-    return CpuPlan(fields, np.arange(storage.start, storage.stop))
+    return CpuPlan(fields, storage)
 
 
 def _usable(view: View, frames: range) -> bool:
@@ -157,7 +160,7 @@ def _run(address: int, length: int) -> range:
     return range(first, first + (length >> PAGE_SHIFT))
 
 
-def _variable(view: View, cpu: Cpu, address: int, guest_length: int) -> int | np.ndarray:
+def _variable(view: View, cpu: Cpu, address: int, guest_length: int) -> int | Frames:
     """Frames behind a virtually contiguous area. A translation failure has the generic codes below 0x0100."""
     length = view.profile.variable_len(guest_length)
     impossible = guest_length > view.profile.max_storage or length > view.size
@@ -172,11 +175,11 @@ def _variable(view: View, cpu: Cpu, address: int, guest_length: int) -> int | np
         if absolute >= view.size:
             return INVALID_ADDRESS
         frames.append(absolute >> PAGE_SHIFT)
-    listed = np.array(frames, np.int64)
     usable = all(_usable(view, range(frame, frame + 1)) for frame in frames)
     if impossible or len(set(frames)) != len(frames) or not usable:
         return VARIABLE_NOT_USABLE
-    return listed
+    run = range(frames[0], frames[0] + len(frames)) if frames else range(0)
+    return run if frames == list(run) else np.array(frames, np.int64)
 
 
 def _has_lowcore(view: View, frames: range) -> bool:

@@ -7,6 +7,7 @@ follows the same rule (inferred; the sheet spells it out for diagnose only).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocol.arch.s390.guest import Diag, Sclp, Sigp
@@ -77,13 +78,13 @@ def _shown(**registers: int) -> tuple[int, ...]:
     return tuple(gprs)
 
 
-def diag(step: Diag, gprs: list[int]) -> Intercept:
+def diag(step: Diag, gprs: Sequence[int]) -> Intercept:
     """A diagnose of a secure guest: notification or secure instruction."""
     code = NOTIFICATION if step.code in NOTICED_DIAGS else SECURE_INSTRUCTION
     return Intercept(code, IPA_DIAG, BASE_5, _diag_gprs(step, gprs))
 
 
-def _diag_gprs(step: Diag, gprs: list[int]) -> tuple[int, ...]:
+def _diag_gprs(step: Diag, gprs: Sequence[int]) -> tuple[int, ...]:
     if step.code == 0x44:
         return _shown(r5=step.code)
     if step.code == 0x500:
@@ -119,23 +120,23 @@ def unshare() -> Intercept:
 # -- a guest that is not secure: the text as it stands in its storage ----------------------------------------
 
 
-def plain_diag(step: Diag, gprs: list[int]) -> Intercept:
+def plain_diag(step: Diag, gprs: Sequence[int]) -> Intercept:
     ipb = (step.code & 0xFFF) << 16
     return Intercept(INSTRUCTION, 0x8300 | step.r1 << 4 | step.r3, ipb, tuple(gprs))
 
 
-def plain_sigp(step: Sigp, gprs: list[int]) -> Intercept:
+def plain_sigp(step: Sigp, gprs: Sequence[int]) -> Intercept:
     """Coded as SIGP 0,2 with the order as displacement; the step's operands are in registers 1 and 2."""
     shown = list(gprs)
     shown[1], shown[2] = step.parameter, step.address
     return Intercept(INSTRUCTION, IPA_SIGP, (step.order & 0xFFF) << 16, tuple(shown))
 
 
-def plain_sclp(step: Sclp, gprs: list[int]) -> Intercept:
+def plain_sclp(step: Sclp, gprs: Sequence[int]) -> Intercept:
     shown = list(gprs)
     shown[0], shown[2] = step.command, step.gpa
     return Intercept(INSTRUCTION, IPA_SCLP, 0x0002_0000, tuple(shown))
 
 
-def plain(ipa: int, gprs: list[int]) -> Intercept:
+def plain(ipa: int, gprs: Sequence[int]) -> Intercept:
     return Intercept(INSTRUCTION, ipa, 0, tuple(gprs))

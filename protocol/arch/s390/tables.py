@@ -8,6 +8,8 @@ fact sheet.
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 
 from protocol.arch.s390 import dat
@@ -22,23 +24,26 @@ CRST_ENTRIES = 2048
 REGION_THIRD, REGION_FIRST = 1, 3  # levels of a top table; 0 is a segment table, -1 a page table
 _LENGTH = 0x03  # a full table
 _INVALID_CRST = tuple((dat.INVALID | level << 2).to_bytes(8, "big") * CRST_ENTRIES for level in range(4))
+_LEVEL_SHIFT = 48
+_NONE = array("q")  # of every table without page tables; it stays empty
 _INVALID_PAGES = dat.PAGE_INVALID.to_bytes(8, "big") * SEGMENT_PAGES
 
 
 class GuestTable:
     """The table of one guest: maps its pages to frames of the host that owns `memory`."""
 
+    __slots__ = ("_frames", "_free", "_memory", "_pages", "_pool", "_tables", "_top", "root")
+
     def __init__(self, memory: OwnMemory, pool: Pool, top: int = REGION_THIRD) -> None:
         """An empty table. Raises OutOfFrames with nothing taken."""
         self._memory = memory
         self._pool = pool
         self._top = top
-        self._tables: list[dict[int, int]] = [{} for _ in range(top + 1)]  # by level: number -> origin
+        self._tables: dict[int, int] = {}  # level and number of a region or segment table -> origin
         self._pages: dict[int, int] = {}  # segment number -> origin of its page table
-        self._free: list[int] = []  # origins of page tables that nothing links
-        self._crst: list[int] = []
-        self._frames: list[int] = []
-        self.root = self._tables[top][0] = self._new_crst(top)
+        self._free = _NONE  # origins of page tables that nothing links
+        self._frames = _NONE  # where page tables lie
+        self.root = self._new_crst(top, 0)
 
     @property
     def asce(self) -> int:
@@ -47,7 +52,14 @@ class GuestTable:
 
     @property
     def frames(self) -> int:
-        return CRST_FRAMES * len(self._crst) + len(self._frames)
+        return CRST_FRAMES * len(self._tables) + len(self._frames)
+
+    def occupied(self) -> list[int]:
+        """All of them."""
+        return [
+            *((origin >> PAGE_SHIFT) + at for origin in self._tables.values() for at in range(CRST_FRAMES)),
+            *self._frames,
+        ]
 
     def reserve(self, first: int, pages: int) -> None:
         """Have all frames that mapping pages [first, first + pages) can need. Raises OutOfFrames."""
@@ -91,7 +103,7 @@ class GuestTable:
         if table is None:
             return False
         number, index = divmod(segment, CRST_ENTRIES)
-        self._store(self._tables[0][number] + 8 * index, dat.INVALID.to_bytes(8, "big"))
+        self._store(self._tables[number] + 8 * index, dat.INVALID.to_bytes(8, "big"))
         self._free.append(table)
         return True
 
@@ -101,11 +113,11 @@ class GuestTable:
 
     def drop(self) -> None:
         """Give all frames back; nobody may walk the table any more."""
-        for origin in self._crst:
+        for origin in self._tables.values():
             self._pool.give_run(origin >> PAGE_SHIFT, CRST_FRAMES)
         self._pool.give(self._frames)
-        self._crst, self._frames, self._free = [], [], []
-        self._tables = []
+        self._frames = self._free = _NONE
+        self._tables.clear()
         self._pages.clear()
 
     # -- tables ------------------------------------------------------------------------------
@@ -122,18 +134,17 @@ class GuestTable:
 
     def _crst_of(self, level: int, number: int) -> int:
         """Origin of table `number` of a level, linked into the tables above it."""
-        origin = self._tables[level].get(number)
+        origin = self._tables.get(level << _LEVEL_SHIFT | number)
         if origin is None:
             above, index = divmod(number, CRST_ENTRIES)
             parent = self._crst_of(level + 1, above)
-            origin = self._new_crst(level)
+            origin = self._new_crst(level, number)
             self._store(parent + 8 * index, (origin | level + 1 << 2 | _LENGTH).to_bytes(8, "big"))
-            self._tables[level][number] = origin
         return origin
 
-    def _new_crst(self, level: int) -> int:
+    def _new_crst(self, level: int, number: int) -> int:
         origin = self._pool.take_run(CRST_FRAMES) << PAGE_SHIFT
-        self._crst.append(origin)
+        self._tables[level << _LEVEL_SHIFT | number] = origin
         self._store(origin, _INVALID_CRST[level])
         return origin
 
@@ -145,9 +156,11 @@ class GuestTable:
         return table
 
     def _more_page_tables(self, frames: list[int]) -> None:
-        self._frames += frames
+        if not self._frames:
+            self._frames, self._free = array("q"), array("q")
+        self._frames.extend(frames)
         for frame in frames:
-            self._free += ((frame << PAGE_SHIFT) + 0x800, frame << PAGE_SHIFT)
+            self._free.extend(((frame << PAGE_SHIFT) + 0x800, frame << PAGE_SHIFT))
 
     def _store(self, address: int, data: bytes, stores: int = 1) -> None:
         fault = self._memory.write(address, data, stores)

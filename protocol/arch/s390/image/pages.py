@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from protocol.arch.s390.image.header import XTS_KEY_BYTES
@@ -128,6 +129,7 @@ class ExportKey:
     proof_key: bytes
 
 
+@lru_cache(maxsize=256)
 def export_key(seed: int, handle: int) -> ExportKey:
     """Return the key of the configuration `handle` of this machine."""
     made = derive("export", seed, handle.to_bytes(8, "big"), XTS_KEY_BYTES + _NONCE_BYTES + 32)

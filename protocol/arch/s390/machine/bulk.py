@@ -34,7 +34,7 @@ def importable(uv: Machine, handle: int, pages: np.ndarray) -> bool:
         return False
     if config.exported and not config.exported.keys().isdisjoint(pages.tolist()):
         return False
-    return not config.resident[pages].any()
+    return not config.resident[pages[pages < config.resident.size]].any()
 
 
 def bring_in(uv: Machine, handle: int, pages: np.ndarray, frames: np.ndarray) -> None:
@@ -67,7 +67,7 @@ def share(uv: Machine, handle: int, pages: np.ndarray) -> None:
     for frame in frames[filled].tolist():
         share_one(uv, config, frame)
     uv.state[frames] = PageState.SHARED
-    config.shared.update(frames.tolist())
+    config.shared.update(dict.fromkeys(frames.tolist()))
 
 
 def destroyable(uv: Machine, frames: np.ndarray) -> np.ndarray:
@@ -86,7 +86,8 @@ def destroy(uv: Machine, frames: np.ndarray) -> None:
         if config is not None:
             its = held[uv.owner[held] == serial]
             config.resident[uv.guest_page[its]] = 0
-            config.shared.difference_update(its.tolist())
+            for frame in its.tolist() if config.shared else ():
+                config.shared.pop(frame, None)
     uv.state[held] = PageState.NORMAL
     uv.owner[held] = 0
     uv.guest_page[held] = 0
@@ -99,4 +100,6 @@ def _own(uv: Machine, config: Config, pages: np.ndarray, frames: np.ndarray) -> 
     uv.state[frames] = PageState.SECURE
     uv.owner[frames] = config.serial
     uv.guest_page[frames] = pages
+    if pages.size:
+        config.reach(int(pages.max()))
     config.resident[pages] = frames + 1

@@ -108,7 +108,7 @@ def _sealed_cpu(secure: SecureCpu, dump: Dump) -> bytes:
     from protocol.arch.s390.evidence import dump as form
 
     state = form.CpuState(
-        gprs=tuple(secure.gprs),
+        gprs=secure.gprs,
         psw=_psw(secure),
         prefix=secure.prefix,
         timer=secure.guest_timer,

@@ -51,6 +51,9 @@ class PageState(IntEnum):
     DONATED = 4
 
 
+CLEAR = (0,) * 16  # general registers: one tuple for all CPUs that have done nothing yet
+
+
 @dataclass(frozen=True, slots=True)
 class Secret:
     """A secret that its guest may list; a plaintext one it may retrieve, too."""
@@ -89,7 +92,8 @@ class Dump:
 class Config:
     """A configuration.
 
-    `resident` maps a guest page to its frame + 1; `exported` holds what proves a page outside.
+    `resident` maps a guest page to its frame + 1, as far up as the guest has had one; `exported` holds what
+    proves a page outside.
     """
 
     serial: int
@@ -97,20 +101,20 @@ class Config:
     mso: int
     length: int
     asce: int
-    base: np.ndarray
-    variable: np.ndarray
-    key: ExportKey
+    base: range
+    variable: np.ndarray | range
+    seed: int  # the machine's
     resident: np.ndarray
     issued_on: int  # number of the host's CPU that created it: the audit tells guest hosts apart by it
     state: ConfigState = ConfigState.CREATED
     reset_pending: bool = False
     cpus: dict[int, SecureCpu] = field(default_factory=dict)
     exported: dict[int, tuple[int, bytes]] = field(default_factory=dict)
-    shared: set[int] = field(default_factory=set)  # frames, pinned ones too
+    shared: dict[int, None] = field(default_factory=dict)  # frames, pinned ones too
     generation: int = 0
     params: Unsealed | None = None
     digests: Digests | None = None
-    store: SecretStore = field(default_factory=SecretStore)
+    made_store: SecretStore | None = None
     dump: Dump | None = None
     dumps: int = 0  # how many were begun
     dump_disabled: bool = False  # by an add-secret request, for as long as the configuration lives
@@ -118,6 +122,36 @@ class Config:
     @property
     def pages(self) -> int:
         return self.length >> 12
+
+    def is_resident(self, page: int) -> bool:
+        return page < self.resident.size and bool(self.resident[page])
+
+    def reach(self, page: int) -> None:
+        """Have room in `resident` for a page of the guest."""
+        size = self.resident.size
+        if page >= size:
+            grown = np.zeros(min(self.pages, max(2 * size, page + 1)), np.uint32)
+            grown[:size] = self.resident
+            self.resident = grown
+
+    # Most guests never need these two.
+
+    @property
+    def store(self) -> SecretStore:
+        """What owners gave, to look at."""
+        return self.made_store or SecretStore()
+
+    def own_store(self) -> SecretStore:
+        """The same, to be changed."""
+        if self.made_store is None:
+            self.made_store = SecretStore()
+        return self.made_store
+
+    @property
+    def key(self) -> ExportKey:
+        from protocol.arch.s390.image import export_key
+
+        return export_key(self.seed, self.handle)
 
 
 @dataclass(slots=True)
@@ -127,11 +161,11 @@ class SecureCpu:
     handle: int
     config: Config
     number: int
-    storage: np.ndarray
+    storage: range
     block: int
     state: CpuState = CpuState.STOPPED
     prefix: int = 0
-    gprs: list[int] = field(default_factory=lambda: [0] * 16)
+    gprs: tuple[int, ...] = CLEAR
     timer: int | None = None
     guest_timer: int = 0
     tod: int = 0
@@ -153,4 +187,7 @@ class SecureCpu:
         self.after_wait = self.after_notice = False
         self.guest_timer = 0
         if registers:
-            self.gprs[:] = [0] * 16
+            self.gprs = CLEAR
+
+    def set_gpr(self, number: int, value: int) -> None:
+        self.gprs = (*self.gprs[:number], value, *self.gprs[number + 1 :])

@@ -184,13 +184,13 @@ def owns(uv: Machine, config: Config, page: int, frame: int) -> bool:
 def _importable(uv: Machine, config: Config, page: int, frame: int) -> Outcome | None:
     state = uv.states[frame]
     if state == PageState.NORMAL:
-        return RESIDENT_ELSEWHERE if config.resident[page] else None
+        return RESIDENT_ELSEWHERE if config.is_resident(page) else None
     if state != PageState.DONATED and owns(uv, config, page, frame):
         return ALREADY_SECURE
     other = uv.by_serial.get(int(uv.owner[frame]))
     if state != PageState.SHARED or other is config or other is None:
         return NOT_IMPORTABLE
-    return RESIDENT_ELSEWHERE if config.resident[page] else None
+    return RESIDENT_ELSEWHERE if config.is_resident(page) else None
 
 
 def _own(uv: Machine, config: Config, page: int, frame: int) -> None:
@@ -198,17 +198,18 @@ def _own(uv: Machine, config: Config, page: int, frame: int) -> None:
     if uv.states[frame] == PageState.SHARED:  # shared by another guest: ownership moves (feature MISC)
         other = uv.by_serial[int(uv.owner[frame])]
         other.resident[int(uv.guest_page[frame])] = 0
-        other.shared.discard(frame)
+        other.shared.pop(frame, None)
     uv.storage.clear(frame)
     uv.states[frame] = PageState.SECURE
     uv.owner[frame] = config.serial
     uv.guest_page[frame] = page
+    config.reach(page)
     config.resident[page] = frame + 1
 
 
 def _disown(uv: Machine, config: Config, page: int, frame: int) -> None:
     config.resident[page] = 0
-    config.shared.discard(frame)
+    config.shared.pop(frame, None)
     _drop(uv, frame)
 
 
@@ -234,7 +235,7 @@ def share(uv: Machine, config: Config, frame: int) -> None:
     uv.storage.vault_clear(frame)
     uv.storage.write(frame << PAGE_SHIFT, plain)
     uv.states[frame] = PageState.SHARED
-    config.shared.add(frame)
+    config.shared[frame] = None
 
 
 def unshare(uv: Machine, config: Config, frame: int) -> None:
@@ -242,4 +243,4 @@ def unshare(uv: Machine, config: Config, frame: int) -> None:
     uv.storage.vault_write(frame, 0, uv.storage.read(frame << PAGE_SHIFT, PAGE))
     uv.storage.clear(frame)
     uv.states[frame] = PageState.SECURE
-    config.shared.discard(frame)
+    config.shared.pop(frame, None)

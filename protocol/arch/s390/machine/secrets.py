@@ -147,14 +147,15 @@ def _take(config: Config, said: Described, value: bytes, extension: bytes) -> Ou
     from protocol.arch.s390.evidence import secrets as form
 
     assert config.params is not None
-    if config.store.extension is None:
-        config.store.extension = extension
+    kept = config.own_store()
+    if kept.extension is None:
+        kept.extension = extension
     if said.flags & form.FLAG_DISABLE_DUMP:
         config.dump_disabled = True
     if said.kind == form.Kind.UPDATE_CCK:
         config.params = replace(config.params, cck=value)
     elif said.kind != form.Kind.NULL:
-        config.store.secrets.append(Secret(said.kind, said.id, value))
+        kept.secrets.append(Secret(said.kind, said.id, value))
     return DONE
 
 
@@ -181,10 +182,9 @@ def list_all(uv: Machine, secure: SecureCpu, block: bytes) -> Outcome | Fault:
 
 def lock(uv: Machine, secure: SecureCpu, block: bytes) -> Outcome | Fault:
     """From now on the store does not change any more."""
-    kept = secure.config.store
-    if kept.locked:
+    if secure.config.store.locked:
         return LOCKED
-    kept.locked = True
+    secure.config.own_store().locked = True
     return DONE
 
 

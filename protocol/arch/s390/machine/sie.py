@@ -153,7 +153,7 @@ class Sie:
         if entry.iictl in LAST_PROMPTS:
             steps.interrupt(self, secure, program, LAST_PROMPTS[entry.iictl])
         elif code == 0x500:
-            secure.gprs[2] = entry.gprs[2]
+            secure.set_gpr(2, entry.gprs[2])
             program.finish({"gprs": {"2": hex(entry.gprs[2])}})
         else:
             program.finish({"gprs": {}})

@@ -120,7 +120,7 @@ def _load(sie: Sie, secure: SecureCpu, step: Load) -> Result:
     data = load(sie, secure, step.gpa, step.length)
     if isinstance(data, Fault):
         return data
-    secure.gprs[step.gpr] = int.from_bytes(data, "big")
+    secure.set_gpr(step.gpr, int.from_bytes(data, "big"))
     return {}
 
 
@@ -129,7 +129,7 @@ def _set_cpu(sie: Sie, secure: SecureCpu, step: SetCpu) -> Result:
     if secure.problem_state and (step.timer is not None or step.problem_state is False):
         raise ProgramInterruption(z.PRIVILEGED)
     for number, value in step.gprs:
-        secure.gprs[number] = value
+        secure.set_gpr(number, value)
     if step.timer is not None:
         secure.guest_timer = step.timer
     if step.problem_state is not None:

@@ -21,13 +21,13 @@ from protocol.arch.s390.structs import (
     Outcome,
 )
 from protocol.effects import Fault
-from protocol.memory.store import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from protocol.arch.s390.front import Front
     from protocol.arch.s390.machine import Machine
 
 HEADER_NOT_ACCESSIBLE = 0x0103
+NO_PAGES = np.zeros(0, np.uint32)
 HEADER_LIMIT = 0x2000  # an SE header is at most two pages
 LENGTH_MISMATCH = (0x010A, 0x0031)
 NOT_VERIFIED = 0x0102
@@ -37,8 +37,6 @@ def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     plan = checks.create_config(uv, cpu, block)
     if isinstance(plan, int):
         return Outcome(plan)
-    from protocol.arch.s390.image import export_key
-
     fields = plan.fields
     handle = uv.handles.new("config")
     uv.donate(plan.base)
@@ -51,8 +49,8 @@ def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
         asce=fields.asce,
         base=plan.base,
         variable=plan.variable,
-        key=export_key(uv.seed, handle),
-        resident=np.zeros((fields.length + 4095) >> PAGE_SHIFT, np.uint32),
+        seed=uv.seed,
+        resident=NO_PAGES,
         issued_on=cpu.number,
     )
     uv.configs[handle] = config

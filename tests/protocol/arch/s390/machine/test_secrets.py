@@ -255,7 +255,7 @@ class TestLists:
         """As many as there is room for, written past the requests: 128 of them take a while."""
         from protocol.arch.s390.machine.entities import Secret
 
-        kept = guest.bench.uv.configs[guest.handle].store.secrets
+        kept = guest.bench.uv.configs[guest.handle].own_store().secrets
         for number in range(64):
             kept.append(Secret(2, number.to_bytes(32, "big"), bytes(32)))
             kept.append(Secret(3, bytes(32), bytes(16)))
