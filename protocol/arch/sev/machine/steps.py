@@ -75,7 +75,7 @@ def shown(raised: X86Fault) -> dict[str, Any]:
 def _address(fw: Machine, vcpu: Vcpu, gpa: int, write: bool) -> int | Exit | X86Fault:
     """The system physical address behind a guest address that carries the C-bit if it is private."""
     private = bool(gpa & C_MASK) and vcpu.key is not None
-    bare = gpa & ~C_MASK
+    bare = gpa & ~C_MASK if vcpu.key is not None else gpa  # without a key it is a bit like any other
     leaf = _walk(fw, vcpu, bare, write, private)
     if isinstance(leaf, Exit):
         return leaf

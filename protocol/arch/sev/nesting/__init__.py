@@ -342,6 +342,15 @@ class Nested(GuestHost[Any], Front):
         bad = self.rmp.any_assigned(first, (address + length - 1 >> PAGE_SHIFT) - first + 1)
         return None if bad is None else rmp_violation(max(address, bad << PAGE_SHIFT))
 
+    def peek(self, address: int, length: int) -> bytes | Fault:
+        """An empty access is judged by its address, as on the machine."""
+        if length:
+            return super().peek(address, length)
+        return b"" if is_dram(self.size, address, 0) else not_present(address, write=False)
+
+    def poke(self, address: int, data: bytes) -> Fault | None:
+        return super().poke(address, data) if data else self.refusal(address, 0)
+
     def guarded_peek(self, address: int, length: int) -> bytes | Fault:
         """Reads are never refused; the RMP is rendered from this level's books."""
         rmp = self.rmp
