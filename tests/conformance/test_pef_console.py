@@ -111,6 +111,7 @@ def test_vcpus_and_slots_have_their_rules(pef: Any) -> None:
     assert vm.slot(511, 8 * MIB, MIB) == 0
     assert vm.slot(511, 8 * MIB, 2 * MIB) == -22
     assert vm.slot(511, 0, 0) == 0
+    assert vm.slot(9, 1 << 40, 1 << 45) == -12  # more than anybody has
 
 
 def test_a_deleted_slot_is_gone_for_guest_and_vmm(pef: Any) -> None:
@@ -188,7 +189,11 @@ def test_the_keyboard_answers_a_hypercall(pef: Any) -> None:
     vm.enter({"hcall": {"r3": "0x1234"}})
     (done,) = vm.enter(gpr={"r3": "0x5", "r4": "0x6"})["steps"]
     assert (done["r3"], done["r4"], done["r5"]) == ("0x5", "0x6", "0x0")
-    vm.host.error("enter", "bad_value", vm=3, vcpu=0, gpr={"r3": 0})  # nothing is open any more
+    other = vm.host.vm(lpid=4)
+    vm.host.error("enter", "bad_value", vm=4, vcpu=0, gpr={"r3": 0})  # nothing is open
+    assert other.enter(stop=["0xE00"])["trap"] == "0x980"
+    vm.host.error("enter", "bad_value", vm=4, vcpu=0, stop=["0xe01"])
+    vm.host.error("enter", "bad_value", vm=4, vcpu=0, stop="0xe00")
 
 
 def test_a_guest_ends_its_time_slice_or_stays(pef: Any) -> None:

@@ -62,6 +62,7 @@ def test_a_guest_may_not_make_the_calls_of_a_hypervisor(pef: Any) -> None:
 
 def test_unknown_calls_answer_u_function(pef: Any) -> None:
     host = pef()
+    assert host.ok("call", r3="0xf104", r4=7) == {"r3": "0x0"}  # it has no other output
     for unknown in (0, 0xF100, 0xF154, 0xEF00, (1 << 64) - 1):
         assert code(host.ok("call", r3=hex(unknown))["r3"]) == FUNCTION
 
@@ -90,6 +91,24 @@ def test_uv_esm_by_hand_answers_what_the_dispatcher_answers(pef: Any) -> None:
     host.ok("cpu", pr=True)
     assert host.ucall("ESM", 0, 0) == PERMISSION
     assert host.ucall("ESMB_GET_FILE", 0) == PARAMETER
+
+
+def test_a_cpu_that_left_hv_mode_makes_uv_esm_as_a_vcpu(pef: Any) -> None:
+    host = pef()
+    vm = host.loaded()
+    host.ok("cpu", hv=False, lpidr=3)
+    answer = host.call("ESM", vm.areas["kernel"], vm.areas["fdt"])
+    assert (answer["trap"], answer["secure"], answer["steps"]) == ("0x980", True, [])
+    assert host.ok("cpu")["hv"] is True and host.audit["te"]["svms"] == 1
+
+
+def test_the_kernel_has_its_own_context(pef: Any) -> None:
+    host = pef()
+    vm = host.svm()
+    host.ok("cpu", hv=False, tm="active")
+    assert len(vm.read(0)) == 8  # paged out
+    assert vm.sys("KVM_PPC_SVM_OFF") == 0
+    assert host.ok("cpu")["hv"] is False
 
 
 def test_uv_esm_checks_its_parameters_in_their_order(pef: Any) -> None:

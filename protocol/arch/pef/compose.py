@@ -109,7 +109,7 @@ def compose(
     if depth == 0:
         for number in range(hosts):
             own = _cpus(count)
-            machine = Machine(profile, memory, own, CALLS, rig.ledger, seed)
+            machine = Machine(profile, memory, own, CALLS, rig.ledger, seed, number)
             rig.machines.append(machine)
             rig.seats.append(Seat(number, machine, own, memory))
         return rig

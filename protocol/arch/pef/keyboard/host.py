@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from protocol.arch.pef.compose import RESETS
 from protocol.arch.pef.cpu import HCALL, TM_STATES, Cpu, Exit
-from protocol.arch.pef.front import RETURN
+from protocol.arch.pef.front import ESMB_GET_FILE, RESTRICTED_SPR_READ, RETURN
 from protocol.arch.pef.guest import Program, Read
 from protocol.arch.pef.hcalls import NAMES
 from protocol.arch.pef.keyboard import steps
@@ -20,6 +20,7 @@ from protocol.arch.pef.kvm import run as running
 from protocol.arch.pef.kvm.frames import FIRST, FREE, GIVEN
 from protocol.arch.pef.kvm.vm import KvmVcpu, Vm
 from protocol.arch.pef.level import Level
+from protocol.arch.pef.status import signed
 from protocol.arch.pef.tables import LPIDS, PAGE
 from protocol.effects import Fault, Step, run
 from protocol.keyboard import AllocationBook, Answer, Begun, Complaint, Fields, Raised, SecureHost, Space
@@ -28,6 +29,10 @@ from protocol.memory.store import PAGE_SHIFT as SMALL_SHIFT
 RESULT_BYTES = 4 << 20  # that the reads of one program may gather before they are collected
 U32 = (1 << 32) - 1
 _STOPS = (*NAMES.values(), *(hex(vector) for vector in (HCALL, 0xE00, 0xE20, *steps.VECTORS)))
+
+
+# Registers beside R3 that an ultracall answers by; UV_RETURN does not return.
+OUTPUTS: Mapping[int, tuple[int, ...]] = {RESTRICTED_SPR_READ: (5,), ESMB_GET_FILE: tuple(range(4, 12))}
 
 
 class Seat(Protocol):
@@ -145,7 +150,8 @@ class PefHost(SecureHost):
         try:
             out = yield from self.kvm.issue(it, gpr, hsrr0)
             if isinstance(out, list):
-                return {f"r{number}": hex(out[number]) for number in range(3, 13)}
+                outputs = OUTPUTS.get(gpr[3], ()) if signed(out[3]) >= 0 else ()
+                return {f"r{number}": hex(out[number]) for number in (3, *outputs)}
             return (yield from self._goes_on(cpu, out))
         except HostStopped as stopped:
             raise self.stops(stopped) from stopped
@@ -197,7 +203,7 @@ class PefHost(SecureHost):
         vcpu = self.vcpu(fields, vm)
         if vcpu.running:
             raise fields.wrong("vcpu", "one that runs on no other CPU")
-        stop = frozenset(fields.texts("stop", _STOPS, []))
+        stop = self._stop(fields)
         reply: dict[int, int] = {}
         if "gpr" in fields:
             reply = self._reply(fields, vcpu)
@@ -205,12 +211,24 @@ class PefHost(SecureHost):
         vcpu.reply = reply
         return Begun(self._enter(cpu, vm, vcpu, stay), (vm.lpid, vcpu.number))
 
+    @staticmethod
+    def _stop(fields: Fields) -> frozenset[str]:
+        names = fields.raw("stop") if "stop" in fields else []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise fields.wrong("stop", "a list of strings")
+        shaped = {name.lower() if name[:2] in ("0x", "0X") else name for name in names}
+        if not shaped <= set(_STOPS):
+            raise fields.wrong("stop", f"a list of {', '.join(_STOPS)}")
+        return frozenset(shaped)
+
     def _reply(self, fields: Fields, vcpu: KvmVcpu) -> dict[int, int]:
-        if vcpu.exit is None or vcpu.exit.trap != HCALL:
-            raise fields.wrong("gpr", "only where a hypercall of this vcpu is open")
+        """The keyboard's answer to an open exit. Behind a storage interrupt it says that this was seen to."""
         given = fields.inner("gpr")
         given.only(*(f"r{number}" for number in range(3, 13)))
-        return {number: given.number(f"r{number}", 0) for number in range(3, 13)}
+        registers = {number: given.number(f"r{number}", 0) for number in range(3, 13)}
+        if vcpu.exit is None:
+            raise fields.wrong("gpr", "only where an exit of this vcpu is open")
+        return registers if vcpu.exit.trap == HCALL else {3: vcpu.exit.gpr[3]}
 
     def _enter(self, cpu: int, vm: Vm, vcpu: KvmVcpu, stay: bool) -> Step[Answer]:
         try:

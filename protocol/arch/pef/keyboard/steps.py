@@ -38,6 +38,8 @@ def _call(step: Fields) -> Ultracall:
 def _hcall(step: Fields) -> Hypercall:
     step.only("hcall", "do")
     nested = tuple(parse(step)) if "do" in step else ()
+    if any(isinstance(each, Hypercall) and each.nested for each in nested):
+        raise step.wrong("do", "steps without do: a nested guest runs no guest of its own")
     return Hypercall(_named(step.inner("hcall")), nested)
 
 

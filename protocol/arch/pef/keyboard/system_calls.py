@@ -56,7 +56,7 @@ def load(host: PefHost, fields: Fields, cpu: Cpu) -> Answer:
     vm = host.vm(fields)
     at = fields.number("at", None, 0, ADDRESS_LIMIT)
     kernel = fields.number("kernel", None, 1, LARGEST)
-    initrd = fields.number("initrd", None, 1, LARGEST)
+    initrd = fields.number("initrd", None, 0, LARGEST)
     cmdline = fields.text("cmdline", "")
     if not cmdline.isascii() or "\0" in cmdline or len(cmdline) > CMDLINE_BYTES:
         raise fields.wrong("cmdline", f"at most {CMDLINE_BYTES} characters of ASCII, none of them zero")

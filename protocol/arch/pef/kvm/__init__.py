@@ -62,10 +62,13 @@ class Kvm:
     # -- ultracalls ------------------------------------------------------------------------------------------
 
     def ucall(self, cpu: Cpu, number: int, *arguments: int) -> Step[int]:
-        """An ultracall that answers a status. Raises HostStopped."""
+        """An ultracall that answers a status, by the kernel: in its own context. Raises HostStopped."""
         gpr = gprs(r3=number)
         gpr[4 : 4 + len(arguments)] = arguments
+        kept = cpu.hv, cpu.pr, cpu.tm
+        cpu.hv, cpu.pr, cpu.tm = True, False, "none"
         out = yield from self.issue(cpu, gpr)
+        cpu.hv, cpu.pr, cpu.tm = kept
         assert isinstance(out, list), f"{number:#x} left the hypervisor"
         return signed(out[3])
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ENOMEM, EBUSY, EEXIST, EINVAL, ENOSPC = -12, -16, -17, -22, -28
 SECURE_GUEST, NESTED_HV = "KVM_CAP_PPC_SECURE_GUEST", "KVM_CAP_PPC_NESTED_HV"
 VCPUS = 2048
+MOST_BYTES = 1 << 38  # of one VM: a word and a frame for each of its GFNs are real
 
 
 def capabilities(kvm: Kvm) -> tuple[str, ...]:
@@ -96,6 +97,8 @@ def set_memory(kvm: Kvm, cpu: Cpu, vm: Vm, number: int, gpa: int, size: int) -> 
         return 0
     if old is not None:
         return 0 if (old.gpa, old.size) == (gpa, size) else EINVAL
+    if size + sum(slot.size for slot in vm.slots.values()) > MOST_BYTES:
+        return ENOMEM
     made = Memslot.make(number, gpa, size)
     if vm.overlaps(made.first, made.end):
         return EEXIST

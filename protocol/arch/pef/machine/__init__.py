@@ -49,8 +49,10 @@ class Machine:
         calls: Mapping[int, CallSpec],
         ledger: Ledger,
         seed: int,
+        number: int = 0,
     ) -> None:
         self.profile = profile
+        self.number = number
         self.size = memory_bytes
         self.cpus = list(cpus)
         self.calls = calls
@@ -64,7 +66,7 @@ class Machine:
     def _start(self) -> None:
         """The ultravisor comes up: it is there before any hypervisor."""
         self.lives += 1
-        self.random = Random(f"{self.seed}:ultravisor:{self.lives}")
+        self.random = Random(f"{self.seed}:ultravisor:{self.number}:{self.lives}")
         self.secure = SecureMemory(self.profile.units)
         self.svms: dict[int, Svm] = {}
         self.debug = DebugRegisters()
@@ -137,6 +139,7 @@ class Machine:
     def _left(self, cpu: Cpu, exit: Exit | Stopped) -> Exit | Stopped:  # noqa: A002 - it is one
         """Count an arrival at the hypervisor of the machine."""
         if isinstance(exit, Exit):
+            cpu.hv, cpu.pr = True, False  # an interrupt to the hypervisor
             self.ledger.exit(cpu.origin + 1, f"{'uv_' if exit.secure else ''}{exit.trap:x}")
         return exit
 

@@ -149,7 +149,7 @@ def _handed_up(nested: Nested, cpu: Cpu, record: Record, left: Exit) -> Exit:
     """An exit that belongs to the guest host, in its own numbers."""
     nested.ledger.count(("reflections", str(nested.below.level), str(nested.level)))
     nested.ledger.count(("copied_bytes", "hv_guest_state"), STATE_BYTES + REGISTER_BYTES)
-    cpu.lpidr, cpu.pidr = record.lpid, 0
+    cpu.lpidr, cpu.pidr, cpu.hv, cpu.pr = record.lpid, 0, True, False
     up = replace(left, lpid=record.lpid)
     if left.secure:
         _note(nested, record, left)
