@@ -76,12 +76,15 @@ guest_steps = st.one_of(
 
 requests = st.one_of(
     by_hand,
-    st.builds(
-        lambda vm, vcpu, do: {"op": "guest", "vm": vm, "vcpu": vcpu, "do": do},
-        st.sampled_from(LPIDS),
-        vcpus,
-        st.lists(guest_steps, min_size=1, max_size=4),
-    ),
+    *[
+        st.builds(
+            lambda vm, vcpu, do: {"op": "guest", "vm": vm, "vcpu": vcpu, "do": do},
+            st.sampled_from(LPIDS),
+            vcpus,
+            st.lists(guest_steps, min_size=1, max_size=4),
+        )
+    ]
+    * 3,
     *[
         st.builds(
             lambda vm, vcpu, stop: {"op": "enter", "vm": vm, "vcpu": vcpu, "stop": stop},
@@ -90,7 +93,7 @@ requests = st.one_of(
             st.lists(st.sampled_from(STOPS), max_size=2, unique=True),
         )
     ]
-    * 2,
+    * 4,
     st.builds(
         lambda vm, r3, r4: {"op": "enter", "vm": vm, "vcpu": 0, "gpr": {"r3": hex(r3 & MASK), "r4": hex(r4)}},
         st.sampled_from(LPIDS),
@@ -100,7 +103,7 @@ requests = st.one_of(
     st.builds(
         lambda r0, more: {"op": "call", "r3": "0xf11c", "r0": hex(r0 & MASK)} | more,
         st.sampled_from([0, 0, -4]),
-        st.sampled_from([{}, {}, {}, {"hsrr0": "0x300"}, {"hsrr0": "0x301"}, {"r31": 5}]),
+        st.sampled_from([{}] * 9 + [{"hsrr0": "0x300"}] * 3 + [{"hsrr0": "0x301"}, {"r31": 5}]),
     ),
     st.builds(
         lambda lpidr, pidr: {"op": "cpu", "lpidr": lpidr, "pidr": pidr},
@@ -138,7 +141,7 @@ requests = st.one_of(
     st.builds(
         lambda vm, name: {"op": "kvm", "name": name, "vm": vm},
         st.sampled_from(LPIDS),
-        st.sampled_from(["KVM_PPC_SVM_OFF", "close", "KVM_CREATE_VM"]),
+        st.sampled_from(["KVM_PPC_SVM_OFF", "KVM_PPC_SVM_OFF", "KVM_CREATE_VM", "close"]),
     ),
     st.builds(
         lambda vm, slot, gpa, size: {
@@ -154,7 +157,6 @@ requests = st.one_of(
         st.sampled_from([0, VM_BYTES, 12 * MIB]),
         st.sampled_from([0, MIB, VM_BYTES]),
     ),
-    st.builds(lambda kind: {"op": kind} | ({"kind": "system"} if kind == "reset" else {}), st.just("reset")),
 )
 
 
