@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -332,7 +333,7 @@ class Script:
         write, choice = self.host.write, self.random.choice
         if not self.roots or self.random.random() < 0.2:
             chain = [self.host.plain() for _ in range(4)]
-            for upper, lower in zip(chain, chain[1:], strict=False):
+            for upper, lower in pairwise(chain):
                 slot = 256 if upper == chain[0] else 0
                 write(upper + 8 * slot, struct.pack("<Q", lower | PRESENT_TABLE))
             write(chain[3], struct.pack("<Q", self.host.plain() | PRESENT_LEAF))
@@ -403,5 +404,3 @@ class Script:
 def pages_of(audit: Json) -> list[dict[str, int]]:
     """What the module holds, of each host."""
     return [host["te"] for host in audit["hosts"]]
-
-
