@@ -138,6 +138,8 @@ class Machine(Front):
 
     def _refused(self, address: int, length: int, write: bool) -> Fault | None:
         first, last = address >> PAGE_SHIFT, (address + length - 1) >> PAGE_SHIFT
+        if first == last:
+            return z.program(z.SECURE_ACCESS, address, write) if self.states[first] >= _REFUSES else None
         bad = np.flatnonzero(self.state[first : last + 1] >= PageState.SECURE)
         if not bad.size:
             return None
