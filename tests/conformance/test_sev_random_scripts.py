@@ -231,6 +231,31 @@ class Script:
         self.ask("guest", vcpu=VMCBS[n], do=self.steps(), replace=True)
         self.ask("enter", vcpu=VMCBS[n], cpu=self.random.randrange(3))
 
+    def stay(self) -> None:
+        """A CPU stays in a guest while others act: more steps for it, tables and the RMP change under it."""
+        r = self.random
+        n, cpu = r.randrange(3), r.randrange(4)
+        self.ask("guest", vcpu=VMCBS[n], do=self.steps()[:1], replace=True)
+        self.ask("enter", vcpu=VMCBS[n], cpu=cpu, stay=True)
+        for _ in range(r.randrange(1, 4)):
+            r.choice((self.leaf, self.leaf, self.drawn, lambda: self.update() if self.snp else self.leaf()))()
+            self.ask("guest", vcpu=VMCBS[n], do=self.steps())
+        self.ask("kick", cpu=cpu)
+
+    def park(self) -> None:
+        """A command stands still behind its checks."""
+        r = self.random
+        self.drawn()
+        called = self.requests.pop()
+        if called["op"] != "call":
+            self.requests.append(called)
+            return
+        self.requests.append(called | {"park": True, "id": "parked"})
+        for _ in range(r.randrange(1, 4)):
+            self.update() if self.snp else self.enter(r.randrange(3))
+        self.ask("insn", name="psmash", rax=BLOCK)
+        self.requests.append({"op": "resume", "call": "parked"})
+
     def legacy_guest(self, number: int) -> None:
         r = self.random
         policy = r.choice((0, 4))
@@ -308,6 +333,10 @@ class Script:
                 self.vcpu()
             elif what < 0.6:
                 self.leaf()
+            elif what < 0.64:
+                self.stay()
+            elif what < 0.67:
+                self.park()
             elif what < 0.78:
                 self.enter(r.randrange(3))
             elif what < 0.82:
@@ -344,11 +373,20 @@ def prepared(depth: int, snp: bool, **options: Any) -> Keyboard:
     return keyboard
 
 
+def answered(keyboard: Keyboard, request: Json) -> Json:
+    """Most requests are numbered by the keyboard; one that is parked has an id that can be named again."""
+    if "id" not in request:
+        return keyboard.ask(**request)
+    answer: Json = keyboard.console.answer(request)
+    return answer
+
+
 def blanked(request: Json, answer: Json) -> Json:
     """Without what depends on keys: bytes that a guest read, and host reads outside of the RMP."""
     if request["op"] in ("enter", "kick", "guest"):
-        for body in (answer.get("ok"), answer.get("fault")):
-            for step in body.get("steps", []) if body else []:
+        bodies = [answer.get("ok") or {}, answer.get("fault") or {}]
+        for body in (*bodies, bodies[0].get("exit", {})):
+            for step in body.get("steps", []):
                 if "hex" in step:
                     step["hex"] = len(step["hex"])
     return answer
@@ -356,7 +394,7 @@ def blanked(request: Json, answer: Json) -> Json:
 
 def played(depth: int, script: Script, requests: list[Json], **options: Any) -> list[Json]:
     keyboard = prepared(depth, script.snp, **options)
-    answers = [blanked(request, keyboard.ask(**request)) for request in requests]
+    answers = [blanked(request, answered(keyboard, request)) for request in requests]
     counts = keyboard.ok("counts")
     del counts["machine"]
     assert keyboard.ok("audit")["leaks"] == [], f"after the script, depth {depth}"

@@ -238,3 +238,26 @@ def test_the_authors_signature_comes_last(id_block: dict[str, object]) -> None:
 
 def test_a_good_id_block_is_accepted(id_block: dict[str, object]) -> None:
     assert finish(id_block) == 0
+
+
+# -- standing still ----------------------------------------------------------------------------------------------------
+
+
+def test_a_request_parks_only_behind_the_last_of_its_checks(asker: Asker) -> None:
+    """The tag and the sequence number are looked at by the firmware that has the keys, however deep that is."""
+
+    def send(message: bytes) -> dict[str, object]:
+        host = asker.host
+        host.write(asker.request, message.ljust(PAGE, b"\0"))
+        host.write(host.buffer, struct.pack("<QQQ", asker.vm.gctx, asker.request, asker.response))
+        return host.ask("call", cmdresp=0x094 << 16, lo=host.buffer, park=True)
+
+    assert send(seal(asker.keys[1], 1, REPORT))["ok"] == {"cmdresp": "0x8094000b", "lo": "0x0", "hi": "0x0"}
+    assert send(seal(asker.keys[0], 2, REPORT))["ok"] == {"cmdresp": "0x8094001d", "lo": "0x0", "hi": "0x0"}
+    parked = send(seal(asker.keys[0], 1, REPORT))
+    assert parked["ok"] == {"parked": True}
+    asker.host.write(asker.host.buffer + 0x100, bytes(16))
+    busy = asker.host.insn("rmpupdate", 1, rax=asker.response, rcx=asker.host.buffer + 0x100)
+    assert busy == {"rax": "0x3"}
+    assert asker.host.ok("resume", call=parked["id"])["cmdresp"] == "0x80940000"
+    assert opened(asker.keys[0], asker.host.read(asker.response, PAGE))[0] == 2

@@ -37,7 +37,7 @@ class AsidPool:
         """Bind the first ASID that the firmware accepts."""
         for _ in range(2 * self._size):
             asid = yield from self.take(driver)
-            status = yield from driver.command(name, (0, *_TAKEN), asid=asid, **fields)
+            status = yield from driver.command(name, (0, *_TAKEN), False, asid=asid, **fields)
             if status == Status.SUCCESS:
                 return asid
             self.give(asid)

@@ -98,7 +98,9 @@ class Driver:
 
     # -- commands ---------------------------------------------------------------------------------------
 
-    def command(self, name: str, allowed: Sequence[int] = (0,), **fields: int) -> Step[int]:
+    def command(
+        self, name: str, allowed: Sequence[int] = (0,), park: bool = False, **fields: int
+    ) -> Step[int]:
         """One command with this buffer. Raises Failed where the status is none of `allowed`."""
         layout = LAYOUTS[name]
         body = layout.pack(**fields)
@@ -110,7 +112,7 @@ class Driver:
         if self.snp and (name in WRITTEN or name == "ATTESTATION"):
             answer = yield from undone(self._guarded(name, buffer), lambda: self.take_back(buffer))
         else:
-            answer = yield from self.hands.mailbox(0, self._codes[name] << 16 | 1, address)
+            answer = yield from self.hands.mailbox(0, self._codes[name] << 16 | 1, address, park)
         status = answer & 0xFFFF
         if status not in allowed:
             raise Failed(f"{name} answers {status:#x}")
@@ -140,7 +142,7 @@ class Driver:
         pages = list(pages) if self.snp else []
         for page in pages:
             yield from self.rmpupdate(page, FIRMWARE)
-        status = yield from self.command(name, allowed, **fields)
+        status = yield from self.command(name, allowed, False, **fields)
         for page in pages:
             yield from self.take_back(page)
         return status

@@ -17,7 +17,7 @@ it matters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,7 @@ class Nested(GuestHost[Any], Front):
         self.quarantine = Quarantine()
         self._shadow_vmcbs: dict[int, int] = {}
         self._drawn = 0
+        self._performed = ""
         self._start()
 
     def _start(self) -> None:
@@ -391,11 +392,20 @@ class Nested(GuestHost[Any], Front):
                 self.table_written(at, n)
             done_ += n
 
+    def hold_below(self, frames: Iterable[int] = ()) -> None:
+        """As `hold`, for a command that is issued below: the last of its checks are made there.
+
+        So it stops there, if the caller wants that, behind all of them.
+        """
+        self.rmp.busy.update(frames)
+        self.port.parks = self._performed if self._park else ""
+
     # -- commands ---------------------------------------------------------------------------------------
 
     def perform(self, spec: CallSpec, cpu: Cpu, b: Buffer) -> Reply | Step[Reply]:
         self.ledger.count(("te_calls", spec.name, spec.category, spec.treatment, str(self.level)))
         self.ledger.count(("copied_bytes", "command"), spec.length)
+        self._performed, self.port.parks = spec.name, ""
         return TREATMENTS[spec.name](self, spec, b)
 
     def before_rebuild(self) -> Step[None]:

@@ -37,7 +37,7 @@ def launch_update(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     found = checks.launch_update(n, b)
     if isinstance(found, Status):
         return Reply(found)
-    yield from n.hold((found.frame,))
+    n.hold_below((found.frame,))
     vmpls = b.vmpl1, b.vmpl2, b.vmpl3
     status = yield from n.port.command(
         spec.name,
@@ -67,7 +67,7 @@ def _debug(n: Nested, spec: CallSpec, b: Buffer, encrypt: bool) -> Step[Reply]:
     found = checks.debug(n, b, encrypt)
     if isinstance(found, Status):
         return Reply(found)
-    yield from n.hold((n.rmp.head(found.other if encrypt else found.frame),))
+    n.hold_below((n.rmp.head(found.other if encrypt else found.frame),))
     if not encrypt:
         yield from n.donate(found.other)
     places = {"src": n.address_below(b.src), "dst": n.address_below(b.dst)}
@@ -81,11 +81,15 @@ def reclaim(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     if isinstance(found, Status):
         return Reply(found)
     frame, state = found
-    yield from n.hold((frame,))
     address = n.frame_below(frame) * PAGE
+    below = state in (PageState.PRE_GUEST, PageState.PRE_SWAP) and n.real[frame]
+    if below:
+        n.hold_below((frame,))
+    else:
+        yield from n.hold((frame,))
     if state in (PageState.FIRMWARE, PageState.METADATA):
         yield from n.take_back(frame)
-    elif state is not PageState.HYPERVISOR and n.real[frame]:
+    elif below:
         status = yield from n.port.command(spec.name, pa=address | b.pa & checks.SIZE)
         if status:
             return Reply(status)
@@ -101,7 +105,7 @@ def unsmash(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
         return Reply(frame)
     if not n.contiguous(frame):
         return Reply(Status.UNSUPPORTED)
-    yield from n.hold(range(frame, frame + SUBPAGES))
+    n.hold_below(range(frame, frame + SUBPAGES))
     n.shadows.forget_around(frame)
     status = yield from n.port.command(spec.name, pa=n.frame_below(frame) * PAGE)
     if not status:
@@ -114,7 +118,7 @@ def md_init(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     found = checks.md_init(n, b)
     if isinstance(found, Status):
         return Reply(found)
-    yield from n.hold((found.frame,))
+    n.hold_below((found.frame,))
     yield from n.donate(found.frame)
     places = {"gctx": n.address_below(b.gctx), "pa": n.address_below(b.pa)}
     status = yield from n.port.command(spec.name, **places)
@@ -128,7 +132,7 @@ def move(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     found = checks.move(n, b)
     if isinstance(found, Status):
         return Reply(found)
-    yield from n.hold((found.frame, found.other))
+    n.hold_below((found.frame, found.other))
     if n.rmp.state(found.other) is PageState.FIRMWARE:
         yield from n.donate(found.other)
     n.shadows.forget_around(found.frame)
@@ -159,7 +163,7 @@ def swap_out(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
         return Reply(found)
     if b.flags & checks.SIZE:
         return Reply(Status.UNSUPPORTED)
-    yield from n.hold((found.frame, found.other))
+    n.hold_below((found.frame, found.other))
     lent = n.rmp.state(found.other) is PageState.DEFAULT
     yield from n.donate(found.other)
     status = yield from _swap(n, spec, b, sw_data=b.sw_data)
@@ -189,7 +193,7 @@ def swap_in(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     if b.flags & checks.SIZE:
         return Reply(Status.UNSUPPORTED)
     target = b.dst // PAGE
-    yield from n.hold((target,))
+    n.hold_below((target,))
     if n.rmp.state(target) is PageState.FIRMWARE:
         yield from n.donate(target)
     status = yield from _swap(n, spec, b)

@@ -47,6 +47,7 @@ class Port:
         self._pool = pool
         self._level = level
         self._lock = lock
+        self.parks = ""  # the command that is to stop inside the level below
         self._contention = contention
         self._runs: list[tuple[int, int]] = []
         self.hands = Hands(Seat(0, level, cpus, level.size), 0)
@@ -75,13 +76,14 @@ class Port:
     # -- commands ---------------------------------------------------------------------------------------
 
     def command(self, name: str, **fields: int) -> Step[int]:
+        park, self.parks = name == self.parks, ("" if name == self.parks else self.parks)
         if name not in _LEAVE:
-            return (yield from self.driver.command(name, ANY, **fields))
+            return (yield from self.driver.command(name, ANY, park, **fields))
         while self._lock.flushing:
             yield from self._wait()
         self._lock.leaving += 1
         try:
-            return (yield from self.driver.command(name, ANY, **fields))
+            return (yield from self.driver.command(name, ANY, park, **fields))
         finally:
             self._lock.leaving -= 1
 

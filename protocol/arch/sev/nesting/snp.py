@@ -32,7 +32,7 @@ def gctx_create(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     if refused := checks.gctx_create(n, b):
         return Reply(refused)
     frame = b.gctx // PAGE
-    yield from n.hold((frame,))
+    n.hold_below((frame,))
     yield from n.donate(frame)
     status = yield from n.port.command(spec.name, gctx=n.address_below(b.gctx))
     if status:
@@ -48,7 +48,7 @@ def decommission(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     found = checks.known(n, b)
     if isinstance(found, Status):
         return Reply(found)
-    yield from n.hold((found.frame,))
+    n.hold_below((found.frame,))
     status = yield from n.port.command(spec.name, gctx=n.address_below(b.gctx))
     if status:
         return Reply(status)
@@ -65,7 +65,7 @@ def launch_start(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     found = checks.launch_start(n, b)
     if isinstance(found, Status):
         return Reply(found)
-    yield from n.hold((found.frame,))
+    n.hold_below((found.frame,))
     status = yield from n.port.command(
         spec.name,
         gctx=n.address_below(b.gctx),
@@ -86,7 +86,7 @@ def activate(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     found = checks.activate(n, b)
     if isinstance(found, Status):
         return Reply(found)
-    yield from n.hold((found.frame,))
+    n.hold_below((found.frame,))
     status = yield from n.port.activate(spec.name, gctx=n.address_below(b.gctx), asid=n.real_asid(b.asid))
     if status:
         return Reply(status)
@@ -103,7 +103,7 @@ def guest_status(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     found = checks.guest_status(n, b)
     if isinstance(found, Status):
         return Reply(found)
-    yield from n.hold((found.frame, b.status // PAGE))
+    n.hold_below((found.frame, b.status // PAGE))
     gctx = n.address_below(b.gctx)
     status = yield from bounced(n, 1, spec.name, gctx=gctx, status=n.port.bounce)
     if status:
@@ -125,7 +125,7 @@ def launch_finish(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
         n.port.driver.write(block, n.fetch(b.id_block, ID_BLOCK_LEN))
         n.port.driver.write(auth, n.fetch(b.id_auth, PAGE))
         n.ledger.count(("copied_bytes", "id_block"), ID_BLOCK_LEN + PAGE)
-    yield from n.hold((found.frame,))
+    n.hold_below((found.frame,))
     status = yield from n.port.command(
         spec.name,
         gctx=n.address_below(b.gctx),
@@ -150,7 +150,7 @@ def guest_request(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     found = checks.guest_request(n, b)
     if isinstance(found, Status):
         return Reply(found)
-    yield from n.hold((b.resp // PAGE,))
+    n.hold_below((b.resp // PAGE,))
     yield from n.donate(b.resp // PAGE)
     status = yield from n.port.command(
         spec.name,
