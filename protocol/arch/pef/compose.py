@@ -24,7 +24,7 @@ from protocol.arch.pef.profiles import CPUS, MEMORY_MIB, MIB, MIN_MEMORY_MIB, Pr
 from protocol.arch.pef.tables import PAGE
 from protocol.effects import Step
 from protocol.ledger import Ledger
-from protocol.memory.pool import Pool
+from protocol.memory.pool import OutOfFrames, Pool
 from protocol.memory.store import PAGE_SHIFT
 from protocol.nesting.guest_host import Hypervisor
 from protocol.tracking import Book
@@ -179,6 +179,9 @@ def _guest_host(
 
 def _scattered(pool: Pool, pages: int, random: Random) -> np.ndarray:
     """Frames of `pages` pages of 64 KiB: each page is in one piece below, no two are neighbours by intent."""
-    firsts = np.array([pool.take_run(SMALL_PAGES) for _ in range(pages)], np.int64)
+    try:  # one run is quick to take
+        firsts = pool.take_run(pages * SMALL_PAGES) + SMALL_PAGES * np.arange(pages)
+    except OutOfFrames:
+        firsts = np.array([pool.take_run(SMALL_PAGES) for _ in range(pages)], np.int64)
     np.random.default_rng(random.getrandbits(64)).shuffle(firsts)
     return (firsts[:, None] + np.arange(SMALL_PAGES)).ravel()

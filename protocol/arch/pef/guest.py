@@ -70,6 +70,7 @@ class Program:
     current: GuestStep | None = None
     issued: bool = False
     nested: list[dict[str, Any]] = field(default_factory=list)  # results of guests that its hypercall ran
+    vmm: frozenset[int] = frozenset()  # hypercalls that its VMM answers, not KVM: it changes counts only
 
     def next(self) -> GuestStep | None:
         """The step to do now; None if there is none."""

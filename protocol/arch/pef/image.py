@@ -37,16 +37,23 @@ class Area:
 
 
 def build(
-    at: int, end: int, memory: tuple[int, int], kernel: int, initrd: int, cmdline: str, tpm: bytes, seed: str
+    at: int,
+    end: int,
+    memory: tuple[int, int],
+    kernel: int | bytes,
+    initrd: int,
+    cmdline: str,
+    tpm: bytes,
+    seed: str,
 ) -> Mapping[str, Area]:
     """Areas from `at` on, below `end`; `memory` is the slot (address, size) that the tree describes.
 
-    Raises ValueError if they do not fit.
+    `kernel` is its contents, or how long it is made. Raises ValueError if they do not fit.
     """
     random = Random(seed)
     parts = {
         "rtas": random.randbytes(RTAS_BYTES),
-        "kernel": random.randbytes(kernel),
+        "kernel": kernel if isinstance(kernel, bytes) else random.randbytes(kernel),
         "initrd": random.randbytes(initrd),
         "cmdline": cmdline.encode(),
     }

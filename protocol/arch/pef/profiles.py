@@ -11,7 +11,7 @@ from protocol.arch.pef.tables import LPIDS, PAGE, UNIT
 from protocol.plan.fit import Limit
 
 MIB = 1 << 20
-MIN_MEMORY_MIB = 64
+MIN_MEMORY_MIB = 8
 MEMORY_MIB = 512
 CPUS = 2
 

@@ -154,7 +154,7 @@ def close(kvm: Kvm, cpu: Cpu, vm: Vm) -> Step[int]:
 
 
 def load(
-    kvm: Kvm, cpu: Cpu, vm: Vm, at: int, kernel: int, initrd: int, cmdline: str, seed: str
+    kvm: Kvm, cpu: Cpu, vm: Vm, at: int, kernel: int | bytes, initrd: int, cmdline: str, seed: str
 ) -> Step[Mapping[str, Area] | Fault]:
     """Write what a boot needs into guest memory. Raises ValueError if it does not fit."""
     slot = vm.slot_of(at // PAGE)

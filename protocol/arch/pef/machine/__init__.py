@@ -19,7 +19,7 @@ from random import Random
 import numpy as np
 
 from protocol.arch.pef import front
-from protocol.arch.pef.cpu import Cpu, Entry, Exit, Return, Stopped, Vcpu, machine_check
+from protocol.arch.pef.cpu import HCALL, Cpu, Entry, Exit, Return, Stopped, Vcpu, machine_check
 from protocol.arch.pef.guest import Program
 from protocol.arch.pef.machine import files, guest, lifecycle, vcpu
 from protocol.arch.pef.machine.init import DebugRegisters
@@ -140,7 +140,9 @@ class Machine:
         """Count an arrival at the hypervisor of the machine."""
         if isinstance(exit, Exit):
             cpu.hv, cpu.pr = True, False  # an interrupt to the hypervisor
-            self.ledger.exit(cpu.origin + 1, f"{'uv_' if exit.secure else ''}{exit.trap:x}")
+            by_vmm = exit.trap == HCALL and exit.program is not None and exit.gpr[3] in exit.program.vmm
+            reason = f"{'uv_' if exit.secure else ''}{exit.trap:x}"
+            self.ledger.exit(cpu.origin + 1, reason, "vmm" if by_vmm else "kernel")
         return exit
 
     def _count(self, spec: CallSpec, cpu: Cpu) -> None:

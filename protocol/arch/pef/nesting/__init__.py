@@ -257,7 +257,7 @@ class Nested(GuestHost[Any]):
         record.mapped[gfn] = page
 
     def _unmap(self, cpu: Cpu, record: Record, gfn: int) -> Step[None]:
-        self.ledger.count(("table_ops", "shadow_unmap"))
+        self.ledger.count(("table_ops", "unmap"))
         record.tree.unmap(gfn << PAGE_SHIFT)
         yield from self.below.memory.tlbie(self.cpu_below(cpu), record.shadow, gfn << PAGE_SHIFT)
 

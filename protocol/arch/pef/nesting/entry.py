@@ -123,7 +123,7 @@ def _resolved(nested: Nested, cpu: Cpu, record: Record, left: Exit) -> Step[bool
         return False
     if record.mapped.get(gfn) == page:
         return False  # it is there, and did not help
-    nested.ledger.count(("table_ops", "shadow_map"))
+    nested.ledger.count(("table_ops", "map"))
     nested.ledger.count(("translations", "page"))
     nested.map(record, gfn, page)
     return True

@@ -1,0 +1,278 @@
+"""A secure host's software in a plan: what Linux, KVM and QEMU do, in their order. Section 6 of the sheet.
+
+A `Host` stands on any level. KVM and its VMM are those of `protocol.arch.pef.kvm`; here is only what a plan
+asks of them. A plan counts pages of 4 KiB and this architecture has pages of 64 KiB: a page of the plan is a
+store into the page that it lies in, and pages that are shared are shared once.
+
+Left out: guests with more than one vcpu (how the firmware makes a second one secure is not published),
+folding of equal calls (`bulk`), other ways to bring pages in than one by one, levels that live apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from protocol.arch.pef import front, hcalls
+from protocol.arch.pef.cpu import DECREMENTER, HCALL, Cpu, Exit, gprs
+from protocol.arch.pef.guest import GuestStep, Hypercall, Touch, Ultracall
+from protocol.arch.pef.kvm import Kvm, pages, vmm
+from protocol.arch.pef.kvm import run as running
+from protocol.arch.pef.kvm.vm import Vm
+from protocol.arch.pef.level import Level
+from protocol.arch.pef.status import SUCCESS
+from protocol.arch.pef.tables import PAGE
+from protocol.effects import Fault, Step
+from protocol.errors import OperationFailed, TeRefused
+from protocol.plan import operations as op
+
+MIB = 1 << 20
+SMALL_SHIFT = 12  # of a plan's page
+LOAD_AT = PAGE  # a plan leaves the first 64 KiB free
+INITRD_BYTES = PAGE
+DEVICE = 1 << 40  # where no slot is: registers of devices
+PUT_TERM_CHAR = 0x58
+SLICES = 8  # time slices that end without any step done before the host gives up
+
+# What a guest does for each reason of a plan.
+EXITS: dict[str, GuestStep] = {
+    "diag_notify": Touch(DEVICE, write=True, value=bytes(4)),  # a queue's doorbell: H_LOGICAL_CI_STORE
+    "diag_500": Touch(DEVICE),  # a register of the device: H_LOGICAL_CI_LOAD
+    "sclp": Hypercall(tuple(gprs(r3=PUT_TERM_CHAR, r5=1))),  # the console
+    "wait": Hypercall(tuple(gprs(r3=hcalls.CEDE))),
+}
+CALL_OF = {
+    "diag_notify": hcalls.CI_STORE,
+    "diag_500": hcalls.CI_LOAD,
+    "sclp": PUT_TERM_CHAR,
+    "wait": hcalls.CEDE,
+}
+
+
+class GuestFailed(OperationFailed):
+    """The guest cannot go on. It can still be destroyed."""
+
+
+@dataclass(slots=True)
+class Guest:
+    """A guest of the plan, as this host runs it."""
+
+    number: int
+    vm: Vm
+    memory_bytes: int
+
+
+class Host:
+    """One secure host. `depth` is its own level, 0 for L0; `image` is the kernel of its guests."""
+
+    def __init__(
+        self, level: Level, cpus: Sequence[Cpu], random: Random, *, depth: int, image: bytes | None = None
+    ) -> None:
+        self.kvm = Kvm(level, depth > 0, random)
+        self.cpus = list(cpus)
+        self.image = image
+        self.guests: dict[int, Guest] = {}
+
+    def perform(self, operation: op.Operation) -> Step[None]:
+        """Do one operation of a plan. Raises OperationFailed; ValueError for one that makes no sense."""
+        act = _ACTS.get(type(operation))
+        if act is None:
+            raise ValueError(f"no operation of a POWER host: {operation!r}")
+        yield from act(self, operation)
+
+    def guest(self, number: int) -> Guest:
+        found = self.guests.get(number)
+        if found is None:
+            raise ValueError(f"no guest {number}")
+        return found
+
+    @property
+    def cpu(self) -> Cpu:
+        return self.cpus[0]
+
+    # -- running ---------------------------------------------------------------------------------------------
+
+    def run(self, guest: Guest, steps: Iterable[GuestStep]) -> Step[list[dict[str, Any]]]:
+        """Let the guest do `steps`; their results. The VMM answers what comes out. Raises GuestFailed."""
+        vcpu = guest.vm.vcpus[0]
+        program = vcpu.program
+        program.steps.extend(steps)
+        results: list[dict[str, Any]] = []
+        idle = 0
+        while True:
+            left = yield from running.enter(self.kvm, self.cpu, guest.vm, vcpu, stay=False)
+            done = program.collect()
+            results += done
+            if left.trap == DECREMENTER and not program.waiting():
+                return results
+            idle = 0 if done else idle + 1
+            if left.trap == HCALL and left.gpr[3] != hcalls.RTAS:
+                vcpu.reply = dict.fromkeys(range(3, 13), 0)
+            elif left.trap != DECREMENTER or idle == SLICES:
+                raise GuestFailed(f"guest {guest.number} cannot go on: {_said(left)}")
+
+    def answer(self, guest: Guest, steps: Sequence[GuestStep]) -> Step[None]:
+        """Ultracalls of the guest, all of which have to succeed. Raises TeRefused."""
+        for result in (yield from self.run(guest, steps)):
+            status = int(result["r3"], 16)
+            if status != SUCCESS:
+                raise TeRefused(f"an ultracall of guest {guest.number}", status)
+
+
+def _said(left: Exit) -> str:
+    return hcalls.name_of(left.gpr[3]) if left.trap == HCALL else hex(left.trap)
+
+
+# -- the host, and the life of a guest -----------------------------------------------------------------------
+
+
+def _boot(host: Host, _: op.BootHost) -> Step[None]:
+    """Discovery: the ultravisor is in the device tree, or it is not."""
+    yield from ()
+    if not host.kvm.has_ultravisor:
+        raise OperationFailed("no ultravisor in the device tree")
+
+
+def _shut_down(host: Host, _: op.Shutdown) -> Step[None]:
+    yield from ()
+    if host.guests:
+        raise ValueError(f"{len(host.guests)} guests are still there")
+
+
+def _create(host: Host, operation: op.Create) -> Step[None]:
+    if operation.vcpus != 1:
+        raise ValueError(f"{operation.vcpus} vcpus: a secure guest here has 1")
+    if operation.guest in host.guests:
+        raise ValueError(f"guest {operation.guest} is there already")
+    ret, lpid = yield from vmm.create_vm(host.kvm, host.cpu, None, tpm_proxy=True)
+    if ret:
+        raise OperationFailed(f"KVM_CREATE_VM: {ret}")
+    vm = host.kvm.vms[lpid]
+    size = operation.memory_mib * MIB
+    host.guests[operation.guest] = Guest(operation.guest, vm, size)
+    ret = yield from vmm.set_memory(host.kvm, host.cpu, vm, 0, 0, size)
+    ret = ret or vmm.create_vcpu(vm, 0) or vmm.enable_cap(host.kvm, vm, vmm.SECURE_GUEST)
+    if ret:
+        raise OperationFailed(f"guest {operation.guest}: {ret}")
+
+
+def _load(host: Host, operation: op.Load) -> Step[None]:
+    """Row 6.1: the VMM's part, then the transition."""
+    yield from _enter_secure_mode(host, host.guest(operation.guest))
+
+
+def _enter_secure_mode(host: Host, guest: Guest) -> Step[None]:
+    if host.image is None:
+        raise OperationFailed("this host has no image")
+    seed = f"guest:{guest.number}"
+    areas = yield from vmm.load(
+        host.kvm, host.cpu, guest.vm, LOAD_AT, host.image, INITRD_BYTES, "quiet", seed
+    )
+    if isinstance(areas, Fault):
+        raise OperationFailed(f"guest {guest.number} cannot be loaded: {areas.name}")
+    esm = gprs(r3=front.ESM, r4=areas["kernel"].address, r5=areas["fdt"].address)
+    (result,) = yield from host.run(guest, [Ultracall(tuple(esm))])
+    if not guest.vm.secure:  # the guest goes on as a normal one
+        raise TeRefused("UV_ESM", int(result["r3"], 16))
+
+
+def _start(host: Host, operation: op.Start) -> Step[None]:
+    """It runs since it was loaded."""
+    yield from host.run(host.guest(operation.guest), [])
+
+
+def _reset(host: Host, operation: op.Reset) -> Step[None]:
+    """Row 6.4. What was inside the ultravisor is lost whatever the guest asks for, so it is loaded again."""
+    guest = host.guest(operation.guest)
+    ret = yield from vmm.svm_off(host.kvm, host.cpu, guest.vm)
+    if ret:
+        raise OperationFailed(f"KVM_PPC_SVM_OFF: {ret}")
+    yield from _enter_secure_mode(host, guest)
+
+
+def _end(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
+    """Row 6.5, whoever ends it: memory goes first, without a call."""
+    guest = host.guest(operation.guest)
+    ret = yield from vmm.close(host.kvm, host.cpu, guest.vm)
+    if ret:
+        raise OperationFailed(f"close: {ret}")
+    del host.guests[guest.number]
+
+
+# -- what a guest does ---------------------------------------------------------------------------------------
+
+
+def _touch(host: Host, operation: op.Touch) -> Step[None]:
+    guest = _of(host, operation)
+    yield from host.run(guest, [_store(number) for number in operation.pages.numbers().tolist()])
+
+
+def _store(number: int) -> Touch:
+    return Touch(number << SMALL_SHIFT, write=True)
+
+
+def _share(host: Host, operation: op.Share) -> Step[None]:
+    guest = _of(host, operation)
+    gfns = dict.fromkeys(number << SMALL_SHIFT for number in operation.pages.numbers().tolist())
+    asks = dict.fromkeys(address // PAGE for address in gfns)
+    yield from host.answer(guest, [_ultracall(front.SHARE_PAGE, gfn) for gfn in asks])
+
+
+def _change(host: Host, operation: op.Change) -> Step[None]:
+    """A page that the host has an I/O on moves away under it all the same: nothing is pinned here."""
+    guest = _of(host, operation)
+    call = front.SHARE_PAGE if operation.shared else front.UNSHARE_PAGE
+    yield from host.answer(guest, [_ultracall(call, (operation.page << SMALL_SHIFT) // PAGE)])
+
+
+def _ultracall(call: int, gfn: int) -> Ultracall:
+    return Ultracall(tuple(gprs(r3=call, r4=gfn, r5=1)))
+
+
+def _exits(host: Host, operation: op.Exits) -> Step[None]:
+    guest = _of(host, operation)
+    step = EXITS.get(operation.reason)
+    if step is None:
+        raise ValueError(f"no exit of a POWER guest: {operation.reason!r}; allowed: {', '.join(EXITS)}")
+    program = guest.vm.vcpus[0].program
+    by_vmm = operation.answered_by == "vmm"
+    program.vmm = frozenset({CALL_OF[operation.reason]}) if by_vmm else frozenset()
+    yield from host.run(guest, [step] * operation.count)
+    program.vmm = frozenset()
+
+
+def _swap(host: Host, operation: op.Swap) -> Step[None]:
+    """Row 6.3: userspace touches each page, which moves it out; then the guest uses it again."""
+    guest = _of(host, operation)
+    numbers = operation.pages.numbers().tolist()
+    for number in numbers:
+        seen = yield from pages.load(host.kvm, host.cpu, guest.vm, number << SMALL_SHIFT, 1)
+        if isinstance(seen, Fault):
+            raise OperationFailed(f"page {number:#x} of guest {guest.number}: {seen.name}")
+    yield from host.run(guest, [_store(number) for number in numbers])
+
+
+def _of(host: Host, operation: op.OnVcpu) -> Guest:
+    guest = host.guest(operation.guest)
+    if operation.vcpu:
+        raise ValueError(f"guest {guest.number} has one vcpu, no number {operation.vcpu}")
+    return guest
+
+
+_ACTS: dict[type, Callable[[Any, Any], Step[None]]] = {
+    op.BootHost: _boot,
+    op.Shutdown: _shut_down,
+    op.Create: _create,
+    op.Load: _load,
+    op.Start: _start,
+    op.Reset: _reset,
+    op.Destroy: _end,
+    op.Kill: _end,
+    op.Touch: _touch,
+    op.Share: _share,
+    op.Change: _change,
+    op.Exits: _exits,
+    op.Swap: _swap,
+}
