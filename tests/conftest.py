@@ -1,7 +1,7 @@
 """What every test runs under: no deadline per example, because the machine may be busy.
 
-A machine is one large knot of references, with few objects and much memory, so Python's own collector waits too
-long: here it runs after every few tests, over what the tests made and nothing else.
+A machine is one large knot of references, with few objects and much memory, so Python's own collector waits
+too long: here it runs after every few tests, over what the tests made and nothing else.
 """
 
 from __future__ import annotations
