@@ -240,7 +240,7 @@ def test_a_good_id_block_is_accepted(id_block: dict[str, object]) -> None:
     assert finish(id_block) == 0
 
 
-# -- standing still ----------------------------------------------------------------------------------------------------
+# -- standing still ---------------------------------------------------------------------------------
 
 
 def test_a_request_parks_only_behind_the_last_of_its_checks(asker: Asker) -> None:
@@ -252,8 +252,11 @@ def test_a_request_parks_only_behind_the_last_of_its_checks(asker: Asker) -> Non
         host.write(host.buffer, struct.pack("<QQQ", asker.vm.gctx, asker.request, asker.response))
         return host.ask("call", cmdresp=0x094 << 16, lo=host.buffer, park=True)
 
-    assert send(seal(asker.keys[1], 1, REPORT))["ok"] == {"cmdresp": "0x8094000b", "lo": "0x0", "hi": "0x0"}
-    assert send(seal(asker.keys[0], 2, REPORT))["ok"] == {"cmdresp": "0x8094001d", "lo": "0x0", "hi": "0x0"}
+    for message, wanted in (
+        (seal(asker.keys[1], 1, REPORT), "0x8094000b"),
+        (seal(asker.keys[0], 2, REPORT), "0x8094001d"),
+    ):
+        assert send(message)["ok"] == {"cmdresp": wanted, "lo": "0x0", "hi": "0x0"}
     parked = send(seal(asker.keys[0], 1, REPORT))
     assert parked["ok"] == {"parked": True}
     asker.host.write(asker.host.buffer + 0x100, bytes(16))
