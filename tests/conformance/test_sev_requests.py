@@ -244,7 +244,7 @@ def test_a_good_id_block_is_accepted(id_block: dict[str, object]) -> None:
 
 
 def test_a_request_parks_only_behind_the_last_of_its_checks(asker: Asker) -> None:
-    """The tag and the sequence number are looked at by the firmware that has the keys, however deep that is."""
+    """Tag and sequence number are looked at by the firmware that has the keys, however deep that is."""
 
     def send(message: bytes) -> dict[str, object]:
         host = asker.host
