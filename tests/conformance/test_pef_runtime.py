@@ -354,3 +354,14 @@ def test_an_attached_file_is_read_forward_and_once(pef: Any) -> None:
     assert size == 36
     assert get_file(vm, 100) == (0, b"") and get_file(vm, 1 << 40) == (0, b"")
     assert get_file(vm, 99) == (PARAMETER, b"")
+
+
+def test_an_svm_that_ends_while_its_vcpu_runs_comes_out_and_has_no_way_back(pef: Any) -> None:
+    host = pef()
+    vm = host.svm()
+    assert vm.enter(stay=True)["running"]
+    assert host.ucall("SVM_TERMINATE", 3, cpu=1) == SUCCESS
+    left = host.ok("kick")
+    assert (left["trap"], left["secure"], left["vm"]) == ("0xe80", True, "0x3")
+    host.error("enter", "dead", vm=3, vcpu=0)
+    host.ok("reset", kind="system")

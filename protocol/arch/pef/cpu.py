@@ -92,6 +92,7 @@ class Return:
     gpr: list[int]
     hsrr0: int
     stay: bool = False
+    program: Program | None = None
 
 
 @dataclass(frozen=True, slots=True)

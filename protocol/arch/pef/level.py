@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from protocol.arch.pef.cpu import Cpu, Entry, Exit, Stopped
+from protocol.arch.pef.guest import Program
 from protocol.arch.pef.profiles import Profile
 from protocol.effects import Fault, Step
 
@@ -23,9 +24,17 @@ class Level(Protocol):
     cpus: list[Cpu]
 
     def call(
-        self, cpu: Cpu, gpr: Sequence[int], hsrr0: int = 0, stay: bool = False
+        self,
+        cpu: Cpu,
+        gpr: Sequence[int],
+        hsrr0: int = 0,
+        stay: bool = False,
+        program: Program | None = None,
     ) -> Step[list[int] | Exit | Stopped]:
-        """`sc 2`. The registers after it; an exit if it was a UV_RETURN that did its work."""
+        """`sc 2`. The registers after it; an exit if it was a UV_RETURN that did its work.
+
+        `program` is what the vcpu has to do to which that returns.
+        """
         ...
 
     def enter(self, cpu: Cpu, entry: Entry) -> Step[Exit | Stopped]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from protocol.arch.pef.compose import RESETS
 from protocol.arch.pef.cpu import HCALL, TM_STATES, Cpu, Exit
-from protocol.arch.pef.front import ESMB_GET_FILE, RESTRICTED_SPR_READ, RETURN
+from protocol.arch.pef.front import ESM, ESMB_GET_FILE, RESTRICTED_SPR_READ, RETURN
 from protocol.arch.pef.guest import Program, Read
 from protocol.arch.pef.hcalls import NAMES
 from protocol.arch.pef.keyboard import steps
@@ -148,13 +148,25 @@ class PefHost(SecureHost):
     def _by_hand(self, cpu: int, gpr: list[int], hsrr0: int) -> Step[Answer]:
         it = self._seat.cpus[cpu]
         try:
-            out = yield from self.kvm.issue(it, gpr, hsrr0)
+            out = yield from self.kvm.issue(it, gpr, hsrr0, program=self._program_behind(gpr, it))
             if isinstance(out, list):
                 outputs = OUTPUTS.get(gpr[3], ()) if signed(out[3]) >= 0 else ()
                 return {f"r{number}": hex(out[number]) for number in (3, *outputs)}
             return (yield from self._goes_on(cpu, out))
         except HostStopped as stopped:
             raise self.stops(stopped) from stopped
+
+    def _program_behind(self, gpr: list[int], cpu: Cpu) -> Program | None:
+        """What the vcpu does to which an ultracall with these registers leads: UV_RETURN, or UV_ESM as one."""
+        if gpr[3] == ESM:
+            own = self.kvm.vms.get(cpu.lpidr)
+            first = None if own is None else own.vcpus.get(0)
+            return first.program if first is not None and first.program.current is None else None
+        for vm in self.kvm.vms.values():
+            for vcpu in vm.vcpus.values():
+                if vcpu.exit is not None and vcpu.exit.secure and vcpu.exit.gpr[31] == gpr[31]:
+                    return vcpu.program
+        return None
 
     def _goes_on(self, cpu: int, left: Exit) -> Step[Answer]:
         """An exit behind a UV_RETURN by hand: KVM answers what it may, as in `enter`."""

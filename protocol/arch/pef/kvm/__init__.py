@@ -19,6 +19,7 @@ import numpy as np
 from protocol.arch.pef import front
 from protocol.arch.pef.calls import CALLS
 from protocol.arch.pef.cpu import HCALL, Cpu, Exit, Stopped, gprs
+from protocol.arch.pef.guest import Program
 from protocol.arch.pef.hcalls import name_of
 from protocol.arch.pef.kvm.frames import Arena, Frames
 from protocol.arch.pef.kvm.vm import MEM, SHARED, UVMEM, Vm
@@ -72,11 +73,18 @@ class Kvm:
         assert isinstance(out, list), f"{number:#x} left the hypervisor"
         return signed(out[3])
 
-    def issue(self, cpu: Cpu, gpr: list[int], hsrr0: int = 0, stay: bool = False) -> Step[list[int] | Exit]:
+    def issue(
+        self,
+        cpu: Cpu,
+        gpr: list[int],
+        hsrr0: int = 0,
+        stay: bool = False,
+        program: Program | None = None,
+    ) -> Step[list[int] | Exit]:
         """Any ultracall, counted. Raises HostStopped."""
         spec = CALLS.get(gpr[3])
         self.ucalls[spec.name if spec is not None else hex(gpr[3])] += 1
-        return self.checked((yield from self.level.call(cpu, gpr, hsrr0, stay)))
+        return self.checked((yield from self.level.call(cpu, gpr, hsrr0, stay, program)))
 
     def checked(self, out: list[int] | Exit | Stopped) -> list[int] | Exit:
         if isinstance(out, Stopped):

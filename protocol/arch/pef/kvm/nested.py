@@ -173,7 +173,7 @@ def _run(
         if hsrr0 is not None:  # the way back into a nested SVM
             cpu.lpidr, cpu.pidr = made.shadow, 0
             gpr[0], gpr[2], gpr[3] = gpr[3], words[SRR1], front.RETURN
-            out = yield from kvm.issue(cpu, gpr, hsrr0)
+            out = yield from kvm.issue(cpu, gpr, hsrr0, program=made.vcpus[token])
             assert isinstance(out, Exit), "UV_RETURN came back"
             left = out
         else:

@@ -63,6 +63,8 @@ def came_out(kvm: Kvm, cpu: Cpu, vm: Vm, vcpu: KvmVcpu, left: Exit) -> Step[bool
     kvm.arrived(left)
     vcpu.exit = left
     vcpu.reply.clear()
+    if left.program is not None:
+        vcpu.program = left.program
     if _wanted(left, vcpu.stop):
         return False
     return (yield from _handle(kvm, cpu, vm, vcpu, left))
@@ -138,7 +140,7 @@ def _uv_return(kvm: Kvm, cpu: Cpu, vcpu: KvmVcpu, stay: bool) -> Step[Exit]:
         gpr[number] = value
     gpr[0], gpr[2] = gpr[3], last.srr1
     gpr[3] = front.RETURN
-    out = yield from kvm.issue(cpu, gpr, last.hsrr0, stay)
+    out = yield from kvm.issue(cpu, gpr, last.hsrr0, stay, vcpu.program)
     assert isinstance(out, Exit), "UV_RETURN came back"
     return out
 

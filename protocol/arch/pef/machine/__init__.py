@@ -75,7 +75,14 @@ class Machine:
 
     # -- the level -------------------------------------------------------------------------------------------
 
-    def call(self, cpu: Cpu, gpr: Sequence[int], hsrr0: int = 0, stay: bool = False) -> Step[Answered]:
+    def call(
+        self,
+        cpu: Cpu,
+        gpr: Sequence[int],
+        hsrr0: int = 0,
+        stay: bool = False,
+        program: Program | None = None,
+    ) -> Step[Answered]:
         """`sc 2` of a host's CPU. The registers after it; an exit if it was a UV_RETURN that did its work."""
         out = list(gpr)
         number = out[3]
@@ -86,9 +93,9 @@ class Machine:
         spec = self.calls[number]
         self._count(spec, cpu)
         if number == front.RETURN:
-            return self._left(cpu, (yield from vcpu.uv_return(self, cpu, Return(out, hsrr0, stay))))
+            return self._left(cpu, (yield from vcpu.uv_return(self, cpu, Return(out, hsrr0, stay, program))))
         if number == front.ESM:
-            return (yield from self._esm(cpu, out))
+            return (yield from self._esm(cpu, out, program or Program()))
         if number == front.ESMB_GET_FILE:
             out[3] = unsigned(files.get_file(self.svms.get(cpu.lpidr), cpu.pidr, out))
             return out
@@ -126,13 +133,13 @@ class Machine:
             return FUNCTION
         return front.refusal(number, front.context_of(cpu))
 
-    def _esm(self, cpu: Cpu, gpr: list[int]) -> Step[Answered]:
-        """UV_ESM of a CPU that left HV mode by itself: it is a vcpu of its LPIDR's VM, without a program."""
+    def _esm(self, cpu: Cpu, gpr: list[int], program: Program) -> Step[Answered]:
+        """UV_ESM of a CPU that left HV mode by itself: it is the first vcpu of its LPIDR's VM."""
         begun = lifecycle.accept(self, cpu.lpidr, gpr)
         if isinstance(begun, int):
             gpr[3] = unsigned(begun)
             return gpr
-        program = Program(issued=True)
+        program.issued = True
         it = Vcpu(cpu.lpidr, 0, list(gpr), 0, 0, program, cpu.pidr)
         return self._left(cpu, (yield from vcpu.begin(self, cpu, begun, it)))
 

@@ -53,20 +53,19 @@ class Taken(Exception):
 
 def life(machine: Machine, svm: Svm, vcpu: Vcpu) -> Work:
     """What a secure vcpu does from now on."""
-    program = vcpu.program
     while True:
-        step = program.next()
+        step = vcpu.program.next()  # another object may come with a UV_RETURN: the same steps, from elsewhere
         if step is None:
             yield WAIT
             continue
-        program.issued = True  # the ultravisor goes on where it was, whatever happens in between
+        vcpu.program.issued = True  # the ultravisor goes on where it was, whatever happens in between
         try:
             result = yield from _do(machine, svm, vcpu, step)
         except Taken as taken:
             result = taken.result()
         if not isinstance(step, Interrupt):
             vcpu.nip += 4
-            program.finish(result)
+            vcpu.program.finish(result)
 
 
 def _do(

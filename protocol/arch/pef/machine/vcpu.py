@@ -91,6 +91,8 @@ def uv_return(machine: Machine, cpu: Cpu, back: Return) -> Step[Exit | Stopped]:
     thread = found.open.pop(cookie)
     vcpu = thread.vcpu
     vcpu.stay = back.stay
+    if back.program is not None:
+        vcpu.program = back.program
     vector = PROGRAM if cpu.tm != "none" else 0 if back.hsrr0 == cookie else back.hsrr0
     wrong = vector and (vector >= VECTORS_END or vector % VECTOR_ALIGN)
     if cpu.lpidr != vcpu.lpid or cpu.pidr != vcpu.pidr or wrong:

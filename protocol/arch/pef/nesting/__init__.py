@@ -22,6 +22,7 @@ import numpy as np
 
 from protocol.arch.pef import front
 from protocol.arch.pef.cpu import Cpu, Entry, Exit, Stopped, gprs, machine_check
+from protocol.arch.pef.guest import Program
 from protocol.arch.pef.machine.init import DebugRegisters
 from protocol.arch.pef.nesting import entry, teardown
 from protocol.arch.pef.nesting.records import SMALL_PAGES, Record, TableMemory
@@ -70,7 +71,7 @@ class Nested(GuestHost[Any]):
         self.keeper = Cpu(len(cpus))
         self._free = sorted(lpids, reverse=True)
         self.records: dict[int, Record] = {}
-        self.by_shadow: dict[int, Record] = {}
+        self.reserving = 0  # units of registrations that are under way below
         self.debug = DebugRegisters()
         self.stopped = ""
         self.dead = False
@@ -78,7 +79,7 @@ class Nested(GuestHost[Any]):
     # -- the level -------------------------------------------------------------------------------------------
 
     def call(
-        self, cpu: Cpu, gpr: Sequence[int], hsrr0: int = 0, stay: bool = False
+        self, cpu: Cpu, gpr: Sequence[int], hsrr0: int = 0, stay: bool = False, program: Program | None = None
     ) -> Step[list[int] | Exit | Stopped]:
         """`sc 2` of the guest host: the ultravisor reflects it to this level."""
         out = list(gpr)
@@ -92,9 +93,9 @@ class Nested(GuestHost[Any]):
         self.ledger.count(("te_calls", spec.name, spec.category, spec.treatment, str(self.level)))
         answer: list[int] | Exit | Stopped = out
         if number == front.RETURN:
-            answer = yield from entry.uv_return(self, cpu, out, hsrr0, stay)
+            answer = yield from entry.uv_return(self, cpu, out, hsrr0, stay, program)
         elif spec.for_guest():
-            answer = yield from entry.as_vcpu(self, cpu, out)
+            answer = yield from entry.as_vcpu(self, cpu, out, program)
         else:
             if spec.handle:
                 result = "hit" if out[4] in self.records else "miss"
@@ -179,7 +180,7 @@ class Nested(GuestHost[Any]):
         memory = self.below.memory
         tree = Tree(memory.peek, memory.write, lambda size: self._table(tables, size))
         made = Record(lpid, self._free.pop(), tables, tree, its)
-        self.records[lpid] = self.by_shadow[made.shadow] = made
+        self.records[lpid] = made
         self.book.add("vm_map")
         yield from self._write_below(cpu, made)
         return made
@@ -231,23 +232,30 @@ class Nested(GuestHost[Any]):
         record.shared.clear()
         record.lost.clear()
         record.svm = False
+        record.lives += 1
         if record.secure:
             self.forget(record)
         yield from ()
 
     def forget(self, record: Record) -> None:
-        """Nothing of a VM is left below."""
+        """Nothing of a VM is left below. Another call may have found that out before."""
+        if not self.knows(record):
+            return
         self.book.drop("te_object", len(record.slots) + record.svm)
         self.book.drop("vcpu_map", len(record.open))
         self.book.drop("native_page", len(record.bound))
         self.book.drop("vm_map")
-        del self.records[record.lpid], self.by_shadow[record.shadow]
+        del self.records[record.lpid]
         record.tables.give_all()
         self._free.append(record.shadow)
 
+    def knows(self, record: Record) -> bool:
+        """Is it still the record of its LPID? While the level below was asked its VM may have ended."""
+        return self.records.get(record.lpid) is record
+
     def units(self) -> int:
-        """Secure memory that the guest host has reserved."""
-        return sum(record.units for record in self.records.values())
+        """Secure memory that the guest host has reserved, and what it is about to reserve."""
+        return self.reserving + sum(record.units for record in self.records.values())
 
     # -- pages -----------------------------------------------------------------------------------------------
 

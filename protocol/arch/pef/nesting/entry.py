@@ -22,6 +22,7 @@ from protocol.arch.pef.cpu import (
     Exit,
     Stopped,
 )
+from protocol.arch.pef.guest import Program
 from protocol.arch.pef.machine.upcall import BAD_COOKIE, OS_TERM_RETURNED
 from protocol.arch.pef.machine.vcpu import VECTOR_ALIGN, VECTORS_END
 from protocol.arch.pef.nesting.records import Record, Reflection
@@ -46,10 +47,12 @@ def enter(nested: Nested, cpu: Cpu, entry: Entry) -> Step[Left]:
     record = yield from nested.record(cpu, entry.lpid)
     below = nested.cpu_below(cpu)
     left = yield from nested.below.memory.enter(below, replace(entry, lpid=record.shadow))
-    return (yield from _up(nested, cpu, below, left, entry.stay))
+    return (yield from _up(nested, cpu, below, record, left, entry.stay))
 
 
-def uv_return(nested: Nested, cpu: Cpu, gpr: list[int], hsrr0: int, stay: bool) -> Step[Left]:
+def uv_return(
+    nested: Nested, cpu: Cpu, gpr: list[int], hsrr0: int, stay: bool, program: Program | None
+) -> Step[Left]:
     """What would end the machine ends this guest host alone, and never reaches the level below."""
     cookie = gpr[31]
     record = next((one for one in nested.records.values() if cookie in one.open), None)
@@ -68,32 +71,37 @@ def uv_return(nested: Nested, cpu: Cpu, gpr: list[int], hsrr0: int, stay: bool) 
     below.lpidr, below.pidr, below.tm = record.shadow, reflection.pidr, cpu.tm
     if changed:  # handed on as what it is: the ultravisor kills the SVM
         below.pidr = reflection.pidr ^ 1
-    left = yield from _return_below(nested, below, gpr, hsrr0, stay)
+    left = yield from _return_below(nested, below, gpr, hsrr0, stay, program)
     below.tm = "none"
-    return (yield from _up(nested, cpu, below, left, stay))
+    return (yield from _up(nested, cpu, below, record, left, stay))
 
 
-def as_vcpu(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[list[int] | Left]:
+def as_vcpu(nested: Nested, cpu: Cpu, gpr: list[int], program: Program | None) -> Step[list[int] | Left]:
     """A guest's ultracall by a CPU that is no vcpu: the level below lets it make it where it says it is."""
     below = nested.cpu_below(cpu)
     record = None if not cpu.lpidr else (yield from nested.record(cpu, cpu.lpidr))
     below.hv, below.lpidr, below.pidr = cpu.hv, 0 if record is None else record.shadow, cpu.pidr
-    out = yield from nested.below.memory.call(below, gpr)
+    out: list[int] | Left = yield from nested.below.memory.call(below, gpr, program=program)
     below.hv = True
-    return out if isinstance(out, list) else (yield from _up(nested, cpu, below, out, stay=False))
+    if isinstance(out, list) or record is None:
+        return out
+    return (yield from _up(nested, cpu, below, record, out, stay=False))
 
 
-def _return_below(nested: Nested, below: Cpu, gpr: list[int], hsrr0: int, stay: bool) -> Step[Left]:
-    out = yield from nested.below.memory.call(below, gpr, hsrr0, stay)
+def _return_below(
+    nested: Nested, below: Cpu, gpr: list[int], hsrr0: int, stay: bool, program: Program | None
+) -> Step[Left]:
+    out = yield from nested.below.memory.call(below, gpr, hsrr0, stay, program)
     assert not isinstance(out, list), "UV_RETURN came back"
     left: Left = out
     return left
 
 
-def _up(nested: Nested, cpu: Cpu, below: Cpu, left: Left, stay: bool) -> Step[Left]:
+def _up(nested: Nested, cpu: Cpu, below: Cpu, record: Record, left: Left, stay: bool) -> Step[Left]:
     """Answer what is this level's to answer, and hand up the rest."""
     while isinstance(left, Exit):
-        record = nested.by_shadow[left.lpid]
+        if not nested.knows(record):  # it was ended while its vcpu ran
+            return replace(left, lpid=record.lpid)
         if left.secure and not record.svm:
             record.svm = True
             nested.book.add("te_object")
@@ -103,7 +111,7 @@ def _up(nested: Nested, cpu: Cpu, below: Cpu, left: Left, stay: bool) -> Step[Le
         if left.secure:
             gpr = list(left.gpr)
             gpr[0], gpr[2], gpr[3] = SUCCESS, left.srr1, front.RETURN
-            left = yield from _return_below(nested, below, gpr, left.hsrr0, stay)
+            left = yield from _return_below(nested, below, gpr, left.hsrr0, stay, left.program)
         else:
             assert left.program is not None
             entry = Entry(record.shadow, left.vcpu, left.gpr, left.hsrr0, left.srr1, left.program, stay)

@@ -64,6 +64,7 @@ class Record:
     entry: tuple[int, int] = (0, 0)
     svm: bool = False  # the ultravisor has an object for it
     secure: bool = False  # and that has come through its transition
+    lives: int = 0  # SVMs that have ended under it
     slots: dict[int, int] = field(default_factory=dict)  # slot -> units
     open: dict[int, Reflection] = field(default_factory=dict)  # by cookie
     mapped: dict[int, int] = field(default_factory=dict)  # GFN -> guest host's page, in the shadow table

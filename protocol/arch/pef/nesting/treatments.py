@@ -42,8 +42,11 @@ def register_mem_slot(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     units = ((gpa + size - 1) >> UNIT_SHIFT) - (gpa >> UNIT_SHIFT) + 1
     if units + nested.units() > nested.profile.units:
         return PARAMETER
+    life = record.lives
+    nested.reserving += units
     status = yield from _reissued(nested, cpu, record, gpr)
-    if status == SUCCESS:
+    nested.reserving -= units
+    if status == SUCCESS and record.lives == life:
         record.slots[gpr[8]] = units
         nested.book.add("te_object")
     return status
@@ -54,8 +57,7 @@ def unregister_mem_slot(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     if record is None:
         return PARAMETER
     status = yield from _reissued(nested, cpu, record, gpr)
-    if status == SUCCESS:
-        del record.slots[gpr[5]]
+    if status == SUCCESS and record.slots.pop(gpr[5], None) is not None:
         nested.book.drop("te_object")
     return status
 
@@ -69,8 +71,9 @@ def page_in(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     record = nested.records.get(lpid)
     if record is None:
         return PARAMETER
+    life = record.lives
     status = yield from _reissued(nested, cpu, record, _with_real(nested, gpr, source))
-    if status == SUCCESS:
+    if status == SUCCESS and record.lives == life:
         nested.given(record, gpa >> PAGE_SHIFT, source >> PAGE_SHIFT)
     return status
 
