@@ -59,6 +59,18 @@ def stretches(pages: np.ndarray) -> Iterator[tuple[int, int]]:
     yield from zip(starts.tolist(), np.append(starts, pages.size)[1:].tolist(), strict=True)
 
 
+def quiet(level: object) -> bool:
+    """No call is under way at any level from `level` down, so none of ours can be told to wait for it.
+
+    Where no link lies between, nothing parks, and it is always so.
+    """
+    while (found := here(level)) is not None:
+        if isinstance(level, LinkedUltravisor) and len(found.locks):
+            return False
+        level = found.below.memory if isinstance(found, Nested) else None
+    return True
+
+
 def fold_on(level: object) -> None:
     """Let the emulations from `level` down do their own work on pages in runs, too."""
     while isinstance(found := here(level), Nested):

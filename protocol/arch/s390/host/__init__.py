@@ -114,7 +114,8 @@ class Host:
         self._given = pool
         self._book = book
         self._below = below
-        if bulk and self.level_here is not None:
+        self._alone = False  # an operation is under way in one step, with nobody beside it
+        if bulk:
             runs.fold_on(level)
         self._issuers: dict[int, Issuer] = {}  # by the CPU's number
 
@@ -153,7 +154,7 @@ class Host:
     @property
     def level_here(self) -> runs.Level | None:
         """The level, if it and all below it are in this process and nobody else's work comes between."""
-        if isinstance(self.level, LinkedUltravisor) and self._below is None:
+        if isinstance(self.level, LinkedUltravisor) and not self._alone:
             return None
         return runs.here(self.level)
 
@@ -223,10 +224,14 @@ class Host:
         from protocol.arch.s390.host.perform import perform
 
         step = perform(self, operation)
-        if self.bulk and self._below is not None:
-            inline(step, self._below)
+        if not self.bulk or self._below is None or not runs.quiet(self.level):
+            yield from step  # runs or not, the counts are the same
             return
-        yield from step
+        self._alone = True
+        try:
+            inline(step, self._below)
+        finally:
+            self._alone = False
 
 
 def _enlightenments(level: object) -> tuple[str, ...]:

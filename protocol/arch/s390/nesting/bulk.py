@@ -17,7 +17,7 @@ import numpy as np
 
 from protocol.arch.s390 import dat, runs
 from protocol.arch.s390.nesting.entities import TrackedConfig
-from protocol.arch.s390.nesting.shadow import no_frames
+from protocol.arch.s390.nesting.shadow import reach, whole
 from protocol.arch.s390.tables import SEGMENT_PAGES
 from protocol.crossing import inline
 from protocol.effects import Fault, Step
@@ -54,7 +54,7 @@ def importable(nested: Nested, handle: int, pages: np.ndarray) -> bool:
     at = pages + space.first
     for number, start, stop in runs.by_segment(at):
         segment = space.segments.get(number)
-        if segment is not None and np.array(segment)[at[start:stop] % SEGMENT_PAGES].any():
+        if segment is not None and whole(segment)[at[start:stop] % SEGMENT_PAGES].any():
             return False
     return runs.importable(_below(nested), config.real, pages)
 
@@ -153,7 +153,7 @@ def import_all(nested: Nested, config: TrackedConfig, one: One) -> bool:
         if there.size and number not in space.segments:  # the first walk of a table watches it
             inline(one(int(pages[there[0]])), down)
             pages, frames = np.delete(pages, there[0]), np.delete(frames, there[0])
-        shadowed = np.array(space.segments.get(number) or no_frames(), np.int64)[pages % SEGMENT_PAGES] - 1
+        shadowed = whole(space.segments.get(number))[pages % SEGMENT_PAGES] - 1
         fresh = (frames >= 0) & (shadowed < 0)
         fresh[fresh] = plain(nested, frames[fresh])
         owned = (frames >= 0) & (shadowed == frames) & (nested.page_owner[frames] == space.serial)
@@ -188,8 +188,9 @@ def _backed(nested: Nested, space: Space, pages: np.ndarray) -> np.ndarray:
 
 
 def _worth_it(nested: Nested, pages: int) -> bool:
-    """A run was asked for, it is long enough, and all below is here."""
-    return nested.folds and pages >= FEWEST and runs.here(nested.below.memory) is not None
+    """A run was asked for, it is long enough, and all below is here and has nothing else to do."""
+    below = nested.below.memory
+    return nested.folds and pages >= FEWEST and runs.here(below) is not None and runs.quiet(below)
 
 
 def _below(nested: Nested) -> runs.Level:
@@ -206,7 +207,8 @@ def _shadow(nested: Nested, config: TrackedConfig, pages: np.ndarray, frames: np
     for number, start, stop in runs.by_segment(at):
         walked = shadows.walk(space, int(at[start]) << PAGE_SHIFT, write=True)
         assert not isinstance(walked, Fault), f"the guest host does not map what it was asked to: {walked}"
-        segment = space.segments.setdefault(number, no_frames())
+        segment = space.segments.setdefault(number, array("I"))
+        reach(segment, int((at[start:stop] % SEGMENT_PAGES).max()) + 1)
         for first, end in runs.stretches(at[start:stop]):
             place = int(at[start + first]) % SEGMENT_PAGES
             held = (frames[start + first : start + end] + 1).astype(np.uint32)

@@ -17,7 +17,7 @@ from protocol.arch.s390.machine import Machine
 from protocol.arch.s390.machine.memory import plaintext
 from protocol.arch.s390.nesting import Nested
 from protocol.arch.s390.nesting.strategy import Strategy
-from protocol.arch.s390.runs import here, way_down
+from protocol.arch.s390.runs import here, quiet, way_down
 from protocol.plan.operations import (
     BootHost,
     Change,
@@ -323,6 +323,25 @@ def test_a_host_that_cannot_see_the_levels_below_goes_page_by_page() -> None:
     begin = (BootHost(), Create(0, MIB, 2), Load(0), Start(0))
     for operation in (*begin, Touch(0, 0, Pages(100, 50, 50, 5)), Destroy(0)):
         alike(alone, bench, operation)
+
+
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_with_a_call_of_somebody_else_under_way_a_host_goes_page_by_page(depth: int) -> None:
+    """In one step it would be told "busy" again and again, and nobody could end that call."""
+    bench, other = Bench(depth, SIZE, bulk=True, apart=True), Bench(depth, SIZE)
+    for operation in (BootHost(), Create(0, MIB, 2), Load(0), Start(0)):
+        alike(other, bench, operation)
+    below = list(levels(bench))[1]
+    assert below.locks.take(("config", 12345))
+    touch = Touch(0, 0, Pages(100, 30, 30, 5))
+    assert not quiet(bench.host.level)
+    sent = bench.host.perform(touch)
+    effects = [next(sent)]
+    assert effects
+    sent.close()
+    below.locks.clear()
+    assert quiet(bench.host.level)
+    assert list(bench.host.perform(Touch(0, 0, Pages(400, 30, 30, 5)))) == []
 
 
 def test_the_way_down_has_a_server_for_each_link() -> None:
