@@ -126,7 +126,7 @@ class GuestHost(Generic[M]):
     # -- the same accesses, made by the level below for the guest host: nothing traps ----------
 
     def peek(self, address: int, length: int) -> bytes | Fault:
-        if (address & OFFSET) + length > PAGE or address + length > self.size or address < 0:
+        if (address & OFFSET) + length > PAGE or address >= self.size or address < 0:
             return self._peek_pages(address, length)
         if self._attention[address >> PAGE_SHIFT] & _GUARDED:
             return self.guarded_peek(address, length)
@@ -136,7 +136,7 @@ class GuestHost(Generic[M]):
         return data if data.__class__ is bytes else replace(data, address=address)  # type: ignore[type-var]
 
     def poke(self, address: int, data: bytes) -> Fault | None:
-        if (address & OFFSET) + len(data) > PAGE or address + len(data) > self.size or address < 0:
+        if (address & OFFSET) + len(data) > PAGE or address >= self.size or address < 0:
             return self._poke_pages(address, data)
         attention = self._attention[address >> PAGE_SHIFT]
         if attention & _GUARDED:

@@ -52,6 +52,13 @@ def test_the_very_frame_is_given_at_every_level(toy: Tower) -> None:
     assert toy.top.read(5 << PAGE_SHIFT, 17) == b"stays where it is"
 
 
+def test_an_empty_access_touches_nothing_not_even_at_the_end_of_memory(toy: Tower) -> None:
+    for address in (0, toy.top.size - 1, toy.top.size):
+        assert toy.top.write(address, b"") is None
+        assert toy.top.read(address, 0) == b""
+    assert isinstance(toy.top.write(toy.top.size, b"!"), Fault)
+
+
 def test_what_the_guest_hosts_own_table_forbids_is_not_issued(toy: Tower) -> None:
     do(toy, toy.top.rmpupdate(5, True))
     assert do(toy, toy.top.rmpupdate(5, True)) == TAKEN
