@@ -32,6 +32,7 @@ from actors.commands.report import leave_report, tell_answer
 from actors.commands.speak import end, say, say_from_a_signal, tell, tell_json
 
 if TYPE_CHECKING:
+    from actors.compare.openmetrics import Recording
     from actors.compare.outcome import Json, Outcome
     from actors.compare.progress import Attach, Progress
     from actors.record import Transcripts
@@ -77,7 +78,7 @@ def compare(
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Directory of run.json and report.html; nestbed-NAME if not given, none with --json.",
+            help="Directory of the results; nestbed-NAME if not given, none with --json.",
         ),
     ] = None,
     diff: Annotated[
@@ -167,7 +168,8 @@ def perform(resolved: Resolved, wanted: Wanted, run: Run | None = None) -> int:
 
     base = _base(wanted.diff)
     folder = _folder(resolved, wanted)
-    outcome, error = _run(resolved, wanted, run)
+    recording = None if folder is None else _recording(wanted)
+    outcome, error = _run(resolved, wanted, run, recording)
     judged = [each.as_dict() for each in verdicts(_judgeable(resolved.scenario, outcome), outcome.results)]
     content = bundle(resolved.scenario, outcome, resolved.origins, judged)
     if wanted.as_json:
@@ -178,8 +180,8 @@ def perform(resolved: Resolved, wanted: Wanted, run: Run | None = None) -> int:
     for verdict in judged if wanted.as_json else ():
         word = "holds" if verdict["holds"] else "FAILED"
         say(f"threshold {verdict['what']} {verdict['wanted']} on {verdict['arch']}: {word}")
-    if folder is not None:
-        _leave(folder, content)
+    if folder is not None and recording is not None:
+        _leave(folder, content, recording)
     if error is not None:
         traceback.print_exception(error)
         say("the run failed; what was finished until then is reported")
@@ -224,7 +226,15 @@ def _writable(option: str, folder: Path) -> None:
 # -- the run -----------------------------------------------
 
 
-def _run(resolved: Resolved, wanted: Wanted, run: Run | None) -> tuple[Outcome, Exception | None]:
+def _recording(wanted: Wanted) -> Recording:
+    from actors.compare.openmetrics import Recording
+
+    return Recording(books=wanted.processes == 1)
+
+
+def _run(
+    resolved: Resolved, wanted: Wanted, run: Run | None, recording: Recording | None
+) -> tuple[Outcome, Exception | None]:
     """Run with everything around it. An error is returned with what was finished before it."""
     from actors.compare.outcome import Outcome
     from actors.compare.progress import Stopped, choose, stoppable
@@ -232,6 +242,7 @@ def _run(resolved: Resolved, wanted: Wanted, run: Run | None) -> tuple[Outcome, 
     run = run or _runner()
     costs = _costs(wanted.costs)
     progress = choose(wanted.quiet)
+    progress.recording = recording
     with ExitStack() as around:
         if wanted.metrics_port is not None:
             progress.on_attach = around.enter_context(_metrics(wanted.metrics_port, resolved.scenario.depth))
@@ -301,11 +312,12 @@ def _judgeable(scenario: Scenario, outcome: Outcome) -> tuple[Threshold, ...]:
     return tuple(t for t in scenario.thresholds if not outcome.stopped or t.what.split(".")[1] in finished)
 
 
-def _leave(folder: Path, content: Json) -> None:
-    from actors.compare.bundle import write
+def _leave(folder: Path, content: Json, recording: Recording) -> None:
+    from actors.compare.bundle import write, write_text
 
     try:
         write(folder, content)
+        write_text(folder / "metrics.om", recording.text(content["results"]))
     except OSError as error:
         end(exit_codes.ENVIRONMENT, f"--out {folder}: cannot be written: {error.strerror}")
     leave_report(folder / "report.html", content)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress as Bar
 
+    from actors.compare.openmetrics import Recording
     from protocol.ledger import Ledger
     from protocol.tracking import Book
 
@@ -38,6 +39,7 @@ class Progress:
         self.stopped = False
         self.results: list[dict[str, Any]] = []
         self.on_attach: Attach | None = None
+        self.recording: Recording | None = None
 
     def start(self, total: int) -> None:
         """The run has `total` steps."""
@@ -46,15 +48,21 @@ class Progress:
         """`done` of `total` steps are over, the next is `phase` of `path`. Raises Stopped."""
         if self.stopped:
             raise Stopped
+        if self.recording is not None:
+            self.recording.phase(phase)
 
     def result(self, result: dict[str, Any]) -> None:
         """One path is finished: kept, so that it is reported even if the run is stopped later."""
         self.results.append(result)
+        if self.recording is not None:
+            self.recording.phase(None)
 
     def attach(self, arch: str, path: str, ledger: Ledger, books: Iterable[Book] = ()) -> None:
         """A machine is about to run: its counts and books may be looked at from now on."""
         if self.on_attach is not None:
             self.on_attach(arch, path, ledger, books)
+        if self.recording is not None:
+            self.recording.attach(arch, path, ledger, books)
 
     def end(self) -> None:
         """The run is over, whatever the way."""

@@ -69,7 +69,11 @@ def test_it_prints_the_answer_and_leaves_a_bundle_and_a_report(
     bundle = json.loads((here / "nestbed-mine" / "run.json").read_text())
     assert [result["path"] for result in bundle["results"]] == ["hosted", "direct", "nested"]
     ElementTree.fromstring((here / "nestbed-mine" / "report.html").read_text())
-    assert sorted(path.name for path in (here / "nestbed-mine").iterdir()) == ["report.html", "run.json"]
+    assert sorted(path.name for path in (here / "nestbed-mine").iterdir()) == [
+        "metrics.om",
+        "report.html",
+        "run.json",
+    ]
 
 
 def test_as_json_there_is_one_object_on_stdout_and_no_file(
