@@ -101,15 +101,25 @@ class Space:
         return not self.length
 
     def frame_of(self, page: int) -> int | None:
-        segment = self.segments.get(page // SEGMENT_PAGES)
-        if segment is None or not (frame := segment[page % SEGMENT_PAGES]):
+        number, index = divmod(page, SEGMENT_PAGES)
+        segment = self.segments.get(number)
+        if segment is None or index >= len(segment) or not (frame := segment[index]):
             return None
         return frame - 1
 
 
-def no_frames() -> array[int]:
-    """A segment whose pages are not mapped."""
-    return array("I", bytes(4 * SEGMENT_PAGES))
+def reach(segment: array[int], pages: int = SEGMENT_PAGES) -> None:
+    """Have room for so many pages; a segment is as long as its last page that was ever mapped."""
+    if pages > len(segment):
+        segment.frombytes(bytes(4 * (pages - len(segment))))
+
+
+def whole(segment: array[int] | None) -> np.ndarray:
+    """All pages of a segment: frame + 1, or 0."""
+    frames = np.zeros(SEGMENT_PAGES, np.int64)
+    if segment:
+        frames[: len(segment)] = segment
+    return frames
 
 
 class Shadows:
@@ -208,7 +218,8 @@ class Shadows:
         number, index = divmod(page, SEGMENT_PAGES)
         segment = space.segments.get(number)
         if segment is None:
-            segment = no_frames()
+            segment = array("I")
+        reach(segment, index + 1)
         old = segment[index] - 1
         if old == frame and protect == (page in space.read_only):
             return False
@@ -229,12 +240,12 @@ class Shadows:
     # -- taking away -------------------------------------------------------------------------
 
     def unmap(self, space: Space, page: int) -> None:
-        segment = space.segments.get(page // SEGMENT_PAGES)
-        if segment is None or not (frame := segment[page % SEGMENT_PAGES]):
+        frame = space.frame_of(page)
+        if frame is None:
             return
-        segment[page % SEGMENT_PAGES] = 0
+        space.segments[page // SEGMENT_PAGES][page % SEGMENT_PAGES] = 0
         space.table.unmap(page)
-        self._forget_frame(frame - 1, space.serial, page)
+        self._forget_frame(frame, space.serial, page)
         self._ledger.count(("table_ops", "unmap"))
 
     def unmap_frame(self, frame: int) -> None:
