@@ -248,6 +248,19 @@ def test_while_it_aborts_the_ultravisor_takes_nothing_and_gives_nothing(pef: Any
     assert code(vm.enter()["steps"][0]["r3"]) == PARAMETER
 
 
+def test_two_vms_become_secure_side_by_side(pef: Any) -> None:
+    host = pef()
+    first, second = host.loaded(3, 8 * MIB), host.loaded(4, 8 * MIB)
+    stop = ["H_SVM_TPM_COMM", "H_SVM_PAGE_IN"]
+    left = {3: first.esm(stop=stop), 4: second.esm(stop=stop)}
+    while any(one["trap"] == "0xc00" for one in left.values()):
+        for vm in (first, second):
+            if left[vm.lpid]["trap"] == "0xc00":
+                left[vm.lpid] = vm.enter(stop=stop)
+    assert all(one["secure"] and len(one["steps"]) == 1 for one in left.values())
+    assert host.audit["te"]["svms"] == 2
+
+
 # -- the hypervisor's side, with what no ultravisor sends ----------------------------------------------------
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from protocol.arch.pef.calls import CALLS
 from protocol.arch.pef.cpu import Cpu
+from protocol.arch.pef.linked import LinkedPef, Server
 from protocol.arch.pef.machine import Machine
 from protocol.arch.pef.nesting import Nested
 from protocol.arch.pef.nesting.records import SMALL_PAGES
@@ -61,6 +62,17 @@ class Rig:
     chain: list[Hypervisor[Any]] = field(default_factory=list)
     levels: list[Level] = field(default_factory=list)  # what the hypervisors of the chain stand on
     reflected: bool = True
+    apart: bool = False  # what is asked of the level below goes by message
+
+    def below(self, seat: int) -> tuple[Server, ...]:
+        """Who serves what the host on `seat` asks, then what that asks, down to the machine."""
+        return tuple(Server(level) for level in (self.seats[seat].level, *reversed(self.levels)))
+
+    def seen(self, level: Level) -> Any:
+        """`level` as its host meets it: itself, or, where levels live apart, by messages."""
+        if not self.apart:
+            return level
+        return LinkedPef(level, level.cpus, level.profile, level.tpm_public())
 
     def reset(self, seat: int, kind: str) -> Step[None]:
         """The host on `seat` reboots."""
@@ -100,12 +112,13 @@ def compose(
     seed: int = 0,
     ledger: Ledger | None = None,
     reflected: bool = True,
+    apart: bool = False,
 ) -> Rig:
     """`hosts` secure hosts at `depth`. Raises ValueError for what cannot be."""
     memory = MEMORY_MIB * MIB if memory_bytes is None else memory_bytes
     count = CPUS if cpus is None else cpus
     _allowed(depth, hosts, memory, count)
-    rig = Rig(profile, depth, seed, [], ledger or Ledger(), reflected=reflected)
+    rig = Rig(profile, depth, seed, [], ledger or Ledger(), reflected=reflected, apart=apart)
     if depth == 0:
         for number in range(hosts):
             own = _cpus(count)
@@ -150,7 +163,7 @@ def _below(rig: Rig, hosts: int, memory: int, cpus: int) -> None:
             level = _guest_host(rig, _cpus(counts[number]), 0, 1, sizes[number], wide)
         rig.levels.append(level)
         frames = level.size >> PAGE_SHIFT
-        rig.chain.append(Hypervisor(number, level, Pool(FIRST_FREE, frames - FIRST_FREE)))
+        rig.chain.append(Hypervisor(number, rig.seen(level), Pool(FIRST_FREE, frames - FIRST_FREE)))
 
 
 def _room(memory: int, hosts: int) -> int:

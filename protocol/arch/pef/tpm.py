@@ -21,10 +21,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 NO_SESSIONS, SESSIONS = 0x8001, 0x8002
 START_SESSION, UNSEAL = 0x0176, 0x015E
-RC_SUCCESS, RC_COMMAND_CODE, RC_SIZE, RC_INTEGRITY = 0, 0x143, 0x142, 0x1F
+RC_SUCCESS, RC_COMMAND_CODE, RC_SIZE, RC_INTEGRITY, RC_HANDLE = 0, 0x143, 0x142, 0x1F, 0x8B
 BUFFER = 4096
 KEY_BYTES = 32
 PUBLIC_BYTES = 32
+HANDLE_BYTES = 4
+SESSIONS_AT_ONCE = 64  # the oldest one goes
 _HEADER = struct.Struct(">HII")
 _ZERO_IV = bytes(12)  # every key of an exchange seals one message
 _LOCKBOX_BYTES = PUBLIC_BYTES + KEY_BYTES + 16
@@ -72,15 +74,13 @@ class Tpm:
     def __init__(self, seed: int) -> None:
         self._key = key_from(Random(f"{seed}:tpm"))
         self.public = self._key.public_key().public_bytes_raw()
-        self._session: bytes | None = None
+        self._sessions: dict[int, bytes] = {}  # several ultravisor calls may be talking to it
+        self._handles = 0
 
     def execute(self, request: bytes) -> bytes:
         """Do one command. Whatever is wrong with it is in the response's code."""
         code, payload = self._do(request)
         return _HEADER.pack(NO_SESSIONS, _HEADER.size + len(payload), code) + payload
-
-    def close(self) -> None:
-        self._session = None
 
     def _do(self, request: bytes) -> tuple[int, bytes]:
         try:
@@ -89,23 +89,32 @@ class Tpm:
             return RC_SIZE, b""
         if code == START_SESSION and len(payload) == PUBLIC_BYTES:
             try:
-                self._session = agree(self._key, payload, "session")
+                return RC_SUCCESS, self._opened(agree(self._key, payload, "session"))
             except ValueError:
                 return RC_INTEGRITY, b""
-            return RC_SUCCESS, b""
-        if code != UNSEAL or self._session is None:
+        if code != UNSEAL:
             return RC_COMMAND_CODE, b""
-        if len(payload) != _LOCKBOX_BYTES:
+        if len(payload) != HANDLE_BYTES + _LOCKBOX_BYTES:
             return RC_SIZE, b""
+        session = self._sessions.pop(int.from_bytes(payload[:HANDLE_BYTES], "big"), None)
+        if session is None:
+            return RC_HANDLE, b""
+        payload = payload[HANDLE_BYTES:]
         try:
             key = AESGCM(agree(self._key, payload[:PUBLIC_BYTES], "lockbox")).decrypt(
                 _ZERO_IV, payload[PUBLIC_BYTES:], None
             )
         except (InvalidTag, ValueError):
             return RC_INTEGRITY, b""
-        sealed = AESGCM(self._session).encrypt(_ZERO_IV, key, None)
-        self._session = None  # its key has sealed its one message
-        return RC_SUCCESS, sealed
+        return RC_SUCCESS, AESGCM(session).encrypt(_ZERO_IV, key, None)
+
+    def _opened(self, key: bytes) -> bytes:
+        """The handle of a new session, which ends with the one message that its key seals."""
+        if len(self._sessions) == SESSIONS_AT_ONCE:
+            del self._sessions[next(iter(self._sessions))]
+        self._handles += 1
+        self._sessions[self._handles] = key
+        return self._handles.to_bytes(HANDLE_BYTES, "big")
 
 
 class Session:
@@ -117,8 +126,12 @@ class Session:
         self.start = command(START_SESSION, once.public_key().public_bytes_raw())
 
     @staticmethod
-    def unseal(lockbox: bytes) -> bytes:
-        return command(UNSEAL, lockbox)
+    def unseal(started: bytes, lockbox: bytes) -> bytes:
+        """The second command; `started` is the answer to the first. Raises ValueError if that is none."""
+        code, handle = response(started)
+        if code != RC_SUCCESS or len(handle) != HANDLE_BYTES:
+            raise ValueError(f"the TPM answers {code:#x}")
+        return command(UNSEAL, handle + lockbox)
 
     def opened(self, answer: bytes) -> bytes:
         """The key of the lockbox. Raises ValueError if the TPM did not answer this session with one."""

@@ -157,7 +157,7 @@ class PefHost(SecureHost):
             raise self.stops(stopped) from stopped
 
     def _program_behind(self, gpr: list[int], cpu: Cpu) -> Program | None:
-        """What the vcpu does to which an ultracall with these registers leads: UV_RETURN, or UV_ESM as one."""
+        """What the vcpu does to which a UV_RETURN with these registers leads, or a UV_ESM as one."""
         if gpr[3] == ESM:
             own = self.kvm.vms.get(cpu.lpidr)
             first = None if own is None else own.vcpus.get(0)

@@ -125,8 +125,8 @@ class Machine:
         return self.tpm.execute(command)
 
     def tpm_close(self, cpu: Cpu) -> Step[None]:
+        """Nothing of a connection is kept: a session ends with its one message."""
         yield from ()
-        self.tpm.close()
 
     def _refusal(self, cpu: Cpu, number: int) -> int | None:
         if not self.profile.ultravisor:

@@ -239,8 +239,8 @@ class _Transition:
         """The TPM exchange: two commands, and the end. Raises Failed or ValueError."""
         session = tpm.Session(self.machine.tpm.public, self.machine.random)
         lockbox = blob.lockbox_for(sealed, self.machine.tpm.public)
-        yield from self._tpm(session.start)
-        answer = yield from self._tpm(session.unseal(lockbox))
+        started = yield from self._tpm(session.start)
+        answer = yield from self._tpm(session.unseal(started, lockbox))
         yield from hypercall(hcalls.SVM_TPM_COMM, hcalls.TPM_CLOSE)
         return session.opened(answer)
 

@@ -71,6 +71,7 @@ class Nested(GuestHost[Any]):
         self.keeper = Cpu(len(cpus))
         self._free = sorted(lpids, reverse=True)
         self.records: dict[int, Record] = {}
+        self._pinned: dict[int, int] = {}  # pages that calls under way name -> how many
         self.reserving = 0  # units of registrations that are under way below
         self.debug = DebugRegisters()
         self.stopped = ""
@@ -284,29 +285,53 @@ class Nested(GuestHost[Any]):
             self.book.drop("native_page")
             record.lost.discard(gfn)
 
-    def moves(self, page: int, frame: int) -> Step[int]:
-        """Put other frames, from `frame` on, under a page of the guest host's; how many mappings that cost.
+    def pin(self, page: int) -> None:
+        """A call that names this page is under way below: it stays where it is."""
+        self._pinned[page] = self._pinned.get(page, 0) + 1
 
-        The guest host does not learn of it: what is shared is invalidated here and bound again when it is
-        used.
+    def unpin(self, page: int) -> None:
+        self._pinned[page] -= 1
+        if not self._pinned[page]:
+            del self._pinned[page]
+
+    def moves(self, page: int, frame: int) -> Step[bool]:
+        """Put other frames, from `frame` on, under a page of the guest host's. False if it cannot move now.
+
+        The guest host does not learn of it: what is shared is invalidated, and bound again when it is used.
         """
-        cost = 0
-        for record in self.records.values():
-            for gfn in [gfn for gfn, at in record.mapped.items() if at == page]:
-                del record.mapped[gfn]
-                yield from self._unmap(self.keeper, record, gfn)
-                cost += 1
-            for gfn in [gfn for gfn, at in record.bound.items() if at == page and gfn not in record.lost]:
-                address = gfn << PAGE_SHIFT
-                status = yield from self.ucall(self.keeper, front.PAGE_INVAL, record.shadow, address, ORDER)
-                if status == SUCCESS:
-                    record.lost.add(gfn)
-                    cost += 1
+        while (held := self._holder_of(page)) is not None:
+            if not (yield from self._let_go(*held)):
+                return False
+        if page in self._pinned:
+            return False
         for place in range(SMALL_PAGES):
             small = page * SMALL_PAGES + place
             self.below.memory.move(self.frame_below(small), frame + place)
             self.put_under(small, frame + place)
-        return cost
+        return True
+
+    def _holder_of(self, page: int) -> tuple[Record, int] | None:
+        """A VM that reaches a page of the guest host's, and by which GFN."""
+        for record in self.records.values():
+            for gfn, at in record.mapped.items():
+                if at == page:
+                    return record, gfn
+            for gfn, at in record.bound.items():
+                if at == page and gfn not in record.lost:
+                    return record, gfn
+        return None
+
+    def _let_go(self, record: Record, gfn: int) -> Step[bool]:
+        """Take a page from a VM: out of the shadow table, or from the ultravisor."""
+        if record.mapped.pop(gfn, None) is not None:
+            yield from self._unmap(self.keeper, record, gfn)
+            return True
+        record.lost.add(gfn)
+        address = gfn << PAGE_SHIFT
+        status = yield from self.ucall(self.keeper, front.PAGE_INVAL, record.shadow, address, ORDER)
+        if status != SUCCESS:
+            record.lost.discard(gfn)
+        return status == SUCCESS
 
     # -- memory: nothing is ever guarded ---------------------------------------------------------------------
 

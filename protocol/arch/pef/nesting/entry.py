@@ -142,8 +142,11 @@ def _bound_again(nested: Nested, cpu: Cpu, record: Record, gfn: int) -> Step[boo
     if gfn not in record.lost:
         return False
     record.lost.discard(gfn)
-    real = nested.address_below(record.bound[gfn] << PAGE_SHIFT)
+    page = record.bound[gfn]
+    real = nested.address_below(page << PAGE_SHIFT)
+    nested.pin(page)
     status = yield from nested.ucall(cpu, front.PAGE_IN, record.shadow, real, gfn << PAGE_SHIFT, 0, ORDER)
+    nested.unpin(page)
     return status == SUCCESS
 
 

@@ -72,7 +72,7 @@ def page_in(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     if record is None:
         return PARAMETER
     life = record.lives
-    status = yield from _reissued(nested, cpu, record, _with_real(nested, gpr, source))
+    status = yield from _with_real(nested, cpu, record, gpr, source)
     if status == SUCCESS and record.lives == life:
         nested.given(record, gpa >> PAGE_SHIFT, source >> PAGE_SHIFT)
     return status
@@ -87,7 +87,7 @@ def page_out(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     record = nested.records.get(lpid)
     if record is None:
         return PARAMETER
-    return (yield from _reissued(nested, cpu, record, _with_real(nested, gpr, target)))
+    return (yield from _with_real(nested, cpu, record, gpr, target))
 
 
 def page_inval(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
@@ -132,12 +132,16 @@ def _reissued(nested: Nested, cpu: Cpu, record: Record, gpr: list[int]) -> Step[
     return (yield from nested.ucall(cpu, gpr[3], record.shadow, *gpr[5:9]))
 
 
-def _with_real(nested: Nested, gpr: list[int], address: int) -> list[int]:
-    """The same call with the address as the level below has it."""
+def _with_real(nested: Nested, cpu: Cpu, record: Record, gpr: list[int], address: int) -> Step[int]:
+    """The same with the address as the level below has it; its page is pinned meanwhile."""
     nested.ledger.count(("translations", "page"))
     changed = list(gpr)
     changed[5] = nested.address_below(address)
-    return changed
+    nested.pin(address >> PAGE_SHIFT)
+    try:
+        return (yield from _reissued(nested, cpu, record, changed))
+    finally:
+        nested.unpin(address >> PAGE_SHIFT)
 
 
 TREATMENTS: Mapping[int, Treatment] = {

@@ -65,8 +65,10 @@ def test_a_blob_opens_on_the_machine_that_it_is_for() -> None:
     mine, other = tpm.Tpm(1), tpm.Tpm(2)
     data, _ = fdt.unpack(blob.make(PARTS, (other.public, mine.public), {"f": b"file"}, Random(3)))
     session = tpm.Session(mine.public, Random(4))
-    assert tpm.response(mine.execute(session.start)) == (0, b"")
-    key = session.opened(mine.execute(session.unseal(blob.lockbox_for(data, mine.public))))
+    started = mine.execute(session.start)
+    assert tpm.response(started) == (0, (1).to_bytes(4, "big"))
+    mine.execute(tpm.Session(mine.public, Random(9)).start)  # somebody else talks to it, too
+    key = session.opened(mine.execute(session.unseal(started, blob.lockbox_for(data, mine.public))))
     opened = blob.unsealed(data, key)
     assert (opened.digests, opened.kernel_length) == (blob.measure(PARTS), 54)
     assert opened.files == {"f": b"file"}
@@ -80,22 +82,33 @@ def test_who_listens_to_the_tpm_learns_nothing_that_opens_a_lockbox() -> None:
     mine = tpm.Tpm(1)
     data, _ = fdt.unpack(blob.make(PARTS, (mine.public,), {}, Random(3)))
     session = tpm.Session(mine.public, Random(4))
-    mine.execute(session.start)
-    answer = mine.execute(session.unseal(blob.lockbox_for(data, mine.public)))
+    started = mine.execute(session.start)
+    answer = mine.execute(session.unseal(started, blob.lockbox_for(data, mine.public)))
     with pytest.raises(ValueError, match="not sealed for this session"):
         tpm.Session(mine.public, Random(5)).opened(answer)
 
 
 def test_the_tpm_refuses_what_it_does_not_know() -> None:
     mine = tpm.Tpm(1)
-    for request in (b"", b"\0" * 10, tpm.command(0x999, b""), tpm.command(tpm.UNSEAL, bytes(80))):
+    lockbox = bytes(80)
+    wrong = (b"", b"\0" * 10, tpm.command(0x999, b""), tpm.command(tpm.UNSEAL, bytes(4) + lockbox))
+    for request in wrong:
         assert tpm.response(mine.execute(request))[0] != 0
-    mine.execute(tpm.Session(mine.public, Random(1)).start)
-    for lockbox in (b"short", bytes(80)):
-        code, payload = tpm.response(mine.execute(tpm.Session.unseal(lockbox)))
+    for sealed in (b"short", lockbox):
+        started = mine.execute(tpm.Session(mine.public, Random(1)).start)
+        code, payload = tpm.response(mine.execute(tpm.Session.unseal(started, sealed)))
         assert code != 0 and payload == b""
-    mine.close()
-    assert tpm.response(mine.execute(tpm.Session.unseal(bytes(80))))[0] == tpm.RC_COMMAND_CODE
+    with pytest.raises(ValueError, match="the TPM answers"):
+        tpm.Session.unseal(mine.execute(b""), lockbox)
+
+
+def test_the_tpm_keeps_the_latest_sessions() -> None:
+    mine = tpm.Tpm(1)
+    first = mine.execute(tpm.Session(mine.public, Random(0)).start)
+    for seed in range(tpm.SESSIONS_AT_ONCE):
+        mine.execute(tpm.Session(mine.public, Random(seed)).start)
+    answer = mine.execute(tpm.Session.unseal(first, bytes(80)))
+    assert tpm.response(answer)[0] == tpm.RC_HANDLE
 
 
 @given(st.integers(1, 5 * PAGE), st.integers(1, 3 * PAGE), st.integers(0, 40))
