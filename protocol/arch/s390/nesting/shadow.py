@@ -279,8 +279,11 @@ class Shadows:
     def _entries_changed(self, space: Space, table: Table, first: int, last: int) -> None:
         if table.level == PAGE_TABLE:
             base = table.base >> PAGE_SHIFT
-            for page in range(base + first, base + last + 1):
-                self.unmap(space, page)
+            segment = space.segments.get(base // SEGMENT_PAGES)
+            # Mostly the entries are new, and the shadow has none of them.
+            if segment is not None and any(segment[first : last + 1]):
+                for page in range(base + first, base + last + 1):
+                    self.unmap(space, page)
             return
         shift = SEGMENT_SHIFT + 11 * table.level
         start, stop = table.base + (first << shift), table.base + ((last + 1) << shift)
