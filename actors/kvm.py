@@ -108,8 +108,11 @@ class Kvm:
     def _handle(self, message: object) -> Step[Any]:
         match message:
             case FromHost():
-                seat = self._alive(message.host)
-                return self._for(message.host, seat, seat.serve(message.effect))
+                host, effect = message
+                seat = self._seats.get(host)
+                if seat is None or seat.cause:
+                    seat = self._alive(host)
+                return self._for(host, seat, seat.serve(effect))
             case Control(host, step):
                 return self._for(host, self._alive(host), step())
             case TearDown(host):

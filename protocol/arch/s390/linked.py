@@ -112,7 +112,8 @@ class LinkedUltravisor(LinkedLevel):
 
     def call(self, cpu: Cpu, r2: int, m3: int = 0, m4: int = 0, park: bool = False) -> Step[int | Fault]:
         # A generator less than `issue`: this is the path of every call.
-        request = record(UvcRequest, (self._changed(cpu), cpu.number, r2, m3, m4, park))
+        changed = () if self._shared else self._changed(cpu)
+        request = record(UvcRequest, (changed, cpu.number, r2, m3, m4, park))
         answer: int | Fault = yield record(Issue, (UVC, (request,)))
         return answer
 
