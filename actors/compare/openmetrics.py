@@ -127,7 +127,7 @@ class _Points(PrometheusCollector):
         keys |= dict.fromkeys(key for counts in phases.values() for key in counts)
         for key in keys:
             total, points = 0, [(began, 0.0)]
-            for name, counts in phases.items():
+            for name, counts in sorted(phases.items(), key=lambda phase: ends.get(phase[0], self._ended)):
                 total += counts.get(key, 0)
                 points.append((ends.get(name, self._ended - TICK_S), total))
             self._add(m.BY_LEDGER[key[0]], (*of, *key[1:]), _in_order(points))

@@ -1,0 +1,1 @@
+"""Dashboards for Grafana: built here, committed as JSON beside their source."""

@@ -1,0 +1,152 @@
+"""What every dashboard is put together from: variables, queries, panels in rows, links.
+
+A path has the colour that it has in the report, and those can be told apart by everybody. Every panel asks
+the data source that the reader chose, and its description says what it shows and what good looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from grafana_foundation_sdk.builders import common as draw
+from grafana_foundation_sdk.builders import dashboard as d
+from grafana_foundation_sdk.builders import prometheus, stat, timeseries
+from grafana_foundation_sdk.models import common, units
+from grafana_foundation_sdk.models import dashboard as m
+
+from actors.compare.style import PATH_COLOURS
+from actors.observe.metrics import Family
+
+Panel: TypeAlias = timeseries.Panel | stat.Panel
+Query: TypeAlias = prometheus.Dataquery
+
+SOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
+WIDTH = 24  # columns of the grid
+TAG = "nestbed"
+COUNT, EACH_SECOND, BYTES, PLAIN = units.Short, units.CountsPerSecond, units.BytesIEC, units.Short
+SELECTED = 'arch=~"$arch",path=~"$path"'
+GOOD, BAD, NEUTRAL = "#0072b2", "#d55e00", "#6c7a89"
+
+
+# -- queries ---------------------------------------------------------------------------------------------
+
+
+def total(family: Family, by: str = "path", where: str = SELECTED) -> str:
+    """The newest value in the time shown, added up: exact, also of a run that is over."""
+    return f"sum by ({by}) (last_over_time({family.sample}{{{where}}}[$__range]))"
+
+
+def now(family: Family, by: str = "path", where: str = SELECTED) -> str:
+    """The value at each time, added up."""
+    return f"sum by ({by}) ({family.sample}{{{where}}})"
+
+
+def rate(family: Family, by: str = "path", where: str = SELECTED) -> str:
+    """How fast a counter grows."""
+    return f"sum by ({by}) (rate({family.sample}{{{where}}}[$__rate_interval]))"
+
+
+def query(expression: str, legend: str = "{{path}}", *, once: bool = False, letter: str = "A") -> Query:
+    """A target: over the time shown, or `once` at its end."""
+    made = prometheus.Dataquery().expr(expression).legend_format(legend).ref_id(letter).datasource(SOURCE)
+    return made.instant() if once else made.range()
+
+
+# -- panels ----------------------------------------------------------------------------------------------
+
+
+def lines(title: str, text: str, unit: str, *queries: Query) -> timeseries.Panel:
+    """Lines over time, with what they are called and where they ended below."""
+    panel = timeseries.Panel().title(title).description(text).unit(unit).datasource(SOURCE).min(0)
+    legend = draw.VizLegendOptions().show_legend(True).placement(common.LegendPlacement.BOTTOM)
+    panel.legend(legend.display_mode(common.LegendDisplayMode.TABLE).calcs(["lastNotNull", "max"]))
+    panel.tooltip(draw.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI))
+    panel.line_interpolation(common.LineInterpolation.STEP_AFTER).line_width(2).fill_opacity(8)
+    panel.show_points(common.VisibilityMode.AUTO)
+    _coloured(panel)
+    for each in queries:
+        panel.with_target(each)
+    return panel
+
+
+def figure(title: str, text: str, unit: str, *queries: Query) -> stat.Panel:
+    """One number for each series."""
+    panel = stat.Panel().title(title).description(text).unit(unit).datasource(SOURCE).decimals(0)
+    panel.reduce_options(draw.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
+    panel.color_mode(common.BigValueColorMode.VALUE).graph_mode(common.BigValueGraphMode.NONE)
+    panel.text_mode(common.BigValueTextMode.VALUE_AND_NAME).no_value("nothing counted")
+    panel.color_scheme(d.FieldColor().mode(m.FieldColorModeId.FIXED).fixed_color(NEUTRAL))
+    _coloured(panel)
+    for each in queries:
+        panel.with_target(each)
+    return panel
+
+
+def _coloured(panel: Panel) -> None:
+    for path, colour in PATH_COLOURS.items():
+        fixed = m.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": colour})
+        panel.override_by_name(path, [fixed])
+
+
+def stacked(panel: timeseries.Panel) -> timeseries.Panel:
+    """Parts of a whole, one above the other."""
+    return panel.stacking(draw.StackingConfig().mode(common.StackingMode.NORMAL)).fill_opacity(40)
+
+
+# -- dashboards ------------------------------------------------------------------------------------------
+
+
+def choices(*, one_arch: bool, paths: bool) -> Iterable[d.QueryVariable | d.DatasourceVariable]:
+    """The variables: the data source, the architecture, and the paths where a dashboard does not fix them."""
+    yield d.DatasourceVariable("datasource").type("prometheus").label("Data source")
+    yield _choice("arch", "Architecture", several=not one_arch)
+    if paths:
+        yield _choice("path", "Path", several=True)
+
+
+def _choice(label: str, title: str, *, several: bool) -> d.QueryVariable:
+    made = d.QueryVariable(label).label(title).datasource(SOURCE)
+    made.query(f"label_values(nestbed_entries_total, {label})").sort(m.VariableSort.ALPHABETICAL_ASC)
+    made.refresh(m.VariableRefresh.ON_TIME_RANGE_CHANGED)
+    if several:
+        made.multi(True).include_all(True).all_value(".*")
+        made.current(m.VariableOption(selected=True, text="All", value="$__all"))
+    return made
+
+
+def board(
+    uid: str,
+    title: str,
+    text: str,
+    rows: Sequence[tuple[int, Sequence[tuple[int, Panel]]]],
+    *,
+    one_arch: bool = False,
+    paths: bool = True,
+) -> m.Dashboard:
+    """A dashboard of rows: (height, panels with their widths), one row below the other."""
+    made = d.Dashboard(title).uid(uid).description(text).tags([TAG]).readonly().timezone("utc")
+    made.time("now-15m", "now").refresh("10s").tooltip(m.DashboardCursorSync.CROSSHAIR)
+    for variable in choices(one_arch=one_arch, paths=paths):
+        made.with_variable(variable)
+    made.annotation(_began())
+    link = d.DashboardLink("Other dashboards of nestbed").type(m.DashboardLinkType.DASHBOARDS)
+    made.link(link.tags([TAG]).as_dropdown(True).include_vars(True).keep_time(True))
+    number = y = 0
+    for height, panels in rows:
+        x = 0
+        for width, panel in panels:
+            number += 1
+            made.with_panel(panel.id(number).grid_pos(m.GridPos(h=height, w=width, x=x, y=y)))
+            x += width
+        assert x <= WIDTH, f"{title}: a row is {x} columns wide"
+        y += height
+    return made.build()
+
+
+def _began() -> d.AnnotationQuery:
+    """A mark where a scenario began."""
+    made = d.AnnotationQuery().name("Scenario began").datasource(SOURCE).enable(True).icon_color(NEUTRAL)
+    return made.expr("changes(nestbed_scenario_start_timestamp_seconds[$__interval]) > 0").text_format(
+        "began"
+    )
