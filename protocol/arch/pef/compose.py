@@ -19,7 +19,7 @@ from protocol.arch.pef.calls import CALLS
 from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.linked import LinkedPef, Server
 from protocol.arch.pef.machine import Machine
-from protocol.arch.pef.nesting import Nested
+from protocol.arch.pef.nesting import V1, Nested
 from protocol.arch.pef.nesting.records import SMALL_PAGES
 from protocol.arch.pef.profiles import CPUS, MEMORY_MIB, MIB, MIN_MEMORY_MIB, Profile
 from protocol.arch.pef.tables import PAGE
@@ -62,6 +62,7 @@ class Rig:
     chain: list[Hypervisor[Any]] = field(default_factory=list)
     levels: list[Level] = field(default_factory=list)  # what the hypervisors of the chain stand on
     reflected: bool = True
+    api: str = V1  # of nesting
     apart: bool = False  # what is asked of the level below goes by message
 
     def below(self, seat: int) -> tuple[Server, ...]:
@@ -113,12 +114,13 @@ def compose(
     ledger: Ledger | None = None,
     reflected: bool = True,
     apart: bool = False,
+    api: str = V1,
 ) -> Rig:
     """`hosts` secure hosts at `depth`. Raises ValueError for what cannot be."""
     memory = MEMORY_MIB * MIB if memory_bytes is None else memory_bytes
     count = CPUS if cpus is None else cpus
     _allowed(depth, hosts, memory, count)
-    rig = Rig(profile, depth, seed, [], ledger or Ledger(), reflected=reflected, apart=apart)
+    rig = Rig(profile, depth, seed, [], ledger or Ledger(), reflected=reflected, apart=apart, api=api)
     if depth == 0:
         for number in range(hosts):
             own = _cpus(count)
@@ -187,7 +189,7 @@ def _guest_host(
     kvm = below.memory.cpus[number * width : (number + 1) * width]
     its = profile or rig.profile
     lpids = range(1 + number * (its.lpids - 1), 1 + (number + 1) * (its.lpids - 1))
-    return Nested(below, frames, own, kvm, CALLS, its, rig.ledger, lpids, rig.reflected)
+    return Nested(below, frames, own, kvm, CALLS, its, rig.ledger, lpids, rig.reflected, rig.api)
 
 
 def _scattered(pool: Pool, pages: int, random: Random) -> np.ndarray:

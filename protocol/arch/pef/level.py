@@ -49,6 +49,14 @@ class Level(Protocol):
         """The host writes its own partition table: without an ultravisor it is in its memory."""
         ...
 
+    def new_lpid(self, cpu: Cpu) -> Step[int]:
+        """An LPID for a new VM, where the level below picks them (H_GUEST_CREATE); 0: the host picks."""
+        ...
+
+    def give_lpid(self, cpu: Cpu, lpid: int) -> Step[None]:
+        """A VM is gone (H_GUEST_DELETE); of no effect where the host picks LPIDs."""
+        ...
+
     def tpm_public(self) -> bytes:
         """The public key of the machine's TPM, as its owner knows it."""
         ...

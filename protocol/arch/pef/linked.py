@@ -19,8 +19,9 @@ from protocol.nesting.guest_host import OwnMemory
 from protocol.nesting.linked import LinkedLevel
 
 CALL, ENTER, TLBIE, OWN_ENTRY = "call", "enter", "tlbie", "own_entry"
+NEW_LPID, GIVE_LPID = "new_lpid", "give_lpid"
 TPM_EXECUTE, TPM_CLOSE = "tpm_execute", "tpm_close"
-OPERATIONS = (CALL, ENTER, TLBIE, OWN_ENTRY, TPM_EXECUTE, TPM_CLOSE)
+OPERATIONS = (CALL, ENTER, TLBIE, OWN_ENTRY, NEW_LPID, GIVE_LPID, TPM_EXECUTE, TPM_CLOSE)
 
 
 class CpuState(NamedTuple):
@@ -87,6 +88,13 @@ class LinkedPef(LinkedLevel):
 
     def own_entry(self, cpu: Cpu, lpid: int, dw0: int, dw1: int) -> Step[None]:
         yield from self._ask(cpu, OWN_ENTRY, lpid, dw0, dw1)
+
+    def new_lpid(self, cpu: Cpu) -> Step[int]:
+        lpid: int = yield from self._ask(cpu, NEW_LPID)
+        return lpid
+
+    def give_lpid(self, cpu: Cpu, lpid: int) -> Step[None]:
+        yield from self._ask(cpu, GIVE_LPID, lpid)
 
     def tpm_public(self) -> bytes:
         return self._tpm

@@ -96,7 +96,9 @@ def _made(kvm: Kvm, cpu: Cpu, vm: Vm, lpid: int) -> Step[NestedVm | None]:
     known = vm.nesting.vms.get(lpid)
     if known is not None:
         return known
-    shadow = next((n for n in range(LPIDS - 1, 0, -1) if n not in kvm.vms and n not in kvm.shadows), 0)
+    shadow = yield from kvm.level.new_lpid(cpu)
+    if not shadow:
+        shadow = next((n for n in range(LPIDS - 1, 0, -1) if n not in kvm.vms and n not in kvm.shadows), 0)
     arena = Arena(kvm.frames)
     try:
         tree = kvm.tree(arena)
@@ -118,6 +120,7 @@ def drop_all(kvm: Kvm, cpu: Cpu, vm: Vm) -> Step[None]:
         if made.svm:
             yield from kvm.ucall(cpu, front.SVM_TERMINATE, made.shadow)
         yield from kvm.write_entry(cpu, made.shadow, 0, 0)
+        yield from kvm.level.give_lpid(cpu, made.shadow)
         made.arena.give_all()
         kvm.shadows.discard(made.shadow)
     vm.nesting.vms.clear()

@@ -36,6 +36,8 @@ def capabilities(kvm: Kvm) -> tuple[str, ...]:
 def create_vm(kvm: Kvm, cpu: Cpu, lpid: int | None, tpm_proxy: bool) -> Step[tuple[int, int]]:
     """(return value, LPID). The VM is radix, and in the partition table."""
     if lpid is None:
+        lpid = yield from kvm.level.new_lpid(cpu)
+    if not lpid:
         lpid = next((n for n in range(1, LPIDS) if n not in kvm.vms and n not in kvm.shadows), 0)
     if not lpid:
         return ENOSPC, 0
@@ -145,6 +147,7 @@ def close(kvm: Kvm, cpu: Cpu, vm: Vm) -> Step[int]:
     if vm.flags:
         yield from kvm.ucall(cpu, front.SVM_TERMINATE, vm.lpid)
     yield from kvm.write_entry(cpu, vm.lpid, 0, 0)
+    yield from kvm.level.give_lpid(cpu, vm.lpid)
     vm.arena.give_all()
     del kvm.vms[vm.lpid]
     return 0

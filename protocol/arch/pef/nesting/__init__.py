@@ -26,18 +26,21 @@ from protocol.arch.pef.guest import Program
 from protocol.arch.pef.machine.init import DebugRegisters
 from protocol.arch.pef.nesting import entry, teardown
 from protocol.arch.pef.nesting.records import SMALL_PAGES, Record, TableMemory
-from protocol.arch.pef.nesting.treatments import TREATMENTS
+from protocol.arch.pef.nesting.treatments import PASSED_BY_ID, TREATMENTS
 from protocol.arch.pef.profiles import Profile
 from protocol.arch.pef.radix import HR, Tree, entry_of
 from protocol.arch.pef.status import FUNCTION, PERMISSION, SUCCESS, signed, unsigned
 from protocol.arch.pef.tables import ORDER, PAGE_SHIFT
-from protocol.calls import CallSpec
+from protocol.calls import CallSpec, Treatment
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
 from protocol.nesting.guest_host import GuestHost, Hypervisor
 from protocol.tracking import Book
 
 _SMALL_SHIFT = PAGE_SHIFT - 12
+
+
+V1, V2 = "v1", "v2"  # of the nesting API: the guest host picks LPIDs, or this level does
 
 
 class Nested(GuestHost[Any]):
@@ -58,6 +61,7 @@ class Nested(GuestHost[Any]):
         ledger: Ledger,
         lpids: Iterable[int],
         reflected: bool = True,
+        api: str = V1,
     ) -> None:
         super().__init__(below, frames, ledger)
         if len(kvm_cpus) <= len(cpus):
@@ -66,6 +70,8 @@ class Nested(GuestHost[Any]):
         self.calls = calls
         self.profile = profile
         self.reflected = reflected
+        self.api = api
+        self.ids: dict[int, bool] = {}  # guest ids given out -> the level below this one gave it
         self.book = Book(ledger, f"l{below.level}")
         self._below_cpus = list(kvm_cpus)
         self.keeper = Cpu(len(cpus))
@@ -91,7 +97,8 @@ class Nested(GuestHost[Any]):
             return out
         spec = self.calls[number]
         self.ledger.trap(self.level, "enter_nested" if number == front.RETURN else "ultracall")
-        self.ledger.count(("te_calls", spec.name, spec.category, spec.treatment, str(self.level)))
+        treatment = Treatment.PASSED if self.api == V2 and number in PASSED_BY_ID else spec.treatment
+        self.ledger.count(("te_calls", spec.name, spec.category, treatment, str(self.level)))
         answer: list[int] | Exit | Stopped = out
         if number == front.RETURN:
             answer = yield from entry.uv_return(self, cpu, out, hsrr0, stay, program)
@@ -123,6 +130,34 @@ class Nested(GuestHost[Any]):
     def own_entry(self, cpu: Cpu, lpid: int, dw0: int, dw1: int) -> Step[None]:
         """The guest host's partition table is in its memory; this level looks at it."""
         yield from self.put_entry(cpu, lpid, dw0, dw1)
+
+    def new_lpid(self, cpu: Cpu) -> Step[int]:
+        """H_GUEST_CREATE: the id is the very LPID under which the VM will run, down to the machine."""
+        if self.api == V1:
+            return 0
+        self.ledger.trap(self.level, "guest_create")
+        lower: int = yield from self.below.memory.new_lpid(self.cpu_below(cpu))
+        lpid = lower or self._free.pop()
+        self.ids[lpid] = bool(lower)
+        self.book.add("vm_map")
+        self.ledger.reenter(self.below.level)
+        return lpid
+
+    def give_lpid(self, cpu: Cpu, lpid: int) -> Step[None]:
+        """H_GUEST_DELETE."""
+        if lpid not in self.ids:
+            return
+        self.ledger.trap(self.level, "guest_delete")
+        yield from self.release(cpu, lpid)
+        self.ledger.reenter(self.below.level)
+
+    def release(self, cpu: Cpu, lpid: int) -> Step[None]:
+        """An id goes back to where it came from."""
+        self.book.drop("vm_map")
+        if self.ids.pop(lpid):
+            yield from self.below.memory.give_lpid(self.cpu_below(cpu), lpid)
+        else:
+            self._free.append(lpid)
 
     def tpm_public(self) -> bytes:
         public: bytes = self.below.memory.tpm_public()
@@ -180,7 +215,8 @@ class Nested(GuestHost[Any]):
         tables = TableMemory(self.below.pool)
         memory = self.below.memory
         tree = Tree(memory.peek, memory.write, lambda size: self._table(tables, size))
-        made = Record(lpid, self._free.pop(), tables, tree, its)
+        shadow = lpid if self.api == V2 else self._free.pop()
+        made = Record(lpid, shadow, tables, tree, its)
         self.records[lpid] = made
         self.book.add("vm_map")
         yield from self._write_below(cpu, made)
@@ -197,7 +233,7 @@ class Nested(GuestHost[Any]):
         """The guest host's partition table entry of `lpid` is this one now."""
         record = self.records.get(lpid)
         if record is None:
-            if (dw0, dw1) != (0, 0):
+            if (dw0, dw1) != (0, 0) and self.may_use(lpid):
                 yield from self._made(cpu, lpid, (dw0, dw1))
             return
         if record.svm:
@@ -248,7 +284,12 @@ class Nested(GuestHost[Any]):
         self.book.drop("vm_map")
         del self.records[record.lpid]
         record.tables.give_all()
-        self._free.append(record.shadow)
+        if self.api == V1:
+            self._free.append(record.shadow)
+
+    def may_use(self, lpid: int) -> bool:
+        """Is it an LPID that the guest host may run a VM under? One that it picks itself always is."""
+        return self.api == V1 or lpid in self.ids
 
     def knows(self, record: Record) -> bool:
         """Is it still the record of its LPID? While the level below was asked its VM may have ended."""

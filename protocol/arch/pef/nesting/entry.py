@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from protocol.arch.pef import front, hcalls
 from protocol.arch.pef.cpu import (
     DATA_STORAGE,
+    DECREMENTER,
     HCALL,
     INSTRUCTION_STORAGE,
     MACHINE_CHECK,
@@ -37,13 +38,28 @@ if TYPE_CHECKING:
 STATE_BYTES = 248  # hv_guest_state, version 2
 REGISTER_BYTES = 352  # the register block
 
+ELEMENT_BYTES, BUFFER_HEAD = 12, 4  # of a guest state buffer: id, size and 8 bytes; a count before them
+ELEMENTS = 12  # R3 to R12, NIA and MSR: what an exit or its answer needs, a guess
+
 Left = Exit | Stopped
 
 
 def enter(nested: Nested, cpu: Cpu, entry: Entry) -> Step[Left]:
     """H_ENTER_NESTED: the vcpu runs under its shadow LPID."""
-    nested.ledger.count(("copied_bytes", "hv_guest_state"), STATE_BYTES + REGISTER_BYTES)
+    _copied(nested)
     cpu.lpidr, cpu.pidr = entry.lpid, entry.pidr
+    if not nested.may_use(entry.lpid):  # nothing runs under an id that was not given
+        return Exit(
+            DECREMENTER,
+            entry.lpid,
+            entry.vcpu,
+            list(entry.gpr),
+            hsrr0=entry.nip,
+            hsrr1=entry.msr,
+            srr0=entry.nip,
+            srr1=entry.msr,
+            program=entry.program,
+        )
     record = yield from nested.record(cpu, entry.lpid)
     below = nested.cpu_below(cpu)
     left = yield from nested.below.memory.enter(below, replace(entry, lpid=record.shadow))
@@ -66,7 +82,7 @@ def uv_return(
         return nested.stop(OS_TERM_RETURNED)
     if reflection.hypercall == hcalls.SVM_INIT_DONE and not changed and signed(gpr[0]) == SUCCESS:
         record.secure = True
-    nested.ledger.count(("copied_bytes", "hv_guest_state"), STATE_BYTES + REGISTER_BYTES)
+    _copied(nested)
     below = nested.cpu_below(cpu)
     below.lpidr, below.pidr, below.tm = record.shadow, reflection.pidr, cpu.tm
     if changed:  # handed on as what it is: the ultravisor kills the SVM
@@ -79,13 +95,22 @@ def uv_return(
 def as_vcpu(nested: Nested, cpu: Cpu, gpr: list[int], program: Program | None) -> Step[list[int] | Left]:
     """A guest's ultracall by a CPU that is no vcpu: the level below lets it make it where it says it is."""
     below = nested.cpu_below(cpu)
-    record = None if not cpu.lpidr else (yield from nested.record(cpu, cpu.lpidr))
+    usable = cpu.lpidr and nested.may_use(cpu.lpidr)
+    record = None if not usable else (yield from nested.record(cpu, cpu.lpidr))
     below.hv, below.lpidr, below.pidr = cpu.hv, 0 if record is None else record.shadow, cpu.pidr
     out: list[int] | Left = yield from nested.below.memory.call(below, gpr, program=program)
     below.hv = True
     if isinstance(out, list) or record is None:
         return out
     return (yield from _up(nested, cpu, below, record, out, stay=False))
+
+
+def _copied(nested: Nested) -> None:
+    """Count what crosses for one entry or one exit: all of it (v1), or what is needed (v2)."""
+    if nested.api == "v1":
+        nested.ledger.count(("copied_bytes", "hv_guest_state"), STATE_BYTES + REGISTER_BYTES)
+    else:
+        nested.ledger.count(("copied_bytes", "guest_state_buffer"), BUFFER_HEAD + ELEMENTS * ELEMENT_BYTES)
 
 
 def _return_below(
@@ -159,7 +184,7 @@ def _page_of(nested: Nested, record: Record, gfn: int) -> int | None:
 def _handed_up(nested: Nested, cpu: Cpu, record: Record, left: Exit) -> Exit:
     """An exit that belongs to the guest host, in its own numbers."""
     nested.ledger.count(("reflections", str(nested.below.level), str(nested.level)))
-    nested.ledger.count(("copied_bytes", "hv_guest_state"), STATE_BYTES + REGISTER_BYTES)
+    _copied(nested)
     cpu.lpidr, cpu.pidr, cpu.hv, cpu.pr = record.lpid, 0, True, False
     up = replace(left, lpid=record.lpid)
     if left.secure:

@@ -16,6 +16,9 @@ def everything(nested: Nested, cause: str) -> Step[None]:
     """End every VM of the guest host."""
     for record in list(nested.records.values()):
         yield from _one(nested, record, cause)
+    for lpid in list(nested.ids):
+        yield from nested.release(nested.keeper, lpid)
+        nested.ledger.count(("teardown", "guest_id", cause))
 
 
 def _one(nested: Nested, record: Record, cause: str) -> Step[None]:

@@ -27,7 +27,7 @@ Treatment = Callable[["Nested", Cpu, list[int]], Step[int]]
 def write_pate(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     """The guest host's entry is data; below stands one that leads to the shadow table."""
     lpid, dw0, dw1 = gpr[4:7]
-    if lpid >= nested.profile.lpids:
+    if lpid >= nested.profile.lpids or not nested.may_use(lpid):
         return PARAMETER
     yield from nested.put_entry(cpu, lpid, dw0, dw1)
     return SUCCESS
@@ -143,6 +143,11 @@ def _with_real(nested: Nested, cpu: Cpu, record: Record, gpr: list[int], address
     finally:
         nested.unpin(address >> PAGE_SHIFT)
 
+
+# Calls that name nothing but the VM: where the level below gave its id they pass with their body unchanged.
+PASSED_BY_ID = frozenset(
+    {front.REGISTER_MEM_SLOT, front.UNREGISTER_MEM_SLOT, front.PAGE_INVAL, front.SVM_TERMINATE}
+)
 
 TREATMENTS: Mapping[int, Treatment] = {
     front.WRITE_PATE: write_pate,

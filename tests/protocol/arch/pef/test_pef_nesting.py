@@ -15,8 +15,8 @@ from pef_bench import LPID, Bench, esm_step, share_step, store
 from protocol.arch.pef import front
 from protocol.arch.pef.audit import audit
 from protocol.arch.pef.compose import compose
-from protocol.arch.pef.cpu import gprs
-from protocol.arch.pef.guest import Hypercall, Touch
+from protocol.arch.pef.cpu import Entry, Exit, gprs
+from protocol.arch.pef.guest import Hypercall, Program, Touch
 from protocol.arch.pef.kvm import vmm
 from protocol.arch.pef.machine import Machine
 from protocol.arch.pef.nesting import Nested
@@ -215,3 +215,56 @@ def test_a_machine_check_of_a_table_that_leads_out_of_memory_is_the_hosts() -> N
         left = bench.enter(vm, Touch(GPA))
         answers.append((left.trap, left.srr0, left.hsrr1, left.asdr, left.hdar))
     assert answers[0][0] == 0x200 and answers[0] == answers[1] == answers[2]
+
+
+# -- version 2 of the nesting API: the level below picks the id ----------------------------------------------
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_guest_id_is_the_lpid_down_to_the_machine(depth: int) -> None:
+    bench = Bench(depth, api="v2")
+    ret, lpid = run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True))
+    assert ret == 0
+    machine = machine_of(bench)
+    assert machine.pate(lpid) != (0, 0)
+    for level in (*bench.rig.levels[1:], bench.seat.level):
+        assert isinstance(level, Nested) and level.records[lpid].shadow == lpid
+    vm = bench.kvm.vms[lpid]
+    assert run(vmm.set_memory(bench.kvm, bench.cpu, vm, 0, 0, 8 * MIB)) == 0
+    assert vmm.create_vcpu(vm, 0) == 0 and vmm.enable_cap(bench.kvm, vm, vmm.SECURE_GUEST) == 0
+    bench.ledger.reset()
+    bench.esm(vm, bench.load(vm))
+    flat = bench.ledger.flat()
+    assert flat[f"te_calls.UV_REGISTER_MEM_SLOT.memory.passed.{depth}"] == 1
+    assert flat[f"te_calls.UV_PAGE_IN.memory.modified.{depth}"] == 14
+    assert "copied_bytes.hv_guest_state" not in flat and flat["copied_bytes.guest_state_buffer"] > 0
+    assert list(machine.svms) == [lpid]
+    assert run(vmm.close(bench.kvm, bench.cpu, vm)) == 0
+    nested = nested_of(bench)
+    assert not nested.ids and nested.book.records() == {} and machine.pate(lpid) == (0, 0)
+    assert run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True)) == (0, lpid)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_an_id_that_was_not_given_is_unknown(depth: int) -> None:
+    bench = Bench(depth, api="v2")
+    before = bench.ledger.flat().get("te_issued", 0)
+    assert run(bench.kvm.ucall(bench.cpu, front.WRITE_PATE, 77, 1 << 63, 0)) == PARAMETER
+    assert run(bench.kvm.ucall(bench.cpu, front.SVM_TERMINATE, 77)) == PARAMETER
+    entry = Entry(77, 0, gprs(), 0x100, 0, Program())
+    left = run(bench.seat.level.enter(bench.cpu, entry))
+    assert isinstance(left, Exit) and left.trap == 0x980 and not nested_of(bench).records
+    assert bench.ledger.flat().get("te_issued", 0) == before
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_ids_of_a_host_that_goes_are_free_again(depth: int) -> None:
+    bench = Bench(depth, api="v2")
+    made = [run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True))[1] for _ in range(3)]
+    run(bench.rig.kill(0))
+    bench.kvm.restart(bench.seat.level)
+    for level in (*bench.rig.levels[1:], bench.seat.level):
+        assert isinstance(level, Nested) and not level.ids and not level.records
+    assert all(machine_of(bench).pate(lpid) == (0, 0) for lpid in made)
+    again = [run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True))[1] for _ in range(3)]
+    assert len(set(again)) == 3
