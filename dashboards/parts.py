@@ -16,7 +16,7 @@ from grafana_foundation_sdk.models import common, units
 from grafana_foundation_sdk.models import dashboard as m
 
 from actors.compare.style import PATH_COLOURS
-from actors.observe.metrics import Family
+from actors.observe.metrics import BY_LEDGER, STARTED, Family
 
 Panel: TypeAlias = timeseries.Panel | stat.Panel
 Query: TypeAlias = prometheus.Dataquery
@@ -129,7 +129,8 @@ def board(
     made.time("now-15m", "now").refresh("10s").tooltip(m.DashboardCursorSync.CROSSHAIR)
     for variable in choices(one_arch=one_arch, paths=paths):
         made.with_variable(variable)
-    made.annotation(_began())
+    for mark in _marks():
+        made.annotation(mark.datasource(SOURCE).enable(True))
     link = d.DashboardLink("Other dashboards of nestbed").type(m.DashboardLinkType.DASHBOARDS)
     made.link(link.tags([TAG]).as_dropdown(True).include_vars(True).keep_time(True))
     number = y = 0
@@ -144,9 +145,11 @@ def board(
     return made.build()
 
 
-def _began() -> d.AnnotationQuery:
-    """A mark where a scenario began."""
-    made = d.AnnotationQuery().name("Scenario began").datasource(SOURCE).enable(True).icon_color(NEUTRAL)
-    return made.expr("changes(nestbed_scenario_start_timestamp_seconds[$__interval]) > 0").text_format(
-        "began"
-    )
+def _marks() -> Iterable[d.AnnotationQuery]:
+    """What changed when: a scenario began, a guest host went away with guests."""
+    began = d.AnnotationQuery().name("Scenario began").icon_color(NEUTRAL).text_format("began")
+    # The value is the time itself; Grafana takes milliseconds.
+    yield began.expr(f"max({STARTED.sample}) * 1000").use_value_for_time(True).step("15s")
+    gone = d.AnnotationQuery().name("Guest host gone").icon_color(BAD).text_format("{{path}}: {{cause}}")
+    changed = f'changes({BY_LEDGER["teardown"].sample}{{arch=~"$arch"}}[15s])'
+    yield gone.expr(f"sum by (path, cause) ({changed}) > 0").step("15s")

@@ -75,8 +75,8 @@ def _side(own: str, other: str, title: str, family: Family, unit: str, text: str
         f"{title}: {own}",
         text,
         unit,
-        query(now(family, where=_of(own)), letter="A"),
-        query(now(family, where=_of(other)), "axis", letter="B"),
+        query(_drawn(family, own), letter="A"),
+        query(_drawn(family, other), "axis", letter="B"),
     )
     unseen: list[tuple[str, object]] = [
         ("custom.lineWidth", 0),
@@ -85,6 +85,11 @@ def _side(own: str, other: str, title: str, family: Family, unit: str, text: str
         ("custom.hideFrom", {"legend": True, "tooltip": True, "viz": False}),
     ]
     return panel.override_by_query("B", [m.DynamicConfigValue(name, value) for name, value in unseen])
+
+
+def _drawn(family: Family, path: str) -> str:
+    """The curve of a path: 0 where it ran and nothing of it ever happened."""
+    return f"{now(family, where=_of(path))} or 0 * {now(THERE, where=_of(path))}"
 
 
 def _of(path: str) -> str:

@@ -7,6 +7,7 @@ reads counts while they grow: each number is right at some moment of the scrape,
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
@@ -51,6 +52,7 @@ def served(port: int, depth: int) -> Iterator[tuple[Attach, int]]:
     Raises CannotListen.
     """
     collector = Collector()
+    collector.scenario_started(time.time())
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Patient(collector))
     ProcessCollector(registry=registry)
