@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from actors.compare.openmetrics import Recording
 from actors.compare.progress import Progress, Stopped
 from actors.compare.run import run
 from actors.observe import metrics as m
+from actors.observe.collector import Collector, registry_of
 from actors.scenario import load
 from protocol.ledger import FAMILIES
 
@@ -151,3 +153,15 @@ def test_promtool_makes_storage_of_it(recorded: tuple[str, list[Json]], tmp_path
     made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert made.returncode == 0, made.stderr
     assert any((tmp_path / "data").glob("*/index"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool (Debian: apt install prometheus)")
+def test_promtool_has_nothing_to_say_about_what_a_scrape_gets() -> None:
+    collector, progress = Collector(), Progress()
+    progress.on_attach = collector.attach
+    run(load("default", flags=FLAGS, environment={}).scenario, progress)
+    scraped = generate_latest(registry_of(collector)).decode()
+    command = [PROMTOOL, "check", "metrics"]
+    said = subprocess.run(command, input=scraped, capture_output=True, text=True, timeout=60, check=False)
+    assert (said.returncode, said.stdout + said.stderr) == (0, "")
