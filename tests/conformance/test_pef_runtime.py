@@ -365,3 +365,39 @@ def test_an_svm_that_ends_while_its_vcpu_runs_comes_out_and_has_no_way_back(pef:
     assert (left["trap"], left["secure"], left["vm"]) == ("0xe80", True, "0x3")
     host.error("enter", "dead", vm=3, vcpu=0)
     host.ok("reset", kind="system")
+
+
+def test_an_svm_starts_its_other_vcpus(pef: Any) -> None:
+    host = pef()
+    vm = host.svm()
+    for vcpu in (1, 2):
+        assert vm.sys("KVM_CREATE_VCPU", vcpu=vcpu) == 0
+    words = (0x2006, 3, 1, 1, 0x4000, 0xCAFE, 0)
+    block = b"".join(word.to_bytes(4, "big") for word in words)
+    left = vm.enter(store_step(GPA, block), hcall_step(0xF000, GPA))
+    assert left["r3"] == "0xf000" and vm.read(number(left["r4"]), 28) == block
+    assert code(vm.enter(gpr={"r3": 0})["steps"][0]["r3"]) == SUCCESS
+    done = vm.run(ucall_step("SHARE_PAGE", 0x60, 1), load_step(GPA), vcpu=1, cpu=1)
+    assert code(done[0]["r3"]) == SUCCESS and done[1] == {"value": block[:8].hex()}
+    assert number(done[0]["nip"]) == 0x4004 and number(done[0]["msr"]) & S_BIT
+    # nobody has started the third one
+    assert code(vm.run(ucall_step("SHARE_PAGE", 0x61, 1), vcpu=2, cpu=1)[0]["r3"]) == -11
+    # and one that is in the middle of sharing a page keeps the others from it
+    left = vm.enter(ucall_step("SHARE_PAGE", 0x62, 1), stop=["H_SVM_PAGE_IN"])
+    assert left["r3"] == "0xef00"
+    assert code(vm.run(ucall_step("SHARE_PAGE", 0x61, 2), vcpu=1, cpu=1)[0]["r3"]) == P2
+    assert code(vm.run(ucall_step("UNSHARE_PAGE", 0x62, 1), vcpu=1, cpu=1)[0]["r3"]) == P2
+    assert vm.enter(load_step(0x62 * PAGE), vcpu=1, cpu=1)["steps"] == []  # it tries until its slice ends
+    assert code(vm.enter()["steps"][0]["r3"]) == SUCCESS
+    assert vm.enter(vcpu=1, cpu=1)["steps"] == [{"value": "00" * 8}]
+
+
+def test_a_start_that_the_vmm_refuses_starts_nothing(pef: Any) -> None:
+    host = pef()
+    vm = host.svm()
+    assert vm.sys("KVM_CREATE_VCPU", vcpu=1) == 0
+    block = b"".join(word.to_bytes(4, "big") for word in (0x2006, 3, 1, 1, 0x4000, 0, 0))
+    left = vm.enter(store_step(GPA, block), hcall_step(0xF000, GPA))
+    vm.write(number(left["r4"]) + 24, (0xFFFF_FFFD).to_bytes(4, "big"))
+    vm.enter(gpr={"r3": 0})
+    assert code(vm.run(ucall_step("SHARE_PAGE", 0x61, 1), vcpu=1, cpu=1)[0]["r3"]) == -11

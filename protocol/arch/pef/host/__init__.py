@@ -4,12 +4,12 @@ A `Host` stands on any level. KVM and its VMM are those of `protocol.arch.pef.kv
 asks of them. A plan counts pages of 4 KiB and this architecture has pages of 64 KiB: a page of the plan is a
 store into the page that it lies in, and pages that are shared are shared once.
 
-Left out: guests with more than one vcpu (how the firmware makes a second one secure is not published),
-folding of equal calls (`bulk`), other ways to bring pages in than one by one, levels that live apart.
+Left out: folding of equal calls (`bulk`), and other ways to bring pages in than one by one.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -32,6 +32,7 @@ MIB = 1 << 20
 SMALL_SHIFT = 12  # of a plan's page
 LOAD_AT = PAGE  # a plan leaves the first 64 KiB free
 INITRD_BYTES = PAGE
+RTAS_AT = 0  # where a guest builds the arguments of RTAS calls: in the pages that a plan leaves free
 DEVICE = 1 << 40  # where no slot is: registers of devices
 PUT_TERM_CHAR = 0x58
 SLICES = 8  # time slices that end without any step done before the host gives up
@@ -92,30 +93,34 @@ class Host:
     def cpu(self) -> Cpu:
         return self.cpus[0]
 
+    def cpu_for(self, vcpu: int) -> Cpu:
+        return self.cpus[vcpu % len(self.cpus)]
+
     # -- running ---------------------------------------------------------------------------------------------
 
-    def run(self, guest: Guest, steps: Iterable[GuestStep]) -> Step[list[dict[str, Any]]]:
-        """Let the guest do `steps`; their results. The VMM answers what comes out. Raises GuestFailed."""
-        vcpu = guest.vm.vcpus[0]
-        program = vcpu.program
-        program.steps.extend(steps)
+    def run(self, guest: Guest, steps: Iterable[GuestStep], number: int = 0) -> Step[list[dict[str, Any]]]:
+        """Let a vcpu do `steps`; their results. The VMM answers what comes out. Raises GuestFailed."""
+        vcpu = guest.vm.vcpus[number]
+        vcpu.program.steps.extend(steps)
         results: list[dict[str, Any]] = []
         idle = 0
         while True:
-            left = yield from running.enter(self.kvm, self.cpu, guest.vm, vcpu, stay=False)
-            done = program.collect()
+            cpu = self.cpu_for(number)
+            left = yield from running.enter(self.kvm, cpu, guest.vm, vcpu, stay=False)
+            done = vcpu.program.collect()
             results += done
-            if left.trap == DECREMENTER and not program.waiting():
+            if left.trap == DECREMENTER and not vcpu.program.waiting():
                 return results
             idle = 0 if done else idle + 1
-            if left.trap == HCALL and left.gpr[3] != hcalls.RTAS:
+            ends = yield from running.terminated(self.kvm, cpu, guest.vm, left)
+            if left.trap == HCALL and not ends:
                 vcpu.reply = dict.fromkeys(range(3, 13), 0)
             elif left.trap != DECREMENTER or idle == SLICES:
                 raise GuestFailed(f"guest {guest.number} cannot go on: {_said(left)}")
 
-    def answer(self, guest: Guest, steps: Sequence[GuestStep]) -> Step[None]:
+    def answer(self, guest: Guest, steps: Sequence[GuestStep], number: int) -> Step[None]:
         """Ultracalls of the guest, all of which have to succeed. Raises TeRefused."""
-        for result in (yield from self.run(guest, steps)):
+        for result in (yield from self.run(guest, steps, number)):
             status = int(result["r3"], 16)
             if status != SUCCESS:
                 raise TeRefused(f"an ultracall of guest {guest.number}", status)
@@ -142,8 +147,6 @@ def _shut_down(host: Host, _: op.Shutdown) -> Step[None]:
 
 
 def _create(host: Host, operation: op.Create) -> Step[None]:
-    if operation.vcpus != 1:
-        raise ValueError(f"{operation.vcpus} vcpus: a secure guest here has 1")
     if operation.guest in host.guests:
         raise ValueError(f"guest {operation.guest} is there already")
     ret, lpid = yield from vmm.create_vm(host.kvm, host.cpu, None, tpm_proxy=True)
@@ -153,7 +156,9 @@ def _create(host: Host, operation: op.Create) -> Step[None]:
     size = operation.memory_mib * MIB
     host.guests[operation.guest] = Guest(operation.guest, vm, size)
     ret = yield from vmm.set_memory(host.kvm, host.cpu, vm, 0, 0, size)
-    ret = ret or vmm.create_vcpu(vm, 0) or vmm.enable_cap(host.kvm, vm, vmm.SECURE_GUEST)
+    for number in range(operation.vcpus):
+        ret = ret or vmm.create_vcpu(vm, number)
+    ret = ret or vmm.enable_cap(host.kvm, vm, vmm.SECURE_GUEST)
     if ret:
         raise OperationFailed(f"guest {operation.guest}: {ret}")
 
@@ -179,8 +184,17 @@ def _enter_secure_mode(host: Host, guest: Guest) -> Step[None]:
 
 
 def _start(host: Host, operation: op.Start) -> Step[None]:
-    """It runs since it was loaded."""
-    yield from host.run(host.guest(operation.guest), [])
+    """The first vcpu runs since the guest was loaded; it starts the others."""
+    yield from _start_others(host, host.guest(operation.guest))
+
+
+def _start_others(host: Host, guest: Guest) -> Step[None]:
+    """`start-cpu` for each, as Linux does it; then each of them runs."""
+    for number in list(guest.vm.vcpus)[1:]:
+        block = struct.pack(">7I", hcalls.START_CPU, 3, 1, number, LOAD_AT, 0, 0)
+        asks = Hypercall(tuple(gprs(r3=hcalls.RTAS, r4=RTAS_AT)))
+        yield from host.run(guest, [Touch(RTAS_AT, write=True, value=block), asks])
+        yield from host.run(guest, [], number)
 
 
 def _reset(host: Host, operation: op.Reset) -> Step[None]:
@@ -190,6 +204,7 @@ def _reset(host: Host, operation: op.Reset) -> Step[None]:
     if ret:
         raise OperationFailed(f"KVM_PPC_SVM_OFF: {ret}")
     yield from _enter_secure_mode(host, guest)
+    yield from _start_others(host, guest)
 
 
 def _end(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
@@ -206,7 +221,8 @@ def _end(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
 
 def _touch(host: Host, operation: op.Touch) -> Step[None]:
     guest = _of(host, operation)
-    yield from host.run(guest, [_store(number) for number in operation.pages.numbers().tolist()])
+    steps = [_store(number) for number in operation.pages.numbers().tolist()]
+    yield from host.run(guest, steps, operation.vcpu)
 
 
 def _store(number: int) -> Touch:
@@ -217,14 +233,15 @@ def _share(host: Host, operation: op.Share) -> Step[None]:
     guest = _of(host, operation)
     gfns = dict.fromkeys(number << SMALL_SHIFT for number in operation.pages.numbers().tolist())
     asks = dict.fromkeys(address // PAGE for address in gfns)
-    yield from host.answer(guest, [_ultracall(front.SHARE_PAGE, gfn) for gfn in asks])
+    yield from host.answer(guest, [_ultracall(front.SHARE_PAGE, gfn) for gfn in asks], operation.vcpu)
 
 
 def _change(host: Host, operation: op.Change) -> Step[None]:
     """A page that the host has an I/O on moves away under it all the same: nothing is pinned here."""
     guest = _of(host, operation)
     call = front.SHARE_PAGE if operation.shared else front.UNSHARE_PAGE
-    yield from host.answer(guest, [_ultracall(call, (operation.page << SMALL_SHIFT) // PAGE)])
+    step = _ultracall(call, (operation.page << SMALL_SHIFT) // PAGE)
+    yield from host.answer(guest, [step], operation.vcpu)
 
 
 def _ultracall(call: int, gfn: int) -> Ultracall:
@@ -236,11 +253,11 @@ def _exits(host: Host, operation: op.Exits) -> Step[None]:
     step = EXITS.get(operation.reason)
     if step is None:
         raise ValueError(f"no exit of a POWER guest: {operation.reason!r}; allowed: {', '.join(EXITS)}")
-    program = guest.vm.vcpus[0].program
+    vcpu = guest.vm.vcpus[operation.vcpu]
     by_vmm = operation.answered_by == "vmm"
-    program.vmm = frozenset({CALL_OF[operation.reason]}) if by_vmm else frozenset()
-    yield from host.run(guest, [step] * operation.count)
-    program.vmm = frozenset()
+    vcpu.program.vmm = frozenset({CALL_OF[operation.reason]}) if by_vmm else frozenset()
+    yield from host.run(guest, [step] * operation.count, operation.vcpu)
+    vcpu.program.vmm = frozenset()
 
 
 def _swap(host: Host, operation: op.Swap) -> Step[None]:
@@ -251,13 +268,13 @@ def _swap(host: Host, operation: op.Swap) -> Step[None]:
         seen = yield from pages.load(host.kvm, host.cpu, guest.vm, number << SMALL_SHIFT, 1)
         if isinstance(seen, Fault):
             raise OperationFailed(f"page {number:#x} of guest {guest.number}: {seen.name}")
-    yield from host.run(guest, [_store(number) for number in numbers])
+    yield from host.run(guest, [_store(number) for number in numbers], operation.vcpu)
 
 
 def _of(host: Host, operation: op.OnVcpu) -> Guest:
     guest = host.guest(operation.guest)
-    if operation.vcpu:
-        raise ValueError(f"guest {guest.number} has one vcpu, no number {operation.vcpu}")
+    if operation.vcpu not in guest.vm.vcpus:
+        raise ValueError(f"guest {guest.number} has {len(guest.vm.vcpus)} vcpus, no number {operation.vcpu}")
     return guest
 
 

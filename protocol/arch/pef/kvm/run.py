@@ -23,7 +23,7 @@ STORAGE = (DATA_STORAGE, INSTRUCTION_STORAGE)
 def enter(kvm: Kvm, cpu: Cpu, vm: Vm, vcpu: KvmVcpu, stay: bool) -> Step[Exit]:
     """Run until an exit reaches the VMM. One that is open is answered first."""
     if vcpu.exit is not None and not vcpu.reply:
-        if (yield from _terminated(kvm, cpu, vm, vcpu.exit)):
+        if (yield from terminated(kvm, cpu, vm, vcpu.exit)):
             return vcpu.exit
         yield from answer_after_all(kvm, cpu, vm, vcpu)
     cpu.lpidr, cpu.pidr = vm.lpid, 0
@@ -124,7 +124,7 @@ def unknown(number: int) -> int:
     return unsigned(SUCCESS if number == hcalls.RTAS else FUNCTION)
 
 
-def _terminated(kvm: Kvm, cpu: Cpu, vm: Vm, left: Exit) -> Step[bool]:
+def terminated(kvm: Kvm, cpu: Cpu, vm: Vm, left: Exit) -> Step[bool]:
     """Did the guest end by `ibm,os-term`? Its VMM does not answer that."""
     if left.trap != HCALL or left.gpr[3] != hcalls.RTAS or not left.secure:
         return False

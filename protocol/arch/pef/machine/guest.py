@@ -34,6 +34,7 @@ from protocol.arch.pef.tables import MSR_EE, OWN_FRAME, PAGE, PAGE_SHIFT, Page
 if TYPE_CHECKING:
     from protocol.arch.pef.machine import Machine
 
+VCPUS = 2048  # of a VM
 TRIES = 4  # page-ins of one access in a row before the time slice ends
 
 NAMES = {0x200: "machine check", 0x300: "data storage", 0x400: "instruction storage", PROGRAM: "program"}
@@ -169,7 +170,22 @@ def _rtas(
     if (yield from lifecycle.bound(machine, svm, gfn)):
         done = lifecycle.bounced(machine, svm, gfn, 0, hcalls.RTAS_BLOCK)
         yield from access(machine, svm, vcpu, block, len(done), done)
+        if answer.status == SUCCESS:
+            _note_start(svm, arguments, done)
     return answer
+
+
+def _note_start(svm: Svm, asked: bytes, done: bytes) -> None:
+    """`start-cpu` succeeded: that vcpu is secure as soon as the hypervisor lets it begin.
+
+    How the firmware does it is not published; that it has to is sure.
+    """
+    words = [int.from_bytes(asked[at : at + 4], "big") for at in range(0, 24, 4)]
+    result = hcalls.RTAS_HEAD + 4 * 3
+    if words[:3] != [hcalls.START_CPU, 3, 1] or words[3] >= VCPUS:
+        return
+    if not any(done[result : result + 4]):
+        svm.starting[words[3]] = words[4], words[5]
 
 
 # -- accesses ----------------------------------------------------------------------------------------------

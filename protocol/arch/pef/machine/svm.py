@@ -70,6 +70,7 @@ class Svm:
     paged_in: set[int] = field(default_factory=set)  # during the transition, each page once
     files: dict[str, bytes] = field(default_factory=dict)
     readers: dict[str, Reader] = field(default_factory=dict)
+    starting: dict[int, tuple[int, int]] = field(default_factory=dict)  # vcpu -> where it begins, and its R3
 
     def slot_of(self, gfn: int) -> Slot | None:
         for slot in self.slots.values():

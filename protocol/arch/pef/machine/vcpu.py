@@ -48,7 +48,21 @@ def hrfid(machine: Machine, cpu: Cpu, entry: Entry) -> Step[Exit | Stopped]:
         entry.pidr,
         stay=entry.stay,
     )
+    svm = machine.svms.get(entry.lpid)
+    if svm is not None and entry.vcpu in svm.starting:
+        return (yield from _started(machine, cpu, svm, vcpu))
     return (yield from _run(machine, cpu, vcpu))
+
+
+def _started(machine: Machine, cpu: Cpu, svm: Svm, vcpu: Vcpu) -> Step[Exit | Stopped]:
+    """A vcpu that another one of its SVM has started: the ultravisor takes it at its first instruction."""
+    if vcpu.program.issued:
+        vcpu.program.finish(registers(vcpu.gpr, vcpu.nip, vcpu.msr))
+    vcpu.nip, first = svm.starting.pop(vcpu.number)
+    vcpu.gpr = [0] * GPRS
+    vcpu.gpr[3] = first
+    vcpu.msr, vcpu.secure = MSR_SF | MSR_S, True
+    return (yield from drive(machine, cpu, svm, Thread(vcpu, machine.life(svm, vcpu)), None))
 
 
 def _run(machine: Machine, cpu: Cpu, vcpu: Vcpu) -> Step[Exit | Stopped]:

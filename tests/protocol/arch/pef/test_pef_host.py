@@ -50,7 +50,7 @@ def test_the_life_of_a_guest(depth: int) -> None:
         "UV_PAGE_IN": pages,
         "UV_RETURN": pages + 2 + 3,
     }
-    assert issued(host, op.Start(5)) == {"UV_RETURN": 1}
+    assert issued(host, op.Start(5)) == {}  # it runs already
     touched = op.Touch(5, 0, Pages(1024, 64, 64))
     assert issued(host, touched) == {"UV_RETURN": 1}  # the ultravisor has everything already
     assert issued(host, op.Share(5, 0, Pages(1024, 32, 32))) == {
@@ -114,7 +114,6 @@ def test_a_guest_whose_pages_were_changed_fails() -> None:
 def test_what_cannot_be_is_refused() -> None:
     host, _rig = running(0)
     for wrong in (
-        op.Create(6, 16, 2),
         op.Create(5, 16, 1),
         op.Load(9),
         op.Touch(5, 1, Pages(0, 1, 1)),
@@ -129,3 +128,23 @@ def test_what_cannot_be_is_refused() -> None:
         run(host.perform(op.Load(7)))
     with pytest.raises(OperationFailed):
         run(host_at(0, "none")[0].perform(op.BootHost()))
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_other_vcpus_become_secure_when_the_first_one_starts_them(depth: int) -> None:
+    host, rig = host_at(depth)
+    for operation in (op.BootHost(), op.Create(5, 16, 3), op.Load(5)):
+        run(host.perform(operation))
+    started = issued(host, op.Start(5))
+    assert started == {"UV_RETURN": 2 * 2}  # for each: in, and the answer of RTAS; it comes by HRFID itself
+    for vcpu in (1, 2):
+        run(host.perform(op.Touch(5, vcpu, Pages(1024, 16, 16))))
+        run(host.perform(op.Share(5, vcpu, Pages(1024 + 16 * vcpu, 16, 16))))
+        run(host.perform(op.Exits(5, vcpu, "wait", "kernel", 3)))
+    machine = rig.machines[0]
+    (svm,) = machine.svms.values()
+    assert {thread.vcpu.number for thread in svm.open.values()} == {0, 1, 2}
+    run(host.perform(op.Reset(5, clear=False)))
+    run(host.perform(op.Touch(5, 2, Pages(1024, 16, 16))))
+    run(host.perform(op.Destroy(5)))
+    assert not machine.svms
