@@ -151,5 +151,7 @@ def _marks() -> Iterable[d.AnnotationQuery]:
     # The value is the time itself; Grafana takes milliseconds.
     yield began.expr(f"max({STARTED.sample}) * 1000").use_value_for_time(True).step("15s")
     gone = d.AnnotationQuery().name("Guest host gone").icon_color(BAD).text_format("{{path}}: {{cause}}")
-    changed = f'changes({BY_LEDGER["teardown"].sample}{{arch=~"$arch"}}[15s])'
-    yield gone.expr(f"sum by (path, cause) ({changed}) > 0").step("15s")
+    items = f'{BY_LEDGER["teardown"].sample}{{arch=~"$arch"}}'
+    # A series is there from its first item on: to appear is a change, too.
+    changed, appeared = f"changes({items}[15s]) > 0", f"({items} > 0 unless {items} offset 15s)"
+    yield gone.expr(f"sum by (path, cause) ({changed} or {appeared})").step("15s")
