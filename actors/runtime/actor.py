@@ -62,17 +62,14 @@ class ActorDeath:
 class Runtime:
     """What the actors of one Trio run share: a nursery for those that are busy, and the inline budget.
 
-    Make one with `open_runtime`.
+    Make one with `open_runtime`. `clock` tells seconds; Trio's own if not given.
     """
 
     __slots__ = ("_clock", "_nursery", "_since", "calls", "depth")
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, clock: Callable[[], float] | None = None) -> None:
         self._nursery = nursery
-        # Trio's clock, so that a run on a simulated one is repeatable. Where that is the system's, the budget
-        # is read from the same source without the detour: once for each call.
-        clock = trio.lowlevel.current_clock()
-        self._clock = perf_counter if type(clock).__name__ == "SystemClock" else clock.current_time
+        self._clock = clock or _trios_clock()
         self._since = self._clock()
         self.calls = 0
         self.depth = 0
@@ -107,11 +104,20 @@ class Runtime:
         self._nursery.start_soon(actor._drain, name=f"{actor.name} drains")
 
 
+def _trios_clock() -> Callable[[], float]:
+    """So that a run on a simulated clock is repeatable.
+
+    Where it is the system's, the budget is read from the same source without the detour: once for each call.
+    """
+    clock = trio.lowlevel.current_clock()
+    return perf_counter if type(clock).__name__ == "SystemClock" else clock.current_time
+
+
 @asynccontextmanager
-async def open_runtime() -> AsyncIterator[Runtime]:
+async def open_runtime(clock: Callable[[], float] | None = None) -> AsyncIterator[Runtime]:
     """Give a `Runtime` to the block; leaving the block ends whatever its actors still do."""
     async with trio.open_nursery() as nursery:
-        yield Runtime(nursery)
+        yield Runtime(nursery, clock)
         nursery.cancel_scope.cancel()
 
 

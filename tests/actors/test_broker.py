@@ -237,7 +237,7 @@ async def test_a_map_that_is_no_request_is_refused_and_the_connection_stays(host
 
 
 async def test_the_machine_may_be_an_actor():
-    async with open_runtime() as runtime:
+    async with open_runtime(lambda: 0.0) as runtime:
         guests = Machine()
         machine = Actor("machine", lambda effect: guests.submit(effect, lambda *_: None), runtime)
         broker = Broker(Service(), machine, lambda: 0, runtime)

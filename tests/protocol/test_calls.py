@@ -123,10 +123,13 @@ def test_on_s390_the_less_is_emulated_the_higher_we_go() -> None:
 
 def test_every_row_can_be_carried_out_and_says_why_and_whence(calls: Mapping[int, CallSpec]) -> None:
     for row in calls.values():
-        assert row.handler is not None or row.category is Category.GUEST, row.name
+        assert row.handler is not None or row.issuer is Issuer.GUEST, row.name
         assert row.why, row.name
         assert row.source, row.name
-        assert (row.treatment is Treatment.NATIVE) == (row.issuer is Issuer.GUEST), row.name
+        if row.issuer is Issuer.GUEST:  # what it calls ends there, or comes up to its host as it is
+            assert row.treatment in (Treatment.NATIVE, Treatment.PASSED), row.name
+        else:
+            assert row.treatment is not Treatment.NATIVE, row.name
         assert row.treatment is not Treatment.OWN, "OWN is who calls, not what is done with a call"
 
 

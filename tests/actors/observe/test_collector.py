@@ -335,7 +335,7 @@ def test_a_broker_shows_leases_refusals_and_requests_from_zero_on(collector: Col
 
 
 async def test_actors_show_what_waits_for_them(collector: Collector) -> None:
-    async with open_runtime() as runtime:
+    async with open_runtime(lambda: 0.0) as runtime:
         actors = [Actor(f"l1-{n}", lambda message: message, runtime, capacity=8) for n in range(2)]
         collector.attach_actors("host", lambda: actors)
         assert value(collector, "nestbed_actors", role="host", state="live") == 2

@@ -297,7 +297,7 @@ async def test_an_answer_set_off_by_the_actors_own_handler_comes_after_it(
 
 
 async def _interleaved(below: Any, trace: list[str]) -> None:
-    async with open_runtime() as runtime:
+    async with open_runtime(lambda: 0.0) as runtime:
         actor = Actor("kvm", asks_below, runtime, perform=below)
 
         async def caller(name: str) -> None:

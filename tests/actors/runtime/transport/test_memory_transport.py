@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from actors.runtime.actor import Actor, Runtime, open_runtime
+from actors.runtime.actor import Actor, Runtime
 from actors.runtime.transport.memory import TRANSPORTS, Packed, connect
 from protocol.errors import LevelGone, LocalProtocolError, OutcomeUnknown
 
 
 def same(value: Any) -> Any:
     return value
-
-
-@pytest.fixture
-async def runtime() -> AsyncIterator[Runtime]:
-    async with open_runtime() as made:
-        yield made
 
 
 class Answers:
