@@ -145,10 +145,22 @@ def compare(
     if linger and metrics_port is None:
         end(exit_codes.USAGE, "--linger keeps serving metrics: give --metrics-port, too")
     resolved = resolve(scenario, flags)
+    _may_have(resolved.scenario, {"--processes": processes > 1, "--record": record is not None})
     if processes > 1:
         _may_be_split(resolved.scenario, record)
     wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes, costs)
     raise typer.Exit(perform(resolved, wanted))
+
+
+def _may_have(scenario: Scenario, wanted: dict[str, bool]) -> None:
+    """Options that an architecture of the scenario cannot have are refused with its reason."""
+    from protocol.arch import load
+
+    for arch in scenario.arch:
+        cannot = getattr(load(arch).comparison, "cannot", {})
+        for option, why in cannot.items():
+            if wanted.get(option):
+                end(exit_codes.USAGE, f"{option}: {arch}: {why}; allowed: without it")
 
 
 def _may_be_split(scenario: Scenario, record: Path | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -49,13 +49,16 @@ def run(
     """
     began = time.perf_counter()
     plans = {path: workload(scenario, path) for path in scenario.paths}
-    steps = sum(len(plan.phases) for plan in plans.values()) * len(scenario.arch)
+    plans_of = {
+        arch: [plan.without(_lacking(load(arch))) for plan in plans.values()] for arch in scenario.arch
+    }
+    steps = sum(len(plan.phases) for of_arch in plans_of.values() for plan in of_arch)
     progress.start(steps)
     outcome = Outcome([])
     done = 0
     try:
         for arch in scenario.arch:
-            for plan in plans.values():
+            for plan in plans_of[arch]:
                 with _alone():
                     path = partial(_path, scenario, load(arch), plan, progress, done, steps, transcripts)
                     result = trio.run(path, processes)
@@ -88,7 +91,7 @@ async def _path(
     comparison = arch.comparison
     if comparison is None:
         raise ValueError(f"{arch.name} has a console and no comparison yet")
-    ledger = Ledger()
+    ledger = Ledger(comparison.prices.entry)
     data = None if scenario.guest.image is None else await trio.Path(scenario.guest.image).read_bytes()
     image = comparison.image(scenario.seed, scenario.guest.image_pages, data)
     async with open_runtime() as runtime, trio.open_nursery() as nursery:
@@ -112,6 +115,12 @@ async def _path(
         await staged.close()
         nursery.cancel_scope.cancel()
     return _result(scenario, arch, plan, ledger, tallies)
+
+
+def _lacking(arch: Architecture) -> Mapping[str, str]:
+    """Phases that the architecture has not, with reasons."""
+    lacking: Mapping[str, str] = getattr(arch.comparison, "lacks", {})
+    return lacking
 
 
 def _own_tally(ledger: Ledger, books: Iterable[Book]) -> Json:

@@ -162,7 +162,11 @@ class Architecture(Protocol):
 
 
 class Comparison(Protocol):
-    """The parts of an architecture that a comparison puts together."""
+    """The parts of an architecture that a comparison puts together.
+
+    It may have two members more, where it is not whole. `lacks`: phases of a plan that it has not, each with
+    its reason, which stands in the results. `cannot`: options of a command that it cannot have, with reasons.
+    """
 
     @property
     def wire(self) -> Iterable[type]:

@@ -228,13 +228,15 @@ def _profile(scenario: Scenario, profile: Profile) -> Iterator[Mistake]:
 
 
 def _refused(scenario: Scenario, profile: Profile) -> Iterator[Mistake]:
-    """Strategies that the architecture cannot have, each with its reason."""
-    for name, value, kind in leaves(scenario.strategy):
-        path = f"strategy.{name}"
-        why = profile.refuses(path, value)
-        if why:
-            rest = [word for word in kind.one_of or () if not profile.refuses(path, word)]
-            yield Mistake(path, value, f"one of: {', '.join(rest)}", why, needs=(path, "profile"))
+    """Choices that the architecture cannot have, strategies and others, each with its reason."""
+    for path, value, kind in leaves(scenario):
+        if kind.one_of is None or path.startswith("run."):
+            continue
+        for word in (value,) if kind.kind == "word" else value:
+            why = profile.refuses(path, word)
+            if why:
+                rest = [other for other in kind.one_of if not profile.refuses(path, other)]
+                yield Mistake(path, word, f"one of: {', '.join(rest)}", why, needs=(path, "profile"))
 
 
 def _thresholds(scenario: Scenario) -> Iterator[Mistake]:

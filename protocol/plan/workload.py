@@ -12,7 +12,7 @@ again first, in a phase of its own (`refill`), so that what an event costs stand
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from protocol.plan import operations as op
@@ -55,6 +55,14 @@ class Workload:
     def phases(self) -> tuple[str, ...]:
         """The phases in which something happens, in order."""
         return tuple(name for name in ORDER if any(host.phases.get(name) for host in self.hosts))
+
+    def without(self, lacking: Mapping[str, str]) -> Workload:
+        """The same for an architecture that has not all phases: it lacks these, each for its reason."""
+        hosts = tuple(
+            replace(host, phases={name: acts for name, acts in host.phases.items() if name not in lacking})
+            for host in self.hosts
+        )
+        return replace(self, hosts=hosts, absent={**self.absent, **lacking})
 
 
 def workload(scenario: Scenario, path: str) -> Workload:

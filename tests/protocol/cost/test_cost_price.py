@@ -82,7 +82,7 @@ def test_every_call_has_a_price_and_every_price_a_cost(name: str) -> None:
     if comparison is None:
         pytest.skip(f"{name} is not compared yet, so nothing of it is priced")
     prices = comparison.prices
-    assert set(prices.calls) == {spec.name for spec in arch.calls.values()}
+    assert set(prices.calls) >= {spec.name for spec in arch.calls.values()}  # instructions may come on top
     for names in (*prices.calls.values(), *prices.guest_calls.values()):
         for entry in names:
             assert COSTS.of(prices.group, entry)
