@@ -31,6 +31,7 @@ from protocol.effects import Step, run
 from protocol.ledger import Ledger
 from protocol.memory.pool import Pool
 from protocol.nesting.guest_host import Hypervisor
+from protocol.plan.operations import LevelSwap
 from protocol.tracking import Book
 
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ SHADOWS = 16 * MIB  # for one guest host: shadow tables, control blocks, buffers
 class Floor:
     """One hypervisor of the chain and what it stands on.
 
-    `frames` are those of its guest hosts, seat by seat.
+    `frames` are those of its guest hosts, seat by seat. `at_work` is the hypervisor for each of them, with a
+    pool of its own: what one of them leaves in a frame is never met by another.
     """
 
     level: Level
-    hypervisor: Hypervisor[Any]
+    at_work: list[Hypervisor[Any]]
     rmp: int
     frames: list[np.ndarray]
     chip: bytes
@@ -87,10 +89,15 @@ class Rig:
 
     @property
     def chain(self) -> list[Hypervisor[Any]]:
-        return [floor.hypervisor for floor in self.floors]
+        return [floor.at_work[0] for floor in self.floors]
 
-    def reset(self, seat: int) -> Step[None]:
-        """The power cycle of the host on `seat`: of the machine, or of the VM."""
+    @property
+    def own_cpus(self) -> range:
+        """CPUs of L0 for software of its own beside its guest hosts: none are set apart."""
+        return range(0)
+
+    def reset(self, seat: int, kind: str = "load-normal") -> Step[None]:
+        """The power cycle of the host on `seat`: of the machine, or of the VM. `kind` makes no difference."""
         level = self.seats[seat].level
         if isinstance(level, Machine):
             level.reset()
@@ -104,6 +111,41 @@ class Rig:
             level.reset()
         else:
             yield from level.reset("l1_crash")
+
+    def end(self, seat: int, cause: str) -> Step[None]:
+        """The host on `seat` ends without a word; nobody takes its place."""
+        level = self.seats[seat].level
+        if isinstance(level, Machine):
+            level.reset()
+        else:
+            yield from level.reset(cause)
+
+    def swap(self, seat: int, event: LevelSwap) -> Step[int]:
+        """No level here swaps pages of a host's guests."""
+        raise ValueError("swapping by the level below is not built for SNP guests")
+
+    def sweep(self, seat: int, pages: int) -> Step[int]:
+        """A teardown here leaves nothing for later."""
+        yield from ()
+        return 0
+
+    def leaks(self) -> list[Any]:
+        """The books of every level held against the one below: what only one of the two has."""
+        from protocol.arch.sev.audit import leaks
+
+        return list(leaks(self))
+
+    def remains(self) -> dict[str, int]:
+        """What guests hold in the machine, by kind, and what levels lent below for the hosts at the top."""
+        found = {"sev_guests": 0, "gctx": 0, "secure_pages": 0, "lent_pages": 0}
+        for machine in self.machines:
+            found["sev_guests"] += len(machine.platform.guests)
+            found["gctx"] += len(machine.platform.contexts)
+            found["secure_pages"] += int(np.count_nonzero(machine.rmp.asid))
+        for level in (*(floor.level for floor in self.floors), *(seat.level for seat in self.seats)):
+            if not isinstance(level, Machine):
+                found["lent_pages"] += int(np.count_nonzero(level.real))
+        return found
 
     def guest_key(self, seat: int, context: int) -> bytes:
         """The message key of VMPL0 of an SNP guest, which has it from its secrets page:
@@ -125,6 +167,7 @@ class Rig:
         for level in (*(floor.level for floor in self.floors), *(seat.level for seat in self.seats)):
             if not isinstance(level, Machine):
                 yield level.book
+                yield from level.page_books
 
 
 def compose(
@@ -154,7 +197,19 @@ def compose(
         own = _cpus(count)
         level = _guest_host(rig, rig.floors[-1], own, number, profile, count)
         rig.seats.append(Seat(number, level, own, memory))
+    _books_apart(rig)
     return rig
+
+
+def _books_apart(rig: Rig) -> None:
+    """Levels between: pages of each host at the top stand in a book of their own.
+
+    How many there were at once would else depend on the order between the hosts.
+    """
+    frames = rig.floors[-1].frames
+    for floor in reversed(rig.floors[1:]):
+        floor.level.keep_apart(frames)  # type: ignore[union-attr]
+        frames = [floor.level.slots[own] for own in frames]  # type: ignore[union-attr]
 
 
 def _allowed(depth: int, hosts: int, memory: int, cpus: int) -> None:
@@ -223,11 +278,12 @@ def _floor(rig: Rig, number: int, level: Level, guests: int, size: int) -> Floor
         run(level.wrmsr(cpu, VM_HSAVE_PA, allocate(PAGE, PAGE)))
     chip = allocate(PAGE, PAGE)
     run(driver.lent((chip,), "GET_ID", pa=chip, len=CHIP_ID_LEN))
-    pool = Pool(kernel[1] // PAGE, guests * SHADOWS // PAGE)
+    pools = [Pool((kernel[1] + guest * SHADOWS) // PAGE, SHADOWS // PAGE) for guest in range(guests)]
     first = -(-(kernel[1] + guests * SHADOWS) // BLOCK) * BLOCK_PAGES
     frames = _scattered(rig, number, first, guests, size // PAGE)
-    hypervisor: Hypervisor[Any] = Hypervisor(number, rig.seen(level), pool)
-    return Floor(level, hypervisor, RMP_AT, frames, driver.read(chip, CHIP_ID_LEN), FlushLock())
+    seen = rig.seen(level)
+    at_work: list[Hypervisor[Any]] = [Hypervisor(number, seen, pool) for pool in pools]
+    return Floor(level, at_work, RMP_AT, frames, driver.read(chip, CHIP_ID_LEN), FlushLock())
 
 
 def _scattered(rig: Rig, number: int, first: int, guests: int, pages: int) -> list[np.ndarray]:
@@ -253,14 +309,14 @@ def _guest_host(rig: Rig, floor: Floor, own: list[Cpu], number: int, profile: Pr
     lower, upper = profile.min_sev_asid - 1, profile.asids - profile.min_sev_asid + 1
     asids = 1 + number * lower, below.profile.min_sev_asid + number * upper
     return Nested(
-        floor.hypervisor,
+        floor.at_work[number],
         floor.frames[number],
         own,
         below.cpus[number * width : (number + 1) * width],
         CALLS,
         profile,
         rig.ledger,
-        rig.seed * 1000 + floor.hypervisor.level * MAX_HOSTS + number + 1,
+        rig.seed * 1000 + floor.at_work[0].level * MAX_HOSTS + number + 1,
         floor.rmp,
         floor.chip,
         asids,

@@ -16,6 +16,21 @@ TCB = bytes((4, 0, 0, 0, 0, 0, 24, 85))
 ASID_LIMIT = 2048  # ASIDs for which the head of the RMP has a counter
 
 
+_ONE_WAY = "sev has one way to do that"
+_REFUSED = {
+    ("fidelity", "bulk"): "sev has no runs of equal calls in one step yet",
+    ("transport", "packed"): "sev has no form of its messages on the wire yet",
+    ("paths", "mixed"): "sev has no software of L0's own beside its guest hosts yet",
+    ("strategy.handles", "mapped"): "the handle of an SNP guest is the address of its context page",
+    ("strategy.donation", "bounded"): f"{_ONE_WAY}: a page that is lent is lent whole",
+    ("strategy.donation", "off"): f"{_ONE_WAY}: a page that is lent is lent whole",
+    ("strategy.pages", "merged_l1"): f"{_ONE_WAY}: a nested fault, then RMPUPDATE",
+    ("strategy.pages", "merged_l0"): f"{_ONE_WAY}: a nested fault, then RMPUPDATE",
+    ("strategy.pages", "prefault"): f"{_ONE_WAY}: a nested fault, then RMPUPDATE",
+    ("strategy.teardown", "async"): f"{_ONE_WAY}: everything is taken back before the host comes again",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """`asids` and `min_sev_asid` as CPUID 0x8000001F shows them in ECX and EDX."""
@@ -53,6 +68,7 @@ class Profile:
             Limit("guest.per_l1", self.min_sev_asid - 1, "SNP and ES guests bound at a time"),
             Limit("guest.memory_mib", self.memory_mib, "MiB of memory of the host"),
             Limit("guest.vcpus", 512, "VCPUs of a guest"),
+            Limit("run.level_swaps", 0, "pages that a level below swaps: not built for SNP guests"),
         )
 
     def host_least_mib(self) -> tuple[int, str]:
@@ -65,7 +81,8 @@ class Profile:
         return -(-guests * each // MIB) + 3
 
     def refuses(self, path: str, value: str) -> str:
-        return ""
+        """What is not built here, and strategies of other architectures: there is one way for each."""
+        return _REFUSED.get((path, value), "")
 
 
 PROFILES = {

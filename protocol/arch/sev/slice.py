@@ -10,6 +10,7 @@ from protocol.arch.sev.profiles import MIB, PROFILES, Profile
 from protocol.calls import CallSpec
 
 if TYPE_CHECKING:
+    from protocol.arch.contract import Comparison
     from protocol.arch.sev.keyboard import SevKeyboard
 
 DEPTH = 3
@@ -25,7 +26,12 @@ class Sev:
     name = "sev"
     title = "AMD SEV, SEV-ES, SEV-SNP"
     realism = "built"
-    comparison = None  # the console is there, a host's software for comparisons is not
+
+    @property
+    def comparison(self) -> Comparison:
+        from protocol.arch.sev.comparison import COMPARISON
+
+        return COMPARISON
 
     @property
     def profiles(self) -> Mapping[str, Profile]:

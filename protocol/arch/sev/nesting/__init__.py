@@ -92,6 +92,8 @@ class Nested(GuestHost[Any], Front):
         self.seed = seed
         self.chip = chip
         self.book = Book(ledger, f"l{below.level}")
+        self.page_books: list[Book] = []
+        self._whose: np.ndarray | None = None  # frame -> which of them
         self.rmp = Rmp(self.size >> PAGE_SHIFT, profile.asid_limit)
         self.real = np.zeros(self.size >> PAGE_SHIFT, bool)  # assigned below, too
         self._kvm_cpus = list(kvm_cpus)
@@ -258,7 +260,15 @@ class Nested(GuestHost[Any], Front):
         before = int(np.count_nonzero(self.real[here]))
         self.real[here] = real
         after = int(np.count_nonzero(self.real[here]))
-        (self.book.add if after >= before else self.book.drop)("secure_page", abs(after - before))
+        book = self.book if self._whose is None else self.page_books[self._whose[here.start]]
+        (book.add if after >= before else book.drop)("secure_page", abs(after - before))
+
+    def keep_apart(self, shares: Sequence[np.ndarray]) -> None:
+        """Keep a book for the pages in each of these shares of the guest host's frames, and the rest."""
+        self._whose = np.full(self.size >> PAGE_SHIFT, len(shares))
+        for number, frames in enumerate(shares):
+            self._whose[frames] = number
+        self.page_books = [Book(self.ledger, self.book.holder) for _ in range(len(shares) + 1)]
 
     def contiguous(self, frame: int) -> bool:
         """Does one 2 MiB page of the level below lie under these 512?"""

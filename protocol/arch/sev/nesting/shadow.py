@@ -31,13 +31,15 @@ _ZERO = bytes(PAGE)
 class Space:
     """The shadow of one table for one kind of guest.
 
-    `pages` maps guest pages to (frame of the guest host, writable).
+    `pages` maps guest pages to (frame of the guest host, writable); `read` are the frames of the guest host's
+    tables that it depends on.
     """
 
     key: tuple[int, int, int]
     root: int
     tables: dict[tuple[int, int], int] = field(default_factory=dict)
     pages: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    read: set[int] = field(default_factory=set)
 
 
 class Shadows:
@@ -78,6 +80,7 @@ class Shadows:
             frame = address >> PAGE_SHIFT
             nested.mark(frame, TABLE)
             self._made_from.setdefault(frame, set()).add(space.key)
+            space.read.add(frame)
             return data
 
         return walk(read, space.key[0], gpa, write)
@@ -133,7 +136,19 @@ class Shadows:
         self._nested.below.pool.give([table >> PAGE_SHIFT for table in space.tables.values()])
         space.tables.clear()
         space.pages.clear()
+        self._depends_no_more(space)
         self._nested.ledger.count(("table_ops", "flush"))
+
+    def _depends_no_more(self, space: Space) -> None:
+        """What no shadow is made from is protected no more: whoever uses that frame next finds no trace."""
+        for frame in space.read:
+            keys = self._made_from.get(frame)
+            if keys is not None:
+                keys.discard(space.key)
+                if not keys:
+                    del self._made_from[frame]
+                    self._nested.unmark(frame, TABLE)
+        space.read.clear()
 
     def _new_table(self) -> int:
         address = self._nested.below.pool.take() << PAGE_SHIFT

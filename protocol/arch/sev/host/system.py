@@ -1,0 +1,158 @@
+"""A secure host's software in a plan: what Linux, KVM and QEMU do, in their order. Section 6 of the sheet.
+
+A `Host` stands on any level: the machine, or an emulation that is asked by message. Its guests are SNP
+guests. It owns its memory through a pool of its own frames: the RMP first, then the trusted region, then
+everything else. Guest memory comes as guest_memfd gives it: private pages and shared ones are different
+frames, and a change of a page drops one of them.
+
+Left out: legacy guests (`guests` has them), attestation, 2 MiB pages, folding of equal calls (`bulk`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from protocol.arch.sev.cpu import MFDM, RMP_BASE, RMP_END, SME, SNP_EN, SYSCFG, VM_HSAVE_PA, VMPL_EN, Cpu
+from protocol.arch.sev.hands import Hands
+from protocol.arch.sev.host.asids import AsidPool
+from protocol.arch.sev.host.driver import Driver, Failed
+from protocol.arch.sev.host.vm import GuestFailed, Vm
+from protocol.arch.sev.seat import Seat
+from protocol.arch.sev.structs import PAGE, RMP_HEAD, TWO_MIB
+from protocol.effects import Step
+from protocol.errors import OperationFailed
+from protocol.memory.pool import Pool
+from protocol.plan import operations as op
+from protocol.tracking import Book
+
+RMP_AT = TWO_MIB
+ENTRY = 16
+MIB = 1 << 20
+SNP_SHUTDOWN_LEN = 8
+IOMMU_SHUTDOWN = 1
+
+
+class Host:
+    """One secure host. `depth` is its own level, 0 for L0; `image` is what its guests are loaded with."""
+
+    def __init__(
+        self,
+        level: Any,
+        cpus: Sequence[Cpu],
+        random: Random,
+        *,
+        depth: int,
+        image: bytes | None = None,
+        book: Book | None = None,
+    ) -> None:
+        """A host that is off."""
+        self.level = level
+        self.depth = depth
+        self.image = image
+        self.guests: dict[int, Vm] = {}
+        self._random = random
+        self._book = book
+        self._driver: Driver | None = None
+        self._hands = Hands(Seat(0, level, list(cpus), level.size), depth + 1)
+        self._tmr = 0
+
+    @property
+    def driver(self) -> Driver:
+        """The ccp driver. Raises ValueError as long as the host has not booted."""
+        if self._driver is None:
+            raise ValueError(f"the host at level {self.depth} has not booted")
+        return self._driver
+
+    @property
+    def hands(self) -> Hands:
+        return self._hands
+
+    def cpu_of(self, vm: Vm, vcpu: int) -> int:
+        """The number of the CPU on which a VCPU runs."""
+        return (vm.number + vcpu) % len(self._hands.seat.cpus)
+
+    def keep(self, kind: str, n: int) -> None:
+        """Note `n` more records in the host's own book, or fewer where `n` is negative."""
+        if self._book is not None:
+            (self._book.add if n > 0 else self._book.drop)(kind, abs(n))
+
+    def guest(self, number: int) -> Vm:
+        """A guest of this host. Raises ValueError for one that it has not."""
+        found = self.guests.get(number)
+        if found is None:
+            raise ValueError(f"the host at level {self.depth} has no guest {number}")
+        return found
+
+    def perform(self, operation: op.Operation) -> Step[None]:
+        """Do one operation of a plan.
+
+        Raises OperationFailed; ValueError for an operation that does not fit the state of host or guest.
+        """
+        from protocol.arch.sev.host.perform import act_of
+
+        act = act_of(operation)
+        try:
+            yield from act(self, operation)
+        except Failed as refused:
+            raise OperationFailed(str(refused)) from None
+
+    # -- memory -----------------------------------------------------------------------------------------
+
+    def page(self) -> int:
+        """The address of a page of the host's own, zeroed."""
+        return self._allocate(PAGE, PAGE)
+
+    def give(self, pages: Sequence[int]) -> None:
+        """These pages are free again: unassigned, and nobody's."""
+        self.pool.give([page // PAGE for page in pages])
+
+    def _allocate(self, length: int, align: int) -> int:
+        """Zeroed memory. What wants more than page alignment is the trusted region, whose place is fixed."""
+        if align > PAGE:
+            at, self._tmr = self._tmr, 0
+            assert at, "one trusted region was asked for"
+            return at
+        count = -(-length // PAGE)
+        first = self.pool.take() if count == 1 else self.pool.take_run(count)
+        self.level.clear(list(range(first, first + count)))
+        return first * PAGE
+
+    # -- the host comes up, and goes --------------------------------------------------------------------
+
+    def boot(self) -> Step[None]:
+        """The RMP is laid out (which the platform's boot code does), SNP switched on everywhere; then the
+        driver's probe; then KVM's save area on every CPU.
+        """
+        size = self.level.size
+        rmp_len = -(-(RMP_HEAD + ENTRY * (size // PAGE)) // MIB) * MIB
+        self._tmr = -(-(RMP_AT + rmp_len) // TWO_MIB) * TWO_MIB
+        free = self._tmr // PAGE + TWO_MIB // PAGE
+        self.pool = Pool(free, size // PAGE - free)
+        driver = Driver(self._hands, self._allocate)
+        for number in range(len(self._hands.seat.cpus)):
+            for msr, value in (
+                (RMP_BASE, RMP_AT),
+                (RMP_END, RMP_AT + rmp_len - 1),
+                (SYSCFG, SME | SNP_EN | VMPL_EN | MFDM),
+            ):
+                yield from driver.write_msr(number, msr, value)
+        yield from driver.probe()
+        for number in range(len(self._hands.seat.cpus)):
+            yield from driver.write_msr(number, VM_HSAVE_PA, self.page())
+        self.asids = AsidPool(1, self.level.profile.min_sev_asid - 1)
+        self._driver = driver
+
+    def shut_down(self) -> Step[None]:
+        """The legacy platform first, then SNP; the RMP has to be built anew by whoever comes next."""
+        if self.guests:
+            raise ValueError(f"{len(self.guests)} guests are still there")
+        driver = self.driver
+        yield from driver.command("SHUTDOWN")
+        yield from driver.wbinvd_everywhere()
+        yield from driver.command("SNP_SHUTDOWN_EX", length=SNP_SHUTDOWN_LEN, flags=IOMMU_SHUTDOWN)
+        self._driver = None
+
+
+__all__ = ["GuestFailed", "Host", "Vm"]

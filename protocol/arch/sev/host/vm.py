@@ -1,0 +1,141 @@
+"""A guest of a plan as KVM and QEMU have it, and its run loop: nested faults and what it asks by VMGEXIT.
+
+Sections 5.7, 6.5 and 6.7 of the fact sheet. All of a guest's memory is private from the start, as a VMM sets
+it up; the guest accepts pages before it uses them. The GHCBs lie behind the end of its memory, one page for
+each VCPU: where Linux has them, in memory that it shared, changes nothing but one more change of a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from protocol.arch.sev.guest import GuestStep, Program
+from protocol.arch.sev.host.driver import Driver
+from protocol.arch.sev.host.tables import Tables
+from protocol.arch.sev.rmp import NPF_ENC
+from protocol.arch.sev.structs import EXIT_INTR, EXIT_NPF, EXIT_VMGEXIT, PAGE, SHARED, U64, Exit, NewState
+from protocol.effects import Fault, Step
+from protocol.errors import OperationFailed
+
+if TYPE_CHECKING:
+    from protocol.arch.sev.host.system import Host
+
+SW_EXITCODE, SW_EXITINFO1, SW_SCRATCH = 0x390, 0x398, 0x3A8  # of a GHCB
+SHARED_BUFFER = 0x800
+PSC_EVENT = 0x8000_0010
+PSC_ENTRIES = 253
+TO_PRIVATE, TO_SHARED = 1, 2  # operations of an entry of a page state change
+
+
+class GuestFailed(OperationFailed):
+    """The guest cannot go on. It can still be destroyed."""
+
+
+@dataclass(slots=True)
+class Vm:
+    """`private` and `shared`: guest page -> address of what is under it; `open` are pages that are shared."""
+
+    number: int
+    pages: int
+    tables: Tables
+    asid: int = 0
+    context: int = 0
+    response: int = 0
+    vmsas: list[int] = field(default_factory=list)
+    vmcbs: list[int] = field(default_factory=list)
+    ghcbs: list[int] = field(default_factory=list)
+    private: dict[int, int] = field(default_factory=dict)
+    shared: dict[int, int] = field(default_factory=dict)
+    open: set[int] = field(default_factory=set)
+    accepted: set[int] = field(default_factory=set)  # what the guest knows: its validated pages
+
+    def ghcb(self, vcpu: int) -> int:
+        """The guest address of the GHCB of a VCPU."""
+        return (self.pages + vcpu) * PAGE
+
+
+def run(host: Host, vm: Vm, vcpu: int, steps: Iterable[GuestStep], reasons: Iterable[str] = ()) -> Step[None]:
+    """Let a VCPU do `steps`, each exit answered. `reasons` are the exits that the VMM answers.
+
+    A guest that has nothing more to do leaves with an interrupt. Raises GuestFailed.
+    """
+    program = Program(vmm_reasons=frozenset(reasons))
+    program.steps.extend(steps)
+    while program.steps:
+        left = yield from host.hands.vmrun(host.cpu_of(vm, vcpu), vm.vmcbs[vcpu], program)
+        if isinstance(left, Fault):
+            raise GuestFailed(f"VMRUN of guest {vm.number} raises {left.name}")
+        for result in program.collect():
+            _look(vm, result)
+        if left.code == EXIT_NPF:
+            yield from _nested_fault(host, vm, left)
+        elif left.code == EXIT_VMGEXIT:
+            yield from _answer(host, vm, vcpu)
+        elif left.code != EXIT_INTR:
+            raise GuestFailed(f"guest {vm.number} leaves with {left.code:#x}")
+
+
+def _look(vm: Vm, result: dict[str, Any]) -> None:
+    if "fault" in result or int(result.get("rax", "0x0"), 16) or result.get("cf"):
+        raise GuestFailed(f"a step of guest {vm.number} ends with {result}")
+
+
+# -- nested faults -----------------------------------------------------------------------------------------
+
+
+def _nested_fault(host: Host, vm: Vm, left: Exit) -> Step[None]:
+    """The first touch of a page: private or shared, as the guest meant it and as the VMM was told."""
+    page, driver = left.info2 // PAGE, host.driver
+    private = bool(left.info1 & NPF_ENC)
+    if page >= vm.pages or private is (page in vm.open) or page in (vm.private if private else vm.shared):
+        raise GuestFailed(f"guest {vm.number} faults at {left.info2:#x}, code {left.info1:#x}")
+    under = host.page()
+    if private:
+        yield from driver.rmpupdate(under, NewState(page * PAGE, True, False, False, vm.asid))
+        vm.private[page] = under
+    else:
+        vm.shared[page] = under
+    host.keep("native_page", 1)
+    vm.tables.map(page * PAGE, under)
+
+
+# -- VMGEXIT -----------------------------------------------------------------------------------------------
+
+
+def _answer(host: Host, vm: Vm, vcpu: int) -> Step[None]:
+    """Read what is asked, answer in the same page. Of the events only the page state change does more."""
+    driver, ghcb = host.driver, vm.ghcbs[vcpu]
+    event = U64.unpack(driver.read(ghcb + SW_EXITCODE, 8))[0]
+    if event == PSC_EVENT:
+        yield from _page_state_change(host, vm, ghcb)
+    driver.write(ghcb + SW_EXITINFO1, U64.pack(0))
+
+
+def _page_state_change(host: Host, vm: Vm, ghcb: int) -> Step[None]:
+    """Entry by entry: the VMM changes the page's attribute and drops what was under it."""
+    driver = host.driver
+    head = driver.read(ghcb + SHARED_BUFFER, 8)
+    first, last = int.from_bytes(head[:2], "little"), int.from_bytes(head[2:4], "little")
+    for number in range(first, last + 1):
+        (entry,) = U64.unpack(driver.read(ghcb + SHARED_BUFFER + 8 + 8 * number, 8))
+        page, operation = entry >> 12 & (1 << 40) - 1, entry >> 52 & 0xF
+        if page >= vm.pages or operation not in (TO_PRIVATE, TO_SHARED):
+            raise GuestFailed(f"guest {vm.number} asks for {operation} of page {page:#x}")
+        yield from _change(driver, host, vm, page, operation == TO_SHARED)
+
+
+def _change(driver: Driver, host: Host, vm: Vm, page: int, to_shared: bool) -> Step[None]:
+    """A page that is what was asked for stays as it is."""
+    if to_shared is (page in vm.open):
+        return
+    (vm.open.add if to_shared else vm.open.discard)(page)
+    under = (vm.private if to_shared else vm.shared).pop(page, None)
+    if under is None:
+        return
+    vm.tables.unmap(page * PAGE)
+    if to_shared:
+        yield from driver.rmpupdate(under, SHARED)
+    host.give([under])
+    host.keep("native_page", -1)

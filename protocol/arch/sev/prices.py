@@ -1,0 +1,30 @@
+"""What commands and RMP instructions cost, in entries of the cost table.
+
+Which entry a call is priced by is an assumption of this file. RMPUPDATE has one price, whatever it makes of
+the page: by its count nobody can tell.
+"""
+
+from __future__ import annotations
+
+from protocol.arch.sev.calls import CALLS
+from protocol.cost.price import Prices
+
+_FIXED = ("te_call_fixed",)
+_SPECIAL = {
+    "INIT": ("te_platform_init",),
+    "INIT_EX": ("te_platform_init",),
+    "SNP_INIT": ("te_platform_init",),
+    "SNP_INIT_EX": ("te_platform_init",),
+    "SNP_LAUNCH_UPDATE": ("te_page_add_measured",),
+    "RMPUPDATE": ("te_page_secure",),
+    "PSMASH": ("te_page_secure",),
+}
+
+PRICES = Prices(
+    group="snp",
+    calls={
+        name: _SPECIAL.get(name, _FIXED) for name in ({spec.name for spec in CALLS.values()} | {*_SPECIAL})
+    },
+    guest_calls={},
+    entry="vmrun",
+)

@@ -1,0 +1,171 @@
+"""A whole comparison with SNP guests: every path to its end, exact counts, nothing left behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from actors.compare.outcome import Outcome
+from actors.compare.progress import Progress
+from actors.compare.run import run
+from actors.costs import load as load_costs
+from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario
+
+LIFE = ("create", "load", "boot", "run", "page_change", "destroy")
+GUESTS, VCPUS, IMAGE, TOUCHED, SHARED, CHANGES = 4, 2, 5, 12, 3, 4
+INSTRUCTIONS = ("RMPUPDATE", "SNP_PAGE_RECLAIM")  # a test of their own says what differs
+Json = dict[str, Any]
+
+
+def small(**changes: Any) -> Scenario:
+    """Two hosts with two guests each, and everything happens to them."""
+    exits = Exits(ExitKind(3, "kernel"), ExitKind(2, "vmm"), ExitKind(2, "vmm"), ExitKind(2, "kernel"))
+    base = Scenario(
+        name="small",
+        arch=("sev",),
+        l1=GuestHosts(count=2, memory_mib=64, cpus=2),
+        guest=Guests(
+            per_l1=GUESTS // 2,
+            memory_mib=1,
+            vcpus=VCPUS,
+            image_pages=IMAGE,
+            touch_pages=TOUCHED,
+            share_pages=SHARED,
+        ),
+        run=Run(exits=exits, swap_pages=3, page_changes=CHANGES, resets=2, reboots=1, deaths=1),
+    )
+    return replace(base, **changes)
+
+
+def outcome(depth: int) -> Outcome:
+    """What `run` finds; it looks itself whether anything is left."""
+    found = run(small(depth=depth), Progress(), costs=load_costs(None))
+    assert not found.stopped
+    return found
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def told(request: pytest.FixtureRequest) -> Outcome:
+    return outcome(request.param)
+
+
+def by_path(told: Outcome) -> dict[str, Json]:
+    return {result["path"]: result for result in told.results}
+
+
+def issued(result: Json, phase: str) -> dict[str, int]:
+    """Calls at the real Trusted Entity in one phase, by their name."""
+    found: dict[str, int] = {}
+    for key, number in (result["phases"].get(phase) or {}).items():
+        family, _, labels = key.partition(".")
+        if family == "te_issued" and labels:
+            name = labels.split(".")[0]
+            found[name] = found.get(name, 0) + number
+    return found
+
+
+@pytest.mark.slow
+def test_a_guests_life_takes_the_calls_of_the_fact_sheet(told: Outcome) -> None:
+    """Counted by hand: what a guest has of pages and VCPUs says how many of each."""
+    direct = by_path(told)["direct"]
+    assert issued(direct, "create") == {
+        "SNP_GCTX_CREATE": GUESTS,
+        "SNP_LAUNCH_START": GUESTS,
+        "SNP_ACTIVATE": GUESTS,
+        "RMPUPDATE": 2 * GUESTS,  # context and response page
+    }
+    measured = GUESTS * (IMAGE + VCPUS)
+    assert issued(direct, "load") == {
+        "RMPUPDATE": measured,
+        "SNP_LAUNCH_UPDATE": measured,
+        "SNP_LAUNCH_FINISH": GUESTS,
+    }
+    # Every buffer is accepted, then shared.
+    assert issued(direct, "boot") == {"RMPUPDATE": GUESTS * (TOUCHED + 2 * SHARED)}
+    assert issued(direct, "run") == {}
+    assert issued(direct, "page_change") == {"RMPUPDATE": GUESTS * CHANGES}
+    assert issued(direct, "destroy") == {
+        "SNP_PAGE_RECLAIM": 2 * GUESTS,
+        "SNP_DECOMMISSION": GUESTS,
+        "RMPUPDATE": GUESTS * (2 + IMAGE + VCPUS + TOUCHED),
+    }
+
+
+@pytest.mark.slow
+def test_the_same_calls_of_a_guests_life_reach_the_machine_on_every_path(told: Outcome) -> None:
+    paths = by_path(told)
+    assert set(paths) == {"direct", "nested", "hosted"}
+    for phase in LIFE:
+        direct = issued(paths["direct"], phase)
+        assert issued(paths["hosted"], phase) == direct, phase
+        nested = issued(paths["nested"], phase)
+        for name in (direct | nested).keys() - set(INSTRUCTIONS):
+            assert nested.get(name) == direct.get(name), (phase, name)
+
+
+@pytest.mark.slow
+def test_what_a_guest_host_keeps_to_itself_is_the_response_page_alone(told: Outcome) -> None:
+    """No guest asks for a report here: that page is the firmware's in the emulation only."""
+    paths = by_path(told)
+    for phase in LIFE:
+        direct, nested = issued(paths["direct"], phase), issued(paths["nested"], phase)
+        less = {name: direct.get(name, 0) - nested.get(name, 0) for name in INSTRUCTIONS}
+        once, reclaimed = GUESTS * (phase in ("create", "destroy")), GUESTS * (phase == "destroy")
+        assert less == {"RMPUPDATE": once, "SNP_PAGE_RECLAIM": reclaimed}, phase
+
+
+@pytest.mark.slow
+def test_exits_grow_with_nesting_and_not_with_hosting(told: Outcome) -> None:
+    paths = by_path(told)
+    for phase in ("boot", "run", "page_change"):
+        direct = paths["direct"]["phases"][phase]["exits"]
+        assert paths["hosted"]["phases"][phase]["exits"] == direct, phase
+        assert paths["nested"]["phases"][phase]["exits"] > direct, phase
+
+
+@pytest.mark.slow
+def test_an_owners_reboot_is_cleaned_up_without_its_help(told: Outcome) -> None:
+    """One host reboots and one dies: both its guests' contexts and pages are taken back from below."""
+    counts = by_path(told)["nested"]["counts"]
+    assert counts["teardown.gctx.l1_reboot"] == counts["teardown.gctx.l1_crash"] == GUESTS // 2
+    pages = 1 + IMAGE + VCPUS + TOUCHED  # the context page, the image, VMSAs, what was touched
+    assert counts["teardown.page.l1_reboot"] == GUESTS // 2 * pages
+
+
+@pytest.mark.slow
+def test_what_is_lacking_is_absent_with_its_reason_and_never_zero(told: Outcome) -> None:
+    for result in told.results:
+        for phase in ("swap", "reset", "dump"):
+            assert result["phases"][phase] is None
+            assert result["absent"][f"phases.{phase}"]
+        assert result["modelled"]["ns"] > 0
+
+
+@pytest.mark.slow
+def test_claims_are_judged_and_may_fail(told: Outcome) -> None:
+    verdicts = {claim["claim"]: claim["holds"] for claim in told.claims}
+    assert verdicts["the higher the call, the less is emulated: by the call table"] is False
+    assert verdicts["set-up of the Trusted Entity is emulated whole: it is up already"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+def test_two_runs_count_the_same(depth: int) -> None:
+    first, second = outcome(depth), outcome(depth)
+    for one, other in zip(first.results, second.results, strict=True):
+        assert one | {"contention": {}} == other | {"contention": {}}
+
+
+@pytest.mark.slow
+def test_two_architectures_stand_side_by_side() -> None:
+    """Each has all phases that it can: what one lacks the other keeps."""
+    found = run(small(arch=("s390", "sev"), l1=GuestHosts(count=2, memory_mib=2060, cpus=2)), Progress())
+    assert [(result["arch"], result["path"]) for result in found.results] == [
+        (arch, path) for arch in ("s390", "sev") for path in ("direct", "nested", "hosted")
+    ]
+    s390, sev = (next(r for r in found.results if r["arch"] == arch) for arch in ("s390", "sev"))
+    assert s390["phases"]["swap"]["te_issued"] > 0
+    assert sev["phases"]["swap"] is None
+    assert {claim["arch"] for claim in found.claims} == {"s390", "sev"}
