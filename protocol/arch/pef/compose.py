@@ -28,6 +28,7 @@ from protocol.ledger import Ledger
 from protocol.memory.pool import OutOfFrames, Pool
 from protocol.memory.store import PAGE_SHIFT
 from protocol.nesting.guest_host import Hypervisor
+from protocol.plan.operations import LevelSwap
 from protocol.tracking import Book
 
 MAX_DEPTH = 8
@@ -75,9 +76,48 @@ class Rig:
             return level
         return LinkedPef(level, level.cpus, level.profile, level.tpm_public())
 
+    @property
+    def own_cpus(self) -> range:
+        """CPUs of L0 for software of its own beside its guest hosts: none are set apart."""
+        return range(0)
+
+    def end(self, seat: int, cause: str) -> Step[None]:
+        """The host on `seat` ends without a word; nobody takes its place."""
+        level = self.seats[seat].level
+        if isinstance(level, Machine):
+            level.reset(clear_memory=True)
+        else:
+            yield from level.death(cause)
+
+    def swap(self, seat: int, event: LevelSwap) -> Step[int]:
+        """Nothing of a guest host is secure memory, so no level here swaps any."""
+        raise ValueError("a level below swaps no secure pages on POWER: guest hosts have none")
+
+    def sweep(self, seat: int, pages: int) -> Step[int]:
+        """A teardown here leaves nothing for later."""
+        yield from ()
+        return 0
+
+    def leaks(self) -> list[Any]:
+        """The books of every level held against the ultravisor's: what only one of the two has."""
+        from protocol.arch.pef.audit import leaks
+
+        return leaks(self)
+
+    def remains(self) -> dict[str, int]:
+        """What guests and their hosts hold in the machine, by kind."""
+        found = {"svms": 0, "units": 0, "records": 0}
+        for machine in self.machines:
+            found["svms"] += len(machine.svms)
+            found["units"] += machine.secure.units - machine.secure.free_units
+        for level in (*self.levels, *(seat.level for seat in self.seats)):
+            if isinstance(level, Nested):
+                found["records"] += len(level.records)
+        return found
+
     def reset(self, seat: int, kind: str) -> Step[None]:
-        """The host on `seat` reboots."""
-        if kind not in RESETS:
+        """The host on `seat` reboots. A plan knows one kind for all architectures, which is this one."""
+        if kind not in (*RESETS, "load-normal"):
             raise ValueError(f"no reset {kind!r}: allowed are {', '.join(RESETS)}")
         level = self.seats[seat].level
         if isinstance(level, Machine):

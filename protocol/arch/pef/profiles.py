@@ -16,6 +16,20 @@ MEMORY_MIB = 512
 CPUS = 2
 
 
+_ONE_WAY = "pef has one way only"
+_REFUSED = {
+    ("fidelity", "bulk"): "pef has no runs of equal calls in one step yet",
+    ("transport", "packed"): "pef has no form of its messages on the wire yet",
+    ("paths", "mixed"): "pef has no software of L0's own beside its guest hosts yet",
+    ("strategy.donation", "bounded"): "nothing is donated on POWER",
+    ("strategy.donation", "off"): "nothing is donated on POWER",
+    ("strategy.pages", "merged_l1"): f"{_ONE_WAY}: page by page, as the ultravisor asks",
+    ("strategy.pages", "merged_l0"): f"{_ONE_WAY}: page by page, as the ultravisor asks",
+    ("strategy.pages", "prefault"): f"{_ONE_WAY}: page by page, as the ultravisor asks",
+    ("strategy.teardown", "async"): f"{_ONE_WAY}: everything is taken back before the host comes again",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Choices:
     """Where documentation and firmware differ, and which one is followed."""
@@ -60,6 +74,7 @@ class Profile:
             Limit("guest.per_l1", self.lpids - 1, "LPIDs of a host"),
             Limit("guest.vcpus", 2048, "VCPUs of a guest"),
             Limit("guest.memory_mib", self.secure_mib, "MiB of secure memory"),
+            Limit("run.level_swaps", 0, "secure pages of a guest host: POWER has none"),
         )
 
     def host_least_mib(self) -> tuple[int, str]:
@@ -70,7 +85,8 @@ class Profile:
         return guests * guest_mib + 1
 
     def refuses(self, path: str, value: str) -> str:
-        return ""
+        """What is not built here, and strategies of other architectures: there is one way for each."""
+        return _REFUSED.get((path, value), "")
 
 
 PROFILES = {

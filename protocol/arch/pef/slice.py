@@ -10,6 +10,7 @@ from protocol.arch.pef.profiles import CPUS, MEMORY_MIB, MIB, MIN_MEMORY_MIB, PR
 from protocol.calls import CallSpec
 
 if TYPE_CHECKING:
+    from protocol.arch.contract import Comparison
     from protocol.arch.pef.keyboard import PefKeyboard
 
 DEPTH = 8
@@ -25,7 +26,12 @@ class Pef:
     name = "pef"
     title = "POWER Protected Execution Facility"
     realism = "needs_te_change"
-    comparison = None
+
+    @property
+    def comparison(self) -> Comparison:
+        from protocol.arch.pef.comparison import COMPARISON
+
+        return COMPARISON
 
     @property
     def profiles(self) -> Mapping[str, Profile]:

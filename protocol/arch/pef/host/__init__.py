@@ -27,10 +27,11 @@ from protocol.arch.pef.tables import PAGE
 from protocol.effects import Fault, Step
 from protocol.errors import OperationFailed, TeRefused
 from protocol.plan import operations as op
+from protocol.tracking import Book
 
 MIB = 1 << 20
 SMALL_SHIFT = 12  # of a plan's page
-LOAD_AT = PAGE  # a plan leaves the first 64 KiB free
+BESIDE = 20  # pages of 64 KiB: what a boot and the ultravisor need beside the kernel, with gaps between
 INITRD_BYTES = PAGE
 RTAS_AT = 0  # where a guest builds the arguments of RTAS calls: in the pages that a plan leaves free
 DEVICE = 1 << 40  # where no slot is: registers of devices
@@ -69,8 +70,16 @@ class Host:
     """One secure host. `depth` is its own level, 0 for L0; `image` is the kernel of its guests."""
 
     def __init__(
-        self, level: Level, cpus: Sequence[Cpu], random: Random, *, depth: int, image: bytes | None = None
+        self,
+        level: Level,
+        cpus: Sequence[Cpu],
+        random: Random,
+        *,
+        depth: int,
+        image: bytes | None = None,
+        book: Book | None = None,
     ) -> None:
+        self.book = book
         self.kvm = Kvm(level, depth > 0, random)
         self.cpus = list(cpus)
         self.image = image
@@ -155,6 +164,9 @@ def _create(host: Host, operation: op.Create) -> Step[None]:
     vm = host.kvm.vms[lpid]
     size = operation.memory_mib * MIB
     host.guests[operation.guest] = Guest(operation.guest, vm, size)
+    if host.book is not None:
+        host.book.add("te_object")
+        host.book.add("vcpu_map", operation.vcpus)
     ret = yield from vmm.set_memory(host.kvm, host.cpu, vm, 0, 0, size)
     for number in range(operation.vcpus):
         ret = ret or vmm.create_vcpu(vm, number)
@@ -172,9 +184,11 @@ def _enter_secure_mode(host: Host, guest: Guest) -> Step[None]:
     if host.image is None:
         raise OperationFailed("this host has no image")
     seed = f"guest:{guest.number}"
-    areas = yield from vmm.load(
-        host.kvm, host.cpu, guest.vm, LOAD_AT, host.image, INITRD_BYTES, "quiet", seed
-    )
+    # At the end of memory, where a plan touches nothing unless it touches everything.
+    at = guest.memory_bytes // PAGE * PAGE - (-(-len(host.image) // PAGE) + BESIDE) * PAGE
+    if at < PAGE:
+        raise OperationFailed(f"guest {guest.number} has too little memory to boot")
+    areas = yield from vmm.load(host.kvm, host.cpu, guest.vm, at, host.image, INITRD_BYTES, "quiet", seed)
     if isinstance(areas, Fault):
         raise OperationFailed(f"guest {guest.number} cannot be loaded: {areas.name}")
     esm = gprs(r3=front.ESM, r4=areas["kernel"].address, r5=areas["fdt"].address)
@@ -191,7 +205,7 @@ def _start(host: Host, operation: op.Start) -> Step[None]:
 def _start_others(host: Host, guest: Guest) -> Step[None]:
     """`start-cpu` for each, as Linux does it; then each of them runs."""
     for number in list(guest.vm.vcpus)[1:]:
-        block = struct.pack(">7I", hcalls.START_CPU, 3, 1, number, LOAD_AT, 0, 0)
+        block = struct.pack(">7I", hcalls.START_CPU, 3, 1, number, RTAS_AT, 0, 0)
         asks = Hypercall(tuple(gprs(r3=hcalls.RTAS, r4=RTAS_AT)))
         yield from host.run(guest, [Touch(RTAS_AT, write=True, value=block), asks])
         yield from host.run(guest, [], number)
@@ -214,6 +228,9 @@ def _end(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
     if ret:
         raise OperationFailed(f"close: {ret}")
     del host.guests[guest.number]
+    if host.book is not None:
+        host.book.drop("te_object")
+        host.book.drop("vcpu_map", len(guest.vm.vcpus))
 
 
 # -- what a guest does ---------------------------------------------------------------------------------------

@@ -1,0 +1,82 @@
+"""What a comparison puts together: the same plan on every depth, handles passed or mapped."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from protocol.arch.pef.calls import CALLS
+from protocol.arch.pef.comparison import COMPARISON
+from protocol.arch.pef.profiles import MIB, PROFILES
+from protocol.crossing import inline
+from protocol.ledger import Ledger
+from protocol.plan import operations as op
+from protocol.plan.fit import mistakes
+from protocol.plan.operations import Pages
+from protocol.plan.scenario import Scenario
+
+LIFE = (op.BootHost(), op.Create(0, 8, 2), op.Load(0), op.Start(0), op.Touch(0, 1, Pages(16, 64, 64)))
+
+
+def lived(depth: int, handles: str) -> tuple[Ledger, dict[str, int]]:
+    """Two hosts, one guest each that is left behind; the ledger, and what remains after their end."""
+    ledger = Ledger(COMPARISON.prices.entry)
+    strategy = {"handles": handles}
+    rig = COMPARISON.compose("small", depth, 2, 256 * MIB, 2, 1, strategy, ledger)
+    image = COMPARISON.image(1, 16, None)
+    for seat in range(len(rig.seats)):
+        host = COMPARISON.software(rig, seat, Random(seat), pages="two_fault", bulk=False, image=image)
+        for operation in LIFE:
+            inline(host.perform(operation), rig.below(seat))
+    assert rig.leaks() == []
+    assert rig.remains()["svms"] == len(rig.seats)
+    for seat in range(len(rig.seats)):
+        inline(rig.end(seat, "l1_crash"), rig.below(seat)[1:])
+    return ledger, rig.remains()
+
+
+@pytest.mark.parametrize("handles", ["passed", "mapped"])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_hosts_that_end_leave_nothing(depth: int, handles: str) -> None:
+    ledger, remains = lived(depth, handles)
+    assert not any(remains.values())
+    assert ledger.flat()[f"te_issued.UV_PAGE_IN.{depth}"] == (1 if depth == 0 else 2) * (1 + 5 + 1 + 7 - 1)
+
+
+def test_passed_handles_are_passed() -> None:
+    passed, mapped = (lived(1, handles)[0].flat() for handles in ("passed", "mapped"))
+    assert passed["te_calls.UV_REGISTER_MEM_SLOT.memory.passed.1"] == 2
+    assert mapped["te_calls.UV_REGISTER_MEM_SLOT.memory.modified.1"] == 2
+    assert passed["exits"] - mapped["exits"] == 2  # H_GUEST_CREATE, once for each
+    assert passed["copied_bytes"] < mapped["copied_bytes"]
+
+
+def test_what_is_not_built_is_refused_with_a_reason() -> None:
+    rig = COMPARISON.compose("small", 1, 1, 256 * MIB, 2, 1, {}, Ledger())
+    for wrong in ({"bulk": True}, {"record": lambda request, answer: None}):
+        with pytest.raises(ValueError, match="not built"):
+            COMPARISON.software(rig, 0, Random(0), **{"pages": "two_fault", "bulk": False} | wrong)
+    with pytest.raises(ValueError, match="not built"):
+        COMPARISON.software(rig, None, Random(0), pages="two_fault", bulk=False)
+    for call in (COMPARISON.lower, COMPARISON.linked, COMPARISON.upper):
+        with pytest.raises(ValueError, match="--processes"):
+            call(None, 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError):
+        rig.swap(0, op.LevelSwap(1, 1))
+    assert mistakes(Scenario(), {"pef": PROFILES["small"]}) == []
+    found = mistakes(Scenario(paths=("direct", "mixed"), fidelity="bulk"), {"pef": PROFILES["small"]})
+    assert {mistake.path for mistake in found} == {"paths", "fidelity"}
+
+
+def test_an_image_is_whole_pages() -> None:
+    made = COMPARISON.image(1, 3, None)
+    assert len(made) == 3 * 4096 and COMPARISON.image(1, 3, None) == made != COMPARISON.image(2, 3, None)
+    assert COMPARISON.image(1, 3, b"x") == b"x".ljust(4096, b"\0")
+    assert COMPARISON.unpack_image(COMPARISON.pack_image(made)) == made
+    with pytest.raises(ValueError, match="no image"):
+        COMPARISON.unpack_image(b"x")
+
+
+def test_every_ultracall_has_a_price() -> None:
+    assert set(COMPARISON.prices.calls) == {spec.name for spec in CALLS.values()}
