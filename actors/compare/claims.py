@@ -65,6 +65,8 @@ def init_is_emulated(run: Run) -> Verdict | None:
     emulated = run.sum("nested", "te_calls", category="init", treatment="emulated")
     by_name = {spec.name for spec in run.calls if spec.category is Category.INIT}
     reached = run.sum("nested", "te_issued", call=by_name.__contains__, origin=_above)
+    if not emulated and not reached:
+        return None  # there is nothing to set up
     return "emulation", bool(emulated) and not reached, {"emulated": emulated, "reached the TE": reached}
 
 
@@ -114,8 +116,10 @@ def page_requests_cost_an_exit(run: Run) -> Verdict | None:
         pages = Run.sum_of(boot, "te_calls", category="memory")
         found[path] = (pages, boot.get("exits", 0))
     pages, nested = found["nested"]
+    if not pages:
+        return None
     more = nested - found["direct"][1]
-    return "emulation", more >= pages > 0, {"page requests at boot": pages, "more exits at boot": more}
+    return "emulation", more >= pages, {"page requests at boot": pages, "more exits at boot": more}
 
 
 def exceptions_are_injected(run: Run) -> Verdict | None:
