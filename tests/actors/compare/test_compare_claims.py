@@ -1,4 +1,4 @@
-"""A claim of the talk is judged by what was counted and may fail; where nothing speaks to it, it is silent."""
+"""A claim of the talk is judged by what was counted, and may fail; it is silent where nothing speaks to it."""
 
 from __future__ import annotations
 
