@@ -8,7 +8,8 @@ from nestbed import __version__
 def main() -> None:
     """Run the command line with sys.argv; the process ends with its exit code.
 
-    The version is answered and the console served before Typer and Trio are imported: they cost a fifth of a second.
+    The version is answered and the console served before Typer and Trio are imported: they cost a fifth of a
+    second.
     """
     if sys.argv[1:] in (["--version"], ["-V"], ["version"]):
         print(f"nestbed {__version__}")

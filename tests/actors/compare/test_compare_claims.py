@@ -1,4 +1,4 @@
-"""A claim of the talk is judged by what was counted, and may fail; it is silent where nothing speaks to it."""
+"""A claim of the talk is judged by what was counted and may fail; it is silent where nothing speaks of it."""
 
 from __future__ import annotations
 

@@ -102,6 +102,11 @@ class Host:
     def cpu(self) -> Cpu:
         return self.cpus[0]
 
+    @property
+    def boot_bytes(self) -> int:
+        """What a boot needs behind the memory that a plan speaks of; no page of the plan lies in it."""
+        return (-(-len(self.image or b"") // PAGE) + BESIDE) * PAGE
+
     def cpu_for(self, vcpu: int) -> Cpu:
         return self.cpus[vcpu % len(self.cpus)]
 
@@ -167,7 +172,7 @@ def _create(host: Host, operation: op.Create) -> Step[None]:
     if host.book is not None:
         host.book.add("te_object")
         host.book.add("vcpu_map", operation.vcpus)
-    ret = yield from vmm.set_memory(host.kvm, host.cpu, vm, 0, 0, size)
+    ret = yield from vmm.set_memory(host.kvm, host.cpu, vm, 0, 0, size + host.boot_bytes)
     for number in range(operation.vcpus):
         ret = ret or vmm.create_vcpu(vm, number)
     ret = ret or vmm.enable_cap(host.kvm, vm, vmm.SECURE_GUEST)
@@ -184,11 +189,9 @@ def _enter_secure_mode(host: Host, guest: Guest) -> Step[None]:
     if host.image is None:
         raise OperationFailed("this host has no image")
     seed = f"guest:{guest.number}"
-    # At the end of memory, where a plan touches nothing unless it touches everything.
-    at = guest.memory_bytes // PAGE * PAGE - (-(-len(host.image) // PAGE) + BESIDE) * PAGE
-    if at < PAGE:
-        raise OperationFailed(f"guest {guest.number} has too little memory to boot")
-    areas = yield from vmm.load(host.kvm, host.cpu, guest.vm, at, host.image, INITRD_BYTES, "quiet", seed)
+    areas = yield from vmm.load(
+        host.kvm, host.cpu, guest.vm, guest.memory_bytes, host.image, INITRD_BYTES, "quiet", seed
+    )
     if isinstance(areas, Fault):
         raise OperationFailed(f"guest {guest.number} cannot be loaded: {areas.name}")
     esm = gprs(r3=front.ESM, r4=areas["kernel"].address, r5=areas["fdt"].address)
