@@ -1,7 +1,8 @@
 """What commands and RMP instructions cost, in entries of the cost table.
 
 Which entry a call is priced by is an assumption of this file. RMPUPDATE has one price, whatever it makes of
-the page: by its count nobody can tell.
+the page: by its count nobody can tell. What the table has for bringing up a platform was measured around
+SNP's initialisation, so INIT of the legacy platform is a command like any other.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from protocol.cost.price import Prices
 
 _FIXED = ("te_call_fixed",)
 _SPECIAL = {
-    "INIT": ("te_platform_init",),
-    "INIT_EX": ("te_platform_init",),
     "SNP_INIT": ("te_platform_init",),
     "SNP_INIT_EX": ("te_platform_init",),
     "SNP_LAUNCH_UPDATE": ("te_page_add_measured",),

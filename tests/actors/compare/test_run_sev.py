@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import chdir
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from actors import exit_codes
+from actors.cli import app
 from actors.compare.outcome import Outcome
 from actors.compare.progress import Progress
 from actors.compare.run import run
 from actors.costs import load as load_costs
-from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario
+from protocol.arch.sev.profiles import PROFILES
+from protocol.plan.fit import mistakes
+from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario, Strategy
 
 LIFE = ("create", "load", "boot", "run", "page_change", "destroy")
 GUESTS, VCPUS, IMAGE, TOUCHED, SHARED, CHANGES = 4, 2, 5, 12, 3, 4
@@ -147,7 +154,9 @@ def test_what_is_lacking_is_absent_with_its_reason_and_never_zero(told: Outcome)
 def test_claims_are_judged_and_may_fail(told: Outcome) -> None:
     verdicts = {claim["claim"]: claim["holds"] for claim in told.claims}
     assert verdicts["the higher the call, the less is emulated: by the call table"] is False
+    assert verdicts["the higher the call, the less is emulated: by the calls that were made"] is False
     assert verdicts["set-up of the Trusted Entity is emulated whole: it is up already"] is True
+    assert verdicts["every page request of a nested guest is at least one more exit"] is True
 
 
 @pytest.mark.slow
@@ -156,6 +165,35 @@ def test_two_runs_count_the_same(depth: int) -> None:
     first, second = outcome(depth), outcome(depth)
     for one, other in zip(first.results, second.results, strict=True):
         assert one | {"contention": {}} == other | {"contention": {}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"fidelity": "bulk"}, "fidelity"),
+        ({"transport": "packed"}, "transport"),
+        ({"paths": ("nested", "mixed")}, "paths"),
+        ({"strategy": Strategy(pages="prefault")}, "strategy.pages"),
+        ({"strategy": Strategy(teardown="async")}, "strategy.teardown"),
+        ({"strategy": Strategy(handles="mapped")}, "strategy.handles"),
+        ({"strategy": Strategy(donation="bounded")}, "strategy.donation"),
+        ({"run": Run(level_swaps=1)}, "run.level_swaps"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_reason(changes: dict[str, Any], where: str) -> None:
+    (found,) = mistakes(small(**changes), {"sev": PROFILES["small"]})
+    assert found.path == where
+    assert found.hint or "not built" in found.allowed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [["--processes", "2"], ["--record", "there"]])
+def test_an_option_that_it_cannot_have_ends_with_a_usage_error(option: list[str], tmp_path: Path) -> None:
+    with chdir(tmp_path):
+        done = CliRunner().invoke(app, ["compare", "--arch", "sev", *option])
+    assert done.exit_code == exit_codes.USAGE
+    assert f"{option[0]}: sev: " in done.output
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

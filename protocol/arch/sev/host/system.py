@@ -20,6 +20,7 @@ from protocol.arch.sev.host.asids import AsidPool
 from protocol.arch.sev.host.driver import Driver, Failed
 from protocol.arch.sev.host.vm import GuestFailed, Vm
 from protocol.arch.sev.seat import Seat
+from protocol.arch.sev.status import Status
 from protocol.arch.sev.structs import PAGE, RMP_HEAD, TWO_MIB
 from protocol.effects import Step
 from protocol.errors import OperationFailed
@@ -145,13 +146,22 @@ class Host:
         self._driver = driver
 
     def shut_down(self) -> Step[None]:
-        """The legacy platform first, then SNP; the RMP has to be built anew by whoever comes next."""
+        """The legacy platform first, then SNP; the RMP has to be built anew by whoever comes next.
+
+        Whether a flush is due is found out by asking, as Linux does.
+        """
         if self.guests:
             raise ValueError(f"{len(self.guests)} guests are still there")
         driver = self.driver
         yield from driver.command("SHUTDOWN")
         yield from driver.wbinvd_everywhere()
-        yield from driver.command("SNP_SHUTDOWN_EX", length=SNP_SHUTDOWN_LEN, flags=IOMMU_SHUTDOWN)
+        for allowed in ((0, Status.DFFLUSH_REQUIRED), (0,)):
+            status = yield from driver.command(
+                "SNP_SHUTDOWN_EX", allowed, length=SNP_SHUTDOWN_LEN, flags=IOMMU_SHUTDOWN
+            )
+            if not status:
+                break
+            yield from driver.command("SNP_DF_FLUSH")
         self._driver = None
 
 

@@ -28,7 +28,7 @@ from protocol.arch.sev.profiles import Profile
 from protocol.arch.sev.reply import Reply, done
 from protocol.arch.sev.rmp import Rmp
 from protocol.arch.sev.structs import Buffer, Exit, NewState
-from protocol.calls import CallSpec
+from protocol.calls import CallSpec, Category, Treatment
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
 from protocol.memory.physical import Physical
@@ -84,12 +84,18 @@ class Machine(Front):
 
     def rmpupdate(self, cpu: Cpu, address: int, new: NewState) -> Step[int]:
         """RMPUPDATE; privilege and SNP_EN were looked at before."""
-        self.ledger.count(("te_issued", "RMPUPDATE", str(cpu.origin)))
+        self._asked("RMPUPDATE", cpu)
         return done(self.rmp.update(address, new))
 
     def psmash(self, cpu: Cpu, address: int) -> Step[int]:
-        self.ledger.count(("te_issued", "PSMASH", str(cpu.origin)))
+        self._asked("PSMASH", cpu)
         return done(self.rmp.smash(address))
+
+    def _asked(self, instruction: str, cpu: Cpu) -> None:
+        """A page request of the host, which the RMP sees to."""
+        if not cpu.origin:
+            self.ledger.count(("te_calls", instruction, Category.MEMORY, Treatment.OWN, "0"))
+        self.ledger.count(("te_issued", instruction, str(cpu.origin)))
 
     def wbinvd(self, cpu: Cpu) -> Step[None]:
         self.platform.asids.wbinvd(cpu.core)

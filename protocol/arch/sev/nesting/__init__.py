@@ -46,7 +46,7 @@ from protocol.arch.sev.rmp import (
     Rmp,
 )
 from protocol.arch.sev.structs import PAGE, RMP_HEAD, SHARED, Buffer, Exit, NewState
-from protocol.calls import CallSpec
+from protocol.calls import CallSpec, Category, Treatment
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
 from protocol.memory.store import PAGE_SHIFT
@@ -143,9 +143,11 @@ class Nested(GuestHost[Any], Front):
         """The trapping MSR 0xC001F001."""
         self.ledger.trap(self.level, "rmpupdate")
         self.port.works_for(cpu.origin or self.level)
-        code = self.rmp.update_refusal(address, new)
+        code, frame = self.rmp.update_refusal(address, new), address >> PAGE_SHIFT
+        below = code == OK and (self._is_secure(new) or bool(self.real[frame]))
+        self._asked("RMPUPDATE", below)
         if code == OK:
-            code = yield from self.update(address >> PAGE_SHIFT, new)
+            code = yield from self.update(frame, new)
         self.ledger.reenter(self.below.level)
         return code
 
@@ -155,6 +157,7 @@ class Nested(GuestHost[Any], Front):
         self.port.works_for(cpu.origin or self.level)
         code = self.rmp.smash_refusal(address)
         frame = address >> PAGE_SHIFT
+        self._asked("PSMASH", code == OK and bool(self.real[frame]))
         if code == OK and self.real[frame]:
             code = yield from self.port.psmash(self.frame_below(frame) << PAGE_SHIFT)
         if code == OK:
@@ -163,6 +166,11 @@ class Nested(GuestHost[Any], Front):
             self.rmp.split(frame)
         self.ledger.reenter(self.below.level)
         return code
+
+    def _asked(self, instruction: str, below: bool) -> None:
+        """A page request: of what is changed in the soft RMP alone nothing is issued below."""
+        treatment = Treatment.MODIFIED if below else Treatment.EMULATED
+        self.ledger.count(("te_calls", instruction, Category.MEMORY, treatment, str(self.level)))
 
     def wbinvd(self, cpu: Cpu) -> Step[None]:
         """A flag of the virtual CPU: no guest host makes the whole machine flush."""
@@ -234,7 +242,7 @@ class Nested(GuestHost[Any], Front):
     def update(self, frame: int, new: NewState) -> Step[int]:
         """RMPUPDATE that the soft RMP allows: what belongs to a guest changes below first."""
         self.shadows.forget_around(frame)
-        secure = new.assigned and 0 < new.asid <= self.profile.asids
+        secure = self._is_secure(new)
         if secure and new.large and not self.contiguous(frame):
             for n in range(SUBPAGES):  # shown as what it is: 512 small entries
                 yield from self.update(frame + n, new._replace(large=False, gpa=new.gpa + n * PAGE))
@@ -247,6 +255,10 @@ class Nested(GuestHost[Any], Front):
             self._now_real(slice(frame, frame + count), secure)
             self.sync(frame, count)
         return code
+
+    def _is_secure(self, new: NewState) -> bool:
+        """Does the page become a guest's?"""
+        return new.assigned and 0 < new.asid <= self.profile.asids
 
     def _update_below(self, frame: int, new: NewState, secure: bool) -> Step[int]:
         address = self.frame_below(frame) << PAGE_SHIFT

@@ -1,0 +1,126 @@
+"""A host's software in a plan, in one process: what it takes it gives back, and what it cannot it says."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from protocol.arch.sev.compose import Rig, compose
+from protocol.arch.sev.crypto.keys import derive
+from protocol.arch.sev.host.system import Host
+from protocol.arch.sev.profiles import MIB, PROFILES
+from protocol.arch.sev.structs import PAGE
+from protocol.effects import run
+from protocol.errors import OperationFailed
+from protocol.plan import operations as op
+from protocol.plan.fit import FIRST_PAGES
+
+IMAGE = derive(1, "guest image", 3 * PAGE)
+BEHIND = FIRST_PAGES + 3  # the first page behind the image
+
+
+def host_of(depth: int) -> tuple[Rig, Host]:
+    rig = compose(PROFILES["small"], depth, 1, memory_bytes=32 * MIB, cpus=2)
+    seat = rig.seats[0]
+    host = Host(seat.level, seat.cpus, Random(0), depth=depth, image=IMAGE)
+    run(host.perform(op.BootHost()))
+    return rig, host
+
+
+def do(host: Host, *operations: op.Operation) -> None:
+    for operation in operations:
+        run(host.perform(operation))
+
+
+def life(number: int) -> tuple[op.Operation, ...]:
+    pages = op.Pages(BEHIND, 6, 6, seed=3)
+    buffers = op.Pages(BEHIND + 6, 2, 2)
+    return (
+        op.Create(number, 1, 2),
+        op.Load(number),
+        op.Start(number),
+        op.Touch(number, 1, pages),
+        op.Share(number, 0, buffers),
+        op.Exits(number, 1, "wait", "kernel", 3),
+        op.Change(number, 0, BEHIND + 6, shared=False, busy=True),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_guest_gives_back_every_frame_that_it_took(depth: int) -> None:
+    _, host = host_of(depth)
+    free = host.pool.free
+    do(host, *life(0), *life(1))
+    assert host.pool.free < free
+    do(host, op.Destroy(0), op.Kill(1))
+    assert host.pool.free == free
+    do(host, *life(2), op.Destroy(2), op.Shutdown())
+    assert host.pool.free == free
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_nothing_of_a_destroyed_guest_is_left_below(depth: int) -> None:
+    rig, host = host_of(depth)
+    do(host, *life(0))
+    assert rig.remains()["gctx"] == 1
+    assert rig.remains()["secure_pages"] == 3 + 2 + 6 + 1  # image, VMSAs, touched, taken back
+    do(host, op.Destroy(0), op.Shutdown())
+    assert not any(rig.remains().values())
+    assert rig.leaks() == []
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_host_that_ends_without_a_word_leaves_nothing(depth: int) -> None:
+    rig, host = host_of(depth)
+    do(host, *life(0))
+    run(rig.end(0, "l1_crash"))
+    assert not any(rig.remains().values())
+    assert rig.leaks() == []
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_the_image_reaches_the_guest_encrypted_and_measured_alike(depth: int) -> None:
+    """Guest addresses are the guest's own at every depth, so the launch digest is, too."""
+    rig, host = host_of(depth)
+    do(host, op.Create(0, 1, 1), op.Load(0))
+    (context,) = rig.machines[0].platform.contexts.values()
+    other, alone = host_of(0)
+    do(alone, op.Create(7, 1, 1), op.Load(7))
+    (expected,) = other.machines[0].platform.contexts.values()
+    assert context.digest == expected.digest
+    under = host.guests[0].private[FIRST_PAGES]
+    assert host.level.read(under, PAGE) != IMAGE[:PAGE]
+
+
+@pytest.mark.parametrize(
+    ("operation", "said"),
+    [
+        (op.Load(5), "no guest 5"),
+        (op.Reset(0, clear=True), "no operation of an SNP host"),
+        (op.Exits(0, 0, "diag_308", "vmm", 1), "allowed: diag_notify, diag_500, sclp, wait"),
+        (op.Exits(0, 2, "wait", "vmm", 1), "2 VCPUs, no number 2"),
+        (op.Create(0, 1, 1), "is there already"),
+        (op.Shutdown(), "still there"),
+    ],
+)
+def test_an_operation_that_makes_no_sense_says_so_and_loses_nothing(
+    operation: op.Operation, said: str
+) -> None:
+    _, host = host_of(0)
+    do(host, *life(0))
+    with pytest.raises(ValueError, match=said):
+        do(host, operation)
+    do(host, op.Touch(0, 0, op.Pages(BEHIND, 2, 2)), op.Destroy(0), op.Shutdown())
+
+
+def test_a_refused_command_is_a_failed_operation() -> None:
+    """More guests than ASIDs: the last is refused, the others live on."""
+    _, host = host_of(0)
+    most = PROFILES["small"].min_sev_asid - 1
+    for number in range(most):
+        do(host, op.Create(number, 1, 1))
+    with pytest.raises(OperationFailed):
+        do(host, op.Create(most, 1, 1))
+    do(host, op.Load(0), op.Start(0), op.Touch(0, 0, op.Pages(BEHIND, 1, 1)))
