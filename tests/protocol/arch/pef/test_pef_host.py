@@ -94,7 +94,8 @@ def test_exits_are_answered_by_whom_the_plan_says(depth: int, reason: str, answe
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_a_guest_that_touches_what_is_not_its_own_fails_and_can_be_destroyed(depth: int) -> None:
     host, _ = running(depth)
-    top = 16 * MIB // 4096
+    vm = host.guest(5).vm
+    top = vm.slots[0].size // 4096
     with pytest.raises(GuestFailed, match="H_RTAS"):
         run(host.perform(op.Touch(5, 0, Pages(top - 16, 1, 1))))
     run(host.perform(op.Kill(5)))
@@ -148,3 +149,10 @@ def test_other_vcpus_become_secure_when_the_first_one_starts_them(depth: int) ->
     run(host.perform(op.Touch(5, 2, Pages(1024, 16, 16))))
     run(host.perform(op.Destroy(5)))
     assert not machine.svms
+
+
+def test_a_plan_may_use_every_page_of_its_guest() -> None:
+    host, _ = running(0)
+    run(host.perform(op.Touch(5, 0, Pages(0, 4096, 256, 1))))
+    run(host.perform(op.Share(5, 0, Pages(4096 - 64, 64, 64))))
+    run(host.perform(op.Touch(5, 0, Pages(4096 - 64, 64, 64))))
