@@ -9,7 +9,7 @@ from typing import Any
 from protocol.arch.sev.compose import Rig, compose
 from protocol.arch.sev.crypto.keys import derive
 from protocol.arch.sev.host.system import Host
-from protocol.arch.sev.linked import LinkedSev
+from protocol.arch.sev.linked import WIRE, LinkedSev
 from protocol.arch.sev.prices import PRICES
 from protocol.arch.sev.profiles import PROFILES
 from protocol.arch.sev.structs import PAGE
@@ -24,7 +24,7 @@ LACKS = {
     "reset": "the registers of an SNP guest are encrypted: it is ended and launched anew, and never reset",
 }
 CANNOT = {
-    "--processes": "levels of this architecture have no form on the wire yet",
+    "--processes": "L0 and its guest hosts cannot be put into processes of their own here yet",
     "--record": "its host software writes no transcript yet",
 }
 
@@ -32,7 +32,7 @@ CANNOT = {
 class SevComparison:
     """See `protocol.arch.contract.Comparison`."""
 
-    wire: tuple[type, ...] = ()
+    wire = WIRE
     prices = PRICES
     lacks = LACKS
     cannot = CANNOT

@@ -78,6 +78,17 @@ class Program:
     results: list[dict[str, Any]] = field(default_factory=list)
     vmm_reasons: frozenset[str] = frozenset()
 
+    @classmethod
+    def from_fields(
+        cls, steps: tuple[GuestStep, ...], results: tuple[dict[str, Any], ...], vmm_reasons: tuple[str, ...]
+    ) -> Program:
+        """A program that crossed a link: what was a queue or a list there arrives as a tuple."""
+        return cls(deque(steps), list(results), frozenset(vmm_reasons))
+
+    def become(self, other: Program) -> None:
+        """Stand where `other` stands."""
+        self.steps, self.results = other.steps, other.results
+
     def replace(self) -> None:
         """Forget the steps still to do."""
         self.steps.clear()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from protocol.arch.sev.cpu import Cpu
+from protocol.arch.sev import guest
+from protocol.arch.sev.cpu import Cpu, X86Fault
 from protocol.arch.sev.guest import Program
 from protocol.arch.sev.structs import Exit, NewState
 from protocol.effects import Fault, Issue, Step, issue
@@ -46,8 +47,27 @@ class Vmrun(NamedTuple):
 class VmrunAnswer(NamedTuple):
     """How it ended, and where the guest's program stands."""
 
-    result: Exit | Fault
+    result: Exit | X86Fault
     program: Program
+
+
+WIRE = (
+    Issue,
+    X86Fault,
+    Who,
+    Vmrun,
+    VmrunAnswer,
+    Exit,
+    NewState,
+    Program,
+    guest.Touch,
+    guest.Read,
+    guest.Pvalidate,
+    guest.Rmpadjust,
+    guest.Wrmsr,
+    guest.Rdmsr,
+    guest.Leave,
+)
 
 
 class LinkedSev(LinkedLevel):
@@ -85,6 +105,8 @@ class LinkedSev(LinkedLevel):
 
     def enter(self, cpu: Cpu, vmcb: int, program: Program, stay: bool, level: int) -> Step[Exit | Fault]:
         answer: VmrunAnswer = yield from issue(VMRUN, _who(cpu), Vmrun(vmcb, program, stay, level))
+        if answer.program is not program:
+            program.become(answer.program)
         return answer.result
 
 

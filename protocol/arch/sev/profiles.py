@@ -19,7 +19,6 @@ ASID_LIMIT = 2048  # ASIDs for which the head of the RMP has a counter
 _ONE_WAY = "sev has one way to do that"
 _REFUSED = {
     ("fidelity", "bulk"): "sev has no runs of equal calls in one step yet",
-    ("transport", "packed"): "sev has no form of its messages on the wire yet",
     ("paths", "mixed"): "sev has no software of L0's own beside its guest hosts yet",
     ("strategy.handles", "mapped"): "the handle of an SNP guest is the address of its context page",
     ("strategy.donation", "bounded"): f"{_ONE_WAY}: a page that is lent is lent whole",

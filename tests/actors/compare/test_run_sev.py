@@ -46,9 +46,9 @@ def small(**changes: Any) -> Scenario:
     return replace(base, **changes)
 
 
-def outcome(depth: int) -> Outcome:
+def outcome(depth: int, **changes: Any) -> Outcome:
     """What `run` finds; it looks itself whether anything is left."""
-    found = run(small(depth=depth), Progress(), costs=load_costs(None))
+    found = run(small(depth=depth, **changes), Progress(), costs=load_costs(None))
     assert not found.stopped
     return found
 
@@ -160,9 +160,11 @@ def test_claims_are_judged_and_may_fail(told: Outcome) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("transport", ["memory", "packed"])
 @pytest.mark.parametrize("depth", [1, 2])
-def test_two_runs_count_the_same(depth: int) -> None:
-    first, second = outcome(depth), outcome(depth)
+def test_two_runs_count_the_same(depth: int, transport: str) -> None:
+    """Whatever order the hosts come in, and whether messages go as they are or packed."""
+    first, second = outcome(depth), outcome(depth, transport=transport)
     for one, other in zip(first.results, second.results, strict=True):
         assert one | {"contention": {}} == other | {"contention": {}}
 
@@ -171,7 +173,6 @@ def test_two_runs_count_the_same(depth: int) -> None:
     ("changes", "where"),
     [
         ({"fidelity": "bulk"}, "fidelity"),
-        ({"transport": "packed"}, "transport"),
         ({"paths": ("nested", "mixed")}, "paths"),
         ({"strategy": Strategy(pages="prefault")}, "strategy.pages"),
         ({"strategy": Strategy(teardown="async")}, "strategy.teardown"),
