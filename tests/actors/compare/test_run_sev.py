@@ -160,13 +160,15 @@ def test_claims_are_judged_and_may_fail(told: Outcome) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("transport", ["memory", "packed"])
+@pytest.mark.parametrize("profile", ["small", "scattered"])
 @pytest.mark.parametrize("depth", [1, 2])
-def test_two_runs_count_the_same(depth: int, transport: str) -> None:
+def test_two_runs_count_the_same(depth: int, profile: str) -> None:
     """Whatever order the hosts come in, and whether messages go as they are or packed."""
-    first, second = outcome(depth), outcome(depth, transport=transport)
-    for one, other in zip(first.results, second.results, strict=True):
-        assert one | {"contention": {}} == other | {"contention": {}}
+    first = outcome(depth, profile=profile)
+    for changes in ({}, {"transport": "packed"}):
+        second = outcome(depth, profile=profile, **changes)
+        for one, other in zip(first.results, second.results, strict=True):
+            assert one | {"contention": {}} == other | {"contention": {}}
 
 
 @pytest.mark.parametrize(

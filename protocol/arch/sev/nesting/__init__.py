@@ -272,7 +272,7 @@ class Nested(GuestHost[Any], Front):
         before = int(np.count_nonzero(self.real[here]))
         self.real[here] = real
         after = int(np.count_nonzero(self.real[here]))
-        book = self.book if self._whose is None else self.page_books[self._whose[here.start]]
+        book = self.page_books[self.share_of(here.start)] if self.page_books else self.book
         (book.add if after >= before else book.drop)("secure_page", abs(after - before))
 
     def keep_apart(self, shares: Sequence[np.ndarray]) -> None:
@@ -281,6 +281,10 @@ class Nested(GuestHost[Any], Front):
         for number, frames in enumerate(shares):
             self._whose[frames] = number
         self.page_books = [Book(self.ledger, self.book.holder) for _ in range(len(shares) + 1)]
+
+    def share_of(self, frame: int) -> int:
+        """In which share of `keep_apart` a frame is; all are in one where there are none."""
+        return 0 if self._whose is None else int(self._whose[frame])
 
     def contiguous(self, frame: int) -> bool:
         """Does one 2 MiB page of the level below lie under these 512?"""

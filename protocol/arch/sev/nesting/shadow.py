@@ -51,8 +51,8 @@ class Shadows:
         self._spaces: dict[tuple[int, int, int], Space] = {}
         self._made_from: dict[int, set[tuple[int, int, int]]] = {}  # frame of a table -> shadows
         self._around: dict[
-            int, set[tuple[tuple[int, int, int], int]]
-        ] = {}  # 2 MiB block of frames -> mappings
+            tuple[int, int], set[tuple[tuple[int, int, int], int]]
+        ] = {}  # 2 MiB block of frames, as far as it is one host's at the top -> mappings
 
     def __len__(self) -> int:
         return len(self._spaces)
@@ -97,16 +97,20 @@ class Shadows:
         address = self._nested.frame_below(frame) << PAGE_SHIFT
         self._store(table + 8 * (page & 0x1FF), address | PRESENT | USER | (WRITABLE if writable else 0))
         space.pages[page] = frame, writable
-        self._around.setdefault(frame // SUBPAGES, set()).add((space.key, page))
+        self._around.setdefault(self._block(frame), set()).add((space.key, page))
         self._nested.ledger.count(("table_ops", "map"))
 
     def forget_around(self, frame: int) -> None:
         """The RMP changes there: what was mapped is looked at again."""
-        for key, page in self._around.pop(frame // SUBPAGES, ()):
+        for key, page in self._around.pop(self._block(frame), ()):
             space = self._spaces.get(key)
             if space is not None and space.pages.pop(page, None) is not None:
                 self._store(space.tables[21, page >> 9] + 8 * (page & 0x1FF), 0)
                 self._nested.ledger.count(("table_ops", "unmap"))
+
+    def _block(self, frame: int) -> tuple[int, int]:
+        """No large page has frames of two hosts at the top, so what one changes is nothing to the other."""
+        return self._nested.share_of(frame), frame // SUBPAGES
 
     def written(self, frame: int) -> None:
         """A store of the guest host to one of its tables: every shadow made from it is dropped."""
