@@ -32,9 +32,10 @@ from actors.commands.report import leave_report, tell_answer
 from actors.commands.speak import end, say, say_from_a_signal, tell, tell_json
 
 if TYPE_CHECKING:
+    from actors.commands.metrics import Watching
     from actors.compare.openmetrics import Recording
     from actors.compare.outcome import Json, Outcome
-    from actors.compare.progress import Attach, Progress
+    from actors.compare.progress import Progress
     from actors.record import Transcripts
     from actors.scenario import Resolved
     from protocol.cost.table import Costs
@@ -257,7 +258,8 @@ def _run(
     progress.recording = recording
     with ExitStack() as around:
         if wanted.metrics_port is not None:
-            progress.on_attach = around.enter_context(_metrics(wanted.metrics_port, resolved.scenario.depth))
+            watching = around.enter_context(_metrics(wanted.metrics_port, resolved.scenario.depth))
+            progress.on_attach, progress.on_staged = watching.attach, watching.staged
         transcripts = around.enter_context(closing(_transcripts(wanted.record))) if wanted.record else None
         error = None
         try:
@@ -297,14 +299,14 @@ def _transcripts(folder: Path) -> Transcripts:
 
 
 @contextmanager
-def _metrics(port: int, depth: int) -> Iterator[Attach]:
+def _metrics(port: int, depth: int) -> Iterator[Watching]:
     from actors.commands.metrics import served
     from actors.observe.exporter import CannotListen
 
     try:
-        with served(port, depth) as (attach, chosen):
+        with served(port, depth) as (watching, chosen):
             say(f"metrics on http://127.0.0.1:{chosen}/metrics")
-            yield attach
+            yield watching
     except CannotListen as error:
         end(exit_codes.ENVIRONMENT, f"--metrics-port {port}: {error}")
 

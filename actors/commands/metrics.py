@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -23,20 +24,56 @@ from actors.observe.exporter import serve
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-    from actors.compare.progress import Attach
+    from actors.compare.progress import Cast
+    from actors.observe.collector import Source
+    from actors.runtime.actor import Actor
+    from protocol.hosting import Service
     from protocol.ledger import Ledger
     from protocol.tracking import Book
 
+CAST = ("te", "kvm", "host", "guest", "broker")
 READS = 20  # a table that got a new key while it was read is read again
+
+
+class Watching:
+    """What a comparison tells of itself, put where scrapes find it."""
+
+    def __init__(self, collector: Collector, depth: int) -> None:
+        self._collector, self._depth = collector, depth
+        self._on_stage: list[Source] = []
+        self.lock = threading.Lock()  # no scrape while the cast changes: a counter would step back
+
+    def attach(self, arch: str, path: str, ledger: Ledger, books: Iterable[Book] = ()) -> None:
+        with self.lock:
+            self._collector.attach(arch, path, ledger, books, depth=self._depth)
+
+    def staged(self, arch: str, actors: Cast, hosting: Service | None) -> None:
+        """Another path begins; who played on the last one is gone."""
+        with self.lock:
+            while self._on_stage:
+                self._collector.detach(self._on_stage.pop())
+            for role in CAST:
+                of_role = partial(_playing, actors, role)
+                self._on_stage.append(self._collector.attach_actors(role, of_role))
+            if hosting is not None:
+                self._on_stage.append(self._collector.attach_service(arch, hosting))
+
+
+def _playing(actors: Cast, role: str) -> list[Actor]:
+    return [actor for played, actor in actors() if played == role]
 
 
 class _Patient(PrometheusCollector):
     """Reads again where a table grew in the middle: the comparison's thread does not wait for scrapes."""
 
-    def __init__(self, inner: Collector) -> None:
-        self._inner = inner
+    def __init__(self, inner: Collector, lock: threading.Lock) -> None:
+        self._inner, self._lock = inner, lock
 
     def collect(self) -> Iterator[Metric]:
+        with self._lock:
+            return self._read()
+
+    def _read(self) -> Iterator[Metric]:
         for _ in range(READS - 1):
             try:
                 return iter(list(self._inner.collect()))
@@ -46,15 +83,16 @@ class _Patient(PrometheusCollector):
 
 
 @contextmanager
-def served(port: int, depth: int) -> Iterator[tuple[Attach, int]]:
-    """Serve on the loopback while the block runs; gives what to attach machines with, and the port.
+def served(port: int, depth: int) -> Iterator[tuple[Watching, int]]:
+    """Serve on the loopback while the block runs; gives what a comparison is to tell, and the port.
 
     Raises CannotListen.
     """
     collector = Collector()
     collector.scenario_started(time.time())
+    watching = Watching(collector, depth)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Patient(collector))
+    registry.register(_Patient(collector, watching.lock))
     ProcessCollector(registry=registry)
     said: SimpleQueue[int | BaseException] = SimpleQueue()
     scope = trio.CancelScope()
@@ -80,11 +118,8 @@ def served(port: int, depth: int) -> Iterator[tuple[Attach, int]]:
         thread.join()
         raise answer
 
-    def attach(arch: str, path: str, ledger: Ledger, books: Iterable[Book] = ()) -> None:
-        collector.attach(arch, path, ledger, books, depth=depth)
-
     try:
-        yield attach, answer
+        yield watching, answer
     finally:
         with suppress(trio.RunFinishedError):  # it ended by itself
             token[0].run_sync_soon(scope.cancel)

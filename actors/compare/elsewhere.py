@@ -7,7 +7,7 @@ one process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import trio
@@ -16,8 +16,10 @@ from actors.apart import ApartL1, ApartNode, settle, start_node
 from actors.compare.stage import EVERYTHING, SWEPT, Json, Parts, reclaimed
 from actors.kvm import Kvm
 from actors.node import Above, Boot, End, NodeConfig, Phase, SwapUnder, Tally
+from actors.runtime.actor import Actor
 from actors.te import TrustedEntity
 from protocol.codec import Codec
+from protocol.hosting import Service
 from protocol.plan import operations as op
 from protocol.tracking import Book
 
@@ -26,6 +28,8 @@ MIB = 1 << 20
 
 class GuestHostsElsewhere:
     """The nested path over `processes` processes: this one, and at least one more."""
+
+    hosting: Service | None = None
 
     def __init__(self, parts: Parts, processes: int) -> None:
         scenario, comparison = parts.scenario, parts.comparison
@@ -52,6 +56,11 @@ class GuestHostsElsewhere:
         self._node_of: dict[int, ApartNode] = {}
         self._lives = [0] * hosts.count
         self._left_over: set[int] = set()
+
+    def actors(self) -> Iterator[tuple[str, Actor]]:
+        """Those of this process: guest hosts and their guests are the others'."""
+        yield "te", self.te.actor
+        yield "kvm", self.kvm.actor
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Start the processes; every host comes up in its own."""

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from actors.compare.openmetrics import Recording
+    from actors.runtime.actor import Actor
+    from protocol.hosting import Service
     from protocol.ledger import Ledger
     from protocol.tracking import Book
 
 LINE_SECONDS = 10.0
 Attach = Callable[[str, str, "Ledger", "Iterable[Book]"], None]
+Cast = Callable[[], "Iterable[tuple[str, Actor]]"]
+Staged = Callable[[str, Cast, "Service | None"], None]
 
 
 class Stopped(Exception):
@@ -39,6 +43,7 @@ class Progress:
         self.stopped = False
         self.results: list[dict[str, Any]] = []
         self.on_attach: Attach | None = None
+        self.on_staged: Staged | None = None
         self.recording: Recording | None = None
 
     def start(self, total: int) -> None:
@@ -63,6 +68,11 @@ class Progress:
             self.on_attach(arch, path, ledger, books)
         if self.recording is not None:
             self.recording.attach(arch, path, ledger, books)
+
+    def staged(self, arch: str, actors: Cast, hosting: Service | None) -> None:
+        """Who plays on the path that begins, and its broker's service if there is one."""
+        if self.on_staged is not None:
+            self.on_staged(arch, actors, hosting)
 
     def end(self) -> None:
         """The run is over, whatever the way."""

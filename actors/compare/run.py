@@ -19,8 +19,9 @@ import trio
 from actors.compare.breakeven import break_even
 from actors.compare.claims import claims
 from actors.compare.outcome import Json, Outcome
+from actors.compare.paths import stage
 from actors.compare.progress import Progress, Stopped
-from actors.compare.stage import Parts, Stage, stage
+from actors.compare.stage import Parts, Stage
 from actors.console import Options
 from actors.record import Transcripts
 from actors.runtime.actor import open_runtime
@@ -100,6 +101,7 @@ async def _path(
             parts.transcript = partial(_transcript, transcripts, scenario, arch.name, plan.path)
         staged = await stage(parts, plan, processes, nursery)
         progress.attach(arch.name, plan.path, ledger, _LiveBooks(staged))
+        progress.staged(arch.name, staged.actors, staged.hosting)
         for number, phase in enumerate(plan.phases):
             progress.phase(plan.path, phase, done + number, steps)
             ledger.phase = phase

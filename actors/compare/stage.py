@@ -7,20 +7,15 @@ for the life of their guests, and L0's software, in each owner's share of memory
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
-import trio
-
-from actors.broker import Broker, RequesterGone
 from actors.guest import SecureGuest
 from actors.host import SecureHost
-from actors.hosted import Course, HostedGuests
 from actors.kvm import Kvm
-from actors.requester import Requester
-from actors.runtime.actor import ActorDeath, Runtime
+from actors.runtime.actor import Actor, ActorDeath, Runtime
 from actors.runtime.mailbox import Reply
 from actors.runtime.port import Port
 from actors.runtime.transport.memory import connect
@@ -28,14 +23,11 @@ from actors.te import TrustedEntity
 from protocol.arch.contract import Comparison, Rig, Software
 from protocol.codec import Codec
 from protocol.errors import LevelGone
-from protocol.hosting import Identity, Limits, Service
-from protocol.hosting.limits import Share
-from protocol.hosting.machine import CreateGuest, LoadGuest, StartGuest
+from protocol.hosting import Service
 from protocol.ledger import Ledger
 from protocol.plan import operations as op
 from protocol.plan.scenario import Scenario
-from protocol.plan.workload import DIRECT, MIXED, NESTED, Workload
-from protocol.tracking import Book, OwnerBooks
+from protocol.tracking import Book
 
 Json = dict[str, Any]
 Say = Callable[[Json, Json], None]
@@ -43,7 +35,6 @@ Say = Callable[[Json, Json], None]
 MIB = 1 << 20
 SWEPT = 32  # pages of an ended guest released behind its host's back before each of its operations
 EVERYTHING = 1 << 30
-FIRST_CID = 3  # context ids 0 to 2 mean the hypervisor, the machine itself and its host
 
 
 class Stage(Protocol):
@@ -57,6 +48,15 @@ class Stage(Protocol):
         ...
 
     def books(self) -> Iterable[Book]: ...
+
+    def actors(self) -> Iterator[tuple[str, Actor]]:
+        """Whoever acts in this process, each with the role it plays."""
+        ...
+
+    @property
+    def hosting(self) -> Service | None:
+        """What the broker answers from, on paths that have one."""
+        ...
 
     async def enter_phase(self, name: str) -> None:
         """Whoever counts elsewhere counts in this phase from now on."""
@@ -73,6 +73,8 @@ class Stage(Protocol):
 
 class Here:
     """The part of a stage all of which is in this process: it counts in the run's own ledger."""
+
+    hosting: Service | None = None
 
     async def enter_phase(self, name: str) -> None:
         pass
@@ -146,6 +148,10 @@ class Guests:
             guest = self._guests[operation.guest] = SecureGuest(name, host.port, self._runtime)
         await guest.perform(operation)
 
+    def actors(self) -> Iterator[tuple[str, Actor]]:
+        for guest in self._guests.values():
+            yield "guest", guest.actor
+
     def end(self) -> None:
         """Their host is gone."""
         for guest in self._guests.values():
@@ -162,6 +168,7 @@ class GuestHosts(Here):
         self.ledger = parts.ledger
         serve = self.rig.below(0)
         self.te = TrustedEntity(serve[-1], parts.runtime)
+        self._kvms: list[Kvm] = []
         self.kvm = self._hypervisors(serve[-2:0:-1])
         self._seats = [_Seat(self, number) for number in range(parts.scenario.l1.count)]
 
@@ -169,9 +176,11 @@ class GuestHosts(Here):
         """L0's, then those of the levels between, each a guest host of the one before."""
         runtime = self.parts.runtime
         kvm = Kvm("l0.kvm", self.parts.across(self.te.actor), runtime)
+        self._kvms.append(kvm)
         for number, serve in enumerate(between, 1):
             port = kvm.add(f"l{number}", serve, _never_ends)
             kvm = Kvm(f"l{number}.kvm", self.parts.across(port), runtime)
+            self._kvms.append(kvm)
         return kvm
 
     async def perform(self, host: int, operation: op.Operation | op.Event) -> None:
@@ -179,6 +188,13 @@ class GuestHosts(Here):
 
     def books(self) -> Iterable[Book]:
         return (*self.rig.books(), *(seat.book for seat in self._seats))
+
+    def actors(self) -> Iterator[tuple[str, Actor]]:
+        yield "te", self.te.actor
+        for kvm in self._kvms:
+            yield "kvm", kvm.actor
+        for seat in self._seats:
+            yield from seat.actors()
 
 
 def _never_ends(cause: str) -> Any:
@@ -261,6 +277,10 @@ class _Seat:
             rig, number = self._stage.rig, self._number
             self._left_over = bool(await self._stage.kvm.control(self.name, lambda: rig.sweep(number, pages)))
 
+    def actors(self) -> Iterator[tuple[str, Actor]]:
+        yield "host", self._host.actor
+        yield from self._guests.actors()
+
     def _tell(self, request: Json) -> None:
         if self._say is not None:
             self._say({"id": request["op"], **request}, {"id": request["op"], "ok": {}})
@@ -302,6 +322,10 @@ class L0Software:
             self._up = True
         await self.guests.perform(self.host, operation)
 
+    def actors(self) -> Iterator[tuple[str, Actor]]:
+        yield "host", self.host.actor
+        yield from self.guests.actors()
+
 
 class OwnGuests(Here):
     """L0 runs every guest of the plan as its own: the direct path."""
@@ -319,156 +343,6 @@ class OwnGuests(Here):
     def books(self) -> Iterable[Book]:
         return (self._l0.book,)
 
-
-class HostedForOwners(Here):
-    """Guest hosts ask L0's broker for the life of their guests; L0's software runs them: the hosted path."""
-
-    def __init__(self, parts: Parts, l0: L0Software) -> None:
-        self._parts = parts
-        self._l0 = l0
-        self.rig = l0.rig
-        self._service_books = OwnerBooks(parts.ledger, "l0")
-        count = parts.scenario.l1.count
-        self._cids = [FIRST_CID + number for number in range(count)]
-        self.machine = HostedGuests(dict.fromkeys(self._cids, l0.host.port), self._unpack)
-        limits = _limits(parts.scenario)
-        self.service = Service(limits, seed=parts.scenario.seed, book=self._service_books)
-        self.broker = Broker(self.service, self.machine, self._now_ms, parts.runtime)
-        holder = f"l{parts.scenario.depth}"
-        self._owner_books = [Book(parts.ledger, holder) for _ in range(count)]
-        self._epochs = [0] * count
-        self._requesters: dict[int, Requester] = {}
-        self._courses: dict[int, Course] = {}
-        self._started: dict[int, Reply] = {}
-        self._clock_ms = 0
-        self._image = parts.comparison.pack_image(parts.image)
-
-    def _now_ms(self) -> int:
-        """The broker's time stands still within a run: no lease may run out for reasons of this machine."""
-        return self._clock_ms
-
-    def _unpack(self, data: bytes) -> None:
-        """What L0 loads is what came over the interface."""
-        self._l0.software.image = self._parts.comparison.unpack_image(data)
-
-    async def perform(self, host: int, operation: op.Operation | op.Event) -> None:
-        match operation:
-            case op.BootHost():
-                await self._l0.perform(operation)
-                await self._boot(host)
-            case op.Create(guest, memory_mib, vcpus):
-                await self._create(host, guest, memory_mib, vcpus)
-            case op.Load(guest):
-                await self._courses[guest].go_on(LoadGuest)
-            case op.Start(guest):
-                await self._start(guest)
-            case op.Destroy(guest) | op.Kill(guest):
-                await self._requesters[host].end(guest)
-                self._owner_books[host].drop("child")
-            case op.Shutdown():
-                await self._gone(host)
-            case op.Reboot() | op.Death():
-                await self._gone(host)
-            case op.OnVcpu() | op.Reset():  # the guest's own doing: its owner is not asked
-                await self._l0.perform(operation)
-            case _:
-                raise ValueError(f"the hosted path knows no {operation}")
-
-    async def _boot(self, host: int) -> None:
-        self._epochs[host] += 1
-        who = Identity(self._cids[host], self._epochs[host])
-        parts = self._parts
-        requester = self._requesters[host] = Requester(who, self.broker, parts.ledger, parts.scenario.depth)
-        await requester.begin(self._image)
-
-    async def _create(self, host: int, guest: int, memory_mib: int, vcpus: int) -> None:
-        """Ask for a start; it stops behind the creation until the plan comes to loading."""
-        course = self._courses[guest] = self.machine.course(self._cids[host], guest)
-        started = self._started[guest] = Reply()
-
-        def over(value: object, error: BaseException | None) -> None:
-            course.end()
-            started.deliver(value, error)
-
-        self._owner_books[host].add("child")
-        self._requesters[host].start(guest, self._image, vcpus, memory_mib, over)
-        await course.go_on(CreateGuest)
-
-    async def _start(self, guest: int) -> None:
-        await self._courses.pop(guest).go_on(StartGuest)
-        await self._started.pop(guest).wait()
-
-    async def _gone(self, host: int) -> None:
-        """The boot of an owner is over: L0 reclaims, with no word from it."""
-        requester = self._requesters.pop(host)
-        for _ in requester.children:
-            self._owner_books[host].drop("child")
-        await self.broker.actor.ask(RequesterGone(requester.who))
-
-    def books(self) -> Iterable[Book]:
-        return (self._l0.book, *self._service_books.books.values(), *self._owner_books)
-
-
-class MixedStage(Here):
-    """Nested and hosted guests at once on one L0."""
-
-    def __init__(self, parts: Parts, hosted: Mapping[int, frozenset[int]]) -> None:
-        guest = parts.scenario.guest
-        count = sum(len(guests) for guests in hosted.values())
-        self._hosted_guests = hosted
-        self._nested = GuestHosts(parts, spare=2 * count * guest.memory_mib * MIB + (64 << 20))
-        self.rig = self._nested.rig
-        below = parts.across(self._nested.te.actor)
-        l0 = L0Software(parts, self.rig, below, None, Book(parts.ledger, "l0"))
-        self._hosted = HostedForOwners(parts, l0)
-
-    async def perform(self, host: int, operation: op.Operation | op.Event) -> None:
-        if isinstance(operation, op.ForGuest):
-            hosted = operation.guest in self._hosted_guests[host]
-            await (self._hosted if hosted else self._nested).perform(host, operation)
-            return
-        await self._nested.perform(host, operation)
-        await self._hosted.perform(host, operation)
-
-    def books(self) -> Iterable[Book]:
-        return (*self._nested.books(), *self._hosted.books())
-
-
-def _limits(scenario: Scenario) -> Limits:
-    """Quotas that the scenario's guests fit: each owner as many as the plan gives it."""
-    guest, guests = scenario.guest, scenario.guest.per_l1
-    share = Share(
-        children=guests,
-        vcpus=guests * guest.vcpus,
-        memory_mib=guests * guest.memory_mib,
-        image_bytes=2 * (guest.image_pages + 4) * 4096,
-        images=2,
-        idempotency_keys=max(128, 4 * guests * (2 + scenario.run.reboots)),
-    )
-    return Limits(
-        requesters=max(64, scenario.l1.count),
-        each=share,
-        in_flight=max(64, 2 * guests),
-        tombstones=max(64, guests),
-        cid_count=max(65_536, 4 * guests * scenario.l1.count),
-    )
-
-
-async def stage(parts: Parts, plan: Workload, processes: int, nursery: trio.Nursery) -> Stage:
-    """The stage of a path; processes that it needs live in `nursery`."""
-    if plan.path == DIRECT:
-        return OwnGuests(parts)
-    if plan.path == NESTED and processes > 1:
-        from actors.compare.elsewhere import GuestHostsElsewhere
-
-        elsewhere = GuestHostsElsewhere(parts, processes)
-        await elsewhere.start(nursery)
-        return elsewhere
-    if plan.path == NESTED:
-        return GuestHosts(parts)
-    if plan.path == MIXED:
-        return MixedStage(parts, {host.number: host.hosted for host in plan.hosts})
-    rig = parts.compose(0)
-    te = TrustedEntity(rig.below(0)[-1], parts.runtime)
-    l0 = L0Software(parts, rig, parts.across(te.actor), 0, Book(parts.ledger, "l0"))
-    return HostedForOwners(parts, l0)
+    def actors(self) -> Iterator[tuple[str, Actor]]:
+        yield "te", self.te.actor
+        yield from self._l0.actors()
