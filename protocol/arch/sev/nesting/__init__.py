@@ -219,6 +219,21 @@ class Nested(GuestHost[Any], Front):
             self.book.add("shadow_vcpu")
         return found
 
+    def operand_below(self, address: int) -> int:
+        """The address below of an operand of the guest host's."""
+        self.ledger.count(("translations", "host_page"))
+        return self.address_below(address)
+
+    def handle_below(self, guest: TrackedGuest) -> int:
+        """The real handle of the guest host's legacy guest."""
+        self.ledger.count(("translations", "handle"))
+        return guest.real
+
+    def asid_below(self, asid: int) -> int:
+        """The real ASID in place of the one that the guest host named."""
+        self.ledger.count(("translations", "handle"))
+        return self.real_asid(asid)
+
     def real_asid(self, asid: int) -> int:
         """Each guest host has a share of its own, so that its numbers are the same at every depth."""
         lower, upper = self._first_asids
@@ -261,12 +276,12 @@ class Nested(GuestHost[Any], Front):
         return new.assigned and 0 < new.asid <= self.profile.asids
 
     def _update_below(self, frame: int, new: NewState, secure: bool) -> Step[int]:
-        address = self.frame_below(frame) << PAGE_SHIFT
+        if not (secure or self.real[frame]):
+            return OK
+        address = self.operand_below(frame << PAGE_SHIFT)
         if secure:
-            return (yield from self.port.rmpupdate(address, new._replace(asid=self.real_asid(new.asid))))
-        if self.real[frame]:
-            return (yield from self.port.rmpupdate(address, SHARED._replace(large=self.rmp.large(frame))))
-        return OK
+            return (yield from self.port.rmpupdate(address, new._replace(asid=self.asid_below(new.asid))))
+        return (yield from self.port.rmpupdate(address, SHARED._replace(large=self.rmp.large(frame))))
 
     def _now_real(self, here: slice, real: bool) -> None:
         before = int(np.count_nonzero(self.real[here]))

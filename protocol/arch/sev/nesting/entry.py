@@ -96,7 +96,7 @@ def _acceptable(n: Nested, cpu: Cpu, control: Vmcb) -> bool:
 
 def _copy_in(n: Nested, shadow: int, control: Vmcb, space: Space) -> None:
     own = n.below.memory
-    asid = n.real_asid(control.asid) if control.mode & SEV_ON else control.asid
+    asid = n.asid_below(control.asid) if control.mode & SEV_ON else control.asid
     vmsa = n.address_below(control.vmsa) if control.mode & ES_ON else 0
     for at, data in (
         (VMCB_ASID, U32.pack(asid)),

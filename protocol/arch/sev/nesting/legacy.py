@@ -119,7 +119,7 @@ def _new(n: Nested, name: str, b: Buffer, keys: Keys, state: GuestState) -> Step
         return Reply(shared)
     fields = {"policy": b.policy}
     if isinstance(shared, TrackedGuest):
-        fields["handle"] = shared.real
+        fields["handle"] = n.handle_below(shared)
     if keys is not NO_SESSION:
         yield from _wrap_anew(n, keys, b.policy)
         cert = "dh" if name == "LAUNCH_START" else "pdh"
@@ -184,7 +184,7 @@ def activate(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     found = _tracked(checks.activate(n, b))
     if isinstance(found, Status):
         return Reply(found)
-    status = yield from n.port.activate(spec.name, handle=found.real, asid=n.real_asid(b.asid))
+    status = yield from n.port.activate(spec.name, handle=n.handle_below(found), asid=n.asid_below(b.asid))
     if status:
         return Reply(status)
     n.platform.asids.bind(b.asid, n.platform.asids.cores, found.state in RUNS)
@@ -201,7 +201,7 @@ def guest_status(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     """The real ASID stays below."""
     found = n.platform.guests.get(b.handle)
     if n.platform.sev is not SevState.UNINIT and found is not None:
-        status = yield from n.port.command(spec.name, handle=found.real)
+        status = yield from n.port.command(spec.name, handle=n.handle_below(found))
         if status:
             return Reply(status)
     return status_reply(n, b)
@@ -251,7 +251,7 @@ def passed(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     found = _tracked(check(n, b))
     if isinstance(found, Status):
         return Reply(found)
-    status = yield from n.port.command(spec.name, handle=found.real)
+    status = yield from n.port.command(spec.name, handle=n.handle_below(found))
     if not status:
         effect(n, found)
     return Reply(status)
@@ -266,7 +266,7 @@ def launch_update(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
         return Reply(found)
     for offset, length in pieces(b.pa, b.len):
         at = b.pa + offset
-        place = {"handle": found.real, "pa": n.address_below(at), "len": length}
+        place = {"handle": n.handle_below(found), "pa": n.operand_below(at), "len": length}
         status = yield from lent(n, (at,), spec.name, **place)
         if status:
             return Reply(status)
@@ -279,7 +279,7 @@ def launch_measure(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     if isinstance(found, Status):
         return Reply(found, b.out(len=MEASURE_LEN))
     bounce = n.port.bounce
-    status = yield from bounced(n, 1, spec.name, handle=found.real, pa=bounce, len=MEASURE_LEN)
+    status = yield from bounced(n, 1, spec.name, handle=n.handle_below(found), pa=bounce, len=MEASURE_LEN)
     if status:
         return Reply(status, b.out(len=MEASURE_LEN))
     blob = n.port.driver.read(bounce, MEASURE_LEN)
@@ -319,7 +319,7 @@ def packet_in(
     n.port.driver.write(bounce, bytes(4) + iv + mac)
     n.port.driver.write(bounce + PAGE, data)
     place = {"hdr": bounce, "hdr_len": HEADER_LEN, "trans": bounce + PAGE, "trans_len": len(data)}
-    place |= {"handle": guest.real, "guest": n.address_below(address), "guest_len": len(data)}
+    place |= {"handle": n.handle_below(guest), "guest": n.operand_below(address), "guest_len": len(data)}
     return (yield from lent(n, (address,), name, **place))
 
 
@@ -330,7 +330,7 @@ def attestation(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
         return Reply(found, b.out(len=REPORT_LEN))
     bounce = n.port.bounce
     place = {"pa": bounce, "nonce": b.nonce, "len": REPORT_LEN}
-    status = yield from bounced(n, 1, spec.name, handle=found.real, **place)
+    status = yield from bounced(n, 1, spec.name, handle=n.handle_below(found), **place)
     if status:
         return Reply(status, b.out(len=REPORT_LEN))
     report = bytearray(n.port.driver.read(bounce, REPORT_LEN))
@@ -346,8 +346,8 @@ def debug(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
         return Reply(found)
     for offset, length in pieces(b.src, b.len, b.dst):
         source, target = b.src + offset, b.dst + offset
-        place = {"src": n.address_below(source), "dst": n.address_below(target), "len": length}
-        status = yield from lent(n, (target,), spec.name, handle=found.real, **place)
+        place = {"src": n.operand_below(source), "dst": n.operand_below(target), "len": length}
+        status = yield from lent(n, (target,), spec.name, handle=n.handle_below(found), **place)
         if status:
             return Reply(status)
     return DONE
@@ -359,8 +359,8 @@ def copy(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
         return Reply(found)
     for offset in range(0, b.len, PAGE):
         source, target = b.src + offset, b.dst + offset
-        place = {"src": n.address_below(source), "dst": n.address_below(target), "len": PAGE}
-        status = yield from lent(n, (target,), spec.name, handle=found.real, **place)
+        place = {"src": n.operand_below(source), "dst": n.operand_below(target), "len": PAGE}
+        status = yield from lent(n, (target,), spec.name, handle=n.handle_below(found), **place)
         if status:
             return Reply(status)
     return DONE

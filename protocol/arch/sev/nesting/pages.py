@@ -41,9 +41,9 @@ def launch_update(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     vmpls = b.vmpl1, b.vmpl2, b.vmpl3
     status = yield from n.port.command(
         spec.name,
-        gctx=n.address_below(b.gctx),
+        gctx=n.operand_below(b.gctx),
         flags=b.flags,
-        pa=n.address_below(b.pa),
+        pa=n.operand_below(b.pa),
         vmpl1=vmpls[0],
         vmpl2=vmpls[1],
         vmpl3=vmpls[2],
@@ -70,8 +70,8 @@ def _debug(n: Nested, spec: CallSpec, b: Buffer, encrypt: bool) -> Step[Reply]:
     n.hold_below((n.rmp.head(found.other if encrypt else found.frame),))
     if not encrypt:
         yield from n.donate(found.other)
-    places = {"src": n.address_below(b.src), "dst": n.address_below(b.dst)}
-    return Reply((yield from n.port.command(spec.name, gctx=n.address_below(b.gctx), **places)))
+    places = {"src": n.operand_below(b.src), "dst": n.operand_below(b.dst)}
+    return Reply((yield from n.port.command(spec.name, gctx=n.operand_below(b.gctx), **places)))
 
 
 def reclaim(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
@@ -120,7 +120,7 @@ def md_init(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
         return Reply(found)
     n.hold_below((found.frame,))
     yield from n.donate(found.frame)
-    places = {"gctx": n.address_below(b.gctx), "pa": n.address_below(b.pa)}
+    places = {"gctx": n.operand_below(b.gctx), "pa": n.operand_below(b.pa)}
     status = yield from n.port.command(spec.name, **places)
     if not status:
         make_metadata(n.rmp, found.frame, found.guest.frame)
@@ -139,10 +139,10 @@ def move(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     n.shadows.forget_around(found.other)
     status = yield from n.port.command(
         spec.name,
-        gctx=n.address_below(b.gctx),
+        gctx=n.operand_below(b.gctx),
         size=b.size,
-        src=n.address_below(b.src),
-        dst=n.address_below(b.dst),
+        src=n.operand_below(b.src),
+        dst=n.operand_below(b.dst),
     )
     if not status:
         moved(n.rmp, found.guest.frame, found.frame, found.other)
@@ -214,10 +214,10 @@ def _swap(n: Nested, spec: CallSpec, b: Buffer, **more: int) -> Step[int]:
     return (
         yield from n.port.command(
             spec.name,
-            gctx=n.address_below(b.gctx),
-            src=n.address_below(b.src),
-            dst=n.address_below(b.dst),
-            mdata=0 if root else n.address_below(b.mdata),
+            gctx=n.operand_below(b.gctx),
+            src=n.operand_below(b.src),
+            dst=n.operand_below(b.dst),
+            mdata=0 if root else n.operand_below(b.mdata),
             flags=b.flags,
             **more,
         )

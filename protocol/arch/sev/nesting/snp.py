@@ -34,7 +34,7 @@ def gctx_create(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     frame = b.gctx // PAGE
     n.hold_below((frame,))
     yield from n.donate(frame)
-    status = yield from n.port.command(spec.name, gctx=n.address_below(b.gctx))
+    status = yield from n.port.command(spec.name, gctx=n.operand_below(b.gctx))
     if status:
         return Reply(status)
     n.rmp.put(frame, ASSIGNED | IMMUTABLE | VMSA)
@@ -49,7 +49,7 @@ def decommission(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     if isinstance(found, Status):
         return Reply(found)
     n.hold_below((found.frame,))
-    status = yield from n.port.command(spec.name, gctx=n.address_below(b.gctx))
+    status = yield from n.port.command(spec.name, gctx=n.operand_below(b.gctx))
     if status:
         return Reply(status)
     if found.asid:
@@ -68,9 +68,9 @@ def launch_start(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     n.hold_below((found.frame,))
     status = yield from n.port.command(
         spec.name,
-        gctx=n.address_below(b.gctx),
+        gctx=n.operand_below(b.gctx),
         policy=b.policy,
-        ma=n.address_below(b.ma) if b.flags & checks.MA_EN else 0,
+        ma=n.operand_below(b.ma) if b.flags & checks.MA_EN else 0,
         flags=b.flags,
         tsc_khz=b.tsc_khz,
         gosvw=b.gosvw,
@@ -87,7 +87,7 @@ def activate(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     if isinstance(found, Status):
         return Reply(found)
     n.hold_below((found.frame,))
-    status = yield from n.port.activate(spec.name, gctx=n.address_below(b.gctx), asid=n.real_asid(b.asid))
+    status = yield from n.port.activate(spec.name, gctx=n.operand_below(b.gctx), asid=n.asid_below(b.asid))
     if status:
         return Reply(status)
     n.platform.asids.bind(b.asid, n.platform.asids.cores, found.state is ContextState.RUNNING)
@@ -104,7 +104,7 @@ def guest_status(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     if isinstance(found, Status):
         return Reply(found)
     n.hold_below((found.frame, b.status // PAGE))
-    gctx = n.address_below(b.gctx)
+    gctx = n.operand_below(b.gctx)
     status = yield from bounced(n, 1, spec.name, gctx=gctx, status=n.port.bounce)
     if status:
         return Reply(status)
@@ -128,7 +128,7 @@ def launch_finish(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     n.hold_below((found.frame,))
     status = yield from n.port.command(
         spec.name,
-        gctx=n.address_below(b.gctx),
+        gctx=n.operand_below(b.gctx),
         id_block=block,
         id_auth=auth,
         flags=b.flags,
@@ -154,8 +154,8 @@ def guest_request(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     yield from n.donate(b.resp // PAGE)
     status = yield from n.port.command(
         spec.name,
-        gctx=n.address_below(b.gctx),
-        req=n.address_below(b.req),
-        resp=n.address_below(b.resp),
+        gctx=n.operand_below(b.gctx),
+        req=n.operand_below(b.req),
+        resp=n.operand_below(b.resp),
     )
     return Reply(status)

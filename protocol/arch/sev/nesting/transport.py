@@ -49,7 +49,7 @@ def send_start(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
         n,
         1,
         spec.name,
-        handle=found.real,
+        handle=n.handle_below(found),
         pdh=bounce + PAGE,
         pdh_len=CERT_LEN,
         session=bounce,
@@ -96,8 +96,8 @@ def _packet_out(
 ) -> Step[bytes | Status]:
     bounce = n.port.bounce
     place = {"hdr": bounce, "hdr_len": HEADER_LEN, "trans": bounce + PAGE, "trans_len": length}
-    place |= {"guest": n.address_below(address), "guest_len": length}
-    status = yield from bounced(n, 2, name, handle=guest.real, **place)
+    place |= {"guest": n.operand_below(address), "guest_len": length}
+    status = yield from bounced(n, 2, name, handle=n.handle_below(guest), **place)
     if status:
         return Status(status)
     header, data = n.port.driver.read(bounce, HEADER_LEN), n.port.driver.read(bounce + PAGE, length)
@@ -132,8 +132,8 @@ def swap(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     if b.flags & checks.SWAP_LARGE:
         return Reply(Status.UNSUPPORTED)
     bounce = n.port.bounce
-    place = {"src": n.address_below(b.src), "dst": n.address_below(b.dst), "mdata": bounce}
-    place |= {"handle": found.real, "flags": b.flags}
+    place = {"src": n.operand_below(b.src), "dst": n.operand_below(b.dst), "mdata": bounce}
+    place |= {"handle": n.handle_below(found), "flags": b.flags}
     if not out:
         n.port.driver.write(bounce, n.fetch(b.mdata, MDATA_LEN))
         return Reply((yield from lent(n, (b.dst,), spec.name, **place)))
