@@ -31,6 +31,7 @@ IMAGE_BYTES = 64 << 30
 IMAGE_HEAD_BYTES = 1 << 16  # of an image file: what an architecture looks at to know one
 SHIPPED = Path(__file__).parent / "scenarios"
 PREFIX = "NESTBED_"
+SEE = "`nestbed scenario settings` lists them"
 
 FLAGS = {
     "arch": "--arch",
@@ -281,7 +282,7 @@ def _overlays(
             found.append((path, text, f"flag {FLAGS.get(path, f'--set {given}')}"))
         else:
             near = difflib.get_close_matches(given, settings, 1)
-            wrong.append(Mistake(given, text, "a setting", f"did you mean {near[0]}?" if near else ""))
+            wrong.append(Mistake(given, text, "a setting", f"did you mean {near[0]}?" if near else SEE))
     return found, notes, wrong
 
 

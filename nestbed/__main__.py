@@ -1,16 +1,40 @@
 """Entry point of the command: what has to be quick is done here, the rest is handed to the command line."""
 
+import errno
+import os
 import sys
 
 from nestbed import __version__
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+
 
 def main() -> None:
-    """Run the command line with sys.argv; the process ends with its exit code.
+    """Run the command line with sys.argv; the process ends with its exit code."""
+    _open_what_is_closed()
+    try:
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered would fail once more at the end
+        sys.stderr.write(f"nestbed: standard output: {error.strerror}\n")
+        sys.exit(3)
 
-    The version is answered and the console served before Typer and Trio are imported: they cost a fifth of a
-    second.
-    """
+
+def _open_what_is_closed() -> None:
+    """A shell's `>&-` leaves a descriptor free, and the next file that is opened would get it."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def _run() -> None:
+    """Version and console come before Typer and Trio are imported: they cost a fifth of a second."""
     if sys.argv[1:] in (["--version"], ["-V"], ["version"]):
         print(f"nestbed {__version__}")
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,6 +87,8 @@ def build(
     keys protect nothing, as anyone can derive them.
     """
     owner = owner_of(arch)
+    inputs = [path for path in (kernel, initrd, *(host_key or ())) if path is not None]
+    _keep_apart([path for path in (out, key_out) if path is not None], inputs)
     parts = {"kernel": read(kernel)}
     if initrd is not None:
         parts["initrd"] = read(initrd)
@@ -156,6 +158,15 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         end(exit_codes.USAGE, f"{path}: {error.strerror}")
+
+
+def _keep_apart(written: Sequence[Path], taken: Sequence[Path]) -> None:
+    """No file that is read is written over, and no file is written twice."""
+    known = {path.resolve() for path in taken}
+    for path in written:
+        if path.resolve() in known:
+            end(exit_codes.USAGE, f"{path}: would be written over; allowed: a file that is named only once")
+        known.add(path.resolve())
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -26,6 +26,7 @@ CAP = 1 << 20  # bytes of a real file that a test takes
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "kernel").write_bytes(b"a kernel " * 1000)
+    (tmp_path / "pem").write_bytes(b"no key")
     return tmp_path
 
 
@@ -97,7 +98,11 @@ def test_the_owners_key_is_kept_from_others() -> None:
         (["image", "build", "kernel", "-o", "."], exit_codes.ENVIRONMENT, "it is a directory"),
         (["image", "build", "kernel", "-o", "x", "--psw", "12"], exit_codes.USAGE, "32 hexadecimal digits"),
         (["image", "build", "kernel", "-o", "x", "--pcf", "dump"], exit_codes.USAGE, "--pcf dump: allowed"),
-        (["image", "build", "kernel", "-o", "x", "--host-key", "kernel"], exit_codes.USAGE, "PEM"),
+        (["image", "build", "kernel", "-o", "x", "--host-key", "pem"], exit_codes.USAGE, "host key 1: "),
+        (["image", "build", "kernel", "-o", "x", "--scf", "-1"], exit_codes.USAGE, "scf: control flags"),
+        (["image", "build", "kernel", "-o", "./kernel"], exit_codes.USAGE, "would be written over"),
+        (["image", "build", "kernel", "-o", "x", "--initrd", "x"], exit_codes.USAGE, "would be written over"),
+        (["image", "build", "kernel", "-o", "x", "--cck", "x"], exit_codes.USAGE, "would be written over"),
         (["image", "build", "kernel", "-o", "x", "--arch", "tdx"], exit_codes.USAGE, "allowed: .*s390"),
         (["image", "build", "kernel", "-o", "x", "--arch", "vax"], exit_codes.USAGE, "no such architecture"),
         (["image", "show", "kernel"], exit_codes.USAGE, "kernel is no image of s390: it does not begin"),

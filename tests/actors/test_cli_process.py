@@ -184,3 +184,20 @@ def test_an_unknown_command_ends_with_2_on_stderr() -> None:
     done = run("compre")
     assert (done.returncode, done.stdout) == (exit_codes.USAGE, "")
     assert "Did you mean 'compare'?" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["version", "scenario show default", "calls s390", "calls s390 --json"])
+def test_a_full_disk_is_the_environments_fault(command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*NESTBED, *command.split()], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    said = "nestbed: standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (exit_codes.ENVIRONMENT, said)
+
+
+@pytest.mark.parametrize("command", ["version", "scenario show default", "calls s390", "console --arch s390"])
+def test_a_closed_stream_is_nothing_to_stumble_over(command: str) -> None:
+    words = " ".join([*NESTBED, command])
+    done = subprocess.run(["sh", "-c", f"exec {words} <&- >&-"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (exit_codes.OK, "")

@@ -157,6 +157,10 @@ def test_every_mistake_is_listed_with_what_is_allowed(tmp_path: Path) -> None:
     }
 
 
+def test_a_flag_that_resembles_no_setting_says_where_they_are_listed(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, "", zzz="1") == {"zzz": f"a setting {s.SEE}"}
+
+
 def test_the_message_names_file_path_value_allowed_and_what_was_meant(tmp_path: Path) -> None:
     path = written(tmp_path, 'strategy.pages = "merged"\n')
     with pytest.raises(s.BrokenScenario) as broken:

@@ -63,7 +63,7 @@ class S390Owner:
         components = list(place(parts))
         if not machines and not host_keys:
             raise ValueError("an image without a key slot is opened by nobody")
-        slots = [host_key(machine, "host") for machine in machines] + [public_key(pem) for pem in host_keys]
+        slots = [host_key(machine, "host") for machine in machines] + _keys(host_keys)
         image = build(
             components,
             seed=seed,
@@ -112,6 +112,17 @@ class S390Owner:
             complaint = f"the pages are not those of the header: Verify answers 0x0102, reason {reason:#06x}"
         found = (("PLD", digests.pld), ("ALD", digests.ald), ("TLD", digests.tld))
         return [(name, each.hex()) for name, each in found], complaint
+
+
+def _keys(given: Sequence[bytes]) -> list[HostKey]:
+    """The keys of PEM files. Raises ValueError with the number of the file: names are not known here."""
+    found = []
+    for number, pem in enumerate(given, 1):
+        try:
+            found.append(public_key(pem))
+        except ValueError as error:
+            raise ValueError(f"host key {number}: {error}") from None
+    return found
 
 
 def place(parts: Mapping[str, bytes]) -> Iterator[Component]:

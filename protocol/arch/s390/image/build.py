@@ -165,6 +165,6 @@ def _check_rest(psw: bytes, pcf: int, scf: int, slots: Sequence[HostKey]) -> Non
         raise ImageError("psw", f"a PSW has {PSW_BYTES} bytes, not {len(psw)}")
     for field, flags in (("pcf", pcf), ("scf", scf)):
         if not 0 <= flags < _DOUBLEWORD:
-            raise ImageError(field, "control flags have 8 bytes")
+            raise ImageError(field, f"{field}: control flags have 8 bytes")
     if len(slots) > SLOTS_MAX:
         raise ImageError("keys", f"a header has room for {SLOTS_MAX} key slots")

@@ -96,8 +96,8 @@ def public_key(pem: bytes) -> HostKey:
             found = load_pem_x509_certificate(pem).public_key()
         else:
             found = load_pem_public_key(pem)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise ValueError(f"no public key and no certificate in PEM form: {error}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("no public key and no certificate in PEM form") from None
     if isinstance(found, ec.EllipticCurvePublicKey) and isinstance(found.curve, ec.SECP521R1):
         return HostKey(0, _coordinates(found.public_numbers()))
     raise ValueError("a host key is an EC key on P-521 (secp521r1)")
