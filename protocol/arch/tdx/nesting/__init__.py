@@ -25,7 +25,7 @@ from protocol.arch.tdx.front import Call, Front
 from protocol.arch.tdx.guest import Program
 from protocol.arch.tdx.nesting import entry, keys, memory, teardown
 from protocol.arch.tdx.nesting.entities import TrackedTd, TrackedVcpu
-from protocol.arch.tdx.nesting.frames import Frames, Hypervisor
+from protocol.arch.tdx.nesting.frames import GIB_SHIFT, Frames, Hypervisor
 from protocol.arch.tdx.nesting.operands import Operands
 from protocol.arch.tdx.nesting.shadow import Shadows
 from protocol.arch.tdx.platform import PAGE_SHIFT, Platform
@@ -84,6 +84,9 @@ class Nested(Frames, Front):
         self.book = Book(ledger, f"l{below.level}")
         self.quarantine = Quarantine()
         self.book.add("te_context")
+        self.page_books: list[Book] = []
+        self._apart: dict[int, Book] = {}  # GiB of the guest host -> book of the host above it that has it
+        self.owed = 0  # cycles of cache write-back that a cycle for somebody else made needless
 
     # -- the level ---------------------------------------------------------------------------------
 
@@ -148,6 +151,23 @@ class Nested(Frames, Front):
 
     # -- the books ---------------------------------------------------------------------------------
 
+    def keep_apart(self, parts: Sequence[Sequence[int]]) -> None:
+        """The guest host carries hosts with these of its GiBs: each has a book of its own here.
+
+        How much there was at once, and how many keys one write-back served, would else depend on the order
+        between those hosts.
+        """
+        self.page_books = [Book(self.ledger, self.book.holder) for _ in parts]
+        self._apart = {gib: book for gibs, book in zip(parts, self.page_books, strict=True) for gib in gibs}
+
+    @property
+    def kept_apart(self) -> bool:
+        return bool(self._apart)
+
+    def book_of(self, frame: int) -> Book:
+        """Where what is in a frame of the guest host stands."""
+        return self._apart.get(frame >> GIB_SHIFT, self.book)
+
     def td_at(self, operands: Operands, register: int) -> TrackedTd | None:
         """The TD whose TDR a register names, if nothing is wrong with that."""
         if register in operands.wrong:
@@ -175,7 +195,7 @@ class Nested(Frames, Front):
         self.platform.kind[run] = kind
         self.platform.owner[run] = tdr
         self.donate(first, count)
-        self.book.add("secure_page" if kind is PageType.REG else "donated_run", count)
+        self.book_of(first).add("secure_page" if kind is PageType.REG else "donated_run", count)
 
     def takes_back(self, first: int, count: int) -> None:
         """Pages are free again."""
@@ -184,11 +204,11 @@ class Nested(Frames, Front):
         if kind == PageType.TDVPR:
             vcpu = self.vcpus.pop(first)
             vcpu.td.vcpus.remove(vcpu)
-            self.book.drop("vcpu_map")
+            self.book_of(first).drop("vcpu_map")
         self.platform.kind[run] = PageType.NDA
         self.platform.owner[run] = 0
         self.returned(first, count)
-        self.book.drop("secure_page" if kind == PageType.REG else "donated_run", count)
+        self.book_of(first).drop("secure_page" if kind == PageType.REG else "donated_run", count)
 
     # -- the guest host starts anew, or ends -------------------------------------------------------
 

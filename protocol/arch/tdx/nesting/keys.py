@@ -15,7 +15,7 @@ from protocol.arch.tdx.machine import phymem
 from protocol.arch.tdx.machine.init import own_key_table
 from protocol.arch.tdx.machine.vm import own_keys
 from protocol.arch.tdx.nesting.entities import TrackedTd
-from protocol.arch.tdx.nesting.operands import Operands, undisturbed
+from protocol.arch.tdx.nesting.operands import OWN_TRIES, Operands, undisturbed
 from protocol.arch.tdx.status import RAX, RCX, RDX, Refused, Status
 from protocol.arch.tdx.tables import KeyState, Lifecycle, PageType
 from protocol.effects import Fault, Step
@@ -43,14 +43,21 @@ def create(n: Nested, call: Call) -> Step[int]:
         if key.state is not KeyState.FREE or not n.below.hkids:
             raise Refused(Status.HKID_NOT_FREE)
         yield from call.commit()
-    operands.put(RDX, n.below.hkids[-1] if n.below.hkids else hkid)
-    status = yield from operands.issue_at_once()
+    # A sibling may ask while this call is under way below, so the KeyID is taken before.
+    real = n.below.hkids.pop() if n.below.hkids else None
+    operands.put(RDX, hkid if real is None else real)
+    status = -1
+    try:
+        status = yield from operands.issue_at_once()
+    finally:
+        if status != Status.SUCCESS and real is not None:
+            n.below.hkids.append(real)
     if status == Status.SUCCESS:
-        real = n.below.hkids.pop()
+        assert real is not None, "a free page was given with no KeyID below"
         key.state = KeyState.ASSIGNED
         n.tds[frame] = TrackedTd(frame, hkid, real)
         n.gives(frame, PageType.TDR, 0)
-        n.book.add("vm_map")
+        n.book_of(frame).add("vm_map")
     return status
 
 
@@ -125,15 +132,22 @@ def write_back(n: Nested, call: Call) -> Step[int]:
 
 
 def really_write_back(n: Nested) -> Step[None]:
-    """Write back all caches below, if that is due for a TD."""
+    """Write back all caches below, if that is due for a TD.
+
+    Where the guest host's own hosts are kept apart, a cycle of one that a cycle for another made needless is
+    made all the same, never more of them than keys were flushed: counts do not depend on their order.
+    """
     due = [
         td
         for td in n.tds.values()
         if td.lifecycle is Lifecycle.BLOCKED and not td.written_back and not n.platform.kot[td.hkid].pending
     ]
-    if due:
+    if n.kept_apart:
+        n.owed += len(due) - 1
+    if due or (n.kept_apart and n.owed >= 0):
         for lp in n.keepers:
             yield from kept(n, lp, rax=CACHE_WB)
+    n.owed = max(n.owed, 0)
     for td in due:
         td.written_back = True
 
@@ -141,7 +155,7 @@ def really_write_back(n: Nested) -> Step[None]:
 def asked(n: Nested, lp: Lp, **named: int) -> Step[Registers]:
     """A question of the level's own, which no machine check can answer: the registers."""
     lp.origin = n.level
-    out = yield from undisturbed(n, lp, registers(**named))
+    out = yield from undisturbed(n, lp, registers(**named), OWN_TRIES)
     assert not isinstance(out, Fault)
     return out
 
@@ -149,7 +163,7 @@ def asked(n: Nested, lp: Lp, **named: int) -> Step[Registers]:
 def kept(n: Nested, lp: Lp, **named: int) -> Step[int]:
     """A call of the level's own for its guest host: the status. It has been made sure that it can succeed."""
     lp.origin = n.level
-    out = yield from undisturbed(n, lp, registers(**named))
+    out = yield from undisturbed(n, lp, registers(**named), OWN_TRIES)
     if isinstance(out, Fault):
         return Status.NON_RECOVERABLE_TD_NON_ACCESSIBLE
     return out[RAX]

@@ -106,7 +106,7 @@ def _created(n: Nested, call: Call, operands: Operands) -> None:
     frame, td = operands.given[RCX] >> PAGE_SHIFT, n.tds[operands.given[RDX] >> PAGE_SHIFT]
     vcpu = n.vcpus[frame] = TrackedVcpu(frame, td)
     td.vcpus.append(vcpu)
-    n.book.add("vcpu_map")
+    n.book_of(frame).add("vcpu_map")
 
 
 def _page_back(n: Nested, call: Call, operands: Operands) -> None:
@@ -197,7 +197,7 @@ def reclaim(n: Nested, call: Call) -> Step[int]:
     if status == Status.SUCCESS:
         if kind is PageType.TDR:
             del n.tds[frame]
-            n.book.drop("vm_map")
+            n.book_of(frame).drop("vm_map")
         n.takes_back(frame, FRAMES[call.r[R8]])
     return status
 

@@ -124,13 +124,14 @@ def located(n: Nested, call: Call, address: int, operand: int, exclusive: bool, 
 
 
 TRIES = 16
+OWN_TRIES = 4096  # of a level's own work for a guest host: nobody else would do it later
 _BUSY = frozenset({Status.OPERAND_BUSY, Status.SYS_BUSY})
 
 
-def undisturbed(n: Nested, lp: Lp, r: Registers) -> Step[Registers | Fault]:
+def undisturbed(n: Nested, lp: Lp, r: Registers, tries: int = TRIES) -> Step[Registers | Fault]:
     """Issue a call below; where somebody else's call is in the way, try again, a bounded number of times."""
     out: Registers | Fault = r
-    for _ in range(TRIES):
+    for _ in range(tries):
         out = yield from n.below.memory.call(lp, r)
         if isinstance(out, Fault) or out[RAX] & 0xFFFF_FFFF_0000_0000 not in _BUSY:
             break

@@ -41,7 +41,8 @@ def everything(n: Nested, cause: str) -> Step[None]:
         yield from _reclaim(n, td, cause)
     n.tds.clear()
     n.vcpus.clear()
-    n.book.drop("vcpu_map", n.book.records().get("vcpu_map", 0))
+    for book in (n.book, *n.page_books):
+        book.drop("vcpu_map", book.records().get("vcpu_map", 0))
     n.platform.handoff_valid = False
     n.platform.reload()
 
@@ -70,7 +71,7 @@ def _reclaim(n: Nested, td: TrackedTd, cause: str) -> Step[None]:
         if frame >= after:
             after = frame + (yield from _one(n, frame, cause))
     yield from _one(n, td.frame, cause)
-    n.book.drop("vm_map")
+    n.book_of(td.frame).drop("vm_map")
     n.ledger.count(("teardown", "td", cause))
 
 
