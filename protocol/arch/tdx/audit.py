@@ -9,11 +9,12 @@ frame what the machine's PAMT says of the frame that it is there.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from protocol.arch.tdx.compose import Rig
+from protocol.arch.tdx.linked import LinkedTdx
 from protocol.arch.tdx.machine import Machine
 from protocol.arch.tdx.tables import KeyState, Lifecycle, PageType
 
@@ -48,7 +49,9 @@ def audit(rig: Rig) -> dict[str, Any]:
         hosts.append({"tracked": tracked, "te": te, "donated_pages": donated, "secure_pages": te["reg"]})
     if rig.chain:
         leaks += in_machine(rig.machines[0], 0)
-        for level in (hypervisor.memory for hypervisor in rig.chain[1:]):
+        for level in rig.levels[1:]:
+            if isinstance(level, Machine):
+                continue  # there is one, at the bottom
             leaks += compared(rig.machines[0], level, 0)
     return {"hosts": hosts, "leaks": [leak._asdict() for leak in leaks]}
 
@@ -86,7 +89,8 @@ def in_machine(machine: Machine, host: int) -> list[Leak]:
 def on_machine(level: Machine | Nested, frames: np.ndarray) -> np.ndarray:
     """Where on the machine these frames of a host lie."""
     while not isinstance(level, Machine):
-        frames, level = level.slots[frames], level.below.memory
+        frames, below = level.slots[frames], level.below.memory
+        level = cast(Any, below.memory if isinstance(below, LinkedTdx) else below)
     return frames
 
 

@@ -11,12 +11,15 @@ of them may be given to a TD. They are handed out as whole GiBs, out of order by
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from protocol.arch.tdx.calls import CALLS
 from protocol.arch.tdx.cpu import Lp, registers
+from protocol.arch.tdx.linked import LinkedTdx, Server
 from protocol.arch.tdx.machine import Machine
 from protocol.arch.tdx.profiles import GIB, KIB, MIB, MIN_MEMORY_MIB, Profile, Range
 from protocol.arch.tdx.status import RAX
@@ -25,6 +28,8 @@ from protocol.effects import Fault, Step, run
 from protocol.ledger import Ledger
 from protocol.memory.pool import Pool
 from protocol.memory.store import PAGE, PAGE_SHIFT
+from protocol.plan.operations import LevelSwap
+from protocol.tracking import Book
 
 if TYPE_CHECKING:
     from protocol.arch.tdx.nesting import Nested
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 4
 MAX_HOSTS = 64
 RESETS = ("boot",)
+PLANNED = "load-normal"  # what a plan calls a reboot
 SYS_INIT, LP_INIT, SYS_CONFIG, SYS_KEY_CONFIG, TDMR_INIT = 33, 35, 45, 31, 36
 POINTERS, DESCRIPTION = 4 * MIB, 4 * MIB + PAGE  # where a hypervisor that boots writes what CONFIG reads
 OWN_FROM = 64 * MIB  # above SEAMRR: first PAMTs, then frames for what emulation needs
@@ -64,16 +70,77 @@ class Rig:
     ledger: Ledger
     machines: list[Machine] = field(default_factory=list)
     chain: list[Hypervisor] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)  # that the hypervisors stand on
+    apart: bool = False  # what is asked of a level goes by message
+    at_work: list[Hypervisor] = field(default_factory=list)  # the last one for each seat, if it is that, too
+
+    # -- what a comparison asks ------------------------------------------------------------------------
+
+    def seen(self, level: Level) -> Any:
+        """A level as its host meets it."""
+        return LinkedTdx(level) if self.apart else level
+
+    def below(self, seat: int) -> tuple[Server, ...]:
+        """Who serves what the host on `seat` asks, then what that asks, down to the machine."""
+        return tuple(Server(level) for level in (self.seats[seat].level, *reversed(self.levels)))
+
+    @property
+    def own_cpus(self) -> range:
+        """CPUs of L0 for software of its own beside its guest hosts: none are set apart."""
+        return range(0)
+
+    def end(self, seat: int, cause: str) -> Step[None]:
+        """The host on `seat` ends without a word; nobody takes its place."""
+        level = self.seats[seat].level
+        if isinstance(level, Machine):
+            level.reset()
+        else:
+            yield from level.death(cause)
+
+    def swap(self, seat: int, event: LevelSwap) -> Step[int]:
+        """No level here swaps pages of a host's guests."""
+        raise ValueError("swapping by the level below is not built for TDs")
+
+    def sweep(self, seat: int, pages: int) -> Step[int]:
+        """A teardown here leaves nothing for later."""
+        yield from ()
+        return 0
+
+    def leaks(self) -> list[Any]:
+        """The books of every level held against the machine's: what only one of the two has."""
+        from protocol.arch.tdx.audit import audit
+
+        found: list[Any] = audit(self)["leaks"]
+        return found
+
+    def remains(self) -> dict[str, int]:
+        """What TDs hold in the machine, by kind."""
+        found: Counter[str] = Counter()
+        for machine in self.machines:
+            found["tds"] += len(machine.tds)
+            found["vcpus"] += len(machine.vcpus)
+            found.update(machine.platform.pages())
+            found.update(machine.platform.key_states())
+        return dict(found)
+
+    def books(self) -> Iterator[Book]:
+        """What each level keeps about its guest hosts."""
+        for level in (*self.levels, *(seat.level for seat in self.seats)):
+            if not isinstance(level, Machine):
+                yield level.book
+                yield from level.page_books
+
+    # -- the end of a host -----------------------------------------------------------------------------
 
     def reset(self, seat: int, kind: str) -> Step[None]:
         """The host on `seat` restarts. Calls of its that are parked have ended before."""
-        if kind not in RESETS:
+        if kind not in (*RESETS, PLANNED):
             raise ValueError(f"no reset {kind!r}: allowed are {', '.join(RESETS)}")
         level = self.seats[seat].level
         if isinstance(level, Machine):
             level.reset()
         else:
-            yield from level.reset()
+            yield from level.reset("l1_reboot" if kind == PLANNED else "reboot")
 
     def kill(self, seat: int) -> Step[None]:
         """The host on `seat` ends without a word and a fresh one takes its place."""
@@ -96,12 +163,13 @@ def compose(
     cpus: int | None = None,
     seed: int = 0,
     ledger: Ledger | None = None,
+    apart: bool = False,
 ) -> Rig:
     """`hosts` secure hosts at `depth`, with all that lies below. Raises ValueError for what cannot be."""
     memory = profile.memory_mib * MIB if memory_bytes is None else memory_bytes
     count = profile.cpus if cpus is None else cpus
     _allowed(profile, depth, hosts, memory, count)
-    rig = Rig(profile, depth, seed, [], ledger or Ledger("vmresume"))
+    rig = Rig(profile, depth, seed, [], ledger or Ledger("vmresume"), apart=apart)
     if depth == 0:
         for number in range(hosts):
             own = lps(profile, count)
@@ -110,11 +178,34 @@ def compose(
             rig.seats.append(Seat(number, machine, own, memory))
         return rig
     _below(rig, hosts, memory, count)
+    if apart:
+        rig.ledger.reset()  # what is compared begins when the hosts at the top boot
+        _pools_apart(rig, hosts)
     for number in range(hosts):
         own = lps(profile, count)
         level = _guest_host(rig, own, number, memory, profile)
         rig.seats.append(Seat(number, level, own, memory))
+    if apart:
+        _books_apart(rig)
     return rig
+
+
+def _pools_apart(rig: Rig, hosts: int) -> None:
+    """Each host at the top has frames of its own for what its emulation needs.
+
+    A frame that was a table of one is never met by another: what is zapped would else depend on their order.
+    """
+    last = rig.chain[-1]
+    each = last.pool.free // hosts
+    rig.at_work = [replace(last, pool=Pool(last.pool.take_run(each), each)) for _ in range(hosts)]
+
+
+def _books_apart(rig: Rig) -> None:
+    """Levels between keep what each host at the top has in a book of its own."""
+    parts: list[list[int]] = [seat.level.gibs for seat in rig.seats]  # type: ignore[union-attr]
+    for level in reversed(rig.levels[1:]):
+        level.keep_apart(parts)  # type: ignore[union-attr]
+        parts = [[level.gibs[gib] for gib in gibs] for gibs in parts]  # type: ignore[union-attr]
 
 
 def lps(profile: Profile, count: int) -> list[Lp]:
@@ -153,10 +244,10 @@ def _below(rig: Rig, hosts: int, memory: int, cpus: int) -> None:
         own = [Lp(at, package) for at, package in enumerate(packages.pop())]
         if not number:
             rig.machines.append(Machine(profile, size, own, CALLS, rig.ledger, rig.seed))
-            rig.chain.append(run(_hypervisor(rig, number, rig.machines[0])))
+            rig.levels.append(rig.machines[0])
         else:
-            level = _guest_host(rig, own, 0, size, profile)
-            rig.chain.append(run(_hypervisor(rig, number, level)))
+            rig.levels.append(_guest_host(rig, own, 0, size, profile))
+        rig.chain.append(run(_hypervisor(rig, number, rig.levels[-1])))
 
 
 def first_gib(gibs: int) -> int:
@@ -195,7 +286,7 @@ def _hypervisor(rig: Rig, number: int, level: Level) -> Step[Hypervisor]:
     gibs_pool.give(order)
     keyids = range(level.profile.first_private, global_key)
     pool = Pool(at >> PAGE_SHIFT, first * GIB - at >> PAGE_SHIFT)
-    return Hypervisor(number, level, pool, gibs=gibs_pool, hkids=list(reversed(keyids)))
+    return Hypervisor(number, rig.seen(level), pool, gibs=gibs_pool, hkids=list(reversed(keyids)))
 
 
 def _must(level: Level, lp: Lp, **named: int) -> Step[None]:
@@ -208,7 +299,7 @@ def _guest_host(rig: Rig, own: list[Lp], number: int, memory: int, profile: Prof
     """A guest host on the last hypervisor of the chain."""
     from protocol.arch.tdx.nesting import Nested
 
-    below = rig.chain[-1]
+    below = rig.at_work[number] if rig.at_work else rig.chain[-1]
     packages = rig.profile.packages
     width = len(own) + packages
     under = below.memory.lps[number * width : (number + 1) * width]

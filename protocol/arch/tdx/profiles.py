@@ -37,6 +37,22 @@ LOW_MEMORY = MIB  # below it nothing is convertible, and `alloc` gives nothing o
 SEAMRR_BASE = 32 * MIB
 SEAMRR_SIZE = 32 * MIB
 
+PAMT_MIB = 5  # of a GiB: four, and less than one for its upper levels
+
+_ONE_WAY = "tdx has one way to do that"
+_REFUSED = {
+    ("fidelity", "bulk"): "tdx has no runs of equal calls in one step yet",
+    ("transport", "packed"): "levels of tdx have no form on the wire yet",
+    ("paths", "mixed"): "tdx has no software of L0's own beside its guest hosts yet",
+    ("strategy.handles", "mapped"): "the handle of a TD is the address of its root page",
+    ("strategy.donation", "bounded"): f"{_ONE_WAY}: a TD's page is the very page below, too",
+    ("strategy.donation", "off"): f"{_ONE_WAY}: a TD's page is the very page below, too",
+    ("strategy.pages", "merged_l1"): f"{_ONE_WAY}: an EPT violation, then PAGE.AUG",
+    ("strategy.pages", "merged_l0"): f"{_ONE_WAY}: an EPT violation, then PAGE.AUG",
+    ("strategy.pages", "prefault"): f"{_ONE_WAY}: an EPT violation, then PAGE.AUG",
+    ("strategy.teardown", "async"): f"{_ONE_WAY}: everything is taken back before the host comes again",
+}
+
 # TDX_FEATURES0, section 7.9
 TD_MIGRATION, TD_PRESERVING, SERVICE_TD = 1 << 0, 1 << 1, 1 << 2
 NO_RBP_MOD, TOPOLOGY_ENUM = 1 << 18, 1 << 20
@@ -118,24 +134,28 @@ class Profile:
             Limit("guest.per_l1", self.tdx_keyids - 1, "private KeyIDs for TDs of a host"),
             Limit("guest.vcpus", 0xFFFF, "VCPUs of a TD"),
             Limit("guest.memory_mib", (1 << 47) // MIB, "MiB of private memory of a TD"),
+            Limit("run.level_swaps", 0, "pages that a level below swaps: not built for TDs"),
         )
 
     def host_least_mib(self) -> tuple[int, str]:
-        """PAMT of the whole memory: one 256th."""
-        return self._pamt_mib() + 1, "the module's tables take one page in 256"
+        """The first MiB, SEAMRR, and the tables of a GiB."""
+        return MIN_MEMORY_MIB, "the module has its own range at 32 MiB, and its tables lie behind it"
 
     def host_needs_mib(self, guests: int, guest_mib: int, vcpus: int) -> int:
-        """TDs with control pages and secure EPT tables (densely used memory, section 6), and the PAMT."""
+        """TDs with control pages and EPT tables (densely used memory, section 6), and what lies below them.
+
+        A host of a plan uses no memory below the end of its PAMT, which has 5 MiB for each GiB begun.
+        """
         size = guest_mib * MIB
         tables = -(-size // (2 * MIB)) + -(-size // GIB) + 1
-        each = size + (1 + TDCS_PAGES + tables + vcpus * TDVPS_PAGES) * PAGE
-        return -(-guests * each // MIB) + self._pamt_mib() + 1
+        own = 1 + TDCS_PAGES + 2 * tables + 2 + vcpus * TDVPS_PAGES
+        needed = -(-guests * (size + own * PAGE) // MIB) + (SEAMRR_BASE + SEAMRR_SIZE) // MIB + 1
+        gibs = -(-needed // (1024 - PAMT_MIB))
+        return needed + gibs * PAMT_MIB
 
     def refuses(self, path: str, value: str) -> str:
-        return ""
-
-    def _pamt_mib(self) -> int:
-        return -(-self.memory_mib // 256)
+        """What is not built here, and strategies of other architectures: there is one way for each."""
+        return _REFUSED.get((path, value), "")
 
 
 def seamrr_of(memory: int) -> Range:

@@ -10,6 +10,7 @@ from protocol.arch.tdx.profiles import MIB, MIN_MEMORY_MIB, PROFILES, Profile
 from protocol.calls import CallSpec
 
 if TYPE_CHECKING:
+    from protocol.arch.contract import Comparison
     from protocol.arch.tdx.keyboard import TdxKeyboard
 
 DEPTH = 4
@@ -25,6 +26,12 @@ class Tdx:
     name = "tdx"
     title = "Intel Trust Domain Extensions"
     realism = "software"
+
+    @property
+    def comparison(self) -> Comparison:
+        from protocol.arch.tdx.comparison import COMPARISON
+
+        return COMPARISON
 
     @property
     def profiles(self) -> Mapping[str, Profile]:

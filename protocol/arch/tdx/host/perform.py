@@ -1,0 +1,268 @@
+"""Operations of a plan as this architecture does them: the life of a TD, and the guest's own doing.
+
+Sections 6.2 to 6.9 of the fact sheet. What a plan calls by words of another architecture is here the nearest
+thing that a TD has, each by TDVMCALL (a choice of this program, not of any document):
+
+diag_notify   a doorbell: MMIO write                  sclp   the console: port I/O
+diag_500      a device's register: MMIO read          wait   HLT
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from protocol.arch.tdx.cpu import registers
+from protocol.arch.tdx.guest import Tdcall, Touch
+from protocol.arch.tdx.host.shared import SharedEpt
+from protocol.arch.tdx.host.vm import MAP_GPA, SHARED_BIT, Vcpu, Vm, run, tables
+from protocol.arch.tdx.profiles import MIB, TDCS_PAGES, TDVPS_PAGES
+from protocol.arch.tdx.status import Status
+from protocol.arch.tdx.structs import TD_PARAMS_SIZE, TdParams
+from protocol.effects import Step
+from protocol.errors import OperationFailed
+from protocol.memory.store import PAGE, PAGE_SHIFT
+from protocol.plan import operations as op
+from protocol.plan.fit import FIRST_PAGES
+
+if TYPE_CHECKING:
+    from protocol.arch.tdx.host.system import Host
+
+CHUNK = 256  # bytes that MR.EXTEND measures at a time
+XFAM = 3
+EPTP = 6 | 3 << 3  # write-back, four levels
+TSC_FREQUENCY = 80  # in 25 MHz
+TSC_OFFSET, TSC_MULTIPLIER = 0x111000030000000A, 0x111000030000000B
+PI_VECTOR, PI_DESCRIPTOR = 0x0024000100000002, 0x0024000300002016
+SHARED_EPTP, PIN_BASED = 0x002400030000203C, 0x0024000200004000
+NOTIFICATION = 0xF2  # the vector of posted interrupts, Linux's
+PROCESS_POSTED = 0x80
+DESCRIPTOR_SIZE = 64
+ALL = (1 << 64) - 1
+VP_VMCALL, VP_INFO, PAGE_ACCEPT = 0, 1, 6
+R10_TO_R15 = 0xFC00
+HLT, IO, MMIO = 12, 30, 48
+EVENTS = {"diag_notify": MMIO, "diag_500": MMIO, "sclp": IO, "wait": HLT}
+TDVMCALL = frozenset({"tdvmcall"})
+
+
+def act_of(operation: op.Operation) -> Callable[[Host, Any], Step[None]]:
+    """How an operation is done. Raises ValueError for one that a TDX host has not."""
+    act = _ACTS.get(type(operation))
+    if act is None:
+        raise ValueError(f"no operation of a TDX host: {operation!r}")
+    return act
+
+
+# -- host and life of a guest ------------------------------------------------------------------------------
+
+
+def _boot(host: Host, _: op.BootHost) -> Step[None]:
+    return host.boot()
+
+
+def _shut_down(host: Host, _: op.Shutdown) -> Step[None]:
+    return host.shut_down()
+
+
+def _create(host: Host, operation: op.Create) -> Step[None]:
+    """TDR with a KeyID, its key, TDCS, parameters; then VCPUs."""
+    if operation.guest in host.guests:
+        raise ValueError(f"guest {operation.guest} is there already")
+    if not host.keys:
+        raise OperationFailed("no KeyID is free")
+    call = host.module.call
+    ept = SharedEpt(host.module, host.page)
+    pages = operation.memory_mib * MIB >> PAGE_SHIFT
+    vm = Vm(operation.guest, pages, host.keys.pop(), host.page(), ept, host.page())
+    yield from call("mng_create", rcx=vm.tdr, rdx=vm.hkid)
+    for lp in host.module.one_of_each_package:
+        yield from call("mng_key_config", lp, rcx=vm.tdr)
+    for _ in range(TDCS_PAGES):
+        vm.tdcs.append(host.page())
+        yield from call("mng_addcx", rcx=vm.tdcs[-1], rdx=vm.tdr)
+    params = host.page()
+    host.module.write(params, _params(operation.vcpus).pack())
+    yield from call("mng_init", rcx=vm.tdr, rdx=params)
+    host.give([params])
+    for field in (TSC_OFFSET, TSC_MULTIPLIER):
+        yield from call("mng_rd", rcx=vm.tdr, rdx=field)
+    host.guests[operation.guest] = vm
+    for number in range(operation.vcpus):
+        yield from _vcpu(host, vm, number)
+    host.keep("native_vcpu", operation.vcpus)
+
+
+def _params(vcpus: int) -> TdParams:
+    """No attribute, least XFAM; what nobody asks for is zero."""
+    rest = bytes(4), bytes(38), bytes(24), bytes(TD_PARAMS_SIZE - 256)
+    return TdParams(
+        0, XFAM, vcpus, 0, 0, EPTP, 0, TSC_FREQUENCY, bytes(48), bytes(48), bytes(48), 0, (), rest
+    )  # fmt: skip
+
+
+def _vcpu(host: Host, vm: Vm, number: int) -> Step[None]:
+    """Section 6.3, and the root of the shared EPT."""
+    call = host.module.call
+    vcpu = Vcpu([host.page()], host.lp_of(vm.number, number))
+    vm.vcpus.append(vcpu)
+    yield from call("vp_create", vcpu.lp, rcx=vcpu.handle, rdx=vm.tdr)
+    for _ in range(TDVPS_PAGES - 1):
+        vcpu.pages.append(host.page())
+        yield from call("vp_addcx", vcpu.lp, rcx=vcpu.pages[-1], rdx=vcpu.handle)
+    yield from call("vp_init", vcpu.lp, rcx=vcpu.handle)
+    descriptor = vm.descriptors + number * DESCRIPTOR_SIZE % PAGE  # nobody posts interrupts here
+    for field, value, mask in (
+        (PI_VECTOR, NOTIFICATION, ALL),
+        (PI_DESCRIPTOR, descriptor, ALL),
+        (PIN_BASED, PROCESS_POSTED, PROCESS_POSTED),
+        (SHARED_EPTP, vm.ept.root, ALL),
+    ):
+        yield from call("vp_wr", vcpu.lp, rcx=vcpu.handle, rdx=field, r8=value, r9=mask)
+
+
+def _load(host: Host, operation: op.Load) -> Step[None]:
+    """The image page by page, each measured in sixteen pieces; then the measurement is final."""
+    vm, call = host.guest(operation.guest), host.module.call
+    if host.image is None:
+        raise OperationFailed("this host has no image")
+    source = host.page()
+    for number in range(len(host.image) // PAGE):
+        page, under = FIRST_PAGES + number, host.page()
+        where = page << PAGE_SHIFT
+        yield from tables(host, vm, page)
+        host.module.write(source, host.image[number * PAGE : (number + 1) * PAGE])
+        yield from call("mem_page_add", rcx=where, rdx=vm.tdr, r8=under, r9=source)
+        vm.private[page] = under
+        vm.accepted.add(page)
+        host.keep("native_page", 1)
+        for at in range(where, where + PAGE, CHUNK):
+            yield from call("mr_extend", rcx=at, rdx=vm.tdr)
+    host.give([source])
+    yield from call("mr_finalize", rcx=vm.tdr)
+
+
+def _start(host: Host, operation: op.Start) -> Step[None]:
+    """All VCPUs of a TD can be entered; each asks who it is. None is started by another with a call."""
+    vm = host.guest(operation.guest)
+    for number in range(len(vm.vcpus)):
+        yield from run(host, vm, number, [Tdcall(tuple(registers(rax=VP_INFO)))])
+
+
+def _destroy(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
+    """Whoever ends it, in the fast order of section 6.9: the key first, then page by page."""
+    vm, module = host.guest(operation.guest), host.module
+    for vcpu in vm.vcpus:
+        allowed = (0, Status.VCPU_NOT_ASSOCIATED)
+        yield from module.call("vp_flush", vcpu.lp, allowed, rcx=vcpu.handle)
+    yield from module.call("mng_vpflushdone", rcx=vm.tdr)
+    for lp in module.one_of_each_package:
+        yield from module.call("phymem_cache_wb", lp, (0, Status.NO_HKID_READY_TO_WBCACHE))
+    yield from module.call("mng_key_freeid", rcx=vm.tdr)
+    for page in (*vm.private.values(), *vm.tables.values()):
+        yield from host.take_back(page)
+    for vcpu in vm.vcpus:
+        for page in vcpu.pages:
+            yield from host.take_back(page)
+    for page in vm.tdcs:
+        yield from host.take_back(page)
+    yield from module.call("phymem_page_reclaim", rcx=vm.tdr)
+    yield from host.flush(vm.tdr, module.global_key)
+    host.level.clear([vm.tdr >> PAGE_SHIFT])
+    host.give([vm.tdr, vm.descriptors, *vm.shared.values(), *vm.ept.pages])
+    host.keys.append(vm.hkid)
+    host.keep("native_vcpu", -len(vm.vcpus))
+    host.keep("native_page", -len(vm.private) - len(vm.shared))
+    del host.guests[vm.number]
+
+
+# -- the guest's own doing ---------------------------------------------------------------------------------
+
+
+def _touch(host: Host, operation: op.Touch) -> Step[None]:
+    """Pages that are not accepted yet are, before they are used."""
+    vm, vcpu = _of(host, operation)
+    pages = operation.pages.numbers().tolist()
+    yield from _accept(host, vm, vcpu, [page for page in pages if page not in vm.accepted])
+    yield from _use(host, vm, vcpu, pages, 0)
+
+
+def _accept(host: Host, vm: Vm, vcpu: int, pages: list[int]) -> Step[None]:
+    """The first to reach a page leaves, and the host adds it; the guest tries again (section 6.5)."""
+    steps = [Tdcall(tuple(registers(rax=PAGE_ACCEPT, rcx=page << PAGE_SHIFT))) for page in pages]
+    yield from run(host, vm, vcpu, steps)
+    vm.accepted.update(pages)
+
+
+def _share(host: Host, operation: op.Share) -> Step[None]:
+    """Buffers are accepted memory like any other before; the guest asks to map them anew."""
+    vm, vcpu = _of(host, operation)
+    yield from _open(host, vm, vcpu, operation.pages.numbers().tolist())
+
+
+def _open(host: Host, vm: Vm, vcpu: int, pages: list[int]) -> Step[None]:
+    yield from _accept(host, vm, vcpu, [page for page in pages if page not in vm.accepted])
+    vm.accepted.difference_update(pages)
+    yield from _map(host, vm, vcpu, pages, SHARED_BIT)
+    yield from _use(host, vm, vcpu, pages, SHARED_BIT)
+
+
+def _map(host: Host, vm: Vm, vcpu: int, pages: list[int], bit: int) -> Step[None]:
+    """MapGPA, one for each run of pages: it goes to the VMM."""
+    steps = []
+    for _, run_of in groupby(enumerate(sorted(pages)), lambda pair: pair[1] - pair[0]):
+        some = [page for _, page in run_of]
+        steps.append(_vmcall(MAP_GPA, some[0] << PAGE_SHIFT | bit, len(some) << PAGE_SHIFT))
+    yield from run(host, vm, vcpu, steps, TDVMCALL)
+
+
+def _vmcall(function: int, r12: int = 0, r13: int = 0) -> Tdcall:
+    return Tdcall(tuple(registers(rax=VP_VMCALL, rcx=R10_TO_R15, r11=function, r12=r12, r13=r13)))
+
+
+def _use(host: Host, vm: Vm, vcpu: int, pages: Iterable[int], bit: int) -> Step[None]:
+    yield from run(host, vm, vcpu, [Touch(page << PAGE_SHIFT | bit, write=True) for page in pages])
+
+
+def _change(host: Host, operation: op.Change) -> Step[None]:
+    """A page that the host has an I/O on needs no call more: the module knows nothing of I/O (inferred)."""
+    vm, vcpu = _of(host, operation)
+    pages = [operation.page]
+    if operation.shared:
+        yield from _open(host, vm, vcpu, pages)
+        return
+    yield from _map(host, vm, vcpu, pages, 0)
+    yield from _accept(host, vm, vcpu, pages)
+    yield from _use(host, vm, vcpu, pages, 0)
+
+
+def _exits(host: Host, operation: op.Exits) -> Step[None]:
+    vm, vcpu = _of(host, operation)
+    function = EVENTS.get(operation.reason)
+    if function is None:
+        raise ValueError(f"no exit of a TD: {operation.reason!r}; allowed: {', '.join(EVENTS)}")
+    steps = [_vmcall(function) for _ in range(operation.count)]
+    yield from run(host, vm, vcpu, steps, TDVMCALL if operation.answered_by == "vmm" else ())
+
+
+def _of(host: Host, operation: op.OnVcpu) -> tuple[Vm, int]:
+    vm = host.guest(operation.guest)
+    if not 0 <= operation.vcpu < len(vm.vcpus):
+        raise ValueError(f"guest {vm.number} has {len(vm.vcpus)} VCPUs, no number {operation.vcpu}")
+    return vm, operation.vcpu
+
+
+_ACTS: dict[type, Callable[[Any, Any], Step[None]]] = {
+    op.BootHost: _boot,
+    op.Shutdown: _shut_down,
+    op.Create: _create,
+    op.Load: _load,
+    op.Start: _start,
+    op.Destroy: _destroy,
+    op.Kill: _destroy,
+    op.Touch: _touch,
+    op.Share: _share,
+    op.Change: _change,
+    op.Exits: _exits,
+}

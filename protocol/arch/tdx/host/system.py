@@ -1,0 +1,125 @@
+"""A TDX host's software in a plan: what Linux, KVM and QEMU do, in their order. Section 6 of the sheet.
+
+A `Host` stands on any level: the machine, or an emulation that is asked by message. It owns its memory
+through a pool of its own frames: behind the PAMT.
+
+Left out: attestation, 2 MiB pages, pre-faulting, the slow order of teardown, folding of equal calls (`bulk`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from protocol.arch.tdx.cpu import Lp
+from protocol.arch.tdx.host.module import Failed, Module, tdmr
+from protocol.arch.tdx.host.vm import GuestFailed, Vm
+from protocol.effects import Step
+from protocol.errors import OperationFailed
+from protocol.memory.pool import Pool
+from protocol.memory.store import PAGE_SHIFT
+from protocol.plan import operations as op
+from protocol.tracking import Book
+
+
+class Host:
+    """One secure host. `depth` is its own level, 0 for L0; `image` is what its guests are loaded with."""
+
+    def __init__(
+        self,
+        level: Any,
+        lps: Sequence[Lp],
+        *,
+        depth: int,
+        image: bytes | None = None,
+        book: Book | None = None,
+    ) -> None:
+        """A host that is off."""
+        self.level = level
+        self.depth = depth
+        self.image = image
+        self.guests: dict[int, Vm] = {}
+        self.keys: list[int] = []
+        self.pool = Pool(0, 0)
+        self._lps = list(lps)
+        self._book = book
+        self._module: Module | None = None
+
+    @property
+    def module(self) -> Module:
+        """Raises ValueError as long as the host has not booted."""
+        if self._module is None:
+            raise ValueError(f"the host at level {self.depth} has not booted")
+        return self._module
+
+    def lp_of(self, guest: int, vcpu: int) -> int:
+        """Where a VCPU runs: it stays there, so that it is associated once."""
+        return (guest + vcpu) % len(self._lps)
+
+    def keep(self, kind: str, n: int) -> None:
+        """Note `n` more records in the host's own book, or fewer where `n` is negative."""
+        if self._book is not None:
+            (self._book.add if n > 0 else self._book.drop)(kind, abs(n))
+
+    def guest(self, number: int) -> Vm:
+        """A guest of this host. Raises ValueError for one that it has not."""
+        found = self.guests.get(number)
+        if found is None:
+            raise ValueError(f"the host at level {self.depth} has no guest {number}")
+        return found
+
+    def perform(self, operation: op.Operation) -> Step[None]:
+        """Do one operation of a plan.
+
+        Raises OperationFailed; ValueError for an operation that does not fit the state of host or guest.
+        """
+        from protocol.arch.tdx.host.perform import act_of
+
+        act = act_of(operation)
+        try:
+            yield from act(self, operation)
+        except Failed as refused:
+            raise OperationFailed(str(refused)) from None
+
+    # -- memory ------------------------------------------------------------------------------------
+
+    def page(self) -> int:
+        """The address of a page of the host's own."""
+        return self.pool.take() << PAGE_SHIFT
+
+    def give(self, pages: Sequence[int]) -> None:
+        """These pages are free again, and plain memory."""
+        self.pool.give([page >> PAGE_SHIFT for page in pages])
+
+    def flush(self, page: int, hkid: int) -> Step[None]:
+        """PAGE.WBINVD: the address bears the KeyID."""
+        address = page | hkid << self.level.profile.hkid_shift
+        yield from self.module.call("phymem_page_wbinvd", rcx=address)
+
+    def take_back(self, page: int) -> Step[None]:
+        """RECLAIM, then 64 direct stores."""
+        yield from self.module.call("phymem_page_reclaim", rcx=page)
+        self.level.clear([page >> PAGE_SHIFT])
+        self.give([page])
+
+    # -- the host comes up, and goes ---------------------------------------------------------------
+
+    def boot(self) -> Step[None]:
+        info = tdmr(self.level.size)
+        free = info.pamt[2].end
+        module = Module(self.level, self._lps)
+        yield from module.bring_up(free)
+        first = (free >> PAGE_SHIFT) + 2
+        self.pool = Pool(first, (self.level.size >> PAGE_SHIFT) - first)
+        self.keys = list(range(module.global_key - 1, self.level.profile.first_private - 1, -1))
+        self._module = module
+
+    def shut_down(self) -> Step[None]:
+        """Linux leaves the module as it is when the machine goes off: no call tells it."""
+        if self.guests:
+            raise ValueError(f"{len(self.guests)} guests are still there")
+        yield from ()
+        self._module = None
+
+
+__all__ = ["GuestFailed", "Host", "Vm"]

@@ -1,0 +1,215 @@
+"""A whole comparison with TDs: every path to its end, exact counts, nothing left behind."""
+
+from __future__ import annotations
+
+from contextlib import chdir
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from actors import exit_codes
+from actors.cli import app
+from actors.compare.outcome import Outcome
+from actors.compare.progress import Progress
+from actors.compare.run import run
+from actors.costs import load as load_costs
+from protocol.arch.tdx.profiles import PROFILES
+from protocol.plan.fit import mistakes
+from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario, Strategy
+
+LIFE = ("create", "load", "boot", "run", "page_change", "destroy")
+GUESTS, VCPUS, IMAGE, TOUCHED, SHARED, CHANGES = 4, 2, 5, 12, 3, 4
+TABLES = 3  # of the Secure EPT: a guest has less than 2 MiB
+Json = dict[str, Any]
+
+
+def small(**changes: Any) -> Scenario:
+    """Two hosts with two guests each, and everything happens to them."""
+    exits = Exits(ExitKind(3, "kernel"), ExitKind(2, "vmm"), ExitKind(2, "vmm"), ExitKind(2, "kernel"))
+    base = Scenario(
+        name="small",
+        arch=("tdx",),
+        l1=GuestHosts(count=2, memory_mib=256, cpus=2),
+        guest=Guests(
+            per_l1=GUESTS // 2,
+            memory_mib=1,
+            vcpus=VCPUS,
+            image_pages=IMAGE,
+            touch_pages=TOUCHED,
+            share_pages=SHARED,
+        ),
+        run=Run(exits=exits, swap_pages=3, page_changes=CHANGES, resets=2, reboots=1, deaths=1),
+    )
+    return replace(base, **changes)
+
+
+def outcome(depth: int, **changes: Any) -> Outcome:
+    """What `run` finds; it looks itself whether anything is left."""
+    found = run(small(depth=depth, **changes), Progress(), costs=load_costs(None))
+    assert not found.stopped
+    return found
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def told(request: pytest.FixtureRequest) -> Outcome:
+    return outcome(request.param)
+
+
+def by_path(told: Outcome) -> dict[str, Json]:
+    return {result["path"]: result for result in told.results}
+
+
+def issued(result: Json, phase: str) -> dict[str, int]:
+    """Calls at the real module in one phase, by their name; entries aside."""
+    found: dict[str, int] = {}
+    for key, number in (result["phases"].get(phase) or {}).items():
+        family, _, labels = key.partition(".")
+        name = labels.split(".")[0]
+        if family == "te_issued" and name not in ("", "vp_enter"):
+            found[name] = found.get(name, 0) + number
+    return found
+
+
+@pytest.mark.slow
+def test_a_tds_life_takes_the_calls_of_the_fact_sheet(told: Outcome) -> None:
+    """Counted by hand: what a guest has of pages and VCPUs says how many of each."""
+    direct = by_path(told)["direct"]
+    assert issued(direct, "create") == {
+        "mng_create": GUESTS,
+        "mng_key_config": GUESTS,
+        "mng_addcx": 6 * GUESTS,
+        "mng_init": GUESTS,
+        "mng_rd": 2 * GUESTS,
+        "vp_create": VCPUS * GUESTS,
+        "vp_addcx": 5 * VCPUS * GUESTS,
+        "vp_init": VCPUS * GUESTS,
+        "vp_wr": 4 * VCPUS * GUESTS,
+    }
+    assert issued(direct, "load") == {
+        "mem_sept_add": TABLES * GUESTS,
+        "mem_page_add": IMAGE * GUESTS,
+        "mr_extend": 16 * IMAGE * GUESTS,
+        "mr_finalize": GUESTS,
+    }
+    removals = dict.fromkeys(
+        ("mem_range_block", "mem_track", "mem_page_remove", "phymem_page_wbinvd"), SHARED * GUESTS
+    )
+    # Every buffer is accepted, then shared.
+    assert issued(direct, "boot") == {"mem_page_aug": (TOUCHED + SHARED) * GUESTS, **removals}
+    assert issued(direct, "run") == {}
+    half = CHANGES // 2 * GUESTS
+    assert issued(direct, "page_change") == dict.fromkeys((*removals, "mem_page_aug"), half)
+    assert issued(direct, "destroy") == {
+        "vp_flush": VCPUS * GUESTS,
+        "mng_vpflushdone": GUESTS,
+        "phymem_cache_wb": GUESTS,
+        "mng_key_freeid": GUESTS,
+        "phymem_page_reclaim": (IMAGE + TOUCHED + TABLES + 6 * VCPUS + 6 + 1) * GUESTS,
+        "phymem_page_wbinvd": GUESTS,
+    }
+
+
+@pytest.mark.slow
+def test_the_same_calls_of_a_tds_life_reach_the_module_on_every_path(told: Outcome) -> None:
+    paths = by_path(told)
+    assert set(paths) == {"direct", "nested", "hosted"}
+    for phase in LIFE:
+        direct = issued(paths["direct"], phase)
+        assert issued(paths["hosted"], phase) == direct, phase
+        assert issued(paths["nested"], phase) == direct, phase
+
+
+@pytest.mark.slow
+def test_a_guest_hosts_own_module_needs_nothing_of_the_real_one(told: Outcome) -> None:
+    paths = by_path(told)
+    assert issued(paths["direct"], "host_setup")["sys_tdmr_init"] == 1
+    assert issued(paths["nested"], "host_setup") == {}
+
+
+@pytest.mark.slow
+def test_exits_grow_with_nesting_and_not_with_hosting(told: Outcome) -> None:
+    paths = by_path(told)
+    for phase in ("boot", "run", "page_change"):
+        direct = paths["direct"]["phases"][phase]["exits"]
+        assert paths["hosted"]["phases"][phase]["exits"] == direct, phase
+        assert paths["nested"]["phases"][phase]["exits"] > direct, phase
+
+
+@pytest.mark.slow
+def test_an_owners_reboot_is_cleaned_up_without_its_help(told: Outcome) -> None:
+    """One host reboots and one dies: all pages of both its TDs are taken back from below."""
+    counts = by_path(told)["nested"]["counts"]
+    pages = IMAGE + TOUCHED + TABLES + 6 * VCPUS + 6 + 1
+    for cause in ("l1_reboot", "l1_crash"):
+        assert counts[f"teardown.td.{cause}"] == GUESTS // 2
+        assert counts[f"teardown.vcpu.{cause}"] == GUESTS // 2 * VCPUS
+        assert counts[f"teardown.page.{cause}"] == GUESTS // 2 * pages
+
+
+@pytest.mark.slow
+def test_what_is_lacking_is_absent_with_its_reason_and_never_zero(told: Outcome) -> None:
+    for result in told.results:
+        for phase in ("swap", "reset", "dump"):
+            assert result["phases"][phase] is None
+            assert result["absent"][f"phases.{phase}"]
+        assert result["modelled"]["ns"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+def test_two_runs_count_the_same(depth: int) -> None:
+    """Whichever host comes first: they reboot and die side by side, so locks and write-backs may meet."""
+    everybody = Run(page_changes=CHANGES, reboots=5, deaths=4)
+    hosts = GuestHosts(count=4, memory_mib=256, cpus=2)
+    first, second = (outcome(depth, run=everybody, l1=hosts, paths=("nested",)) for _ in range(2))
+    for one, other in zip(first.results, second.results, strict=True):
+        assert one | {"contention": {}} == other | {"contention": {}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"fidelity": "bulk"}, "fidelity"),
+        ({"transport": "packed"}, "transport"),
+        ({"paths": ("nested", "mixed")}, "paths"),
+        ({"strategy": Strategy(pages="prefault")}, "strategy.pages"),
+        ({"strategy": Strategy(teardown="async")}, "strategy.teardown"),
+        ({"strategy": Strategy(handles="mapped")}, "strategy.handles"),
+        ({"strategy": Strategy(donation="bounded")}, "strategy.donation"),
+        ({"run": Run(level_swaps=1)}, "run.level_swaps"),
+        ({"l1": GuestHosts(memory_mib=127)}, "l1.memory_mib"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_reason(changes: dict[str, Any], where: str) -> None:
+    (found,) = mistakes(small(**changes), {"tdx": PROFILES["small"]})
+    assert found.path == where
+    assert found.hint or "not built" in found.allowed or "own range" in found.allowed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [["--processes", "2"], ["--record", "there"]])
+def test_an_option_that_it_cannot_have_ends_with_a_usage_error(option: list[str], tmp_path: Path) -> None:
+    with chdir(tmp_path):
+        done = CliRunner().invoke(app, ["compare", "--arch", "tdx", *option])
+    assert done.exit_code == exit_codes.USAGE
+    assert f"{option[0]}: tdx: " in done.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+def test_four_architectures_stand_side_by_side(depth: int) -> None:
+    """Each has all phases that it can: what one lacks another keeps."""
+    every = ("s390", "sev", "pef", "tdx")
+    hosts = GuestHosts(count=2, memory_mib=2060, cpus=2)
+    found = run(small(arch=every, depth=depth, l1=hosts), Progress(), costs=load_costs(None))
+    assert [(result["arch"], result["path"]) for result in found.results] == [
+        (arch, path) for arch in every for path in ("direct", "nested", "hosted")
+    ]
+    s390, tdx = (next(r for r in found.results if r["arch"] == arch) for arch in ("s390", "tdx"))
+    assert s390["phases"]["swap"]["te_issued"] > 0
+    assert tdx["phases"]["swap"] is None
+    assert {claim["arch"] for claim in found.claims} == set(every)
