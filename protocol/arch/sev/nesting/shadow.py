@@ -1,6 +1,6 @@
 """Shadows of the nested tables that a guest host keeps for its guests.
 
-Section 7 of the fact sheet, and design 5.
+Section 7 of the fact sheet.
 
 A shadow maps guest pages to frames of the level below, leaf by leaf as faults ask for them, always in 4
 KiB: a small leaf is right inside a large RMP entry. The guest host's tables are write-protected as far as a
