@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import trio
@@ -32,7 +33,7 @@ from protocol.cost.table import Costs
 from protocol.ledger import Ledger
 from protocol.plan.fit import PHASES
 from protocol.plan.scenario import Scenario, as_dict
-from protocol.plan.workload import DIRECT, MIXED, NESTED, Act, HostPlan, Workload, workload
+from protocol.plan.workload import DIRECT, MIXED, NESTED, Act, Workload, workload
 from protocol.tracking import Book, summary
 
 
@@ -106,12 +107,11 @@ async def _path(
             progress.phase(plan.path, phase, done + number, steps)
             ledger.phase = phase
             await staged.enter_phase(phase)
-            # A run in one step has nobody beside it; no count depends on the order between hosts.
-            in_turn = scenario.fidelity == "bulk" and processes == 1
-            side_by_side = trio.Semaphore(1 if in_turn else len(plan.hosts))
-            async with trio.open_nursery() as hosts:
-                for host in plan.hosts:
-                    hosts.start_soon(_host, staged, host, host.phases.get(phase, ()), side_by_side)
+            # A run in one step has nobody beside it, and a transcript is the same each time.
+            if transcripts is not None or (scenario.fidelity == "bulk" and processes == 1):
+                await _in_turn(staged, plan, phase)
+            else:
+                await _side_by_side(staged, plan, phase)
         _nothing_is_left(staged)
         tallies = [_own_tally(ledger, staged.books()), *await staged.tally()]
         await staged.close()
@@ -180,10 +180,23 @@ class _LiveBooks:
         return iter(self._staged.books())
 
 
-async def _host(staged: Stage, host: HostPlan, acts: Iterable[Act], side_by_side: trio.Semaphore) -> None:
+async def _side_by_side(staged: Stage, plan: Workload, phase: str) -> None:
+    async with trio.open_nursery() as hosts:
+        for host in plan.hosts:
+            hosts.start_soon(_host, staged, host.number, host.phases.get(phase, ()))
+
+
+async def _host(staged: Stage, number: int, acts: Iterable[Act]) -> None:
     for act in acts:
-        async with side_by_side:
-            await staged.perform(host.number, act)
+        await staged.perform(number, act)
+
+
+async def _in_turn(staged: Stage, plan: Workload, phase: str) -> None:
+    """One act of each host, then the next of each. No count depends on the order between hosts."""
+    for acts in zip_longest(*(host.phases.get(phase, ()) for host in plan.hosts)):
+        for host, act in zip(plan.hosts, acts, strict=True):
+            if act is not None:
+                await staged.perform(host.number, act)
 
 
 def _result(

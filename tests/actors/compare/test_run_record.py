@@ -15,6 +15,13 @@ from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Sce
 pytestmark = pytest.mark.slow
 
 
+def written(folder: Path, scenario: Scenario) -> Path:
+    transcripts = Transcripts(folder)
+    run(scenario, Progress(), transcripts)
+    transcripts.close()
+    return folder
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One host with two guests: with several hosts, each would see handles that the others used up."""
@@ -25,11 +32,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         guest=Guests(per_l1=2, memory_mib=1, vcpus=2, image_pages=3, touch_pages=5, share_pages=2),
         run=Run(exits=exits, swap_pages=2, page_changes=2, resets=2, reboots=1, deaths=1),
     )
-    folder = tmp_path_factory.mktemp("recorded")
-    transcripts = Transcripts(folder)
-    run(scenario, Progress(), transcripts)
-    transcripts.close()
-    return folder
+    return written(tmp_path_factory.mktemp("recorded"), scenario)
 
 
 def asked_again(path: Path, depth: int) -> tuple[int, object]:
@@ -52,3 +55,18 @@ def test_so_does_l0_on_the_machine(recorded: Path) -> None:
     same, difference = asked_again(recorded / "s390-direct-0.jsonl", 0)
     assert difference is None
     assert same > 500
+
+
+def test_a_run_with_several_hosts_says_the_same_each_time(tmp_path: Path) -> None:
+    scenario = Scenario(
+        paths=("direct", "nested"),
+        l1=GuestHosts(count=3, memory_mib=2060, cpus=2),
+        guest=Guests(per_l1=2, memory_mib=1, vcpus=1, image_pages=2, touch_pages=3, share_pages=1),
+        run=Run(swap_pages=1, page_changes=1, resets=1, reboots=1, deaths=1),
+    )
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = (written(tmp_path / name, scenario) for name in ("one", "two"))
+    said = {path.name: path.read_bytes() for path in one.iterdir()}
+    assert len(said) == 4
+    assert said == {path.name: path.read_bytes() for path in two.iterdir()}
