@@ -55,11 +55,12 @@ class Mistake:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The most that a profile allows of a setting, and of what that is so many."""
+    """The most that a profile allows of a setting, of what that is so many, and the least."""
 
     path: str
     most: int
     what: str
+    least: int = 0
 
 
 class Profile(Protocol):
@@ -206,6 +207,9 @@ def _profile(scenario: Scenario, profile: Profile) -> Iterator[Mistake]:
     for limit in profile.limits():
         if values[limit.path] > limit.most:
             allowed = f"at most {limit.most}: {limit.what} in profile {profile.name}"
+            yield Mistake(limit.path, values[limit.path], allowed, needs=(limit.path, "profile"))
+        if values[limit.path] < limit.least:
+            allowed = f"at least {limit.least}: {limit.what} in profile {profile.name}"
             yield Mistake(limit.path, values[limit.path], allowed, needs=(limit.path, "profile"))
     yield from _refused(scenario, profile)
     least, why = profile.host_least_mib()
