@@ -37,6 +37,7 @@ LOW_MEMORY = MIB  # below it nothing is convertible, and `alloc` gives nothing o
 SEAMRR_BASE = 32 * MIB
 SEAMRR_SIZE = 32 * MIB
 
+MAX_HOST_CPUS = 64
 PAMT_MIB = 5  # of a GiB: four, and less than one for its upper levels
 
 _ONE_WAY = "tdx has one way to do that"
@@ -134,6 +135,7 @@ class Profile:
             Limit("guest.per_l1", self.tdx_keyids - 1, "private KeyIDs for TDs of a host"),
             Limit("guest.vcpus", 0xFFFF, "VCPUs of a TD"),
             Limit("guest.memory_mib", (1 << 47) // MIB, "MiB of private memory of a TD"),
+            Limit("l1.cpus", MAX_HOST_CPUS, "CPUs of a host, one for each package", least=self.packages),
             Limit("run.level_swaps", 0, "pages that a level below swaps: not built for TDs"),
         )
 

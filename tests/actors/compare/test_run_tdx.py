@@ -189,6 +189,12 @@ def test_what_cannot_be_is_refused_with_its_reason(changes: dict[str, Any], wher
     assert found.hint or "not built" in found.allowed or "own range" in found.allowed
 
 
+def test_a_host_has_a_cpu_in_each_package() -> None:
+    (found,) = mistakes(small(l1=GuestHosts(memory_mib=256, cpus=1)), {"tdx": PROFILES["small-2p"]})
+    assert (found.path, found.value) == ("l1.cpus", 1)
+    assert found.allowed.startswith("at least 2")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("option", [["--processes", "2"], ["--record", "there"]])
 def test_an_option_that_it_cannot_have_ends_with_a_usage_error(option: list[str], tmp_path: Path) -> None:
