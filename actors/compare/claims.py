@@ -75,7 +75,7 @@ def less_emulation_by_table(run: Run) -> Verdict | None:
     return (
         "construction",
         _never_rises(shares),
-        {str(name): round(share, 3) for name, share in shares.items()},
+        _shown(shares),
     )
 
 
@@ -90,7 +90,12 @@ def less_emulation_by_calls(run: Run) -> Verdict | None:
         )
         if all_of:
             shares[category] = emulated / all_of
-    return "emulation", _never_rises(shares), {str(name): round(share, 3) for name, share in shares.items()}
+    return "emulation", _never_rises(shares), _shown(shares)
+
+
+def _shown(shares: Mapping[Category, float]) -> Json:
+    """Three digits that matter: a share that is next to nothing is not nothing."""
+    return {str(name): float(f"{share:.3g}") for name, share in shares.items()}
 
 
 def _never_rises(shares: Mapping[Category, float]) -> bool:

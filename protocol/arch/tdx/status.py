@@ -54,7 +54,7 @@ class Operand(IntEnum):
 
 
 class Status(IntEnum):
-    """Every code that the sheet lists, operand part zero."""
+    """Every code that the fact sheet lists, operand part zero."""
 
     # 0x00: general / TD exit
     SUCCESS = 0x0000_0000_0000_0000
@@ -238,6 +238,16 @@ class Status(IntEnum):
     TD_EXIT_ON_L2_VM_EXIT = 0x0000_1141_0000_0000
     TD_EXIT_ON_L2_TO_L1 = 0x0000_1142_0000_0000
     GLA_NOT_CANONICAL = 0xC000_1160_0000_0000
+
+
+BUSY = frozenset(  # somebody else is at it: ask again
+    {
+        Status.OPERAND_BUSY,
+        Status.PREVIOUS_TLB_EPOCH_BUSY,
+        Status.SYS_BUSY,
+        Status.OPERAND_BUSY_HOST_PRIORITY,
+    }
+)
 
 
 class Refused(Exception):

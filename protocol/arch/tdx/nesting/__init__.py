@@ -30,7 +30,7 @@ from protocol.arch.tdx.nesting.operands import Operands
 from protocol.arch.tdx.nesting.shadow import Shadows
 from protocol.arch.tdx.platform import PAGE_SHIFT, Platform
 from protocol.arch.tdx.profiles import GIB, Profile, Range, cmrs_of, seamrr_of
-from protocol.arch.tdx.status import CODE_MASK, RAX, Refused, Status
+from protocol.arch.tdx.status import BUSY, CODE_MASK, RAX, Refused
 from protocol.arch.tdx.tables import OpState, PageType
 from protocol.calls import CallSpec
 from protocol.effects import Fault, Step
@@ -39,14 +39,6 @@ from protocol.memory.store import OFFSET
 from protocol.nesting.quarantine import Quarantine
 from protocol.tracking import Book
 
-BUSY = frozenset(
-    {
-        Status.OPERAND_BUSY,
-        Status.PREVIOUS_TLB_EPOCH_BUSY,
-        Status.SYS_BUSY,
-        Status.OPERAND_BUSY_HOST_PRIORITY,
-    }
-)
 TREATMENTS: Mapping[int, Callable[[Nested, Call], Step[int]]]
 
 

@@ -45,7 +45,10 @@ def create(n: Nested, call: Call) -> Step[int]:
         yield from call.commit()
     # A sibling may ask while this call is under way below, so the KeyID is taken before.
     real = n.below.hkids.pop() if n.below.hkids else None
-    operands.put(RDX, hkid if real is None else real)
+    if real is None:
+        operands.put(RDX, hkid)
+    else:
+        operands.translated(RDX, real, "handle")
     status = -1
     try:
         status = yield from operands.issue_at_once()

@@ -211,6 +211,7 @@ def flush_page(n: Nested, call: Call) -> Step[int]:
     real = next((td.real for td in n.tds.values() if td.hkid == hkid), 0)
     if not operands.wrong:
         operands.r[RCX] |= real << n.below.memory.profile.hkid_shift
+        operands.translations.append("handle")
     operands.given[RCX] = call.r[RCX]
     return (yield from operands.issue())
 

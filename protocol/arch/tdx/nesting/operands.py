@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from protocol.arch.tdx.front import Call, Raised
 from protocol.arch.tdx.platform import FRAMES, NOT_OURS, PAGE_SHIFT, page_lock
-from protocol.arch.tdx.status import RAX, Operand, Refused, Status
+from protocol.arch.tdx.status import BUSY, CODE_MASK, RAX, Operand, Refused, Status
 from protocol.arch.tdx.tables import PageType
 from protocol.effects import Fault, Step
 
@@ -34,6 +34,7 @@ class Operands:
         self.given = list(call.r)
         self.r = list(call.r)
         self.wrong: dict[int, int] = {}
+        self.translations: list[str] = []  # by stage; they count when the answer is not "busy"
         self._changed: list[int] = []
 
     # -- down --------------------------------------------------------------------------------------
@@ -42,7 +43,8 @@ class Operands:
         """A private page, but for `flags`; `exclusive` is how the module locks it."""
         address, kept = self.given[register] & ~flags, self.given[register] & flags
         try:
-            self.put(register, located(self._n, self._call, address, register, exclusive, size) | kept)
+            below = located(self._n, self._call, address, register, exclusive, size)
+            self.translated(register, below | kept, "host_page")
         except Refused as refused:
             self.fail(register, refused.status)
 
@@ -66,7 +68,12 @@ class Operands:
         if plain == NOT_OURS:
             self.fail(register, Status.OPERAND_INVALID | register, kept)
         else:
-            self.put(register, self._n.anywhere(plain) | kept)
+            self.translated(register, self._n.anywhere(plain) | kept, "host_page")
+
+    def translated(self, register: int, value: int, stage: str) -> None:
+        """What the level below knows under another number."""
+        self.translations.append(stage)
+        self.put(register, value)
 
     def put(self, register: int, value: int) -> None:
         self.r[register] = value
@@ -96,6 +103,9 @@ class Operands:
         if isinstance(out, Fault):
             raise Raised(replace(out, address=self._n.own_address(out.address)))
         status = out[RAX]
+        if status & CODE_MASK not in BUSY:
+            for stage in self.translations:
+                self._n.ledger.count(("translations", stage))
         for register, own in self.wrong.items():
             if status == Status.OPERAND_INVALID | register:
                 status = own
@@ -133,7 +143,7 @@ def undisturbed(n: Nested, lp: Lp, r: Registers, tries: int = TRIES) -> Step[Reg
     out: Registers | Fault = r
     for _ in range(tries):
         out = yield from n.below.memory.call(lp, r)
-        if isinstance(out, Fault) or out[RAX] & 0xFFFF_FFFF_0000_0000 not in _BUSY:
+        if isinstance(out, Fault) or out[RAX] & CODE_MASK not in _BUSY:
             break
         n.ledger.contention["absorbed_busy"] += 1
     return out
