@@ -339,20 +339,23 @@ def _leave(folder: Path, content: Json, recording: Recording) -> None:
 
 def _tell_changes(base: Json, content: Json, stopped: bool, wanted: Wanted) -> bool:
     """Say what is different from `base`; returns whether any count is."""
-    from actors.compare.diff import changes, identity, other_scenario
+    from actors.compare.diff import changes, identity, one_sided, other_scenario
 
     speak = say if wanted.as_json else tell
     before, now = base["results"], content["results"]
     if stopped:  # only what was finished can be compared
         finished = {identity(result) for result in now}
         before = [result for result in before if identity(result) in finished]
-    found = changes(before, now)
+    found, alone = changes(before, now), one_sided(before, now)
     for setting in other_scenario(base, content):
         speak(f"other setting: {setting}")
+    for which in alone:
+        speak(which)
     for change in found[:CHANGES_SHOWN]:
         speak(f"changed: {change.text()}")
     if len(found) > CHANGES_SHOWN:
         speak(f"... and {len(found) - CHANGES_SHOWN:,} more")
     number = {0: "no count", 1: "1 count"}.get(len(found), f"{len(found):,} counts")
-    speak(f"{number} changed against {wanted.diff}")
-    return bool(found)
+    where = " in what both have" if alone else ""
+    speak(f"{number} changed{where} against {wanted.diff}")
+    return bool(found or alone)

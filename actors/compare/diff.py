@@ -112,30 +112,39 @@ def _is_result(result: object) -> bool:
     )
 
 
+def one_sided(before: list[Json], now: list[Json]) -> list[str]:
+    """Results that only one of the two has, in words."""
+    old, new = ([identity(result) for result in results] for results in (before, now))
+    gone = [which for which in old if which not in new]
+    come = [which for which in new if which not in old]
+    return [
+        f"only in {where}: {arch} {path} depth {depth}"
+        for where, some in (("the base", gone), ("this run", come))
+        for arch, path, depth in some
+    ]
+
+
 def changes(before: list[Json], now: list[Json]) -> list[Change]:
-    """Every number that differs, in the order of the results."""
+    """Every number that differs between results that both have, in the order of the results."""
     old = {identity(result): result for result in before}
     new = {identity(result): result for result in now}
     found = []
-    for which in dict.fromkeys([*old, *new]):
-        a = dict(_numbers(old.get(which, {})))
-        b = dict(_numbers(new.get(which, {})))
-        # A count that never happened is not listed: that is 0, and not a count that is missing.
-        default = 0 if which in old and which in new else None
+    for which in (which for which in old if which in new):
+        a, b = dict(_numbers(old[which])), dict(_numbers(new[which]))
         for name in sorted(a.keys() | b.keys()):
-            was, is_now = _value(name, a, default), _value(name, b, default)
+            was, is_now = _value(name, a), _value(name, b)
             if was != is_now and not _told_in_parts(name, a, b):
                 found.append(Change(*which, name, was, is_now))
     return found
 
 
-def _value(name: str, numbers: Mapping[str, int | None], default: int | None) -> int | None:
-    """A count; where it is not listed: lacking if its phase is, else the default."""
+def _value(name: str, numbers: Mapping[str, int | None]) -> int | None:
+    """A count; where it is not listed: lacking if its phase is, else it never happened and is 0."""
     if name in numbers:
         return numbers[name]
     parts = name.split(".")
     above = (".".join(parts[:end]) for end in range(1, len(parts)))
-    return None if any(prefix in numbers and numbers[prefix] is None for prefix in above) else default
+    return None if any(prefix in numbers and numbers[prefix] is None for prefix in above) else 0
 
 
 def _told_in_parts(name: str, a: Mapping[str, int | None], b: Mapping[str, int | None]) -> bool:
