@@ -54,7 +54,7 @@ def test_actors_are_there_by_role(scraper: Scraper, path: str) -> None:
     values = next(v for at, phase, v in scraper.seen if at == path and phase == "run")
     live = [values[m.ACTORS].get((role, "live"), 0) for role in ("te", "kvm", "host", "broker")]
     assert tuple(live) == RUNNING[path]
-    assert values[m.ACTORS]["guest", "live"] == 2 if path != "nested" else True
+    assert values[m.ACTORS]["guest", "live"] == 2
     assert not any(n for (_, state), n in values[m.ACTORS].items() if state == "dead")
 
 
