@@ -31,6 +31,7 @@ from protocol.errors import (
     LocalProtocolError,
     NestbedError,
     NotDelivered,
+    OperationFailed,
     OutcomeUnknown,
     OwnerGone,
     RemoteProtocolError,
@@ -53,6 +54,7 @@ _FAILURES: tuple[tuple[str, type[NestbedError]], ...] = (
     ("outcome_unknown", OutcomeUnknown),
     ("owner_gone", OwnerGone),
     ("level_gone", LevelGone),
+    ("failed", OperationFailed),
 )
 _BY_WORD = dict(_FAILURES)
 

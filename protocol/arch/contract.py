@@ -230,8 +230,9 @@ class Comparison(Protocol):
         seed: int,
         strategy: Mapping[str, str],
         ledger: Ledger,
+        spare: int = 0,
     ) -> Rig:
-        """L0's half of a composition: its seats are L1's, whatever stands on them."""
+        """L0's half of a composition: its seats are L1's, whatever stands on them; `spare` as there."""
         ...
 
     def linked(self, memory: OwnMemory, cpus: int) -> Any:

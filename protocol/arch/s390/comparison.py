@@ -96,8 +96,10 @@ class S390Comparison:
         seed: int,
         strategy: Mapping[str, str],
         ledger: Ledger,
+        spare: int = 0,
     ) -> Rig:
-        return lower(PROFILES[profile], depth, hosts, memory_bytes, cpus, seed, _strategy(strategy), ledger)
+        words = _strategy(strategy)
+        return lower(PROFILES[profile], depth, hosts, memory_bytes, cpus, seed, words, ledger, spare)
 
     def linked(self, memory: OwnMemory, cpus: int) -> LinkedUltravisor:
         return LinkedUltravisor(memory, [Cpu(number, running=number == 0) for number in range(cpus)])

@@ -277,12 +277,13 @@ def lower(
     seed: int,
     strategy: Strategy | None = None,
     ledger: Ledger | None = None,
+    spare: int = 0,
 ) -> Rig:
     """L0's half of a composition with `hosts` at `depth` >= 1: its seats are L1's, whatever runs there."""
     if depth == 1:
-        return compose(profile, 1, hosts, memory_bytes, cpus, seed, strategy, ledger, apart=True)
+        return compose(profile, 1, hosts, memory_bytes, cpus, seed, strategy, ledger, apart=True, spare=spare)
     rig = Rig(profile, 1, seed, [], ledger or Ledger(), [], strategy=strategy, apart=True)
-    sizes, counts, wide = _stack(profile, depth, hosts, memory_bytes, cpus, 0)
+    sizes, counts, wide = _stack(profile, depth, hosts, memory_bytes, cpus, spare)
     machine = Machine(wide, sizes[0], _cpus(counts[0]), CALLS, rig.ledger, seed)
     rig.machines.append(machine)
     rig.levels.append(machine)
