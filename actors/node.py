@@ -229,7 +229,7 @@ class Node:
         steps: dict[str, Callable[[], Step[Any]]] = {
             "swap": partial(rig.swap, place, detail),
             "sweep": partial(rig.sweep, place, detail),
-            "reset": partial(rig.reset, place, "load-normal"),
+            "reset": partial(rig.reset, place, self.comparison.reboot),
         }
         if effect.operation not in steps:
             raise OperationFailed(f"no act of a hypervisor: {effect.operation}")

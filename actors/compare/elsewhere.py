@@ -132,7 +132,8 @@ class GuestHostsElsewhere:
         if self._parts.scenario.depth > 1:
             await self._node_of[host].tell(Above(host, what))
         elif what == "reset":
-            await self.kvm.control(f"l1.{host}", lambda: self.rig.reset(host, "load-normal"))
+            kind = self._parts.comparison.reboot
+            await self.kvm.control(f"l1.{host}", lambda: self.rig.reset(host, kind))
         else:
             self.kvm.gone(f"l1.{host}", "l1_crash")
             await reclaimed(self.kvm, f"l1.{host}")

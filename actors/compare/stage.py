@@ -258,8 +258,9 @@ class _Seat:
                 await kvm.control(self.name, lambda: stage.rig.swap(number, operation))
             case op.Reboot():
                 self._end()
-                self._tell({"op": "reset", "kind": "load-normal"})
-                await kvm.control(self.name, lambda: stage.rig.reset(number, "load-normal"))
+                kind = stage.parts.comparison.reboot
+                self._tell({"op": "reset", "kind": kind})
+                await kvm.control(self.name, lambda: stage.rig.reset(number, kind))
                 self._left_over = stage.parts.scenario.strategy.teardown == "async"
                 self._host = self._boot()
             case op.Death():

@@ -178,6 +178,11 @@ class Comparison(Protocol):
         """What its calls cost, in entries of the cost table."""
         ...
 
+    @property
+    def reboot(self) -> str:
+        """The kind of reset, in the words of its console, that a host's reboot without a word is."""
+        ...
+
     def compose(
         self,
         profile: str,

@@ -29,6 +29,7 @@ class PefComparison:
 
     wire: tuple[type, ...] = ()
     prices = PRICES
+    reboot = "system"
     lacks: Mapping[str, str] = {}
     cannot = CANNOT
 

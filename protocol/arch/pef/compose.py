@@ -116,8 +116,8 @@ class Rig:
         return found
 
     def reset(self, seat: int, kind: str) -> Step[None]:
-        """The host on `seat` reboots. A plan knows one kind for all architectures, which is this one."""
-        if kind not in (*RESETS, "load-normal"):
+        """The host on `seat` reboots."""
+        if kind not in RESETS:
             raise ValueError(f"no reset {kind!r}: allowed are {', '.join(RESETS)}")
         level = self.seats[seat].level
         if isinstance(level, Machine):

@@ -17,8 +17,9 @@ from protocol.arch.s390.linked import WIRE, LinkedUltravisor
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.prices import PRICES
 from protocol.arch.s390.profiles import PROFILES
-from protocol.arch.s390.recorded import RecordedLevel, Say
+from protocol.arch.s390.recorded import RecordedUltravisor
 from protocol.effects import Step
+from protocol.keyboard.recorded import Say
 from protocol.ledger import Ledger
 from protocol.memory.pool import Pool
 from protocol.nesting.guest_host import OwnMemory
@@ -32,6 +33,7 @@ class S390Comparison:
 
     wire = WIRE
     prices = PRICES
+    reboot = "load-normal"
 
     def compose(
         self,
@@ -72,7 +74,7 @@ class S390Comparison:
         chosen = level.cpus if cpus is None else [level.cpus[number] for number in cpus]
         seen = rig.seen(level)
         return Host(
-            seen if record is None else RecordedLevel(seen, record),
+            seen if record is None else RecordedUltravisor(seen, record),
             chosen,
             random,
             depth=depth,

@@ -1,17 +1,11 @@
-"""What a host does, told in the words of its console while it happens: a transcript that can be asked again.
+"""Transcripts of s390 hosts: UVC, SIE, and CPUs that are not as the console was shown them last.
 
-A `RecordedLevel` stands before the level that a host meets. Loads, stores, UVC and SIE pass through; each
-is told as the request that a person at the keyboard would have typed, with the answer that the console
-gives. Changes of a CPU are told before the instruction that is issued with them. What the hardware does for
-the host (`peek`, `poke`) is no request.
+Changes of a CPU are told before the instruction that is issued with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.guest import (
@@ -31,70 +25,48 @@ from protocol.arch.s390.guest import (
 from protocol.arch.s390.linked import CpuState, LinkedUltravisor
 from protocol.arch.s390.structs import SieExit
 from protocol.effects import Fault, Step
-from protocol.memory.store import PAGE_SHIFT
+from protocol.keyboard.recorded import Json, RecordedLevel, Say
 
-Json = dict[str, Any]
-Say = Callable[[Json, Json], None]
 AS_IT_STARTS = CpuState(0, True, False, False, 0, 0, 0, 0, 0)
 
 
-class RecordedLevel(LinkedUltravisor):
-    """A level, and somebody who writes down what is asked of it."""
+class RecordedUltravisor(RecordedLevel, LinkedUltravisor):
+    """See `RecordedLevel`."""
 
     def __init__(self, level: LinkedUltravisor, say: Say) -> None:
-        super().__init__(level.memory, level.cpus)
-        self._level = level
-        self._say = say
-        self._asked = 0
+        LinkedUltravisor.__init__(self, level.memory, level.cpus)
+        RecordedLevel.__init__(self, level, say)
         self._shown = {
             cpu.number: AS_IT_STARTS._replace(number=cpu.number, running=cpu.number == 0)
             for cpu in level.cpus
         }
-        self._queued: dict[int, tuple[Program, int]] = {}  # block -> its program, steps that were told of
-        self.read = self._read
-        self.write = self._write
 
-    def _tell(self, answer: Json, **request: Any) -> None:
-        self._asked += 1
-        self._say({"id": self._asked, **request}, {"id": self._asked, **answer})
+    def typed(self, step: GuestStep) -> Json:
+        return typed(step)
 
-    # -- memory
-
-    def _read(self, address: int, length: int) -> bytes | Fault:
-        data = self._level.read(address, length)
-        answer = _fault(data) if isinstance(data, Fault) else {"ok": {"hex": data.hex()}}
-        self._tell(answer, op="read", addr=hex(address), len=length)
-        return data
-
-    def _write(self, address: int, data: bytes, stores: int = 1) -> Fault | None:
-        fault = self._level.write(address, data, stores)
-        answer = {"ok": {}} if fault is None else _fault(fault)
-        self._tell(answer, op="write", addr=hex(address), hex=bytes(data).hex())
-        return fault
-
-    def clear(self, frames: Sequence[int] | np.ndarray) -> None:
-        self._level.clear(frames)
-        for frame in np.asarray(frames).tolist():
-            self._tell({"ok": {}}, op="fill", addr=hex(frame << PAGE_SHIFT), len=1 << PAGE_SHIFT)
+    def fault(self, fault: Fault, **more: Any) -> Json:
+        answer = super().fault(fault, **more)
+        answer["fault"]["code"] = f"0x{fault.code:02x}"
+        return answer
 
     # -- instructions
 
     def call(self, cpu: Cpu, r2: int, m3: int = 0, m4: int = 0, park: bool = False) -> Step[int | Fault]:
         self._show()
-        cc = yield from self._level.call(cpu, r2, m3, m4, park)
-        answer = _fault(cc) if isinstance(cc, Fault) else {"ok": {"cc": cc}}
-        self._tell(answer, op="call", cpu=cpu.number, r2=hex(r2))
+        cc: int | Fault = yield from self._level.call(cpu, r2, m3, m4, park)
+        answer = self.fault(cc) if isinstance(cc, Fault) else {"ok": {"cc": cc}}
+        self.tell(answer, op="call", cpu=cpu.number, r2=hex(r2))
         return cc
 
     def enter(self, cpu: Cpu, block: int, program: Program, stay: bool, level: int) -> Step[SieExit | Fault]:
         self._show()
-        self._queue(block, program)
+        self.queue(block, program, vcpu=hex(block))
         done = len(program.results)
-        left = yield from self._level.enter(cpu, block, program, stay, level)
-        self._queued[block] = (program, len(program.steps))
+        left: SieExit | Fault = yield from self._level.enter(cpu, block, program, stay, level)
+        self.entered(block, program)
         results = program.results[done:]
-        answer = _fault(left, steps=results) if isinstance(left, Fault) else _exit(left, results)
-        self._tell(answer, op="enter", cpu=cpu.number, vcpu=hex(block))
+        answer = self.fault(left, steps=results) if isinstance(left, Fault) else _exit(left, results)
+        self.tell(answer, op="enter", cpu=cpu.number, vcpu=hex(block))
         return left
 
     def _show(self) -> None:
@@ -118,19 +90,7 @@ class RecordedLevel(LinkedUltravisor):
             }
             if registers:
                 changed["cr"] = registers
-            self._tell({"ok": _settings(state)}, op="cpu", cpu=cpu.number, **changed)
-
-    def _queue(self, block: int, program: Program) -> None:
-        """Tell of the steps that the guest's program has got since the last entry."""
-        known, told = self._queued.get(block, (None, 0))
-        replaced = known is not program
-        steps = [typed(step) for step in list(program.steps)[0 if replaced else told :]]
-        if not steps and not (replaced and told):
-            return
-        request: Json = {"op": "guest", "vcpu": hex(block), "do": steps}
-        if replaced and told:
-            request["replace"] = True
-        self._tell({"ok": {"queued": len(program.steps)}}, **request)
+            self.tell({"ok": _settings(state)}, op="cpu", cpu=cpu.number, **changed)
 
 
 def _state(cpu: Cpu) -> CpuState:
@@ -184,13 +144,3 @@ def _exit(left: SieExit, results: list[Json]) -> Json:
     gprs = [hex(value) for value in left.gprs]
     body = {"icptcode": f"0x{left.code:02x}", "ipa": hex(left.ipa), "ipb": hex(left.ipb), "gprs": gprs}
     return {"ok": {**body, "steps": results}}
-
-
-def _fault(fault: Fault, **more: Any) -> Json:
-    body = {
-        "code": f"0x{fault.code:02x}",
-        "name": fault.name,
-        "address": hex(fault.address),
-        "write": fault.write,
-    }
-    return {"fault": {**body, **more}}

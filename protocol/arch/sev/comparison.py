@@ -34,6 +34,7 @@ class SevComparison:
 
     wire = WIRE
     prices = PRICES
+    reboot = "power"
     lacks = LACKS
     cannot = CANNOT
 

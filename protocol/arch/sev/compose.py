@@ -96,7 +96,7 @@ class Rig:
         """CPUs of L0 for software of its own beside its guest hosts: none are set apart."""
         return range(0)
 
-    def reset(self, seat: int, kind: str = "load-normal") -> Step[None]:
+    def reset(self, seat: int, kind: str = "power") -> Step[None]:
         """The power cycle of the host on `seat`: of the machine, or of the VM. `kind` makes no difference."""
         level = self.seats[seat].level
         if isinstance(level, Machine):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import shake_256
 from random import Random
 from typing import Any
@@ -12,7 +12,9 @@ from protocol.arch.tdx.host.system import Host
 from protocol.arch.tdx.linked import WIRE, LinkedTdx
 from protocol.arch.tdx.prices import PRICES
 from protocol.arch.tdx.profiles import MIB, PROFILES
+from protocol.arch.tdx.recorded import RecordedTdx
 from protocol.effects import Step
+from protocol.keyboard.recorded import Say
 from protocol.ledger import Ledger
 from protocol.memory.pool import Pool
 from protocol.memory.store import PAGE
@@ -25,7 +27,6 @@ LACKS = {
 }
 CANNOT = {
     "--processes": "levels of this architecture have no form on the wire yet",
-    "--record": "its host software writes no transcript yet",
 }
 
 
@@ -34,6 +35,7 @@ class TdxComparison:
 
     wire = WIRE
     prices = PRICES
+    reboot = "boot"
     lacks = LACKS
     cannot = CANNOT
 
@@ -52,7 +54,7 @@ class TdxComparison:
         """Of strategies there is one: those of another name were refused before, by the profile."""
         assert not spare, "L0 runs no guests of its own beside its guest hosts"
         sizes = PROFILES[profile]
-        if depth == 0:
+        if depth == 0 and hosts > 1:
             sizes = sizes.below(hosts, memory_bytes // MIB, cpus)
             hosts = 1
         return compose(sizes, depth, hosts, memory_bytes, cpus, seed, ledger, apart=True)
@@ -69,16 +71,18 @@ class TdxComparison:
         pool: Pool | None = None,
         cpus: Sequence[int] | None = None,
         book: Book | None = None,
-        record: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+        record: Say | None = None,
     ) -> Host:
         """It draws nothing at random. Raises ValueError for what this software cannot."""
         if seat is None or pool is not None:
             raise ValueError("software of L0's own beside its guest hosts is not built for this architecture")
-        if bulk or record is not None:
-            raise ValueError("bulk and transcripts are not built for this architecture")
+        if bulk:
+            raise ValueError("bulk is not built for this architecture")
         place = rig.seats[seat]
         chosen = place.lps if cpus is None else [place.lps[number] for number in cpus]
-        return Host(rig.seen(place.level), chosen, depth=rig.depth, image=image, book=book)
+        seen = rig.seen(place.level)
+        level = seen if record is None else RecordedTdx(seen, record)
+        return Host(level, chosen, depth=rig.depth, image=image, book=book)
 
     # -- with L1 in a process of its own: not built
 

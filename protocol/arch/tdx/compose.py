@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 MAX_DEPTH = 4
 MAX_HOSTS = 64
 RESETS = ("boot",)
-PLANNED = "load-normal"  # what a plan calls a reboot
 SYS_INIT, LP_INIT, SYS_CONFIG, SYS_KEY_CONFIG, TDMR_INIT = 33, 35, 45, 31, 36
 POINTERS, DESCRIPTION = 4 * MIB, 4 * MIB + PAGE  # where a hypervisor that boots writes what CONFIG reads
 OWN_FROM = 64 * MIB  # above SEAMRR: first PAMTs, then frames for what emulation needs
@@ -134,13 +133,13 @@ class Rig:
 
     def reset(self, seat: int, kind: str) -> Step[None]:
         """The host on `seat` restarts. Calls of its that are parked have ended before."""
-        if kind not in (*RESETS, PLANNED):
+        if kind not in RESETS:
             raise ValueError(f"no reset {kind!r}: allowed are {', '.join(RESETS)}")
         level = self.seats[seat].level
         if isinstance(level, Machine):
             level.reset()
         else:
-            yield from level.reset("l1_reboot" if kind == PLANNED else "reboot")
+            yield from level.reset()
 
     def kill(self, seat: int) -> Step[None]:
         """The host on `seat` ends without a word and a fresh one takes its place."""

@@ -22,13 +22,22 @@ def written(folder: Path, scenario: Scenario) -> Path:
     return folder
 
 
+MEMORY_MIB = {"s390": 2060, "tdx": 256}  # of a host
+
+
+@pytest.fixture(scope="module", params=MEMORY_MIB)
+def arch(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recorded(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One host with two guests: with several hosts, each would see handles that the others used up."""
     exits = Exits(ExitKind(2, "kernel"), ExitKind(1, "vmm"), ExitKind(1, "vmm"), ExitKind(1, "kernel"))
     scenario = Scenario(
+        arch=(arch,),
         paths=("direct", "nested"),
-        l1=GuestHosts(count=1, memory_mib=2060, cpus=2),
+        l1=GuestHosts(count=1, memory_mib=MEMORY_MIB[arch], cpus=2),
         guest=Guests(per_l1=2, memory_mib=1, vcpus=2, image_pages=3, touch_pages=5, share_pages=2),
         run=Run(exits=exits, swap_pages=2, page_changes=2, resets=2, reboots=1, deaths=1),
     )
@@ -39,28 +48,29 @@ def asked_again(path: Path, depth: int) -> tuple[int, object]:
     reading = read(path)
     options = reading.options
     keys = keyboard(
-        Options("s390", depth, 1, options.memory_mib, options.cpus, options.profile, options.seed)
+        Options(options.arch, depth, 1, options.memory_mib, options.cpus, options.profile, options.seed)
     )
     return replay(reading, keys, depth)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_a_nested_host_gets_the_same_answers_again(recorded: Path, depth: int) -> None:
-    same, difference = asked_again(recorded / "s390-nested-0.jsonl", depth)
+def test_a_nested_host_gets_the_same_answers_again(recorded: Path, arch: str, depth: int) -> None:
+    same, difference = asked_again(recorded / f"{arch}-nested-0.jsonl", depth)
     assert difference is None
     assert same > 500
 
 
-def test_so_does_l0_on_the_machine(recorded: Path) -> None:
-    same, difference = asked_again(recorded / "s390-direct-0.jsonl", 0)
+def test_so_does_l0_on_the_machine(recorded: Path, arch: str) -> None:
+    same, difference = asked_again(recorded / f"{arch}-direct-0.jsonl", 0)
     assert difference is None
     assert same > 500
 
 
-def test_a_run_with_several_hosts_says_the_same_each_time(tmp_path: Path) -> None:
+def test_a_run_with_several_hosts_says_the_same_each_time(arch: str, tmp_path: Path) -> None:
     scenario = Scenario(
+        arch=(arch,),
         paths=("direct", "nested"),
-        l1=GuestHosts(count=3, memory_mib=2060, cpus=2),
+        l1=GuestHosts(count=3, memory_mib=MEMORY_MIB[arch], cpus=2),
         guest=Guests(per_l1=2, memory_mib=1, vcpus=1, image_pages=2, touch_pages=3, share_pages=1),
         run=Run(swap_pages=1, page_changes=1, resets=1, reboots=1, deaths=1),
     )

@@ -204,14 +204,14 @@ class Nested(Frames, Front):
 
     # -- the guest host starts anew, or ends -------------------------------------------------------
 
-    def reset(self, cause: str = "reboot") -> Step[None]:
+    def reset(self, cause: str = "l1_reboot") -> Step[None]:
         """Its machine restarts."""
         yield from teardown.everything(self, cause)
         self.power_on()
         for lp in self.lps:
             lp.reset()
 
-    def death(self, cause: str = "death") -> Step[None]:
+    def death(self, cause: str = "l1_crash") -> Step[None]:
         """It is gone without a word."""
         yield from teardown.everything(self, cause)
         self.leave({lost.first for lost in self.quarantine})
