@@ -15,12 +15,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NoReturn, Protocol
+from typing import BinaryIO, NoReturn, Protocol
 
 from actors import exit_codes
-
-if TYPE_CHECKING:
-    from protocol.explain import Explainer
 
 LINE_BYTES = 8 << 20  # of a request, without its newline
 HOSTS = 64
@@ -103,15 +100,16 @@ def keyboard(options: Options, explain: bool = False) -> Keyboard:
 
 def _explaining(architecture: object, made: Keyboard) -> Keyboard:
     """The same keyboard, wrapped by the architecture: what is not asked for costs nothing."""
-    explainer: Explainer | None = getattr(architecture, "explain", None)
-    if explainer is None:
-        from protocol.arch import architectures, load
+    from protocol.arch import architectures, load
+    from protocol.knowledge import watcher
 
-        able = [name for name in architectures() if getattr(load(name), "explain", None) is not None]
+    watch = watcher(getattr(architecture, "explain", None))
+    if watch is None:
+        able = [name for name in architectures() if watcher(getattr(load(name), "explain", None)) is not None]
         raise WrongOptions(
             f"--explain: this architecture cannot say where an answer comes from; allowed: {', '.join(able)}"
         )
-    watched: Keyboard = explainer.watch(made)
+    watched: Keyboard = watch(made)
     return watched
 
 

@@ -2,7 +2,7 @@
 
 An architecture needs nothing for this but its call table. One that knows more (codes that every call may
 answer, what operating systems do with an answer, which test covers a check) has an `Explainer` as `explain`
-of its slice.
+of its slice; `protocol.knowledge` makes one out of tables.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from protocol.calls import CallSpec
 class Meaning:
     """One reason why a call answers a code. `call` is "" for a code that any call may answer.
 
-    `place` says when it is looked at, `given` whether this emulator answers it at all.
+    `name` is the code's in its document, where it has one; `place` says when it is looked at, `given` whether
+    this emulator answers it at all.
     """
 
     code: int
@@ -31,12 +32,18 @@ class Meaning:
     given: bool = True
     tests: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    name: str = ""
+
+    def shown(self) -> str:
+        """The code as people read it: its number behind its name, where it has one."""
+        return f"{self.name} ({hexadecimal(self.code)})" if self.name else hexadecimal(self.code)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it. Codes are texts, as on the console."""
         return {
             "call": self.call or None,
             "code": hexadecimal(self.code),
+            "name": self.name or None,
             "reason": None if self.reason is None else hexadecimal(self.reason),
             "check": self.text,
             "place": self.place,
@@ -49,7 +56,19 @@ class Meaning:
 
 
 class Explainer(Protocol):
-    """What an architecture knows beyond its call table."""
+    """What an architecture knows beyond its call table.
+
+    One more method is optional: `watch(keyboard)` returns the same keyboard, whose answers to calls that
+    ended with an error say which level refused them, by which check (`nestbed console --explain`).
+    """
+
+    def read(self, text: str) -> int | None:
+        """The code that somebody wrote, as a number or by its name; None for what is neither."""
+        ...
+
+    def name(self, code: int, call: CallSpec | None) -> str:
+        """What the architecture's document calls the code, "" if nothing."""
+        ...
 
     def general(self, code: int, call: CallSpec | None) -> Sequence[Meaning]:
         """What `code` means whatever the call; only where `call`, if one is named, can answer it."""
@@ -69,10 +88,6 @@ class Explainer(Protocol):
 
     def plain(self, code: int) -> tuple[int, Sequence[str]]:
         """The code without bits that are no part of it, and what those said."""
-        ...
-
-    def watch(self, keyboard: Any) -> Any:
-        """The same keyboard, whose answers to calls that ended with an error say where that came from."""
         ...
 
 
@@ -104,7 +119,7 @@ def explain(
     call = _call(calls, parts[0])
     if call is None:
         raise Unknown(f"{parts[0]}: no such call; allowed: {', '.join(row.name for row in calls.values())}")
-    code, *rest = (_number(part) for part in parts[1:])
+    code, *rest = (_number(part, explainer) for part in parts[1:])
     plain, remarks = explainer.plain(code) if explainer is not None else (code, ())
     known = tuple(of_call(call, explainer))
     general = explainer.general(plain, call) if explainer is not None else ()
@@ -114,7 +129,8 @@ def explain(
     elif rest:
         found = [one for one in found if (one.reason or 0) == rest[0]]
     if not found:
-        raise Unknown(f"{call.name} does not answer {':'.join(hexadecimal(n) for n in (code, *rest))}", known)
+        asked = ":".join((_shown(code, call, explainer), *map(hexadecimal, rest)))
+        raise Unknown(f"{call.name} does not answer {asked}", known)
     return tuple(found), tuple(remarks)
 
 
@@ -132,6 +148,7 @@ def of_call(call: CallSpec, explainer: Explainer | None) -> Iterator[Meaning]:
             call.source,
             tests=() if explainer is None else tuple(explainer.tests(call, at)),
             notes=tuple(more),
+            name="" if explainer is None else explainer.name(check.code, call),
         )
     if explainer is not None:
         yield from explainer.elsewhere(call)
@@ -142,12 +159,12 @@ def _alone(
 ) -> tuple[tuple[Meaning, ...], tuple[str, ...]]:
     """A code without a call is every call's; a name, or a number that is no code, is a call's."""
     call = _call(calls, text)
-    if not _is_number(text):
+    code = _read(text, explainer)
+    if code is None:
         if call is None:
             allowed = ", ".join(row.name for row in calls.values())
             raise Unknown(f"{text}: no code and no call; calls are {allowed}")
         return tuple(of_call(call, explainer)), ()
-    code = _number(text)
     plain, remarks = explainer.plain(code) if explainer is not None else (code, ())
     found = [*(explainer.general(plain, None) if explainer is not None else ())]
     found += [one for row in calls.values() for one in of_call(row, explainer) if one.code == plain]
@@ -157,27 +174,41 @@ def _alone(
             return tuple(of_call(call, explainer)), tuple(remarks)
         remarks = (*remarks, hint)
     if not found:
-        raise Unknown(f"no call answers {hexadecimal(code)}")
+        raise Unknown(f"no call answers {_shown(code, None, explainer)}")
     return tuple(found), tuple(remarks)
 
 
 def _call(calls: Mapping[int, CallSpec], text: str) -> CallSpec | None:
-    if _is_number(text):
-        return calls.get(int(text, 0))
+    number = number_of(text)
+    if number is not None:
+        return calls.get(number)
     return next((row for row in calls.values() if row.name == text), None)
 
 
-def _number(text: str) -> int:
-    if not _is_number(text):
-        raise Unknown(f"{text}: allowed: a number like 0x0104")
-    return int(text, 0)
+def _number(text: str, explainer: Explainer | None) -> int:
+    code = _read(text, explainer)
+    if code is None:
+        names = "" if explainer is None or not explainer.name(0, None) else ", or a code by its name"
+        raise Unknown(f"{text}: allowed: a number like 0x0104{names}")
+    return code
 
 
-def _is_number(text: str) -> bool:
+def _read(text: str, explainer: Explainer | None) -> int | None:
+    return number_of(text) if explainer is None else explainer.read(text)
+
+
+def _shown(code: int, call: CallSpec | None, explainer: Explainer | None) -> str:
+    name = "" if explainer is None else explainer.name(code, call)
+    return Meaning(code, "", name=name).shown()
+
+
+def number_of(text: str) -> int | None:
+    """A number from zero, in any of Python's bases; None for what is none."""
     try:
-        return int(text, 0) >= 0
+        number = int(text, 0)
     except ValueError:
-        return False
+        return None
+    return number if number >= 0 else None
 
 
 def codes(meanings: Iterable[Meaning]) -> list[str]:

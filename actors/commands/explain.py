@@ -56,7 +56,7 @@ def _list(known: Iterable[Meaning]) -> None:
     for one in known:
         reason = "" if one.reason is None else f":{hexadecimal(one.reason)}"
         never = "" if one.given else " (never given here)"
-        say(f"  {one.call}:{hexadecimal(one.code)}{reason}  {one.text}{never}")
+        say(f"  {one.call}:{one.name or hexadecimal(one.code)}{reason}  {one.text}{never}")
 
 
 def _blocks(found: Iterable[Meaning], remarks: Iterable[str]) -> Iterator[RenderableType]:
@@ -69,7 +69,7 @@ def _blocks(found: Iterable[Meaning], remarks: Iterable[str]) -> Iterator[Render
         if number:
             yield ""
         reason = "" if one.reason is None else f", reason {hexadecimal(one.reason)}"
-        yield Text(f"{one.call or 'any call'}: {hexadecimal(one.code)}{reason}", style="bold")
+        yield Text(f"{one.call or 'any call'}: {one.shown()}{reason}", style="bold")
         table = Table.grid(padding=(0, 2))
         facts = [
             ("means", one.text if one.given else f"{one.text}; never given here"),

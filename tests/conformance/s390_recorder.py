@@ -1,20 +1,15 @@
-"""A pytest plugin that writes down which test provokes which check: `-p s390_recorder`.
+"""A pytest plugin that writes down which test provokes which check of the Ultravisor: `-p s390_recorder`.
 
 The levels of every console that a test makes are watched while the plugin is on; nobody else sees a
-difference. What it finds goes as JSON into the file that NESTBED_RECORD names: for each test a list of
-(call, place of the check in its row, or -1 and the code).
+difference.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import pytest
+from recorder import provoked, pytest_runtest_protocol, pytest_sessionfinish  # noqa: F401 - the hooks
 
 from protocol.arch.s390.calls import CALLS
 from protocol.arch.s390.machine import steps
@@ -23,8 +18,6 @@ from protocol.arch.s390.structs import Outcome
 from protocol.arch.s390.watch import Watch
 
 ROWS = {row.name: row for row in CALLS.values()}
-found: dict[str, set[tuple[str, int, int]]] = defaultdict(set)
-current = ""
 
 
 class Recording(Watch):
@@ -34,7 +27,7 @@ class Recording(Watch):
         self, on: int, cpu: int, rc: int, rrc: int, level: str, call: str, check: int, *rest: str
     ) -> None:
         super().keep(on, cpu, rc, rrc, level, call, check, *rest)
-        found[current].add((call, check, rc))
+        provoked(call, check, rc)
 
 
 def recorded(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,7 +57,7 @@ def of_a_guest(name: str, handler: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(outcome, Outcome):
             for at, check in enumerate(ROWS[name].checks):
                 if (check.code, check.reason) == (outcome.rc, outcome.rrc):
-                    found[current].add((name, at, outcome.rc))
+                    provoked(name, at, outcome.rc)
         return outcome
 
     return handled
@@ -74,18 +67,3 @@ def pytest_configure() -> None:
     S390.keyboard = recorded(S390.keyboard)  # type: ignore[method-assign]
     for name, handler in list(steps._GUEST_CALLS.items()):
         steps._GUEST_CALLS[name] = of_a_guest(name, handler)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
-    global current  # noqa: PLW0603 - pytest has one test at a time
-    current = item.nodeid
-    return (yield)
-
-
-@pytest.hookimpl
-def pytest_sessionfinish() -> None:
-    to = os.environ.get("NESTBED_RECORD")
-    if to:
-        said = {test: sorted(checks) for test, checks in found.items() if test}
-        Path(to).write_text(json.dumps(said))

@@ -294,7 +294,7 @@ _COVERED = {
     ("verify", 4): (85, 98, 104),
 }
 # code of a check that every call makes -> tests
-_GENERAL = {
+_GENERAL: dict[int, tuple[int, ...]] = {
     0x0002: (0, 59, 147),
     0x0003: (42, 117, 151),
     0x0005: (38, 152, 116),

@@ -7,12 +7,12 @@ emulator never gives, and why; what Linux and QEMU do with an answer, as far as 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from protocol.arch.s390.coverage import COVERED, GENERAL_COVERED
 from protocol.calls import CallSpec
 from protocol.explain import Meaning
+from protocol.knowledge import Knowledge, never
 
 if TYPE_CHECKING:
     from protocol.arch.s390.keyboard import S390Keyboard
@@ -66,34 +66,37 @@ GENERAL = (
 ANY_CALL = frozenset({0x0000, 0x0001, 0x0007})
 
 
-def _never(
-    call: str, code: int, text: str, why: str, reason: int | None = None, source: str = "3.5"
-) -> Meaning:
-    return Meaning(code, text, call, reason, "", "source", source, given=False, notes=(why,))
-
-
 ELSEWHERE = (
-    _never(
+    never(
         "destroy_config_fast",
         0x0104,
         "AP queues are still bound",
         "Linux does the normal destroy later; crypto cards are not modelled here",
+        source="3.5",
     ),
-    _never(
+    never(
         "destroy_storage",
         0x0107,
         "the page is not secure",
         "older firmware; newer firmware, as here, answers success and does nothing",
         0x000D,
+        source="3.5",
     ),
-    _never(
+    never(
         "set_params",
         0x0108,
         "no slot for this machine nor for its backup key",
         "the machine here has no backup host key",
         0x0034,
+        source="3.5",
     ),
-    _never("add_secret", 0x0101, "not allowed to modify the store", "what would forbid it is not known"),
+    never(
+        "add_secret",
+        0x0101,
+        "not allowed to modify the store",
+        "what would forbid it is not known",
+        source="3.5",
+    ),
 )
 
 _QEMU_LOAD = (
@@ -134,28 +137,19 @@ OF_A_CODE = {
 }
 
 
-class S390Explainer:
-    """See `protocol.explain.Explainer`."""
+class S390Knowledge(Knowledge):
+    """Section 3.3 says of each general code when it comes."""
 
-    def general(self, code: int, call: CallSpec | None) -> list[Meaning]:
-        """A code of section 3.3, if the call can answer it."""
-        return [
-            replace(one, tests=GENERAL_COVERED.get(one.code, ()))
-            for one in GENERAL
-            if one.code == code and (call is None or _possible(code, call))
-        ]
-
-    def elsewhere(self, call: CallSpec) -> list[Meaning]:
-        """Codes of real firmware that are never given here."""
-        return [one for one in ELSEWHERE if one.call == call.name]
-
-    def notes(self, call: CallSpec, code: int, reason: int) -> Sequence[str]:
-        """What Linux and QEMU do."""
-        return OF_A_CODE.get((call.name, code)) or OF_ANY_ERROR.get(call.name, ())
-
-    def tests(self, call: CallSpec, place: int) -> Sequence[str]:
-        """Out of the record that `docs/build.py` makes."""
-        return COVERED.get((call.name, place), ())
+    def possible(self, code: int, call: CallSpec) -> bool:
+        if code == 0x0002:
+            return True
+        if code == 0x0003:
+            return call.states == "ready" and call.for_host()
+        if code == 0x0005:
+            return not any(check.code == code for check in call.checks)  # the query says itself what it takes
+        if code in (0x0020, 0x0021):
+            return call.handle == ("config" if code == 0x0020 else "cpu")
+        return code in ANY_CALL
 
     def plain(self, code: int) -> tuple[int, Sequence[str]]:
         """Bit 0x8000 says of a failed Create Configuration that a handle was returned all the same."""
@@ -174,16 +168,4 @@ class S390Explainer:
         return WatchedKeyboard(keyboard)
 
 
-def _possible(code: int, call: CallSpec) -> bool:
-    if code == 0x0002:
-        return True
-    if code == 0x0003:
-        return call.states == "ready" and call.for_host()
-    if code == 0x0005:
-        return not any(check.code == code for check in call.checks)  # the query says itself what it takes
-    if code in (0x0020, 0x0021):
-        return call.handle == ("config" if code == 0x0020 else "cpu")
-    return code in ANY_CALL
-
-
-EXPLAINER = S390Explainer()
+EXPLAINER = S390Knowledge(GENERAL, ELSEWHERE, OF_ANY_ERROR, OF_A_CODE, COVERED, GENERAL_COVERED)
