@@ -61,6 +61,7 @@ class Part:
     breakeven: tuple[str, ...]
     tables: tuple[Table, ...]
     modelled: tuple[tuple[str, str], ...]
+    sensitivity: Json  # as actors.compare.sensitivity has it; empty where nothing was asked
     results: tuple[Json, ...]  # as columns
 
 
@@ -83,8 +84,15 @@ def answer(document: Mapping[str, Any], titles: Mapping[str, str] | None = None)
     scenario = document.get("scenario") or {}
     results: list[Json] = document["results"]
     turning = document.get("breakeven") or {}
+    rests = document.get("sensitivity") or {}
     parts = [
-        _part(arch, in_order(r for r in results if r["arch"] == arch), (titles or {}).get(arch, ""), turning)
+        _part(
+            arch,
+            in_order(r for r in results if r["arch"] == arch),
+            (titles or {}).get(arch, ""),
+            turning,
+            rests.get(arch),
+        )
         for arch in dict.fromkeys(result["arch"] for result in results)
     ]
     return Answer(
@@ -99,7 +107,9 @@ def answer(document: Mapping[str, Any], titles: Mapping[str, str] | None = None)
     )
 
 
-def _part(arch: str, results: Sequence[Json], title: str, turning: Mapping[str, Any]) -> Part:
+def _part(
+    arch: str, results: Sequence[Json], title: str, turning: Mapping[str, Any], rests: Json | None
+) -> Part:
     realism = next((r["realism"] for r in results if r["path"] == "nested" and r.get("realism")), "")
     return Part(
         arch=arch,
@@ -113,6 +123,7 @@ def _part(arch: str, results: Sequence[Json], title: str, turning: Mapping[str, 
             for name, result in zip(columns(results), results, strict=True)
             if result.get("modelled")
         ),
+        sensitivity=rests or {},
         results=tuple(results),
     )
 
@@ -149,10 +160,12 @@ def modelled(found: Mapping[str, Any], common: Sequence[str]) -> str:
     life = [span for span in map(found["phases"].get, wanted) if span]
     ns, low, high = (sum(span[name] for span in life) for name in ("ns", "low_ns", "high_ns"))
     setup = found["phases"].get("host_setup") or {"ns": 0}
+    machine = found.get("machine_setup")
+    without = f"; not in it: L0 brings up the machine, {duration(machine['ns'])}" if machine else ""
     basis = ", ".join(f"{share:.0%} {name}" for name, share in found["basis"].items())
     return (
         f"{duration(ns)} ({duration(low)} to {duration(high)}) after host set-up of {duration(setup['ns'])}; "
-        f"in all {basis}"
+        f"in all {basis}{without}"
     )
 
 

@@ -35,6 +35,7 @@ def document(scenario: Scenario, outcome: Outcome, verdicts: list[Json]) -> Json
         "results": outcome.results,
         "claims": outcome.claims,
         "breakeven": outcome.breakeven or break_even(as_dict(scenario), outcome.results),
+        **({"sensitivity": outcome.sensitivity} if outcome.sensitivity else {}),
         "wall": outcome.wall,
     }
     if verdicts:

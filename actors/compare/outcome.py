@@ -22,6 +22,7 @@ class Outcome:
     results: list[Json]
     claims: list[Json] = field(default_factory=list)
     breakeven: Json = field(default_factory=dict)
+    sensitivity: Json = field(default_factory=dict)  # by architecture
     wall: Json = field(default_factory=dict)
     stopped: bool = False
 

@@ -22,6 +22,7 @@ from actors.compare.claims import claims
 from actors.compare.outcome import Json, Outcome
 from actors.compare.paths import stage
 from actors.compare.progress import Progress, Stopped
+from actors.compare.sensitivity import guest_level, sensitivity
 from actors.compare.stage import Parts, Stage
 from actors.console import Options
 from actors.record import Transcripts
@@ -74,6 +75,9 @@ def run(
     for arch in scenario.arch:
         results = [result for result in outcome.results if result["arch"] == arch]
         outcome.claims.extend(claims(arch, load(arch).calls.values(), results, scenario.strategy.handles))
+        if costs is not None:
+            found = sensitivity(costs, as_dict(scenario), load(arch), results)
+            outcome.sensitivity.update({arch: found} if found is not None else {})
     outcome.breakeven.update(break_even(as_dict(scenario), outcome.results))
     outcome.wall["seconds"] = round(time.perf_counter() - began, 3)
     return outcome
@@ -230,8 +234,7 @@ def _modelled(costs: Costs, arch: Architecture, result: Json) -> Json | None:
     """
     if result["path"] == MIXED or arch.comparison is None:
         return None
-    guest_level = result["depth"] + 1 if result["path"] == NESTED else 1
-    return priced(costs, arch.comparison.prices, guest_level, result["phases"])
+    return priced(costs, arch.comparison.prices, guest_level(result), result["phases"])
 
 
 def _summed(parts: Sequence[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:

@@ -10,6 +10,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from actors.compare.answer import BY, Answer, Claim, Part, held, number, ratio
+from actors.compare.sensitivity import said
 from actors.compare.tables import Row, Table
 
 INDENT = "  "
@@ -69,6 +70,10 @@ def _part(part: Part, width: int) -> Iterator[RenderableType]:
         yield Text()
         yield Text("Modelled time (virtual, not measured)", style="bold")
         yield from (Padding(Text(f"{path}: {figures}"), (0, 0, 0, 2)) for path, figures in part.modelled)
+    if part.sensitivity:
+        yield Text()
+        yield Text("What modelled time rests on", style="bold")
+        yield from (Padding(Text(text), (0, 0, 0, 2)) for text in said(part.sensitivity))
 
 
 def _grid(table: Table, width: int) -> Grid:

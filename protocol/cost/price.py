@@ -24,9 +24,24 @@ NOT_PRICED = (
     "page faults inside the hosts' kernels",
     "starting and ending VMMs",
     "waiting: every resource is free when it is wanted",
+    "L0's bringing up of the machine: once, whatever the path (`machine_setup`, where it was counted)",
+)
+HOST_SETUP = "host_setup"
+# Read and written where they lie, by the line; whatever else is copied is copied by the page.
+BLOCKS = (
+    "block",
+    "command",
+    "guest_state_buffer",
+    "hv_guest_state",
+    "id_block",
+    "scb",
+    "se_header",
+    "uvcb",
+    "vmcb",
 )
 
 Labels = Mapping[str, str]
+Amounts = Mapping[str, float]  # entry of the table -> how often it is paid
 Names = Callable[[Labels], Iterable[str]]
 
 
@@ -92,7 +107,7 @@ def _copied(labels: Labels, by: str) -> tuple[str, ...]:
     what = labels["what"]
     if what == "hosting_image":
         return ("vsock_per_kib",) if by == "kib" else ()
-    if what in ("uvcb", "scb", "block", "vmcb"):
+    if what in BLOCKS:
         return ("l1_mem_access",) if by == "line" else ()
     return ("copy_page",) if by == "page" else ()
 
@@ -101,28 +116,52 @@ def priced(
     costs: Costs, prices: Prices, guest_level: int, phases: Mapping[str, Mapping[str, int] | None]
 ) -> dict[str, Any]:
     """Modelled time of a run: in all and by phase, with range; what it rests on; what most of it is."""
-    ruled = rules(prices, str(guest_level))
-    total: defaultdict[str, float] = defaultdict(float)
-    by_phase: dict[str, dict[str, int] | None] = {}
-    for phase, counts in phases.items():
-        if counts is None:
-            by_phase[phase] = None
-            continue
-        amounts = _amounts(ruled, counts)
-        by_phase[phase] = _span(costs, prices.group, amounts)
-        for name, amount in amounts.items():
-            total[name] += amount
+    by_phase = amounts(prices, guest_level, phases)
+    total = added(each for each in by_phase.values() if each is not None)
+    machine = _amounts(rules(prices, str(guest_level)), _machine_setup(phases))
     return {
-        **_span(costs, prices.group, total),
-        "phases": by_phase,
-        "basis": _basis(costs, prices.group, total),
+        **span(costs, prices.group, total),
+        "phases": {
+            phase: None if each is None else span(costs, prices.group, each)
+            for phase, each in by_phase.items()
+        },
+        "machine_setup": span(costs, prices.group, machine) if machine else None,
+        "basis": basis(costs, prices.group, total),
         "most": _most(costs, prices.group, total),
         "not_priced": list(NOT_PRICED),
     }
 
 
-def _amounts(ruled: Sequence[Rule], counts: Mapping[str, int]) -> dict[str, float]:
-    """How often each entry of the table is paid."""
+def amounts(
+    prices: Prices, guest_level: int, phases: Mapping[str, Mapping[str, int] | None]
+) -> dict[str, Amounts | None]:
+    """How often each entry of the table is paid, phase by phase; None where the path lacks the phase."""
+    ruled = rules(prices, str(guest_level))
+    machine = _machine_setup(phases)
+    return {
+        phase: None
+        if counts is None
+        else _amounts(ruled, {k: n for k, n in counts.items() if phase != HOST_SETUP or k not in machine})
+        for phase, counts in phases.items()
+    }
+
+
+def added(parts: Iterable[Amounts]) -> Amounts:
+    """Amounts of several phases together."""
+    total: defaultdict[str, float] = defaultdict(float)
+    for part in parts:
+        for name, amount in part.items():
+            total[name] += amount
+    return dict(total)
+
+
+def _machine_setup(phases: Mapping[str, Mapping[str, int] | None]) -> dict[str, int]:
+    """What L0 asked of the real Trusted Entity while hosts came up: not all paths show it in their counts."""
+    counts = phases.get(HOST_SETUP) or {}
+    return {key: n for key, n in counts.items() if key.startswith("te_issued.") and key.endswith(".0")}
+
+
+def _amounts(ruled: Sequence[Rule], counts: Mapping[str, int]) -> Amounts:
     found: defaultdict[str, float] = defaultdict(float)
     for rule in ruled:
         names = FAMILIES[rule.family][0]
@@ -145,10 +184,10 @@ def _labelled(counts: Mapping[str, int], family: str, names: Sequence[str]) -> I
         yield dict(zip(names, labels, strict=True)), number
 
 
-def _span(costs: Costs, group: str, amounts: Mapping[str, float]) -> dict[str, int]:
+def span(costs: Costs, group: str, paid_for: Amounts) -> dict[str, int]:
     """The sum at the values, at the lower and at the upper bounds. Whole nanoseconds."""
     sums = {"ns": 0.0, "low_ns": 0.0, "high_ns": 0.0}
-    for name, amount in amounts.items():
+    for name, amount in paid_for.items():
         cost = costs.of(group, name)
         sums["ns"] += amount * cost.value
         sums["low_ns"] += amount * cost.low
@@ -156,23 +195,23 @@ def _span(costs: Costs, group: str, amounts: Mapping[str, float]) -> dict[str, i
     return {name: round(value) for name, value in sums.items()}
 
 
-def _basis(costs: Costs, group: str, amounts: Mapping[str, float]) -> dict[str, float]:
+def basis(costs: Costs, group: str, paid_for: Amounts) -> dict[str, float]:
     """Which share of the sum is measured, derived from measurements, assumed."""
     found = dict.fromkeys(BASES, 0.0)
-    for name, amount in amounts.items():
+    for name, amount in paid_for.items():
         cost = costs.of(group, name)
         found[cost.basis] += amount * cost.value
     whole = sum(found.values())
     return {basis: round(value / whole, 4) if whole else 0.0 for basis, value in found.items()}
 
 
-def _most(costs: Costs, group: str, amounts: Mapping[str, float]) -> list[dict[str, Any]]:
+def _most(costs: Costs, group: str, paid_for: Amounts) -> list[dict[str, Any]]:
     """The entries that make most of the sum, and how far each could move it."""
-    paid = {name: amount * costs.of(group, name).value for name, amount in amounts.items()}
+    paid = {name: amount * costs.of(group, name).value for name, amount in paid_for.items()}
     whole = sum(paid.values()) or 1.0
     found = []
     for name in sorted(paid, key=lambda name: (-paid[name], name))[:MOST]:
-        cost, amount = costs.of(group, name), amounts[name]
+        cost, amount = costs.of(group, name), paid_for[name]
         found.append(
             {
                 "cost": name,
