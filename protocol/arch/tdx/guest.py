@@ -26,9 +26,9 @@ class Read:
     length: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Tdcall:
-    """TDCALL with these registers. Two calls with the same registers are two calls."""
+    """TDCALL with these registers."""
 
     registers: tuple[int, ...]
 
@@ -56,6 +56,21 @@ class Program:
     results: list[dict[str, Any]] = field(default_factory=list)
     done: int = 0
     vmm_reasons: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_fields(
+        cls,
+        steps: tuple[GuestStep, ...],
+        results: tuple[dict[str, Any], ...],
+        done: int,
+        vmm_reasons: tuple[str, ...],
+    ) -> Program:
+        """A program that crossed a link: what was a queue or a list there arrives as a tuple."""
+        return cls(deque(steps), list(results), done, frozenset(vmm_reasons))
+
+    def become(self, other: Program) -> None:
+        """Stand where `other` stands: it was run elsewhere."""
+        self.steps, self.results, self.done = other.steps, other.results, other.done
 
     def replace(self) -> None:
         """Forget the steps still to do."""

@@ -1,30 +1,73 @@
 """A level that lives elsewhere in the same machine: SEAMCALLs go by message, its memory by a port.
 
-`LinkedTdx` is what a host holds of the level below it, `Server` the other end. LPs are named by their
-numbers; both ends see the same interrupts that wait for one, as they do on hardware.
+`LinkedTdx` is what a host holds of the level below it, `Server` the other end. A request carries what the
+level below sees of the LP on hardware; the answer says whether an interrupt still waits there.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from protocol.arch.tdx.cpu import Lp, Registers
+from protocol.arch.tdx import guest
+from protocol.arch.tdx.cpu import REGISTER_NAMES, Lp, Registers
 from protocol.arch.tdx.guest import Program
 from protocol.effects import Fault, Issue, Step, issue
 from protocol.errors import RemoteProtocolError
 from protocol.nesting.linked import LinkedLevel
 
 SEAMCALL, ENTER = "seamcall", "vp_enter"
+U64 = 1 << 64
 
 
-class Who(NamedTuple):
-    """The LP that issues, and the level that caused it."""
+class LpState(NamedTuple):
+    """What the level below sees of an LP, and the level that caused the request."""
 
-    lp: int
+    number: int
+    vmx: bool
+    cpl: int
+    interrupt: bool
     origin: int
 
 
-WIRE: tuple[type, ...] = (Issue, Who)
+class Seamcall(NamedTuple):
+    """SEAMCALL on an LP of the host's."""
+
+    lp: LpState
+    r: Registers
+    park: bool
+
+
+class VpEnter(NamedTuple):
+    """SEAMCALL with leaf TDH.VP.ENTER. The guest's program travels with it."""
+
+    lp: LpState
+    r: Registers
+    program: Program
+    stay: bool
+    park: bool
+
+
+class Answered(NamedTuple):
+    """The registers or an exception, whether an interrupt waits, and where a guest's program stands."""
+
+    result: Registers | Fault
+    interrupt: bool
+    program: Program | None = None
+
+
+WIRE = (
+    Issue,
+    Fault,
+    LpState,
+    Seamcall,
+    VpEnter,
+    Answered,
+    Program,
+    guest.Touch,
+    guest.Read,
+    guest.Tdcall,
+    guest.Leave,
+)
 
 
 class LinkedTdx(LinkedLevel):
@@ -40,12 +83,26 @@ class LinkedTdx(LinkedLevel):
         self.stage = level.stage
 
     def call(self, lp: Lp, r: Registers, park: bool = False) -> Step[Registers | Fault]:
-        return issue(SEAMCALL, Who(lp.number, lp.origin), r, park)
+        answered: Answered = yield from issue(SEAMCALL, Seamcall(_seen(lp), r, park))
+        return _taken(lp, answered)
 
     def enter(
         self, lp: Lp, r: Registers, program: Program, stay: bool = False, park: bool = False
     ) -> Step[Registers | Fault]:
-        return issue(ENTER, Who(lp.number, lp.origin), r, program, stay, park)
+        answered: Answered = yield from issue(ENTER, VpEnter(_seen(lp), r, program, stay, park))
+        if answered.program is not None and answered.program is not program:
+            program.become(answered.program)
+        return _taken(lp, answered)
+
+
+def _seen(lp: Lp) -> LpState:
+    return LpState(lp.number, lp.vmx, lp.cpl, lp.interrupt, lp.origin)
+
+
+def _taken(lp: Lp, answered: Answered) -> Registers | Fault:
+    lp.interrupt = answered.interrupt
+    result = answered.result
+    return result if isinstance(result, Fault) else list(result)
 
 
 class Server:
@@ -57,16 +114,32 @@ class Server:
     def __call__(self, effect: Issue) -> Step[Any]:
         """Serve one request. Raises RemoteProtocolError for what is none."""
         operation, arguments = effect
-        served = {SEAMCALL: self._level.call, ENTER: self._level.enter}.get(operation)
-        if served is None or not arguments or not isinstance(arguments[0], Who):
-            raise RemoteProtocolError("kind", f"no operation of this level: {operation[:40]!r}")
-        step: Step[Any] = served(self._lp(arguments[0]), *arguments[1:])
-        return step
+        request = arguments[0] if len(arguments) == 1 else None
+        if operation == SEAMCALL and isinstance(request, Seamcall):
+            return self._call(self._lp(request.lp), _registers(request.r), request.park)
+        if operation == ENTER and isinstance(request, VpEnter):
+            return self._enter(self._lp(request.lp), _registers(request.r), request)
+        raise RemoteProtocolError("kind", f"no operation of this level: {operation[:40]!r}")
 
-    def _lp(self, who: Who) -> Lp:
+    def _call(self, lp: Lp, r: Registers, park: bool) -> Step[Answered]:
+        result = yield from self._level.call(lp, r, park)
+        return Answered(result, lp.interrupt)
+
+    def _enter(self, lp: Lp, r: Registers, request: VpEnter) -> Step[Answered]:
+        result = yield from self._level.enter(lp, r, request.program, request.stay, request.park)
+        return Answered(result, lp.interrupt, request.program)
+
+    def _lp(self, seen: LpState) -> Lp:
         lps: list[Lp] = self._level.lps
-        if not 0 <= who.lp < len(lps):
-            raise RemoteProtocolError("shape", f"the host has {len(lps)} LPs, no number {who.lp}")
-        lp = lps[who.lp]
-        lp.origin = who.origin
+        if not 0 <= seen.number < len(lps):
+            raise RemoteProtocolError("shape", f"the host has {len(lps)} LPs, no number {seen.number}")
+        lp = lps[seen.number]
+        lp.vmx, lp.cpl, lp.interrupt, lp.origin = seen.vmx, seen.cpl, seen.interrupt, seen.origin
         return lp
+
+
+def _registers(r: Registers) -> Registers:
+    """Sixteen numbers of 64 bits, in a list of their own."""
+    if len(r) != len(REGISTER_NAMES) or not all(0 <= value < U64 for value in r):
+        raise RemoteProtocolError("shape", "not the registers of an LP: " + str(r)[:60])
+    return list(r)

@@ -11,7 +11,7 @@ import numpy as np
 from protocol.arch.pef.compose import RESETS
 from protocol.arch.pef.cpu import HCALL, TM_STATES, Cpu, Exit
 from protocol.arch.pef.front import ESM, ESMB_GET_FILE, RESTRICTED_SPR_READ, RETURN
-from protocol.arch.pef.guest import Program, Read
+from protocol.arch.pef.guest import Program
 from protocol.arch.pef.hcalls import NAMES
 from protocol.arch.pef.keyboard import steps
 from protocol.arch.pef.keyboard.spaces import Mapped, Real
@@ -26,7 +26,6 @@ from protocol.effects import Fault, Step, run
 from protocol.keyboard import AllocationBook, Answer, Begun, Complaint, Fields, Raised, SecureHost, Space
 from protocol.memory.store import PAGE_SHIFT as SMALL_SHIFT
 
-RESULT_BYTES = 4 << 20  # that the reads of one program may gather before they are collected
 U32 = (1 << 32) - 1
 _STOPS = (*NAMES.values(), *(hex(vector) for vector in (HCALL, 0xE00, 0xE20, *steps.VECTORS)))
 
@@ -266,17 +265,8 @@ class PefHost(SecureHost):
     def queue(self, fields: Fields, replace: bool) -> tuple[tuple[int, int], int]:
         vm = self.vm(fields)
         program = self.vcpu(fields, vm).program
-        more = steps.parse(fields)
-        waiting = more if replace else [*program.steps, *more]
-        if len(waiting) > steps.STEPS:
-            raise Complaint("limit", f"do: at most {steps.STEPS} steps in a program", "do")
-        if sum(step.length for step in waiting if isinstance(step, Read)) > RESULT_BYTES:
-            raise Complaint(
-                "limit", f"do: the reads of a program gather at most {RESULT_BYTES:#x} bytes", "do"
-            )
-        if replace:
-            program.replace()
-        program.steps.extend(more)
+        more = steps.KINDS.parse(fields)
+        steps.KINDS.queue(program, more, replace)
         return (vm.lpid, fields.number("vcpu")), program.waiting()
 
     def collect(self, vcpu: object) -> list[dict[str, Any]]:

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from protocol.arch.pef import cpu as power
 from protocol.arch.pef.guest import Fetch, GuestStep, Hypercall, Interrupt, Read, Touch, Ultracall
 from protocol.arch.pef.tables import PAGE
 from protocol.keyboard import Fields
+from protocol.keyboard.steps import Steps, read, touch
 
-STEPS = 65536  # of one request, and of one program
-READ_BYTES = 1 << 20  # of one step
 VECTORS = (
     *(power.RESET, power.MACHINE_CHECK, power.EXTERNAL, power.DECREMENTER, power.EMULATION_ASSIST),
     *(power.MAINTENANCE, power.DOORBELL, power.VIRTUALIZATION, power.FACILITY),
 )
 GPR_NAMES = tuple(f"r{number}" for number in range(power.GPRS))
-
-
-def parse(fields: Fields, name: str = "do") -> list[GuestStep]:
-    """The steps in `do`. Raises Complaint."""
-    return [_step(step) for step in fields.objects(name, STEPS)]
-
-
-def _step(step: Fields) -> GuestStep:
-    kinds = [name for name in _KINDS if name in step]
-    if len(kinds) != 1:
-        raise step.wrong(kinds[1] if kinds else "step", f"exactly one of {', '.join(_KINDS)} in a step")
-    return _KINDS[kinds[0]](step)
 
 
 def _call(step: Fields) -> Ultracall:
@@ -37,23 +22,10 @@ def _call(step: Fields) -> Ultracall:
 
 def _hcall(step: Fields) -> Hypercall:
     step.only("hcall", "do")
-    nested = tuple(parse(step)) if "do" in step else ()
+    nested = tuple(KINDS.parse(step)) if "do" in step else ()
     if any(isinstance(each, Hypercall) and each.nested for each in nested):
         raise step.wrong("do", "steps without do: a nested guest runs no guest of its own")
     return Hypercall(_named(step.inner("hcall")), nested)
-
-
-def _touch(step: Fields) -> Touch:
-    step.only("touch", "write", "value")
-    write = step.flag("write")
-    if "value" in step and not write:
-        raise step.wrong("value", "only with write")
-    return Touch(step.number("touch"), write, step.data("value", PAGE, bytes(8)))
-
-
-def _read(step: Fields) -> Read:
-    step.only("read", "len")
-    return Read(step.number("read"), step.number("len", high=READ_BYTES))
 
 
 def _fetch(step: Fields) -> Fetch:
@@ -82,11 +54,14 @@ def registers(fields: Fields, default: list[int] | None = None) -> list[int]:
     return [fields.number(name, start[number]) for number, name in enumerate(GPR_NAMES)]
 
 
-_KINDS: dict[str, Callable[[Fields], GuestStep]] = {
-    "call": _call,
-    "hcall": _hcall,
-    "touch": _touch,
-    "read": _read,
-    "fetch": _fetch,
-    "exit": _exit,
-}
+KINDS: Steps[GuestStep] = Steps(
+    {
+        "call": _call,
+        "hcall": _hcall,
+        "touch": touch(Touch, most=PAGE, value=bytes(8)),
+        "read": read(Read),
+        "fetch": _fetch,
+        "exit": _exit,
+    },
+    Read,
+)

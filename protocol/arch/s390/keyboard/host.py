@@ -10,7 +10,7 @@ import numpy as np
 
 from protocol.arch.s390 import cpu as z
 from protocol.arch.s390.cpu import Cpu
-from protocol.arch.s390.guest import Program, Read
+from protocol.arch.s390.guest import Program
 from protocol.arch.s390.keyboard import steps
 from protocol.arch.s390.keyboard.port import Level
 from protocol.arch.s390.keyboard.spaces import Absolute, home, real
@@ -24,7 +24,6 @@ FACILITIES = (1, 2, 7, 158)  # z/Architecture installed and active, STFLE itself
 FACILITY_BYTES = 24
 RESETS = ("modified-clear", "load-normal", "load-clear")
 CONTROL = ("1", "7", "13")  # control registers that the Ultravisor or SIE looks at
-RESULT_BYTES = 4 << 20  # that the reads of one program may gather before they are collected
 PROGRAMS = 65536
 
 
@@ -149,23 +148,13 @@ class S390Host(SecureHost):
     def queue(self, fields: Fields, replace: bool) -> tuple[int, int]:
         """Append steps; a step at the head that the next entry finishes stays there but for `replace`."""
         block = fields.number("vcpu")
-        more = steps.parse(fields)
+        more = steps.KINDS.parse(fields)
         program = self._programs.get(block)
         if program is None:
             if len(self._programs) >= PROGRAMS:
                 raise Complaint("limit", f"vcpu: at most {PROGRAMS} guest CPUs have a program", "vcpu")
             program = self._programs[block] = Program()
-        kept = 0 if replace else len(program.steps)
-        if kept + len(more) > steps.STEPS:
-            raise Complaint("limit", f"do: at most {steps.STEPS} steps in a program", "do")
-        waiting = more if replace else [*program.steps, *more]
-        if sum(step.length for step in waiting if isinstance(step, Read)) > RESULT_BYTES:
-            raise Complaint(
-                "limit", f"do: the reads of a program gather at most {RESULT_BYTES:#x} bytes", "do"
-            )
-        if replace:
-            program.replace()
-        program.steps.extend(more)
+        steps.KINDS.queue(program, more, replace)
         return block, len(program.steps)
 
     def collect(self, vcpu: object) -> list[dict[str, Any]]:

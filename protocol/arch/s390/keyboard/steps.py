@@ -18,36 +18,9 @@ from protocol.arch.s390.guest import (
     Wait,
 )
 from protocol.keyboard import Fields
+from protocol.keyboard.steps import Steps, read, touch
 
-STEPS = 65536  # of one request, and of one program
-READ_BYTES = 1 << 20  # of one step
-VALUE_BYTES = 1 << 20
 U32_MAX = 0xFFFF_FFFF
-
-
-def parse(fields: Fields) -> list[GuestStep]:
-    """The steps in `do`. Raises Complaint."""
-    return [_step(step) for step in fields.objects("do", STEPS)]
-
-
-def _step(step: Fields) -> GuestStep:
-    kinds = [name for name in _KINDS if name in step]
-    if len(kinds) != 1:
-        raise step.wrong(kinds[1] if kinds else "step", f"exactly one of {', '.join(_KINDS)} in a step")
-    return _KINDS[kinds[0]](step)
-
-
-def _touch(step: Fields) -> Touch:
-    step.only("touch", "write", "value")
-    write = step.flag("write")
-    if "value" in step and not write:
-        raise step.wrong("value", "only with write")
-    return Touch(step.number("touch"), write, step.data("value", VALUE_BYTES, b"\0"))
-
-
-def _read(step: Fields) -> Read:
-    step.only("read", "len")
-    return Read(step.number("read"), step.number("len", high=READ_BYTES))
 
 
 def _load(step: Fields) -> Load:
@@ -110,14 +83,6 @@ def _wait(step: Fields) -> Wait:
     return Wait()
 
 
-_KINDS: dict[str, Callable[[Fields], GuestStep]] = {
-    "touch": _touch,
-    "read": _read,
-    "load": _load,
-    "cpu": _cpu,
-    "call": _call,
-    "exit": _exit,
-}
 _EXITS: dict[str, Callable[[Fields], GuestStep]] = {
     "diag": _diag,
     "spx": _spx,
@@ -125,3 +90,14 @@ _EXITS: dict[str, Callable[[Fields], GuestStep]] = {
     "sclp": _sclp,
     "wait": _wait,
 }
+KINDS: Steps[GuestStep] = Steps(
+    {
+        "touch": touch(Touch),
+        "read": read(Read),
+        "load": _load,
+        "cpu": _cpu,
+        "call": _call,
+        "exit": _exit,
+    },
+    Read,
+)

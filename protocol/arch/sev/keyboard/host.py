@@ -9,7 +9,7 @@ import numpy as np
 
 from protocol.arch.sev.books import HIGH_DRAM
 from protocol.arch.sev.cpu import X86Fault
-from protocol.arch.sev.guest import Program, Read
+from protocol.arch.sev.guest import Program
 from protocol.arch.sev.hands import Hands
 from protocol.arch.sev.instructions import FIELD_OF, INSTRUCTIONS, Registers
 from protocol.arch.sev.keyboard import steps
@@ -23,7 +23,6 @@ from protocol.keyboard import AllocationBook, Answer, Begun, Complaint, Fields, 
 from protocol.memory.store import PAGE, PAGE_SHIFT
 
 RESETS = ("power",)
-RESULT_BYTES = 4 << 20  # that the reads of one program may gather before they are collected
 PROGRAMS = 65536
 U32_MAX = 0xFFFF_FFFF
 
@@ -164,18 +163,9 @@ class SevHost(SecureHost):
 
     def queue(self, fields: Fields, replace: bool) -> tuple[int, int]:
         vmcb = fields.number("vcpu")
-        more = steps.parse(fields)
+        more = steps.KINDS.parse(fields)
         program = self.program(vmcb)
-        waiting = more if replace else [*program.steps, *more]
-        if len(waiting) > steps.STEPS:
-            raise Complaint("limit", f"do: at most {steps.STEPS} steps in a program", "do")
-        if sum(step.length for step in waiting if isinstance(step, Read)) > RESULT_BYTES:
-            raise Complaint(
-                "limit", f"do: the reads of a program gather at most {RESULT_BYTES:#x} bytes", "do"
-            )
-        if replace:
-            program.replace()
-        program.steps.extend(more)
+        steps.KINDS.queue(program, more, replace)
         return vmcb, len(program.steps)
 
     def collect(self, vcpu: object) -> list[dict[str, Any]]:

@@ -4,36 +4,9 @@ from __future__ import annotations
 
 from protocol.arch.sev.guest import GuestStep, Leave, Pvalidate, Rdmsr, Read, Rmpadjust, Touch, Wrmsr
 from protocol.keyboard import Fields
+from protocol.keyboard.steps import Steps, read, touch
 
-STEPS = 65536  # of one request, and of one program
-READ_BYTES = 1 << 20  # of one step
-VALUE_BYTES = 1 << 20
 U32_MAX = 0xFFFF_FFFF
-
-
-def parse(fields: Fields) -> list[GuestStep]:
-    """The steps in `do`. Raises Complaint."""
-    return [_step(step) for step in fields.objects("do", STEPS)]
-
-
-def _step(step: Fields) -> GuestStep:
-    kinds = [name for name in _KINDS if name in step]
-    if len(kinds) != 1:
-        raise step.wrong(kinds[1] if kinds else "step", f"exactly one of {', '.join(_KINDS)} in a step")
-    return _KINDS[kinds[0]](step)
-
-
-def _touch(step: Fields) -> GuestStep:
-    step.only("touch", "write", "value")
-    write = step.flag("write")
-    if "value" in step and not write:
-        raise step.wrong("value", "only with write")
-    return Touch(step.number("touch"), write, step.data("value", VALUE_BYTES, b"\0"))
-
-
-def _read(step: Fields) -> GuestStep:
-    step.only("read", "len")
-    return Read(step.number("read"), step.number("len", high=READ_BYTES))
 
 
 def _insn(step: Fields) -> GuestStep:
@@ -60,4 +33,6 @@ def _exit(step: Fields) -> GuestStep:
     return Leave(step.choice("exit", ("vmgexit", "hlt", "shutdown")))
 
 
-_KINDS = {"touch": _touch, "read": _read, "insn": _insn, "exit": _exit}
+KINDS: Steps[GuestStep] = Steps(
+    {"touch": touch(Touch), "read": read(Read), "insn": _insn, "exit": _exit}, Read
+)

@@ -11,7 +11,7 @@ import numpy as np
 from protocol.arch.tdx import cpu as x86
 from protocol.arch.tdx.compose import RESETS
 from protocol.arch.tdx.cpu import Lp, Registers
-from protocol.arch.tdx.guest import Program, Read
+from protocol.arch.tdx.guest import Program
 from protocol.arch.tdx.keyboard import steps
 from protocol.arch.tdx.keyboard.port import Level
 from protocol.arch.tdx.keyboard.space import Physical
@@ -27,7 +27,6 @@ VP_ENTER, VP_CREATE = 0, 10
 LOADER = 1 << 63  # of RAX: the SEAM loader's own calls
 KEYID_PARTITIONING = 0x87
 LINE = 64
-RESULT_BYTES = 4 << 20  # that the reads of one program may gather before they are collected
 PROGRAMS = 65536
 INSTRUCTIONS = ("rdmsr", "wrmsr", "wbinvd", "clflush", "movdir64b")
 CPL = 3
@@ -138,23 +137,13 @@ class TdxHost(SecureHost):
     def queue(self, fields: Fields, replace: bool) -> tuple[int, int]:
         fields.number("vm")
         vcpu = fields.number("vcpu")
-        more = steps.parse(fields)
+        more = steps.KINDS.parse(fields)
         program = self._programs.get(vcpu)
         if program is None:
             if len(self._programs) >= PROGRAMS:
                 raise Complaint("limit", f"vcpu: at most {PROGRAMS} VCPUs have a program", "vcpu")
             program = self._programs[vcpu] = Program()
-        kept = 0 if replace else len(program.steps)
-        if kept + len(more) > steps.STEPS:
-            raise Complaint("limit", f"do: at most {steps.STEPS} steps in a program", "do")
-        waiting = more if replace else [*program.steps, *more]
-        if sum(step.length for step in waiting if isinstance(step, Read)) > RESULT_BYTES:
-            raise Complaint(
-                "limit", f"do: the reads of a program gather at most {RESULT_BYTES:#x} bytes", "do"
-            )
-        if replace:
-            program.replace()
-        program.steps.extend(more)
+        steps.KINDS.queue(program, more, replace)
         return vcpu, len(program.steps)
 
     def collect(self, vcpu: object) -> list[dict[str, Any]]:

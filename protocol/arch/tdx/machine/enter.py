@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocol.arch.tdx.front import Call, pending_interrupt
-from protocol.arch.tdx.guest import Program
+from protocol.arch.tdx.guest import Program, Tdcall
 from protocol.arch.tdx.machine import checks, steps
 from protocol.arch.tdx.machine.access import EPT_VIOLATION, MACHINE_CHECK, Exit
 from protocol.arch.tdx.machine.entities import LastExit, Vcpu, VeInfo
@@ -136,9 +136,10 @@ def _broken(m: Machine, vcpu: Vcpu) -> bool:
 
 def _answer(call: Call, vcpu: Vcpu, program: Program) -> None:
     """After a TDVMCALL: the host's registers go where the guest let them, and the guest goes on behind it."""
-    step, vcpu.vmcall = vcpu.vmcall, None
-    if step is None or not program.steps or program.steps[0] is not step:
-        return
+    made, vcpu.vmcall = vcpu.vmcall, None
+    if made is None or not program.steps or made != (program.done, program.steps[0]):
+        return  # the guest is somewhere else now
+    step = made[1]
     control = step.registers[RCX]
     after = [
         call.r[number] if control >> number & 1 else value for number, value in enumerate(step.registers)
@@ -157,7 +158,9 @@ def _leave(m: Machine, call: Call, vcpu: Vcpu, program: Program, left: Exit) -> 
     _note_progress(vcpu, program, left)
     if left.shown is not None:
         vcpu.last_exit = LastExit.TDVMCALL
-        vcpu.vmcall = program.steps[0]  # type: ignore[assignment]
+        step = program.steps[0]
+        assert isinstance(step, Tdcall)
+        vcpu.vmcall = program.done, step
         kept = r[RBP] if td.config_flags & CONFIG_NO_RBP_MOD else left.shown[RBP]
         r[:] = left.shown
         r[RBP] = kept

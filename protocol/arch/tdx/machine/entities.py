@@ -49,7 +49,7 @@ class Vcpu:
     epoch: int = 0
     initial: dict[str, int] = field(default_factory=dict)  # registers that are not zero at first
     last_exit: LastExit = LastExit.ASYNC_FAULT
-    vmcall: Tdcall | None = None  # the TDVMCALL that it is inside of: the next entry brings the answer
+    vmcall: tuple[int, Tdcall] | None = None  # the TDVMCALL that it is inside of, and where it was made
     ve: VeInfo | None = None
     pend_nmi: int = 0
     pi_vector: int = NO_VECTOR

@@ -14,7 +14,7 @@ from protocol.arch.s390.guest import Diag, Load, Read, Sclp, SetCpu, Sigp, Spx, 
 from protocol.arch.s390.keyboard import TOD_OF_A_REQUEST
 from protocol.arch.s390.keyboard.host import FACILITIES, facility_list
 from protocol.arch.s390.keyboard.spaces import stores
-from protocol.arch.s390.keyboard.steps import parse
+from protocol.arch.s390.keyboard.steps import KINDS
 from protocol.keyboard import Fields
 
 
@@ -89,7 +89,7 @@ def test_every_kind_of_step_can_be_typed() -> None:
         {"exit": "sclp", "command": 1, "gpa": 2},
         {"exit": "wait"},
     ]
-    assert parse(Fields({"do": typed})) == [
+    assert KINDS.parse(Fields({"do": typed})) == [
         Touch(0x5000),
         Touch(0x5000, True, b"\xbe\xef"),
         Touch(0, True, b"\0"),
