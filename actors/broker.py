@@ -65,6 +65,7 @@ class Broker:
 
     def __init__(self, service: Service, machine: Port, clock: Callable[[], int], runtime: Runtime) -> None:
         self.service = service
+        self.runtime = runtime
         self.actor = Actor("broker", self._handle, runtime, perform=self._perform)
         self._machine = machine
         self._clock = clock

@@ -25,6 +25,7 @@ from actors.commands import (
     replay,
     report,
     scenario,
+    trace,
 )
 from nestbed import __version__
 
@@ -61,6 +62,11 @@ EXAMPLES = {
         "nestbed replay said.jsonl",
         "nestbed replay said.jsonl --depth 2",
         "nestbed replay said.jsonl --diff theirs.jsonl",
+    ),
+    "trace": (
+        "nestbed trace --arch s390 --op create --depth 2",
+        "nestbed trace --arch sev --op load --path nested --path hosted --mermaid load.mmd",
+        "nestbed trace --op start --chrome start.json",
     ),
     "scenario check": (
         "nestbed scenario check",
@@ -121,6 +127,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "image show": image.show,
     "measure": measure.measure,
     "replay": replay.replay,
+    "trace": trace.trace,
     "scenario check": scenario.check,
     "scenario list": scenario.listed,
     "scenario show": scenario.show,

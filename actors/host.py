@@ -23,7 +23,7 @@ class SecureHost:
 
     def __init__(self, name: str, perform: Perform, below: Port, runtime: Runtime) -> None:
         self.actor = Actor(name, perform, runtime, perform=below.submit)
-        self.port = Serial(self.actor)
+        self.port = Serial(self.actor, follow=self.actor.follow)
         self._runtime = runtime
 
     async def perform(self, operation: object) -> Any:

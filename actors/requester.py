@@ -13,6 +13,7 @@ from typing import Any
 from actors.broker import Broker, Request
 from actors.runtime.mailbox import Reply
 from actors.runtime.port import Deliver
+from actors.runtime.tracing import tracing
 from protocol.errors import OperationFailed
 from protocol.hosting import Identity
 from protocol.hosting.limits import CHUNK_BYTES
@@ -67,7 +68,8 @@ class Requester:
             "key": key,
             "b": body,
         }
-        self._count(kind)
+        with tracing(self._broker.runtime.tracer):
+            self._count(kind)
         self._broker.actor.submit(Request(self.who, frame), deliver)
 
     def _count(self, kind: str) -> None:
@@ -85,7 +87,8 @@ class Requester:
         digest = hashlib.sha256(image).digest()
         for offset in range(0, len(image), CHUNK_BYTES):
             piece = image[offset : offset + CHUNK_BYTES]
-            self._ledger.count(("copied_bytes", "hosting_image"), len(piece))
+            with tracing(self._broker.runtime.tracer):
+                self._ledger.count(("copied_bytes", "hosting_image"), len(piece))
             await self.ask("image.put", digest=digest, size=len(image), offset=offset, data=piece)
 
     def start(self, guest: int, image: bytes, vcpus: int, memory_mib: int, deliver: Deliver) -> None:

@@ -39,13 +39,14 @@ _NAMES = tuple(str(number) for number in range(16))  # of levels: no composition
 class Ledger:
     """Counts of one emulated machine, split by phase. `entry` is the instruction that enters a guest."""
 
-    __slots__ = ("_entry", "_now", "_phase", "_phases", "contention")
+    __slots__ = ("_diverted", "_entry", "_now", "_phase", "_phases", "contention")
 
     def __init__(self, entry: str = "sie") -> None:
         self._entry = entry
         self._phase = "host_setup"
         self._phases: dict[str, defaultdict[Key, int]] = {}
         self._now = self._phases.setdefault(self._phase, defaultdict(int))
+        self._diverted: defaultdict[Key, int] | None = None
         self.contention: defaultdict[str, int] = defaultdict(int)
 
     @property
@@ -54,8 +55,24 @@ class Ledger:
 
     @phase.setter
     def phase(self, name: str) -> None:
+        if self._diverted is not None:
+            self.divert(None)
         self._phase = name
         self._now = self._phases.setdefault(name, defaultdict(int))
+
+    def divert(self, into: defaultdict[Key, int] | None) -> None:
+        """Count into `into` from now on, as well as in the phase; None: in the phase alone, as at first.
+
+        What was diverted reaches the phase when the next one takes its place.
+        """
+        at = self._diverted
+        if at is not None:
+            phase = self._phases[self._phase]
+            for key, n in self._now.items():
+                phase[key] += n
+                at[key] += n
+        self._diverted = into
+        self._now = self._phases[self._phase] if into is None else defaultdict(int)
 
     def count(self, key: Key, n: int = 1) -> None:
         self._now[key] += n

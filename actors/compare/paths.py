@@ -12,6 +12,7 @@ from actors.hosted import Course, HostedGuests
 from actors.requester import Requester
 from actors.runtime.actor import Actor
 from actors.runtime.mailbox import Reply
+from actors.runtime.tracing import tracing
 from actors.te import TrustedEntity
 from protocol.hosting import Identity, Limits, Service
 from protocol.hosting.limits import Share
@@ -69,7 +70,8 @@ class HostedForOwners(Here):
                 await self._start(guest)
             case op.Destroy(guest) | op.Kill(guest):
                 await self._requesters[host].end(guest)
-                self._owner_books[host].drop("child")
+                with tracing(self._parts.runtime.tracer):
+                    self._owner_books[host].drop("child")
             case op.Shutdown():
                 await self._gone(host)
             case op.Reboot() | op.Death():
@@ -95,7 +97,8 @@ class HostedForOwners(Here):
             course.end()
             started.deliver(value, error)
 
-        self._owner_books[host].add("child")
+        with tracing(self._parts.runtime.tracer):
+            self._owner_books[host].add("child")
         self._requesters[host].start(guest, self._image, vcpus, memory_mib, over)
         await course.go_on(CreateGuest)
 
@@ -107,7 +110,8 @@ class HostedForOwners(Here):
         """The boot of an owner is over: L0 reclaims, with no word from it."""
         requester = self._requesters.pop(host)
         for _ in requester.children:
-            self._owner_books[host].drop("child")
+            with tracing(self._parts.runtime.tracer):
+                self._owner_books[host].drop("child")
         await self.broker.actor.ask(RequesterGone(requester.who))
 
     def books(self) -> Iterable[Book]:

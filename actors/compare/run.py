@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import zip_longest
@@ -24,6 +24,7 @@ from actors.compare.paths import stage
 from actors.compare.progress import Progress, Stopped
 from actors.compare.sensitivity import guest_level, sensitivity
 from actors.compare.stage import Parts, Stage
+from actors.compare.tracing import Tracing
 from actors.console import Options
 from actors.record import Transcripts
 from actors.runtime.actor import open_runtime
@@ -37,6 +38,8 @@ from protocol.plan.scenario import Scenario, as_dict
 from protocol.plan.workload import DIRECT, MIXED, NESTED, Act, Workload, workload
 from protocol.tracking import Book, summary
 
+Perform = Callable[[int, Act], Awaitable[None]]
+
 
 def run(
     scenario: Scenario,
@@ -44,11 +47,12 @@ def run(
     transcripts: Transcripts | None = None,
     processes: int = 1,
     costs: Costs | None = None,
+    tracing: Tracing | None = None,
 ) -> Outcome:
     """Run everything that `scenario` asks for. What is finished when the person stops it is reported.
 
     With more than one process the guest hosts of the nested path live in the others; no count shows it.
-    With `costs` the counts are priced, too.
+    With `costs` the counts are priced, too. With `tracing` the operations that it wants are followed.
     """
     began = time.perf_counter()
     plans = {path: workload(scenario, path) for path in scenario.paths}
@@ -64,7 +68,7 @@ def run(
             for plan in plans_of[arch]:
                 with _alone():
                     path = partial(_path, scenario, load(arch), plan, progress, done, steps, transcripts)
-                    result = trio.run(path, processes)
+                    result = trio.run(path, processes, tracing)
                 done += len(plan.phases)
                 if costs is not None:
                     result["modelled"] = _modelled(costs, load(arch), result)
@@ -92,6 +96,7 @@ async def _path(
     steps: int,
     transcripts: Transcripts | None,
     processes: int,
+    tracing: Tracing | None,
 ) -> Json:
     """One architecture on one path."""
     comparison = arch.comparison
@@ -104,7 +109,10 @@ async def _path(
         parts = Parts(arch.name, scenario, comparison, ledger, runtime, image)
         if transcripts is not None and plan.path in (DIRECT, NESTED):
             parts.transcript = partial(_transcript, transcripts, scenario, arch.name, plan.path)
+        if tracing is not None:
+            runtime.tracer = tracing.begin(arch.name, plan.path, ledger)
         staged = await stage(parts, plan, processes, nursery)
+        perform = staged.perform if tracing is None else partial(_traced, staged, tracing)
         progress.attach(arch.name, plan.path, ledger, _LiveBooks(staged))
         progress.staged(arch.name, staged.actors, staged.hosting)
         for number, phase in enumerate(plan.phases):
@@ -113,9 +121,9 @@ async def _path(
             await staged.enter_phase(phase)
             # A run in one step has nobody beside it, and a transcript is the same each time.
             if transcripts is not None or (scenario.fidelity == "bulk" and processes == 1):
-                await _in_turn(staged, plan, phase)
+                await _in_turn(perform, plan, phase)
             else:
-                await _side_by_side(staged, plan, phase)
+                await _side_by_side(perform, plan, phase)
         _nothing_is_left(staged)
         tallies = [_own_tally(ledger, staged.books()), *await staged.tally()]
         await staged.close()
@@ -184,23 +192,28 @@ class _LiveBooks:
         return iter(self._staged.books())
 
 
-async def _side_by_side(staged: Stage, plan: Workload, phase: str) -> None:
+async def _traced(staged: Stage, tracing: Tracing, host: int, act: Act) -> None:
+    with tracing.operation(host, act):
+        await staged.perform(host, act)
+
+
+async def _side_by_side(perform: Perform, plan: Workload, phase: str) -> None:
     async with trio.open_nursery() as hosts:
         for host in plan.hosts:
-            hosts.start_soon(_host, staged, host.number, host.phases.get(phase, ()))
+            hosts.start_soon(_host, perform, host.number, host.phases.get(phase, ()))
 
 
-async def _host(staged: Stage, number: int, acts: Iterable[Act]) -> None:
+async def _host(perform: Perform, number: int, acts: Iterable[Act]) -> None:
     for act in acts:
-        await staged.perform(number, act)
+        await perform(number, act)
 
 
-async def _in_turn(staged: Stage, plan: Workload, phase: str) -> None:
+async def _in_turn(perform: Perform, plan: Workload, phase: str) -> None:
     """One act of each host, then the next of each. No count depends on the order between hosts."""
     for acts in zip_longest(*(host.phases.get(phase, ()) for host in plan.hosts)):
         for host, act in zip(plan.hosts, acts, strict=True):
             if act is not None:
-                await staged.perform(host.number, act)
+                await perform(host.number, act)
 
 
 def _result(

@@ -32,6 +32,7 @@ import trio
 
 from actors.runtime.mailbox import BATCH, CAPACITY, Mailbox, MailboxFull, MailboxStatistics, Reply
 from actors.runtime.port import Deliver
+from actors.runtime.tracing import Tracer
 from protocol.effects import Effect, Step
 from protocol.errors import LevelGone, LocalProtocolError, OperationalError, OwnerGone, RemoteProtocolError
 
@@ -62,10 +63,11 @@ class ActorDeath:
 class Runtime:
     """What the actors of one Trio run share: a nursery for those that are busy, and the inline budget.
 
-    Make one with `open_runtime`. `clock` tells seconds; Trio's own if not given.
+    Make one with `open_runtime`. `clock` tells seconds; Trio's own if not given. With a `tracer` it is told
+    of every message.
     """
 
-    __slots__ = ("_clock", "_nursery", "_since", "calls", "depth")
+    __slots__ = ("_clock", "_nursery", "_since", "calls", "depth", "tracer")
 
     def __init__(self, nursery: trio.Nursery, clock: Callable[[], float] | None = None) -> None:
         self._nursery = nursery
@@ -73,6 +75,7 @@ class Runtime:
         self._since = self._clock()
         self.calls = 0
         self.depth = 0
+        self.tracer: Tracer | None = None
 
     def spend(self) -> bool:
         """Account for one inline call; False when the budget is spent, or it would nest too deep."""
@@ -213,10 +216,13 @@ class Actor:
         if not runtime.spend():
             await runtime.breathe()
         reply = Reply()
+        deliver: Deliver = reply.deliver
+        if runtime.tracer is not None:
+            deliver = self.follow(message, deliver)
         if self._at_work or self._queue or self.dead is not None:
-            self._put(message, reply.deliver, owner)
+            self._put(message, deliver, owner)
         else:
-            self._handle(message, reply.deliver, owner)
+            self._handle(message, deliver, owner)
         if reply.done:
             if reply.error is not None:
                 raise reply.error
@@ -225,10 +231,17 @@ class Actor:
 
     def submit(self, message: object, deliver: Deliver, owner: Hashable = None) -> None:
         """Send `message`; its answer is delivered, perhaps before this returns. See `Port.submit`."""
+        if self._runtime.tracer is not None:
+            deliver = self.follow(message, deliver)
         if self._at_work or self._queue or self.dead is not None or not self._runtime.spend():
             self._put(message, deliver, owner)
         else:
             self._handle(message, deliver, owner)
+
+    def follow(self, message: object, deliver: Deliver) -> Deliver:
+        """Begin the span of a message to this actor, if it is one of a traced operation."""
+        tracer = self._runtime.tracer
+        return deliver if tracer is None else tracer.sent(self.name, message, deliver)
 
     def abandon(self, owner: Hashable) -> int:
         """Say that `owner` is gone: each of its parked steps gets the answer it waits for, then OwnerGone.
@@ -289,6 +302,8 @@ class Actor:
 
     def _handle(self, message: object, deliver: Deliver, owner: Hashable) -> None:
         runtime = self._runtime
+        tracer = runtime.tracer
+        before = None if tracer is None else tracer.enter(deliver)
         runtime.depth += 1
         self._at_work = True
         try:
@@ -323,9 +338,22 @@ class Actor:
             deliver(answer, None)
         finally:
             runtime.depth -= 1
+            if tracer is not None and before is not None:
+                tracer.leave(before)
 
     def _advance(self, entry: _InFlight, answered: bool) -> None:
         """Run a step, whose answer is there if `answered`, until it ends or has to wait for one."""
+        tracer = self._runtime.tracer
+        if tracer is None:
+            self._run(entry, answered)
+            return
+        before = tracer.enter(entry.deliver)
+        try:
+            self._run(entry, answered)
+        finally:
+            tracer.leave(before)
+
+    def _run(self, entry: _InFlight, answered: bool) -> None:
         step = entry.step
         while answered:
             self._at_work = True

@@ -7,19 +7,24 @@ before the next begins, it waits here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from actors.runtime.mailbox import CAPACITY, MailboxFull
 from actors.runtime.port import Deliver, Port, ignore
+from actors.runtime.tracing import Followed
+
+Follow = Callable[[object, Deliver], Deliver]
 
 
 class Serial:
     """A `Port` that hands over a message when the one before has been answered."""
 
-    __slots__ = ("_busy", "_deliver", "_late", "_over", "_port", "_waiting", "capacity")
+    __slots__ = ("_busy", "_deliver", "_follow", "_late", "_over", "_port", "_waiting", "capacity")
 
-    def __init__(self, port: Port, capacity: int = CAPACITY) -> None:
+    def __init__(self, port: Port, capacity: int = CAPACITY, follow: Follow | None = None) -> None:
+        """`follow` is told of each message when it comes, so that its span begins before its wait."""
         self._port = port
+        self._follow = follow
         self._waiting: deque[tuple[object, Deliver, Hashable]] = deque()
         self._busy = False
         # Of the one message that is under way:
@@ -30,6 +35,8 @@ class Serial:
 
     def submit(self, message: object, deliver: Deliver, owner: Hashable = None) -> None:
         """Send `message` in its turn; what waits beyond the capacity is answered MailboxFull."""
+        if self._follow is not None:
+            deliver = self._follow(message, deliver)
         if not self._busy:
             self._busy = True
             self._hand_over(message, deliver, owner)
@@ -45,7 +52,10 @@ class Serial:
     def _hand_over(self, message: object, deliver: Deliver, owner: Hashable) -> None:
         self._deliver = deliver
         self._over = self._late = False
-        self._port.submit(message, self._answered, owner)
+        answered: Deliver = self._answered
+        if type(deliver) is Followed:
+            answered = deliver.before(answered)
+        self._port.submit(message, answered, owner)
         self._late = not self._over
 
     def _answered(self, value: object, error: BaseException | None) -> None:
