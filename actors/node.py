@@ -38,7 +38,7 @@ TRAP_S = 5.0  # an access that traps is answered sooner, or L0 is gone
 NODE = "node"  # the actor that the driver tells what is to happen to hosts
 OPERATIONS = (
     op.Pages, op.BootHost, op.Shutdown, op.Create, op.Load, op.Start, op.Touch, op.Share, op.Exits, op.Change,
-    op.Swap, op.Reset, op.Destroy, op.Kill,
+    op.Swap, op.Attest, op.AddSecret, op.Reset, op.Dump, op.Destroy, op.Kill,
 )  # fmt: skip
 
 

@@ -22,7 +22,24 @@ from actors.compare.tables import phase, reason, words
 
 ONCE_PER_GUEST = ("create", "load", "boot", "destroy")
 ONCE_PER_HOST = ("host_setup", "host_teardown")
-LIFE_OF_A_GUEST = ("create", "load", "boot", "run", "page_change", "swap", "reset", "destroy")
+LIFE_OF_A_GUEST = (
+    "create",
+    "load",
+    "boot",
+    "attest",
+    "secret",
+    "run",
+    "page_change",
+    "swap",
+    "reset",
+    "destroy",
+)
+OF_A_GUEST = (
+    ("resets of a guest", "reset", "resets"),
+    ("proofs of a guest of what it is", "attest", "attestations"),
+    ("secrets that a guest hands over", "secret", "secrets"),
+    ("dumps of a guest", "dump", "dumps"),
+)  # what it is, its phase, how many of each guest
 PATHS = ("nested", "hosted")
 
 
@@ -75,7 +92,10 @@ def questions(scenario: Mapping[str, Any]) -> list[Question]:
             ("page_change",),
             guests * run["page_changes"],
         ),
-        Question("resets of a guest", "guest", ONCE_PER_GUEST, guests, ("reset",), guests * run["resets"]),
+        *(
+            Question(what, "guest", ONCE_PER_GUEST, guests, (phase_of,), guests * run.get(setting, 0))
+            for what, phase_of, setting in OF_A_GUEST
+        ),
         *(
             Question(
                 "sudden reboots of a host",

@@ -28,6 +28,8 @@ PHASES = (
     "create",
     "load",
     "boot",
+    "attest",
+    "secret",
     "run",
     "page_change",
     "swap",
@@ -181,6 +183,7 @@ def _sizes(scenario: Scenario) -> Iterator[Mistake]:
     rounds = 1 + run.resets + run.reboots  # each may load and touch everything again
     calls = guests * rounds * (guest.image_pages + guest.touch_pages + guest.share_pages)
     calls += guests * (2 * run.swap_pages + run.page_changes) + 2 * scenario.l1.count * run.level_swaps
+    calls += guests * run.dumps * (guest.memory_mib + 3 * (guest.image_pages + guest.touch_pages))
     if scenario.fidelity == "call" and calls > PAGE_CALLS:
         yield Mistake(
             "fidelity",

@@ -131,6 +131,20 @@ class Change(OnVcpu):
 
 
 @dataclass(frozen=True, slots=True)
+class Attest(OnVcpu):
+    """The guest has the Trusted Entity prove what it is, as its owner asked: for the `number`-th time."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddSecret(OnVcpu):
+    """The guest hands over a secret that its owner sealed for the Trusted Entity: the `number`-th one."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Swap(OnVcpu):
     """The host writes private pages of the guest out; then the guest uses them again."""
 
@@ -142,6 +156,11 @@ class Reset(ForGuest):
     """The guest asks to be reset, its memory kept. `clear`: its registers are cleared, too."""
 
     clear: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Dump(ForGuest):
+    """The host dumps the guest, CPUs and memory, sealed for its owner; then the guest may go on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,10 @@ class Run:
     page_changes: int = _whole(
         8, 0, 1_000_000, "changes between shared and private, for each guest", "changes"
     )
+    attestations: int = _whole(0, 0, 10_000, "times that each guest proves to its owner what it is")
+    secrets: int = _whole(0, 0, 10_000, "secrets of its owner that each guest hands over")
     resets: int = _whole(1, 0, 1000, "resets of each guest")
+    dumps: int = _whole(0, 0, 1000, "dumps of each guest by its host, sealed for its owner")
     reboots: int = _whole(1, 0, 1000, "sudden reboots of hosts, dealt to them in turn")
     deaths: int = _whole(1, 0, 64, "hosts that die for good at the end, their guests running")
 

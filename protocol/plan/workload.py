@@ -21,6 +21,7 @@ from protocol.plan.scenario import Scenario
 
 REFILL = "refill"
 LEVEL_SWAP = "level_swap"
+DUMP = "dump"
 ORDER = PHASES
 DIRECT, NESTED, HOSTED, MIXED = "direct", "nested", "hosted", "mixed"
 
@@ -28,6 +29,11 @@ _NO_LEVEL_SWAP = {
     DIRECT: "nothing is below L0 that could swap under it",
     HOSTED: "the guests are L0's own: it swaps them as in swap",
     MIXED: "the nested path shows what it takes; here it would meet every second guest",
+}
+
+_NO_DUMP = {
+    HOSTED: "the guests are L0's own: the hosting interface has no way to hand a dump to their owner",
+    MIXED: "the hosted half has no way to hand a dump to its owner",
 }
 
 Act = op.Operation | op.Event
@@ -57,7 +63,11 @@ class Workload:
         return tuple(name for name in ORDER if any(host.phases.get(name) for host in self.hosts))
 
     def without(self, lacking: Mapping[str, str]) -> Workload:
-        """The same for an architecture that has not all phases: it lacks these, each for its reason."""
+        """The same for an architecture that has not all phases: it lacks these, each for its reason.
+
+        What nobody asked for is no news, and not named.
+        """
+        lacking = {name: why for name, why in lacking.items() if name in self.phases}
         hosts = tuple(
             replace(host, phases={name: acts for name, acts in host.phases.items() if name not in lacking})
             for host in self.hosts
@@ -68,7 +78,9 @@ class Workload:
 def workload(scenario: Scenario, path: str) -> Workload:
     """The plan of `scenario` on `path`."""
     hosts = tuple(_host(scenario, path, number) for number in range(scenario.l1.count))
-    absent = {"dump": "dumping is no operation of a scenario yet"}
+    absent = {}
+    if scenario.run.dumps and path in _NO_DUMP:
+        absent[DUMP] = _NO_DUMP[path]
     if scenario.run.level_swaps and path != NESTED:
         absent[LEVEL_SWAP] = _NO_LEVEL_SWAP[path]
     if path == DIRECT:
@@ -85,6 +97,8 @@ def _host(scenario: Scenario, path: str, number: int) -> HostPlan:
     plan["create"] = tuple(_create(scenario, guest) for guest in guests)
     plan["load"] = tuple(op.Load(guest) for guest in guests)
     plan["boot"] = tuple(act for guest in guests for act in _boot(scenario, guest))
+    plan["attest"] = tuple(act for guest in guests for act in _attestations(scenario, guest))
+    plan["secret"] = tuple(act for guest in guests for act in _secrets(scenario, guest))
     plan["run"] = tuple(act for guest in guests for act in _run(scenario, guest))
     plan["page_change"] = tuple(act for guest in guests for act in _changes(scenario, guest))
     plan["swap"] = tuple(act for guest in guests for act in _swap(scenario, guest))
@@ -93,6 +107,8 @@ def _host(scenario: Scenario, path: str, number: int) -> HostPlan:
     plan["reset"] = tuple(
         op.Reset(guest, clear=round_ % 2 == 0) for guest in guests for round_ in range(scenario.run.resets)
     )
+    if path not in _NO_DUMP:
+        plan[DUMP] = tuple(op.Dump(guest) for guest in guests for _ in range(scenario.run.dumps))
     plan["destroy"] = tuple(op.Destroy(guest) for guest in guests)
     if path != DIRECT:
         plan |= _events(scenario, number, guests)
@@ -173,6 +189,16 @@ def _boot(scenario: Scenario, guest: int) -> Iterator[Act]:
 def _shared(scenario: Scenario) -> int:
     """The first page of the I/O buffers: behind what is touched."""
     return _touched(scenario) + scenario.guest.touch_pages
+
+
+def _attestations(scenario: Scenario, guest: int) -> Iterator[Act]:
+    for number in range(scenario.run.attestations):
+        yield op.Attest(guest, number % scenario.guest.vcpus, number)
+
+
+def _secrets(scenario: Scenario, guest: int) -> Iterator[Act]:
+    for number in range(scenario.run.secrets):
+        yield op.AddSecret(guest, number % scenario.guest.vcpus, number)
 
 
 def _run(scenario: Scenario, guest: int) -> Iterator[Act]:

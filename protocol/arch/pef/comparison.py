@@ -22,6 +22,11 @@ CANNOT = {
     "--processes": "levels of this architecture have no form on the wire yet",
     "--record": "its host software writes no transcript yet",
 }
+LACKS = {
+    "attest": "no ultracall gives evidence: what an image carries opens on the right machine only",
+    "secret": "secrets come with the image: no ultracall adds one to a running SVM",
+    "dump": "no ultracall dumps an SVM for its owner",
+}
 
 
 class PefComparison:
@@ -30,7 +35,7 @@ class PefComparison:
     wire: tuple[type, ...] = ()
     prices = PRICES
     reboot = "system"
-    lacks: Mapping[str, str] = {}
+    lacks = LACKS
     cannot = CANNOT
 
     def compose(

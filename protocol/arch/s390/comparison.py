@@ -84,6 +84,7 @@ class S390Comparison:
             pool=pool,
             book=book,
             below=below,
+            machine_seed=rig.seed,
         )
 
     # -- with L1 in a process of its own

@@ -22,7 +22,10 @@ PCF = 0x3000_50E3
 DUMP_STORAGE_LEN = 0x1000  # bytes of storage state for each MiB of a guest
 DUMP_FINALIZE_LEN = 0x1000
 QUERY_LEN = 0x120  # of firmware of 2024; it was 0x100 in 2022
-CALLS_AFTER_2022 = frozenset({0x0002, 0x1031, 0x1033, 0x1034, 0x1035})  # Query Keys, and four about secrets
+ADD_SECRET = 0x1031
+CALLS_AFTER_2022 = frozenset(
+    {0x0002, ADD_SECRET, 0x1033, 0x1034, 0x1035}
+)  # Query Keys, and four about secrets
 ATTESTATION_FLAGS = 0x2000_0000_0000_0000  # the image's key alone; a guest's view
 MAX_ASSOCIATIONS = 64  # guess
 MAX_RETRIEVABLE = 64  # guess
@@ -63,8 +66,10 @@ class Profile:
     # -- what a plan of a comparison asks ----------------------------------------------------------------
 
     def limits(self) -> tuple[Limit, ...]:
-        """What one host may have."""
+        """What one host may have, and one guest."""
+        secrets = 0 if ADD_SECRET in self.absent else MAX_RETRIEVABLE
         return (
+            Limit("run.secrets", secrets, "secrets of a guest that it may retrieve"),
             Limit("guest.per_l1", self.max_configs, "secure configurations of a host"),
             Limit("guest.vcpus", self.max_cpu_id + 1, f"CPU numbers 0 to {self.max_cpu_id}"),
             Limit("guest.memory_mib", self.max_storage // MIB, "MiB of storage of a guest"),

@@ -105,6 +105,12 @@ class Attest(NamedTuple):
     additional_length: int
     additional: int
 
+    def pack(self) -> bytearray:
+        block = header(0x188, 0x1020)
+        ATTEST.pack_into(block, 0, *self)
+        HEADER.pack_into(block, 0, 0x188, 0x1020, 0, 0)
+        return block
+
 
 ATTEST = Struct(">24xQQ6xH256s12xIQ20xIQ")  # the fields of Attest; the output at 0x148 is passed over
 

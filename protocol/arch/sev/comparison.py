@@ -22,6 +22,9 @@ from protocol.tracking import Book
 LACKS = {
     "swap": "Linux does not swap the memory of SNP guests: guest_memfd holds it, so no host here does",
     "reset": "the registers of an SNP guest are encrypted: it is ended and launched anew, and never reset",
+    "attest": "a guest's request to the firmware is no operation of this host software yet",
+    "secret": "an SNP guest has no secrets in the firmware: what its owner gives it comes after attestation",
+    "dump": "no call of the firmware dumps an SNP guest for its owner",
 }
 CANNOT = {
     "--processes": "L0 and its guest hosts cannot be put into processes of their own here yet",

@@ -24,6 +24,9 @@ from protocol.tracking import Book
 LACKS = {
     "swap": "Linux does not swap the memory of TDs: guest_memfd holds it, so no host here does",
     "reset": "a TD cannot be reset: its VCPUs and its measurement are fixed, so it is ended and built anew",
+    "attest": "a TD's report is no operation of this host software yet",
+    "secret": "a TD has no secrets in the TDX module: what its owner gives it comes after attestation",
+    "dump": "no call of the TDX module dumps a TD for its owner",
 }
 CANNOT = {
     "--processes": "levels of this architecture have no form on the wire yet",

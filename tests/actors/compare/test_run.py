@@ -12,7 +12,7 @@ from actors.compare.run import run
 from protocol.plan.fit import PHASES
 from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario, Strategy
 
-LIFE = ("create", "load", "boot", "run", "page_change", "swap", "reset", "destroy")
+LIFE = ("create", "load", "boot", "attest", "secret", "run", "page_change", "swap", "reset", "destroy")
 Json = dict[str, Any]
 
 
@@ -24,7 +24,17 @@ def small(**changes: Any) -> Scenario:
         paths=("direct", "nested", "hosted", "mixed"),
         l1=GuestHosts(count=2, memory_mib=2060, cpus=2),
         guest=Guests(per_l1=2, memory_mib=1, vcpus=2, image_pages=5, touch_pages=12, share_pages=3),
-        run=Run(exits=exits, swap_pages=3, page_changes=4, resets=2, reboots=1, deaths=1),
+        run=Run(
+            exits=exits,
+            swap_pages=3,
+            page_changes=4,
+            attestations=2,
+            secrets=1,
+            resets=2,
+            dumps=1,
+            reboots=1,
+            deaths=1,
+        ),
     )
     return replace(base, **changes)
 
@@ -109,9 +119,38 @@ def test_hosting_adds_messages_and_nothing_per_page_or_exit(told: dict[str, Json
 
 
 def test_nesting_costs_at_every_event(told: dict[str, Json]) -> None:
-    for phase in ("create", "load", "boot", "run", "swap", "reset", "destroy"):
+    for phase in ("create", "load", "boot", "attest", "secret", "run", "swap", "reset", "dump", "destroy"):
         nested = told["nested"]["phases"][phase]["exits"]
         assert nested > told["direct"]["phases"].get(phase, {}).get("exits", 0), phase
+
+
+def test_evidence_and_secrets_are_the_guests_own_affair(told: dict[str, Json]) -> None:
+    """Calls of four guests at the real Ultravisor: no hypervisor is on the way, and no owner is asked."""
+    for path, result in told.items():
+        counts = result["counts"]
+        assert counts["te_calls.attest.guest.native.guest"] == 2 * 4, path
+        assert counts["te_calls.add_secret.guest.native.guest"] == 4, path
+        assert not [key for key in counts if key.startswith(("te_issued.attest", "te_issued.add_secret"))]
+    for phase in ("attest", "secret"):
+        direct, hosted = (told[path]["phases"][phase] for path in ("direct", "hosted"))
+        assert hosted == direct, phase
+
+
+def test_a_dump_is_asked_for_where_the_guests_host_is_its_owner(told: dict[str, Json]) -> None:
+    assert issued(told["nested"], "dump") == issued(told["direct"], "dump")
+    made = issued(told["direct"], "dump")
+    assert {name: n for name, n in made.items() if name.startswith("dump")} == {
+        "dump_init": 4,
+        "dump_cpu": 4 * 2,
+        "dump_storage_state": 4 * 1,
+        "dump_complete": 4,
+    }
+    exported = made["convert_from_secure"]
+    assert made["pin"] == exported, "tried first, for each page that refused the host's load"
+    assert told["nested"]["phases"]["dump"]["injections.pgm_3d"] == exported
+    for path in ("hosted", "mixed"):
+        assert told[path]["phases"]["dump"] is None
+        assert "no way to hand a dump" in told[path]["absent"]["phases.dump"]
 
 
 def test_a_reboot_is_cleaned_up_with_no_call_of_the_guest_host(told: dict[str, Json]) -> None:

@@ -39,7 +39,17 @@ def recorded(arch: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         paths=("direct", "nested"),
         l1=GuestHosts(count=1, memory_mib=MEMORY_MIB[arch], cpus=2),
         guest=Guests(per_l1=2, memory_mib=1, vcpus=2, image_pages=3, touch_pages=5, share_pages=2),
-        run=Run(exits=exits, swap_pages=2, page_changes=2, resets=2, reboots=1, deaths=1),
+        run=Run(
+            exits=exits,
+            swap_pages=2,
+            page_changes=2,
+            attestations=1,
+            secrets=2,
+            resets=2,
+            dumps=1,
+            reboots=1,
+            deaths=1,
+        ),
     )
     return written(tmp_path_factory.mktemp("recorded"), scenario)
 

@@ -136,6 +136,7 @@ RULES = [
         "fidelity",
         "bulk for more than 5000000",
     ),
+    (with_(run__dumps=999, guest__touch_pages=1900), "fidelity", "bulk for more than 5000000"),
     (with_(l1__count=64, l1__memory_mib=65537), "l1.count * l1.memory_mib", "at most 4194304 MiB"),
 ]
 

@@ -34,7 +34,10 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         swap_pages=draw(st.integers(0, guest.image_pages + guest.touch_pages)),
         page_changes=draw(st.integers(0, 30)) if guest.share_pages else 0,
         level_swaps=draw(st.integers(0, 5)),
+        attestations=draw(st.integers(0, 3)),
+        secrets=draw(st.integers(0, 3)),
         resets=draw(st.integers(0, 3)),
+        dumps=draw(st.integers(0, 2)),
         reboots=draw(st.integers(0, 5)),
         deaths=draw(st.integers(0, l1.count)),
     )
@@ -67,7 +70,7 @@ def test_phases_run_in_the_order_in_which_they_are_listed(scenario: Scenario) ->
             assert set(host.phases) <= set(PHASES)
 
 
-ONLY_SOME = {"level_swap", "refill", "owner_reboot", "refill_again", "host_teardown"}
+ONLY_SOME = {"level_swap", "dump", "refill", "owner_reboot", "refill_again", "host_teardown"}
 
 
 @few
@@ -246,7 +249,7 @@ def test_level_swaps_happen_where_there_is_a_level_below(scenario: Scenario) -> 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_what_a_path_lacks_has_a_reason_that_can_be_read(path: str) -> None:
-    scenario = replace(Scenario(), run=replace(Scenario().run, level_swaps=1))
+    scenario = replace(Scenario(), run=replace(Scenario().run, level_swaps=1, dumps=1))
     for phase, why in workload(scenario, path).absent.items():
         assert phase in PHASES
         assert len(why.split()) > 3

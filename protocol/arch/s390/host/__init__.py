@@ -6,8 +6,8 @@ pool of its own frames, builds its guests' tables with plain stores, and answers
 Linux does. `perform` does one operation of a plan; each of the row numbers in these files is one of section
 6.
 
-Left out: dumping (row 11; `protocol.plan.fit.PHASES` has its place), devices and their data, the guests'
-life before they enter secure mode (no Ultravisor call belongs to it).
+Left out: devices and their data, the guests' life before they enter secure mode (no Ultravisor call belongs
+to it).
 """
 
 from __future__ import annotations
@@ -83,14 +83,16 @@ class Host:
         book: Book | None = None,
         below: Sequence[Serve] | None = None,
         offers: Sequence[str] | None = None,
+        machine_seed: int = 0,
     ) -> None:
         """A host that is off.
 
         With `pool` the Ultravisor is up already and these frames are all that this host has: it shares its
         kernel with the hypervisor that owns the pool. `below` has who serves the messages of this host and
         of the levels below, if all are in this process: runs need that. `offers` are the enlightenments that
-        the level below told of; where it is in this process it is asked. Raises ValueError for a way to bring
-        in pages that it has not.
+        the level below told of; where it is in this process it is asked. `machine_seed` is that of the
+        machine whose public key the owner of the guests knows. Raises ValueError for a way to bring in pages
+        that it has not.
         """
         if pages not in POLICIES:
             raise ValueError(f"pages = {pages!r}: allowed: {', '.join(POLICIES)}")
@@ -105,6 +107,7 @@ class Host:
         self.cpus = list(cpus)
         self.depth = depth
         self.image = image
+        self.machine_seed = machine_seed
         self.policy = pages
         self.bulk = bulk
         self.query: Query | None = None

@@ -29,15 +29,17 @@ TWEAK = 1  # prefix of the tweaks of the one component
 def scenario_image(machine_seed: int, seed: int, pages: int, data: bytes | None = None) -> Image:
     """An image that the machine of `machine_seed` can open: of `data`, or of `pages` pages made from `seed`.
 
+    Its guests may be dumped.
     Building takes a while and gives the same for the same arguments: build one for all guests.
     """
-    from protocol.arch.s390.image import Component, build, host_key
+    from protocol.arch.s390.image import PCF_ALLOW_DUMP, Component, build, host_key
 
     if data is None:
         data = shake_256(f"image:{seed}".encode()).digest(pages * PAGE)
     digest = shake_256(f"digest:{seed}:{pages}".encode()).digest(32)
+    slots = [host_key(machine_seed, "host")]
     return build(
-        [Component(IMAGE_AT, data, TWEAK)], seed=seed, digest=digest, slots=[host_key(machine_seed, "host")]
+        [Component(IMAGE_AT, data, TWEAK)], seed=seed, digest=digest, slots=slots, pcf=PCF_ALLOW_DUMP
     )
 
 

@@ -134,9 +134,13 @@ def _clear_leftover(host: Host, guest: Guest, page: int) -> Step[None]:
 
 def let_go(host: Host, guest: Guest, frame: int) -> Step[bool]:
     """Destroy Secure Storage, or else export; False if the Ultravisor does neither."""
-    cpu = host.cpu_of(guest)
-    for name in ("destroy_storage", "convert_from_secure"):
-        outcome = yield from host.ask(cpu, name, PADDR, frame << PAGE_SHIFT)
+    return (yield from _one_of(host, guest, frame, "destroy_storage", "convert_from_secure"))
+
+
+def _one_of(host: Host, guest: Guest, frame: int, *names: str) -> Step[bool]:
+    """The first of these calls that the Ultravisor executes for a page; False if it executes none."""
+    for name in names:
+        outcome = yield from host.ask(host.cpu_of(guest), name, PADDR, frame << PAGE_SHIFT)
         if outcome.rc == EXECUTED:
             return True
     return False
@@ -169,6 +173,11 @@ def swap_out(host: Host, guest: Guest, page: int) -> Step[None]:
     guest.table.unmap(page)
     host.backing.give(np.array([frame]))
     host.keep("native_page", -1)
+
+
+def make_accessible(host: Host, guest: Guest, frame: int) -> Step[bool]:
+    """How the kernel answers a 0x3D of its own: pin the page, in case it is shared, or else export it."""
+    return (yield from _one_of(host, guest, frame, "pin", "convert_from_secure"))
 
 
 def pin(host: Host, guest: Guest, page: int) -> Step[None]:

@@ -12,10 +12,12 @@ from protocol.arch.s390.host import pages as page
 from protocol.arch.s390.host.boot import boot, shut_down
 from protocol.arch.s390.host.create import create
 from protocol.arch.s390.host.destroy import destroy, destroy_behind, kill
+from protocol.arch.s390.host.dump import dump
 from protocol.arch.s390.host.guests import Guest, Vcpu
 from protocol.arch.s390.host.lifecycle import LOAD_NORMAL, MODIFIED_CLEAR, start
 from protocol.arch.s390.host.load import load
 from protocol.arch.s390.host.memory import frame_of
+from protocol.arch.s390.host.papers import add_secret, attest
 from protocol.arch.s390.host.run import KERNEL, SIGP_RESTART, Feed, run
 from protocol.arch.s390.structs import SHARE, block
 from protocol.effects import Step
@@ -88,6 +90,11 @@ def _reset(host: Host, operation: op.Reset) -> Step[None]:
     subcode = MODIFIED_CLEAR if operation.clear else LOAD_NORMAL
     asks: Steps = iter(((g.SetCpu(((3, subcode),)), False), (g.Diag(0x308, 0, 3), True)))
     yield from run(host, guest, guest.vcpus[0], Feed(chain(asks, _start_others(guest))), NOTICED)
+
+
+def _dump(host: Host, operation: op.Dump) -> Step[None]:
+    """Row 11. What it holds is the owner's, and goes nowhere here."""
+    yield from dump(host, host.guest(operation.guest))
 
 
 def _destroy(host: Host, operation: op.Destroy) -> Step[None]:
@@ -168,6 +175,14 @@ def _console(vcpu: Vcpu) -> tuple[tuple[g.GuestStep, ...], g.GuestStep, str]:
     return (header,), g.Sclp(WRITE_EVENT_DATA, at), "icpt_6c"
 
 
+def _attest(host: Host, operation: op.Attest) -> Step[None]:
+    return attest(host, *_vcpu(host, operation), operation.number)
+
+
+def _add_secret(host: Host, operation: op.AddSecret) -> Step[None]:
+    return add_secret(host, *_vcpu(host, operation), operation.number)
+
+
 def _swap(host: Host, operation: op.Swap) -> Step[None]:
     """Rows 6 and 6a: all of the pages out, then the guest uses them again."""
     guest, vcpu = _vcpu(host, operation)
@@ -191,11 +206,14 @@ _ACTS: dict[type, Callable[[Any, Any], Step[None]]] = {
     op.Load: _load,
     op.Start: _start,
     op.Reset: _reset,
+    op.Dump: _dump,
     op.Destroy: _destroy,
     op.Kill: _kill,
     op.Touch: _touch,
     op.Share: _share,
     op.Change: _change,
     op.Exits: _exits,
+    op.Attest: _attest,
+    op.AddSecret: _add_secret,
     op.Swap: _swap,
 }

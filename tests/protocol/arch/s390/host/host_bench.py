@@ -84,7 +84,13 @@ class Bench:
         self.rig: Rig = compose(
             PROFILES[profile], depth, 1, memory, 3, SEED, strategy, apart=apart, spare=spare
         )
-        self._options = {"depth": depth, "image": image_of(self.size.image), "pages": pages, "bulk": bulk}
+        self._options = {
+            "depth": depth,
+            "image": image_of(self.size.image),
+            "pages": pages,
+            "bulk": bulk,
+            "machine_seed": SEED,
+        }
         self._below = self.rig.below(0) if apart else None
         self._blind = blind
         self.turn_on()
