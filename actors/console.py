@@ -83,7 +83,8 @@ def keyboard(options: Options, explain: bool = False) -> Keyboard:
     architecture = load(options.arch)
     if options.profile not in architecture.profiles:
         allowed = ", ".join(architecture.profiles)
-        raise WrongOptions(f"--profile {options.profile}: no such profile; allowed: {allowed}")
+        why = getattr(architecture, "refused_profiles", {}).get(options.profile, "no such profile")
+        raise WrongOptions(f"--profile {options.profile}: {why}; allowed: {allowed}")
     try:
         made: Keyboard = architecture.keyboard(
             depth=options.depth,

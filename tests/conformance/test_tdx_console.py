@@ -258,3 +258,10 @@ def test_siblings_have_memory_and_modules_of_their_own(tdx: Any) -> None:
     assert one.ok("audit")["hosts"][1]["te"]["tdr"] == 1
     first_te = one.ok("audit")["hosts"][0]["te"]
     assert first_te["hkid_assigned"] == 1
+
+
+def test_partitioning_is_refused_as_a_nesting_target() -> None:
+    from actors.console import Options, WrongOptions, keyboard
+
+    with pytest.raises(WrongOptions, match="partitioning is no nesting target.*allowed: small"):
+        keyboard(Options("tdx", profile="partitioning"))

@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from protocol.arch.tdx.machine import enter, guest, init, lifecycle, memory, pages, phymem, vcpu, vm
+from protocol.arch.tdx.machine import (
+    enter,
+    guest,
+    init,
+    lifecycle,
+    memory,
+    pages,
+    partition,
+    phymem,
+    vcpu,
+    vm,
+)
 from protocol.arch.tdx.status import R8, R9, R10, RCX, RDX, Operand, Status
 from protocol.calls import Area, Basis, CallSpec, Category, Check, Donation, Issuer, Treatment, table
 
@@ -836,6 +847,71 @@ _GUEST_CALLS = (
         checks=(
             Check(Status.INVALID_CPUSVN, "another CPU"),
             Check(Status.INVALID_REPORTMACSTRUCT, "made elsewhere"),
+        ),
+    ),
+    *(
+        _tdcall(
+            code,
+            name,
+            handler,
+            basis=Basis.INFERRED,
+            checks=(Check(_INVALID | RCX, "no binding has that handle: none is ever made here"),),
+        )
+        for code, name, handler in (
+            (18, "TDG.SERVTD.RD", partition.service_read),
+            (20, "TDG.SERVTD.WR", partition.service_write),
+        )
+    ),
+    _tdcall(
+        23,
+        "TDG.MEM.PAGE.ATTR.RD",
+        partition.read_attributes,
+        on_error="RCX and RDX are zeroed; it may leave with an EPT violation",
+        checks=(
+            Check(_INVALID | RCX, "no private address"),
+            Check(_BUSY | RCX, "the host holds the entry"),
+        ),
+    ),
+    _tdcall(
+        24,
+        "TDG.MEM.PAGE.ATTR.WR",
+        partition.write_attributes,
+        on_error="RCX and RDX are zeroed; it may leave with an EPT violation",
+        checks=(
+            Check(_INVALID | RDX, "attributes of the TD itself, of an L2 VM that it has not, or not VALID"),
+            Check(_INVALID | R8, "a mask for the TD itself, or for an L2 VM that it has not"),
+            Check(_INVALID | RCX, "GPA_LEVEL"),
+            Check(_BUSY | RCX, "the host holds the entry"),
+            Check(Status.PAGE_SIZE_MISMATCH, "mapped smaller"),
+            Check(Status.PAGE_ATTR_INVALID, "writable and not readable, or a reserved bit"),
+            Check(Status.L2_SEPT_WALK_FAILED, "the L2 VM has no tables there: here it never has"),
+        ),
+    ),
+    _tdcall(
+        25,
+        "TDG.VP.ENTER",
+        partition.enter,
+        checks=(
+            Check(_INVALID | RDX, "not aligned, or no private address"),
+            Check(_INVALID | RCX, "no L2 VM of this TD, or a reserved bit"),
+            Check(_INVALID | Operand.L2_VAPIC_GPA, "the L2 VM has no virtual APIC page: here it never has"),
+        ),
+    ),
+    _tdcall(
+        26,
+        "TDG.VP.INVEPT",
+        partition.invalidate_ept,
+        checks=(Check(_INVALID | RCX, "the TD itself, or an L2 VM that it has not"),),
+    ),
+    _tdcall(
+        27,
+        "TDG.VP.INVVPID",
+        partition.invalidate_vpid,
+        length=4096,
+        checks=(
+            Check(_INVALID | RCX, "no L2 VM of this TD, or a reserved bit"),
+            Check(_INVALID | RDX, "the list's form, or no private address"),
+            Check(Status.GLA_NOT_CANONICAL, "a linear address that cannot be"),
         ),
     ),
 )

@@ -113,6 +113,14 @@ class Profile:
             if spec.for_host() and (self.migration or spec.category is not Category.LIFECYCLE)
         }
 
+    def offered_to_guests(self, calls: Mapping[int, CallSpec]) -> dict[int, CallSpec]:
+        """The rows of the leaves that a guest has, by number; of service TDs only where these are offered."""
+        return {
+            spec.code & 0xFFFF: spec
+            for spec in calls.values()
+            if spec.for_guest() and (self.migration or not spec.title.startswith("TDG.SERVTD."))
+        }
+
     def below(self, hosts: int, memory_mib: int, cpus: int) -> Profile:
         """The machine that carries `hosts` guest hosts of this profile: KeyIDs for all TDs, and one more."""
         keyids = hosts * self.tdx_keyids + 1

@@ -42,6 +42,7 @@ class Operand(IntEnum):
     SEPT_ENTRY = 147
     RTMR = 168
     TD_EPOCH = 169
+    L2_VAPIC_GPA = 170
     MIGSC = 171
     OP_STATE = 172
     MIG = 173

@@ -72,7 +72,7 @@ class Machine(Front):
     def offer(self, calls: Mapping[int, CallSpec]) -> None:
         """Take the rows that this profile's module has: host leaves by number, guest leaves by theirs."""
         self.calls = self.profile.offered(calls)
-        self.guest_calls = {spec.code & 0xFFFF: spec for spec in calls.values() if spec.for_guest()}
+        self.guest_calls = self.profile.offered_to_guests(calls)
 
     # -- the level ---------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from protocol.arch.tdx.machine import Machine
 
 EPT_VIOLATION, EPT_MISCONFIGURATION = 48, 49
-EEQ_NONE, EEQ_ACCEPT, EEQ_PENDING = 0, 1, 6
+EEQ_NONE, EEQ_ACCEPT, EEQ_ATTR_WR, EEQ_PENDING = 0, 1, 5, 6
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,9 +167,9 @@ def sys_read_all(m: Machine, vcpu: Vcpu, r: GuestRegisters) -> int:
     first, r[R8] = r[R8], fields.NO_FIELD
     if r[RDX] & (LIST_SIZE - 1):
         raise Refused(Status.OPERAND_INVALID | RDX)
-    where = _operand(m, vcpu, r[RDX], RDX, LIST_SIZE, READ | WRITE)
+    where = operand(m, vcpu, r[RDX], RDX, LIST_SIZE, READ | WRITE)
     status, r[R8], data = system.dump(m, first, guest=True)
-    _put(m, where, data)
+    put(m, where, data)
     return status
 
 
@@ -180,7 +180,7 @@ def extend_rtmr(m: Machine, vcpu: Vcpu, r: GuestRegisters) -> int:
     """TDG.MR.RTMR.EXTEND."""
     if r[RCX] & 63:
         raise Refused(Status.OPERAND_INVALID | RCX)
-    data = _get(m, _operand(m, vcpu, r[RCX], RCX, 48, READ, private=True))
+    data = get(m, operand(m, vcpu, r[RCX], RCX, 48, READ, private=True))
     rtmr = vcpu.td.rtmr
     if r[RDX] >= len(rtmr):
         raise Refused(Status.OPERAND_INVALID | RDX)
@@ -194,11 +194,11 @@ def make_report(m: Machine, vcpu: Vcpu, r: GuestRegisters) -> int:
         raise Refused(Status.OPERAND_INVALID | RCX)
     if r[RDX] & (REPORT_DATA_SIZE - 1):
         raise Refused(Status.OPERAND_INVALID | RDX)
-    data = _get(m, _operand(m, vcpu, r[RDX], RDX, REPORT_DATA_SIZE, READ))
+    data = get(m, operand(m, vcpu, r[RDX], RDX, REPORT_DATA_SIZE, READ))
     if r[R8]:
         raise Refused(Status.OPERAND_INVALID | R8)
     made = report.make(m, vcpu.td, data)
-    _put(m, _operand(m, vcpu, r[RCX], RCX, REPORT_SIZE, READ | WRITE), made)
+    put(m, operand(m, vcpu, r[RCX], RCX, REPORT_SIZE, READ | WRITE), made)
     return Status.SUCCESS
 
 
@@ -206,7 +206,7 @@ def verify_report(m: Machine, vcpu: Vcpu, r: GuestRegisters) -> int:
     """TDG.MR.VERIFYREPORT: was this MAC structure made on this machine?"""
     if r[RCX] & (REPORT_MAC_SIZE - 1):
         raise Refused(Status.OPERAND_INVALID | RCX)
-    structure = _get(m, _operand(m, vcpu, r[RCX], RCX, REPORT_MAC_SIZE, READ, private=True))
+    structure = get(m, operand(m, vcpu, r[RCX], RCX, REPORT_MAC_SIZE, READ, private=True))
     return report.verify(m, structure)
 
 
@@ -227,7 +227,7 @@ def accept(m: Machine, vcpu: Vcpu, r: GuestRegisters) -> int:
     if place.level != where.level:
         if state.readable:
             return Status.PAGE_ALREADY_ACCEPTED | place.level
-        raise Leaves(_unacceptable(where, place.level, place.entry))
+        raise Leaves(unacceptable(where, place.level, place.entry))
     if not sept.lock_for_guest(place):
         raise Refused(Status.OPERAND_BUSY | RCX)
     try:
@@ -236,7 +236,7 @@ def accept(m: Machine, vcpu: Vcpu, r: GuestRegisters) -> int:
         if state.readable:
             return Status.PAGE_ALREADY_ACCEPTED | place.level
         if state.name not in GUEST_ENTRY_STATES[ACCEPT]:
-            raise Leaves(_unacceptable(where, place.level, place.entry))
+            raise Leaves(unacceptable(where, place.level, place.entry))
         first = frame_of(place.entry)
         for frame in range(first, first + FRAMES[place.level]):
             m.storage.vault_clear(frame)
@@ -249,27 +249,27 @@ def accept(m: Machine, vcpu: Vcpu, r: GuestRegisters) -> int:
         sept.unlock(place)
 
 
-def _unacceptable(where: GpaLevel, level: int, entry: int) -> Exit:
-    """The exit of an ACCEPT that has nothing to accept; the host is told what stands in the way."""
+def unacceptable(where: GpaLevel, level: int, entry: int, kind: int = EEQ_ACCEPT) -> Exit:
+    """The exit of a call that finds nothing it can take; the host is told what stands in the way."""
     state = state_of(entry)
     detail = where.level | level << 3 | state.code << 6 | int(state.leaf) << 14
-    return violation(where.gpa, WRITE | (entry & RWX) << 3, EEQ_ACCEPT | detail << 32)
+    return violation(where.gpa, WRITE | (entry & RWX) << 3, kind | detail << 32)
 
 
 # -- memory operands -------------------------------------------------------------------------------
 
 
-def _operand(
-    m: Machine, vcpu: Vcpu, gpa: int, operand: int, length: int, kind: int, private: bool = False
+def operand(
+    m: Machine, vcpu: Vcpu, gpa: int, register: int, length: int, kind: int, private: bool = False
 ) -> list[Piece]:
     """Where an operand in guest memory lies. One that cannot be an address is refused; a miss leaves."""
     td = vcpu.td
     if gpa >> (52 if td.gpaw else 48) or gpa >> MAX_PA or (private and gpa & td.shared_bit):
-        raise Refused(Status.OPERAND_INVALID | operand)
+        raise Refused(Status.OPERAND_INVALID | register)
     return resolve(m, vcpu, gpa, length, kind, logged=False)
 
 
-def _get(m: Machine, pieces: list[Piece]) -> bytes:
+def get(m: Machine, pieces: list[Piece]) -> bytes:
     parts = []
     for piece in pieces:
         if piece.private:
@@ -282,7 +282,7 @@ def _get(m: Machine, pieces: list[Piece]) -> bytes:
     return b"".join(parts)
 
 
-def _put(m: Machine, pieces: list[Piece], data: bytes) -> None:
+def put(m: Machine, pieces: list[Piece], data: bytes) -> None:
     done = 0
     for piece in pieces:
         part = data[done : done + piece.length]

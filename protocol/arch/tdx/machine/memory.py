@@ -11,7 +11,15 @@ from protocol.arch.tdx.machine.sept import FREE, REMOVED, blocked, leaf, table, 
 from protocol.arch.tdx.platform import FRAMES
 from protocol.arch.tdx.status import R8, R9, R10, R11, RAX, RCX, RDX, Operand, Refused, Status
 from protocol.arch.tdx.structs import DEBUG, LEVEL_1G, LEVEL_2M, LEVEL_4K, U64, U64_MASK, GpaLevel
-from protocol.arch.tdx.tables import BLOCKED_FROM, IMPORTING, MAY_RUN, STATE, UNBLOCKED_TO, PageType
+from protocol.arch.tdx.tables import (
+    BLOCKED_FROM,
+    HOST_ENTRY_STATES,
+    IMPORTING,
+    MAY_RUN,
+    STATE,
+    UNBLOCKED_TO,
+    PageType,
+)
 from protocol.effects import Step
 from protocol.memory.store import PAGE
 
@@ -280,6 +288,8 @@ def extend(m: Machine, call: Call) -> Step[int]:
     if gpa & (CHUNK - 1):
         raise Refused(Status.OPERAND_INVALID | RCX)
     found = Entry(checks.tree(td), checks.leaf_entry(call, td, gpa))
+    if found.state.name not in HOST_ENTRY_STATES[EXTEND]:
+        raise Refused(Status.EPT_ENTRY_NOT_PRESENT)
     frame = found.frame + (gpa >> 12 & (FRAMES[found.level] - 1))
     yield from call.commit()
     measure(td, b"MR.EXTEND", gpa, m.storage.vault_read(frame, gpa & 0xFFF, CHUNK))
