@@ -18,8 +18,8 @@ HOSTS = 64
 CPUS = 64
 MEMORY_MIB = 65536  # of one host
 REFUSED_PROFILES = {
-    "partitioning": "TD partitioning is no nesting target: there a TD hosts VMs that are not protected from it, "
-    "with the module's own help, so no hypervisor has anything to emulate"
+    "partitioning": "TD partitioning is no nesting target: there a TD hosts VMs that are not protected from "
+    "it, with the module's own help, so no hypervisor has anything to emulate"
 }
 ALL_MEMORY_MIB = 4 * 65536  # of all hosts of a console: page tables of states are real
 
