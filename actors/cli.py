@@ -20,6 +20,7 @@ from actors.commands import (
     compare,
     console,
     explain,
+    feasibility,
     image,
     measure,
     replay,
@@ -51,6 +52,14 @@ EXAMPLES = {
         "nestbed explain s390 unpack:0x010A",
         "nestbed explain s390 0x0300:0x0108:0x0005",
         "nestbed explain s390 0x0104",
+    ),
+    "feasibility": (
+        "nestbed feasibility --brief",
+        "nestbed feasibility pef",
+    ),
+    "worklist": (
+        "nestbed worklist s390",
+        "nestbed worklist tdx --all --json",
     ),
     "image build": (
         "nestbed image build vmlinuz --initrd initrd.img --cmdline 'root=/dev/vda' -o guest.img",
@@ -122,6 +131,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report.show,
     "calls": calls.show,
     "explain": explain.explain,
+    "feasibility": feasibility.show,
+    "worklist": feasibility.worklist,
     "console": console.serve,
     "image build": image.build,
     "image show": image.show,

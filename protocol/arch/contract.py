@@ -129,9 +129,9 @@ class Owner(Protocol):
 class Architecture(Protocol):
     """One slice. `realism` is how real its nested path is: built, prototype, software, ....
 
-    A slice may have two members more, and commands that need one say so where it is missing: `owner`
-    (`Owner`) and `explain` (`protocol.explain.Explainer`). `refused_profiles`: what somebody may ask for as a
-    profile and cannot have, each with its reason.
+    A slice may have three members more, and commands that need one say so where it is missing: `owner`
+    (`Owner`), `explain` (`protocol.explain.Explainer`), `feasibility` (`protocol.feasibility.Feasibility`).
+    `refused_profiles`: what somebody may ask for as a profile and cannot have, each with its reason.
     """
 
     @property

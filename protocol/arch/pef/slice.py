@@ -12,6 +12,7 @@ from protocol.calls import CallSpec
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison
     from protocol.arch.pef.keyboard import PefKeyboard
+    from protocol.feasibility import Feasibility
 
 DEPTH = 8
 HOSTS = 64
@@ -40,6 +41,12 @@ class Pef:
     @property
     def calls(self) -> Mapping[int, CallSpec]:
         return CALLS
+
+    @property
+    def feasibility(self) -> Feasibility:
+        from protocol.arch.pef.feasibility import FEASIBILITY
+
+        return FEASIBILITY
 
     def keyboard(
         self,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from protocol.arch.contract import Comparison, Owner
     from protocol.arch.s390.keyboard import S390Keyboard
     from protocol.explain import Explainer
+    from protocol.feasibility import Feasibility
 
 DEPTH = 3
 HOSTS = 64
@@ -53,6 +54,12 @@ class S390:
         from protocol.arch.s390.explain import EXPLAINER
 
         return EXPLAINER
+
+    @property
+    def feasibility(self) -> Feasibility:
+        from protocol.arch.s390.feasibility import FEASIBILITY
+
+        return FEASIBILITY
 
     def keyboard(
         self,

@@ -12,6 +12,7 @@ from protocol.calls import CallSpec
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison
     from protocol.arch.sev.keyboard import SevKeyboard
+    from protocol.feasibility import Feasibility
 
 DEPTH = 3
 HOSTS = 64
@@ -40,6 +41,12 @@ class Sev:
     @property
     def calls(self) -> Mapping[int, CallSpec]:
         return CALLS
+
+    @property
+    def feasibility(self) -> Feasibility:
+        from protocol.arch.sev.feasibility import FEASIBILITY
+
+        return FEASIBILITY
 
     def keyboard(
         self,

@@ -12,6 +12,7 @@ from protocol.calls import CallSpec
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison
     from protocol.arch.tdx.keyboard import TdxKeyboard
+    from protocol.feasibility import Feasibility
 
 DEPTH = 4
 HOSTS = 64
@@ -45,6 +46,12 @@ class Tdx:
     @property
     def calls(self) -> Mapping[int, CallSpec]:
         return CALLS
+
+    @property
+    def feasibility(self) -> Feasibility:
+        from protocol.arch.tdx.feasibility import FEASIBILITY
+
+        return FEASIBILITY
 
     def keyboard(
         self,
