@@ -2,6 +2,7 @@
 
 It hands messages to the service, has the service's effects performed by L0's machine through a port,
 wakes waits, and passes on what watchers are to be sent. Whatever is decided is decided in the service.
+Nothing leaves (effect, reply, event) before the journal says that what was decided is durable.
 
 A requester reaches it by `Request` messages to the actor, or over a stream with `serve`, in frames of
 docs/wire.md. Who asks is said by whoever accepted the link, never by the frame.
@@ -20,6 +21,7 @@ from actors.runtime.port import Deliver, Port, ignore
 from protocol.effects import Effect, Step
 from protocol.errors import OperationalError, RemoteProtocolError
 from protocol.hosting import Identity, Service
+from protocol.hosting.journal import Row
 from protocol.hosting.limits import FRAME_BYTES
 from protocol.hosting.machine import Await
 from protocol.hosting.messages import rid_of
@@ -54,6 +56,31 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestEnded:
+    """A notice of L0's machine: the guest of `child` ended by itself. No `status`: it is gone altogether."""
+
+    child: bytes
+    status: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recover:
+    """Begin a later life with these rows of the journal. The answer is a `Recovery`."""
+
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Hold the records against the machine. The answer is a list of what only one of the two knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Durable(Effect):
+    """Wait until the journal has kept what was decided."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drive:
     """A step of the service that is due by itself."""
 
@@ -68,6 +95,7 @@ class Broker:
         self.runtime = runtime
         self.actor = Actor("broker", self._handle, runtime, perform=self._perform)
         self._machine = machine
+        self._journal = service.journal
         self._clock = clock
         self._waits: list[tuple[int, Deliver]] = []
         self._version = service.version
@@ -95,6 +123,18 @@ class Broker:
                 return self._finish(self.service.handle(who, frame, self._clock()))
             case RequesterGone(who):
                 return self._finish(self.service.requester_gone(who.cid, who.epoch, self._clock()))
+            case GuestEnded(child, None):
+                self.service.guest_lost(child, self._clock())
+                self._pass_on()
+                return None
+            case GuestEnded(child, int(status)):
+                self.service.guest_ended(child, status, self._clock())
+                self._pass_on()
+                return None
+            case Recover(rows):
+                return self._finish(self.service.recover(rows, self._clock()))
+            case Audit():
+                return self._finish(self.service.audit())
             case Drive(step):
                 return self._finish(step)
             case Tick():
@@ -107,9 +147,14 @@ class Broker:
     def _finish(self, step: Step[Any]) -> Step[Any]:
         result = yield from step
         self._pass_on()
+        if self._journal.pending:
+            yield Durable()
         return result
 
     def _perform(self, effect: Effect, deliver: Deliver) -> None:
+        if isinstance(effect, Durable):
+            self._journal.after(lambda: deliver(None, None))
+            return
         if isinstance(effect, Await):
             self._waits.append((effect.until_ms, deliver))
             self._pass_on()
@@ -119,14 +164,14 @@ class Broker:
             self.service.at(self._clock())
             deliver(value, error)
 
-        self._machine.submit(effect, answered)
+        self._journal.after(lambda: self._machine.submit(effect, answered))
         self._pass_on()
 
     def _pass_on(self) -> None:
         """Send watchers their events, and wake the waits for which there may be something new."""
-        for who, frame in self.service.events():
-            for sink in list(self._sinks.get(who, {}).values()):
-                sink(frame)
+        frames = self.service.events()
+        if frames:
+            self._journal.after(lambda: self._tell(frames))
         now_ms, moved = self._clock(), self.service.version != self._version
         self._version = self.service.version
         due = [wait for wait in self._waits if moved or wait[0] <= now_ms]
@@ -134,6 +179,11 @@ class Broker:
             self._waits = [wait for wait in self._waits if wait not in due]
             for _, deliver in due:
                 deliver(now_ms, None)
+
+    def _tell(self, frames: list[tuple[Identity, Frame]]) -> None:
+        for who, frame in frames:
+            for sink in list(self._sinks.get(who, {}).values()):
+                sink(frame)
 
 
 async def serve(broker: Broker, who: Identity, stream: trio.abc.Stream) -> None:

@@ -21,6 +21,7 @@ from actors.commands import (
     console,
     explain,
     feasibility,
+    hosted,
     image,
     measure,
     replay,
@@ -87,6 +88,20 @@ EXAMPLES = {
     "arch list": ("nestbed arch list",),
     "architectures": ("nestbed architectures --json",),
     "version": ("nestbed version",),
+    "hosted serve": ("nestbed hosted serve /run/nestbed --requester 3 --requester 4",),
+    "hosted start": (
+        "nestbed hosted start guest.img --vcpus 2 --memory 512 --to vsock:2:5200",
+        "nestbed hosted start guest.img --key 7 --linger 60 --to unix:/run/nestbed/3.vsock_5200",
+    ),
+    "hosted wait": ("nestbed hosted wait 4be1 --until STOPPED --to vsock:2:5200",),
+    "hosted list": ("nestbed hosted list --exited --to vsock:2:5200",),
+    "hosted describe": ("nestbed hosted describe 4be1 --to vsock:2:5200",),
+    "hosted console": ("nestbed hosted console 4be1 --to vsock:2:5200",),
+    "hosted stop": ("nestbed hosted stop 4be1 --grace 5 --to vsock:2:5200",),
+    "hosted destroy": ("nestbed hosted destroy 4be1 --ack --to vsock:2:5200",),
+    "hosted keep": ("nestbed hosted keep --to vsock:2:5200",),
+    "hosted watch": ("nestbed hosted watch --since 0 --to vsock:2:5200",),
+    "hosted explain": ("nestbed hosted explain 402",),
 }
 
 
@@ -145,6 +160,17 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "scenario settings": scenario.settings,
     "arch list": architectures.show,
     "architectures": architectures.show,
+    "hosted serve": hosted.serve,
+    "hosted start": hosted.start,
+    "hosted wait": hosted.wait,
+    "hosted list": hosted.listed,
+    "hosted describe": hosted.describe,
+    "hosted console": hosted.console,
+    "hosted stop": hosted.stop,
+    "hosted destroy": hosted.destroy,
+    "hosted keep": hosted.keep,
+    "hosted watch": hosted.watch,
+    "hosted explain": hosted.explain,
     "version": version,
 }  # in the order of the help
 
@@ -163,6 +189,9 @@ def build() -> typer.Typer:
     groups = {
         "scenario": typer.Typer(no_args_is_help=True, help="Look at scenarios."),
         "arch": typer.Typer(no_args_is_help=True, help="Look at architectures."),
+        "hosted": typer.Typer(
+            no_args_is_help=True, help="Serve the hosting interface, or ask it for secure guests."
+        ),
         "image": typer.Typer(no_args_is_help=True, help="Build images of secure guests, look at them."),
     }
     for name, does in COMMANDS.items():

@@ -16,6 +16,7 @@ from actors.runtime.port import Deliver
 from actors.runtime.tracing import tracing
 from protocol.errors import OperationFailed
 from protocol.hosting import Identity
+from protocol.hosting.idempotency import Key
 from protocol.hosting.limits import CHUNK_BYTES
 from protocol.ledger import Ledger
 
@@ -109,7 +110,7 @@ class Requester:
                     error = refused
             deliver(None, error)
 
-        self.send("start", started, self._keys.to_bytes(16, "big"), spec=spec)
+        self.send("start", started, Key(self.who.epoch, self._keys).packed(), spec=spec)
 
     async def reset(self, guest: int) -> None:
         await self.ask("reset", child=self.children[guest])

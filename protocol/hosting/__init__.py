@@ -16,19 +16,23 @@ times go in, replies and effects on L0's own machine come out.
 Spoken by: docs/wire.md. Deferred so far: docs/decisions/0003-hosting-first-form.md.
 """
 
+from protocol.hosting.journal import Fact, Gathering, Intent, Journal, MemoryJournal, SimulatedDisk
 from protocol.hosting.limits import Limits
-from protocol.hosting.ports import Book, CountingBook, Intent, Journal, MemoryJournal
+from protocol.hosting.ports import Book, CountingBook
 from protocol.hosting.records import Identity, record_sizes
 from protocol.hosting.service import Service
 
 __all__ = [
     "Book",
     "CountingBook",
+    "Fact",
+    "Gathering",
     "Identity",
     "Intent",
     "Journal",
     "Limits",
     "MemoryJournal",
     "Service",
+    "SimulatedDisk",
     "record_sizes",
 ]

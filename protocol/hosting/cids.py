@@ -12,15 +12,15 @@ from protocol.hosting.errors import Code, Refusal
 
 
 class Cids:
-    """The range `first .. first + count - 1`."""
+    """The range `first .. first + count - 1`. `given`: how many of them were ever given out."""
 
-    __slots__ = ("_first", "_free", "_next", "_quarantine_ms", "_resting", "count")
+    __slots__ = ("_first", "_free", "_quarantine_ms", "_resting", "count", "given")
 
     def __init__(self, first: int, count: int, quarantine_ms: int) -> None:
         self._first = first
         self.count = count
         self._quarantine_ms = quarantine_ms
-        self._next = 0  # never given so far: this one and above
+        self.given = 0
         self._free: deque[int] = deque()
         self._resting: deque[tuple[int, int]] = deque()
 
@@ -28,9 +28,9 @@ class Cids:
         """Return a CID; raises Refusal (CID_EXHAUSTED) with the time at which the next one is rested."""
         while self._resting and self._resting[0][0] <= now_ms:
             self._free.append(self._resting.popleft()[1])
-        if self._next < self.count:
-            self._next += 1
-            return self._first + self._next - 1
+        if self.given < self.count:
+            self.given += 1
+            return self._first + self.given - 1
         if self._free:
             return self._free.popleft()
         wait = self._resting[0][0] - now_ms if self._resting else 0
@@ -38,3 +38,10 @@ class Cids:
 
     def give_back(self, cid: int, now_ms: int) -> None:
         self._resting.append((now_ms + self._quarantine_ms, cid))
+
+    def restore(self, given: int, in_use: set[int], now_ms: int) -> None:
+        """Begin a later life: what was given and is not in use rests, as nobody knows since when."""
+        self.given = min(given, self.count)
+        for number in range(self.given):
+            if self._first + number not in in_use:
+                self.give_back(self._first + number, now_ms)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 Detail = Mapping[str, object]
 
@@ -28,6 +29,7 @@ class Code(IntEnum):
     KEY_CONFLICT = 302
     EXISTS = 303
     GAP = 304
+    KEY_EXPIRED = 305
     QUOTA = 400
     NO_RESOURCE = 401
     BUSY_RELEASING = 402
@@ -71,6 +73,9 @@ ERRORS: Mapping[Code, Row] = {
     Code.KEY_CONFLICT: Row("the key was used for another request", "caller"),
     Code.EXISTS: Row("the object is there already", "caller", answered=False),
     Code.GAP: Row("events were missed: list again, then watch", "caller", detail=("first", "last")),
+    Code.KEY_EXPIRED: Row(
+        "the key is too old to tell whether its request was done", "caller", detail=("watermark",)
+    ),
     Code.QUOTA: Row("the requester's own limit", "admin", detail=("dimension", "limit", "charged", "asked")),
     Code.NO_RESOURCE: Row("the host has no more", "host", True, ("dimension",)),
     Code.BUSY_RELEASING: Row("something is still being released", "host", True, ("held",)),
@@ -86,7 +91,7 @@ ERRORS: Mapping[Code, Row] = {
     Code.TIMEOUT: Row("the time that the caller gave is over", "caller"),
     Code.LEASE_EXPIRED: Row("the lease is over: renew it", "caller"),
     Code.CHANNEL_RESET: Row("the channel was reset", "host", True, ("cause",), answered=False),
-    Code.HOST_RESTARTED: Row("the host restarted and knows less than before", "host", answered=False),
+    Code.HOST_RESTARTED: Row("the host restarted and knows less than before", "host"),
     Code.INTERNAL: Row("a mistake of the host", "host", detail=("ref",)),
 }
 
@@ -125,6 +130,17 @@ class Refusal(Exception):
             "who": row.who,
             "detail": self.detail,
         }
+
+
+def refusal_from(body: Mapping[str, Any]) -> Refusal:
+    """Return the refusal that `Refusal.body` described."""
+    return Refusal(
+        Code(body["code"]),
+        *body["cause"],
+        stage=body["stage"],
+        retry_after_ms=body["retry_after_ms"],
+        detail=body["detail"],
+    )
 
 
 RETRY_AFTER_MS = 250  # a floor: clients wait a random time up to a multiple of it that doubles

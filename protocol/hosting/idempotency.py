@@ -1,8 +1,9 @@
 """Keys: the same request asked twice makes one child.
 
-A key is bound to the digest of what was asked. It lives as long as its child and ten minutes more. A
-start that failed and was rolled back without a rest frees its key, so that the same request may be tried
-again.
+A key is a boot of the requester and a number that grows: (epoch, sequence). It is bound to the digest of what
+was asked and lives as long as its child and ten minutes more. What was forgotten leaves a watermark: an
+unknown key at or below it is KEY_EXPIRED and never executed, because its request may have been done. A start
+that failed and was rolled back without a rest frees its key and moves no watermark: it may be tried again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgpack
 
@@ -29,8 +31,25 @@ def spec_digest(spec: Spec) -> bytes:
         spec.ready,
         spec.on_owner_loss,
         spec.linger_s,
+        spec.vmm,
+        spec.debug,
     )
     return hashlib.sha256(msgpack.packb(fields, use_bin_type=True)).digest()
+
+
+class Key(NamedTuple):
+    """A key in parts. On the wire 16 bytes, big-endian: 4 of the epoch, 12 of the sequence."""
+
+    epoch: int
+    sequence: int
+
+    def packed(self) -> bytes:
+        return self.epoch.to_bytes(4, "big") + self.sequence.to_bytes(12, "big")
+
+
+def open_key(packed: bytes) -> Key:
+    """Return the parts of the key `packed`, 16 bytes."""
+    return Key(int.from_bytes(packed[:4], "big"), int.from_bytes(packed[4:], "big"))
 
 
 @dataclass(slots=True)
@@ -47,22 +66,46 @@ class Entry:
 class Keys:
     """The keys of one requester; they are few, and the quota bounds them."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_entries", "watermark")
 
     def __init__(self) -> None:
         self._entries: dict[bytes, Entry] = {}
+        self.watermark = Key(0, 0)  # the highest key that was forgotten
 
-    def find(self, key: bytes, digest: bytes) -> Entry | None:
-        """Return the entry of `key`, if any. Raises Refusal (KEY_CONFLICT) if it was for something else."""
+    def find(self, key: bytes, digest: bytes, epoch: int) -> Entry | None:
+        """Return the entry of `key`, None for a new one of the present `epoch`.
+
+        Raises Refusal: KEY_CONFLICT if it was for something else, KEY_EXPIRED, BAD_ARGUMENT.
+        """
         entry = self._entries.get(key)
-        if entry is not None and entry.digest != digest:
-            raise Refusal(Code.KEY_CONFLICT, "the key was used for another spec")
-        return entry
+        if entry is not None:
+            if entry.digest != digest:
+                raise Refusal(Code.KEY_CONFLICT, "the key was used for another spec")
+            return entry
+        parts = open_key(key)
+        if parts <= self.watermark or parts.epoch < epoch:
+            detail = {"watermark": self.watermark.packed()}
+            raise Refusal(
+                Code.KEY_EXPIRED, "describe or list what there is, then use a new key", detail=detail
+            )
+        if parts.epoch > epoch or not parts.sequence:
+            raise Refusal(Code.BAD_ARGUMENT, f"key: its first 4 bytes are the epoch, {epoch}; then 1 and up")
+        return None
+
+    def forget(self, key: bytes) -> bool:
+        """Drop `key` and never execute it again; whether there was one."""
+        known = self.drop(key)
+        if known:
+            self.watermark = max(self.watermark, open_key(key))
+        return known
 
     def bind(self, key: bytes, digest: bytes, child: bytes) -> Entry:
         assert key not in self._entries, "a key is bound once"
         entry = self._entries[key] = Entry(digest, child)
         return entry
+
+    def restore(self, key: bytes, entry: Entry) -> None:
+        self._entries[key] = entry
 
     def entry(self, key: bytes) -> Entry | None:
         return self._entries.get(key)
@@ -80,6 +123,11 @@ class Keys:
 
     def expired(self, now_ms: int) -> list[bytes]:
         return [k for k, e in self._entries.items() if e.expires_ms is not None and e.expires_ms <= now_ms]
+
+    def oldest_ended(self) -> bytes | None:
+        """The key whose end comes first among those of ended children, if there is one."""
+        ended = [(e.expires_ms, k) for k, e in self._entries.items() if e.expires_ms is not None]
+        return min(ended)[1] if ended else None
 
     def all(self) -> list[bytes]:
         return list(self._entries)

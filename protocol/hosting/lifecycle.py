@@ -21,10 +21,13 @@ from protocol.hosting.machine import (
     CreateGuest,
     DestroyGuest,
     Died,
+    Emergency,
     Failure,
+    ImageChanged,
     LoadGuest,
     MachineEffect,
     NeedMemory,
+    NoResource,
     ResetGuest,
     StartGuest,
     StopGuest,
@@ -51,6 +54,10 @@ class Lifecycle:
     def build(self, child: Child) -> Step[None]:
         """From RESERVED to READY. Raises Refusal: by then all is rolled back, or FAILED says what is held."""
         return self._alone(child, self._build(child))
+
+    def finish_start(self, child: Child) -> Step[None]:
+        """From STARTING to READY, begun by a former life of the service. Raises as `build` does."""
+        return self._alone(child, self._finish_start(child))
 
     def stop(self, child: Child, grace_ms: int) -> Step[None]:
         """From READY to STOPPED. Raises Refusal: the child stays STOPPING, to be stopped again."""
@@ -96,15 +103,28 @@ class Lifecycle:
             self._answered(child, "create", made)
             self._answered(child, "load", (yield from _ask(child, LoadGuest(origin.id))))
             registry.move(child, State.STARTING, "start")
-            start = StartGuest(origin.id, self._boot_ms(child))
-            self._answered(child, "start", (yield from _ask(child, start)))
-            registry.move(child, State.READY, "start")
+            yield from self._boot(child)
         except Refusal as refusal:
-            child.failure = refusal
-            if child.state in {State.LOADING, State.STARTING}:
-                registry.move(child, State.FAILED, refusal.stage)
-            doom(child, "rollback")
+            self._failed(child, refusal)
             raise
+
+    def _finish_start(self, child: Child) -> Step[None]:
+        try:
+            yield from self._boot(child)
+        except Refusal as refusal:
+            self._failed(child, refusal)
+            raise
+
+    def _boot(self, child: Child) -> Step[None]:
+        start = StartGuest(child.origin.id, self._boot_ms(child))
+        self._answered(child, "start", (yield from _ask(child, start)))
+        self._registry.move(child, State.READY, "start")
+
+    def _failed(self, child: Child, refusal: Refusal) -> None:
+        child.failure = refusal
+        if child.state in {State.LOADING, State.STARTING}:
+            self._registry.move(child, State.FAILED, refusal.stage)
+        doom(child, "rollback")
 
     def _stop(self, child: Child, grace_ms: int) -> Step[None]:
         if child.state is not State.STOPPING:
@@ -133,7 +153,7 @@ class Lifecycle:
                 registry.move(child, State.STOPPING, child.doom)
             stopped = yield from _ask(child, StopGuest(child.origin.id, 0))
             if isinstance(stopped, Vanished):
-                self._lose(child)
+                self.lose(child)
             elif not isinstance(stopped, Failure):
                 registry.move(child, State.STOPPED, child.doom)
         if child.present:
@@ -167,7 +187,7 @@ class Lifecycle:
     def vanished(self, child: Child) -> None:
         """Note that L0's machine has no such guest any more."""
         if not child.busy and child.present:
-            self._lose(child)
+            self.lose(child)
 
     def owner_lost(self, children: Iterable[Child], cause: str) -> list[Child]:
         """Apply each child's policy; return those that have to go now."""
@@ -200,7 +220,8 @@ class Lifecycle:
         if State.ORPHANED in LEGAL[child.state]:
             self._registry.move(child, State.ORPHANED, "lease")
 
-    def _lose(self, child: Child) -> None:
+    def lose(self, child: Child) -> None:
+        """There is a record, and no guest any more."""
         self._registry.set_present(child, False)
         if State.LOST in LEGAL[child.state]:
             self._registry.move(child, State.LOST, "vanished")
@@ -210,7 +231,7 @@ class Lifecycle:
     def _answered(self, child: Child, stage: str, answer: object) -> None:
         """Raise Refusal if the machine failed, or if the child has to go by now."""
         if isinstance(answer, Vanished):
-            self._lose(child)
+            self.lose(child)
         if isinstance(answer, Failure):
             raise refusal_of(answer, stage)
         self._go_on(child, stage)
@@ -262,6 +283,12 @@ def refusal_of(failure: Failure, stage: str) -> Refusal:
             return Refusal(Code.NEED_MEMORY, f"{pages} pages", stage=stage, detail={"pages": pages})
         case Died(status):
             return Refusal(Code.BOOT_DIED, f"exit {status}", stage=stage, detail={"exit": status})
+        case Emergency():
+            return Refusal(Code.BOOT_DIED, "the guest is in emergency mode", stage=stage, detail={"exit": 0})
+        case ImageChanged():
+            return Refusal(Code.IMAGE_INVALID, "the image changed before it was loaded", stage=stage)
+        case NoResource(dimension, reason):
+            return Refusal(Code.NO_RESOURCE, reason, stage=stage, detail={"dimension": dimension})
         case TimedOut(timeout_ms):
             return Refusal(Code.BOOT_TIMEOUT, stage=stage, detail={"timeout_ms": timeout_ms})
         case Unanswered(reason):

@@ -30,6 +30,7 @@ class Share:
     images: int = 16
     idempotency_keys: int = 128
     watchers: int = 8
+    console_bytes: int = 1 << 20
 
     def named(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in UNITS}
@@ -43,7 +44,16 @@ UNITS = {
     "images": "image",
     "idempotency_keys": "key",
     "watchers": "watcher",
+    "console_bytes": "byte",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the machine behind the service can do, beyond what every one can."""
+
+    vmms: tuple[str, ...] = ("emulated",)
+    ready: tuple[str, ...] = ("entered",)  # notified: guests can dial their host
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,7 @@ class Limits:
             images=1024,
             idempotency_keys=8192,
             watchers=512,
+            console_bytes=1 << 28,
         )
     )
     in_flight: int = 64  # unfinished requests of one requester; more are told RATE_LIMITED

@@ -5,7 +5,9 @@ Each effect names the child; whoever serves the effects knows which guest of L0 
 - an answer that is none of the failures below means success, whatever it is;
 - `CreateGuest` that fails has undone its own work: there is nothing to destroy;
 - the others, when they fail, leave the guest where `DestroyGuest` can still end it;
-- `DestroyGuest` may be asked again after a failure, and of a guest whose `StopGuest` failed.
+- `DestroyGuest` may be asked again after a failure, and of a guest whose `StopGuest` failed;
+- `StartGuest` of a guest that runs waits until it is ready, `StopGuest` of one that does not changes nothing:
+  a service that was restarted asks again.
 
 Whoever drives the step may throw instead: LevelGone (the machine is gone, its guests with it), another
 OperationalError (whether it was done is not known), OwnerGone (what was yielded last was not performed).
@@ -32,6 +34,8 @@ class Spec:
     ready: str = "entered"
     on_owner_loss: str = "stop"
     linger_s: int = 0
+    vmm: str = "emulated"
+    debug: bool = False  # its owner may read its console, and its evidence says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,19 @@ class Await(Effect):
 
 
 @dataclass(frozen=True, slots=True)
+class Inventory(Effect):
+    """Which guests the machine has. The answer is a map from child to `Found`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A guest that the machine has. `exit` is not None where it ended by itself."""
+
+    running: bool
+    exit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TeError:
     """The Trusted Entity refused a call."""
 
@@ -113,6 +130,24 @@ class Died:
 
 
 @dataclass(frozen=True, slots=True)
+class Emergency:
+    """The guest says that it is up, but in emergency mode: nothing of what it is for runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageChanged:
+    """What was to be loaded is not what was announced."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoResource:
+    """L0 has no more of something."""
+
+    dimension: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TimedOut:
     """The guest did not become ready in its time."""
 
@@ -131,4 +166,6 @@ class Unanswered:
     reason: str
 
 
-Failure = TeError | NeedMemory | Died | TimedOut | Vanished | Unanswered
+Failure = (
+    TeError | NeedMemory | Died | Emergency | ImageChanged | NoResource | TimedOut | Vanished | Unanswered
+)

@@ -86,11 +86,11 @@ class SpecOnWire:
     ready: str = wire(one_of("entered", "notified"), "entered")
     on_owner_loss: str = wire(one_of("stop", "linger"), "stop")
     linger_s: int = wire(uint(0, LINGER_S), 0)
+    vmm: str = wire(one_of("emulated", "qemu"), "emulated")
+    debug: bool = wire(truth(), False)
 
     def spec(self) -> Spec:
-        """Return the spec; raises Refusal where that is not offered or contradicts itself."""
-        if self.ready != "entered":
-            raise Refusal(Code.UNSUPPORTED, "ready: a notice from the guest needs a channel")
+        """Return the spec; raises Refusal where it contradicts itself."""
         if (self.on_owner_loss == "linger") != (self.linger_s > 0):
             raise Refusal(
                 Code.BAD_ARGUMENT, "b.spec.linger_s is above 0 exactly when on_owner_loss is linger"
@@ -105,6 +105,8 @@ class SpecOnWire:
             self.ready,
             self.on_owner_loss,
             self.linger_s,
+            self.vmm,
+            self.debug,
         )
 
 
@@ -196,6 +198,15 @@ class Unwatch(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class ConsoleRead(Message):
+    """Read what a debug child wrote on its console, from a cursor on."""
+
+    child: bytes = wire(CHILD)
+    cursor: int = wire(uint(0, U63), 0)
+    max: int = wire(uint(1, CHUNK_BYTES), CHUNK_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
 class Explain(Message):
     """Ask what an error code means."""
 
@@ -222,6 +233,7 @@ MESSAGES: Mapping[str, type[Message]] = {
     "destroy": Destroy,
     "ack_exit": AckExit,
     "lease.renew": LeaseRenew,
+    "console.read": ConsoleRead,
     "watch": Watch,
     "unwatch": Unwatch,
     "explain": Explain,
@@ -229,7 +241,7 @@ MESSAGES: Mapping[str, type[Message]] = {
 }
 
 # Part of the interface, not offered by this form of it: answered UNSUPPORTED, whatever the body.
-DEFERRED = ("channel.open", "channel.close", "adopt", "attest", "console.read", "dump")
+DEFERRED = ("channel.open", "channel.close", "adopt", "attest", "dump")
 
 FRAME_FIELDS = frozenset({"v", "t", "rid", "epoch", "dl", "key", "b"})
 NO_RID = bytes(16)

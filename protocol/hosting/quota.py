@@ -37,6 +37,10 @@ class Quota:
         self.check(charges)
         self._add(charges, 1)
 
+    def owe(self, charges: Charges) -> None:
+        """Charge what is there already, whether it fits or not: a former life let it in."""
+        self._add(charges, 1)
+
     def refund(self, charges: Charges) -> None:
         self._add(charges, -1)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from protocol.calls import Basis
+from protocol.hosting.console import CONSOLE_BYTES, Console
 from protocol.hosting.errors import Refusal
 from protocol.hosting.idempotency import Keys
 from protocol.hosting.images import Image, Images
@@ -116,7 +117,8 @@ class Origin:
     memory_mib: int  # charged, in whole units
 
     def charges(self) -> dict[str, int]:
-        return {"children": 1, "vcpus": self.spec.vcpus, "memory_mib": self.memory_mib}
+        charges = {"children": 1, "vcpus": self.spec.vcpus, "memory_mib": self.memory_mib}
+        return charges | ({"console_bytes": CONSOLE_BYTES} if self.spec.debug else {})
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +140,7 @@ class Child:
     tries: int = 0  # destructions that failed in a row
     retry_at_ms: int = 0
     intents: int = 0  # of its, in the journal
+    console: Console | None = None  # of a debug child
 
     def running(self) -> bool:
         state = self.before if self.state is State.ORPHANED else self.state

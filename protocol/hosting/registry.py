@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 
 from protocol.hosting.cids import Cids
+from protocol.hosting.console import Console
 from protocol.hosting.errors import Code, Refusal
+from protocol.hosting.idempotency import Entry
+from protocol.hosting.journal import CHILD, Fact, Intent, Journal
 from protocol.hosting.leases import Bucket, Lease
 from protocol.hosting.limits import Limits
 from protocol.hosting.machine import Spec
-from protocol.hosting.ports import Book, Intent, Journal
+from protocol.hosting.ports import Book
 from protocol.hosting.quota import Quota
 from protocol.hosting.records import Child, Identity, Origin, Requester, Tombstone, record_sizes
+from protocol.hosting.rows import (
+    HOST,
+    KEY_ROW,
+    REQUESTER,
+    child_body,
+    key_body,
+    key_name,
+    requester_body,
+    requester_name,
+)
 from protocol.hosting.states import LEGAL, State
 from protocol.hosting.watch import EventLog
 
@@ -37,12 +51,13 @@ class Registry:
         self.lookups: Counter[str] = Counter()
         self.teardowns: Counter[str] = Counter()
         self.rung: dict[int, None] = {}  # CIDs of requesters with events that nobody fetched, in order
-        self._journal = journal
+        self.strays: set[bytes] = set()  # guests of the machine without a record, still to be ended
+        self.journal = journal
         self._book = book
-        self._cids = Cids(limits.cid_first, limits.cid_count, limits.cid_quarantine)
+        self.cids = Cids(limits.cid_first, limits.cid_count, limits.cid_quarantine)
         self._seed = seed
-        self._made = 0
-        self._gone: dict[int, int] = {}  # CID -> latest epoch that is known to be over
+        self.made = 0  # children, ever
+        self.gone: dict[int, int] = {}  # CID -> latest epoch that is known to be over
 
     # Requesters
 
@@ -59,35 +74,50 @@ class Registry:
         Moving is for an account whose former epoch was already given up, see `abandon`.
         """
         requester = self.requesters.get(who.cid)
-        over = max(self._gone.get(who.cid, 0), requester.epoch - 1 if requester else 0)
+        over = max(self.gone.get(who.cid, 0), requester.epoch - 1 if requester else 0)
         if who.epoch <= over:
             raise Refusal(Code.STALE_EPOCH, "that boot is over", detail={"epoch": over + 1})
         if requester is None:
             if len(self.requesters) >= self.limits.requesters:
                 raise Refusal(Code.NO_RESOURCE, "requesters", detail={"dimension": "requesters"})
-            limits = self.limits
-            requester = self.requesters[who.cid] = Requester(
-                who.cid,
-                who.epoch,
-                Lease(limits.lease),
-                Quota(limits.each, self.host),
-                EventLog(limits.events),
-                Bucket(limits.starts_per_s, at_ms=self.now_ms),
-            )
-            self._book.update("requester", "create", who.cid)
-            self._book.update("lease", "create", who.cid)
+            requester = self.enter(who)
+            self.keep_requester(requester)
         elif requester.epoch != who.epoch:
             requester.epoch, requester.alive = who.epoch, True
             self._book.update("requester", "update", who.cid)
+            self.keep_requester(requester)
         return requester
+
+    def enter(self, who: Identity) -> Requester:
+        """Make the account of `who`."""
+        limits = self.limits
+        requester = self.requesters[who.cid] = Requester(
+            who.cid,
+            who.epoch,
+            Lease(limits.lease),
+            Quota(limits.each, self.host),
+            EventLog(limits.events),
+            Bucket(limits.starts_per_s, at_ms=self.now_ms),
+        )
+        self._book.update("requester", "create", who.cid)
+        self._book.update("lease", "create", who.cid)
+        return requester
+
+    def keep_requester(self, requester: Requester) -> None:
+        """Write down which boot it is in, and what of its numbers must not come twice."""
+        self.journal.append(Fact(REQUESTER, requester_name(requester.cid), requester_body(requester)))
 
     def abandon(self, requester: Requester) -> None:
         """End the requester's present epoch: what only that could use is dropped, children excepted."""
-        self._gone[requester.cid] = requester.epoch
-        while len(self._gone) > 16 * self.limits.requesters:
-            del self._gone[next(iter(self._gone))]
+        self.gone[requester.cid] = requester.epoch
+        while len(self.gone) > 16 * self.limits.requesters:
+            oldest = next(iter(self.gone))
+            del self.gone[oldest]
+            if oldest not in self.requesters:
+                self.journal.append(Fact(REQUESTER, requester_name(oldest)))
         requester.alive = False
         self._empty(requester)
+        self.keep_requester(requester)
 
     def forget_idle(self, requester: Requester) -> None:
         """Drop the account of a requester that is gone, once nothing is left of it."""
@@ -103,13 +133,14 @@ class Registry:
     def expire(self, requester: Requester) -> None:
         """Drop keys and exit records whose time is over, and a silent requester that has nothing."""
         for key in requester.keys.expired(self.now_ms):
-            self.drop_key(requester, key)
+            self.forget_key(requester, key)
         for stone in [s for s in requester.tombstones.values() if s.expires_ms <= self.now_ms]:
             self.drop_tombstone(requester, stone.child)
         silent = self.now_ms > requester.lease.deadline_ms + self.limits.tombstone_life
         if requester.alive and silent and not requester.children and not requester.in_flight:
             requester.alive = False
             self._empty(requester)
+            self.journal.append(Fact(REQUESTER, requester_name(requester.cid)))
         self.forget_idle(requester)
 
     def renewed(self, requester: Requester) -> None:
@@ -155,13 +186,17 @@ class Registry:
     def reserve(self, requester: Requester, spec: Spec, key: bytes | None, digest: bytes) -> Child:
         """Make a child that holds its share, its CID and image. Raises Refusal, and then holds nothing."""
         image = requester.images.pin(spec.image)
+        if key:
+            self._room_for_key(requester)
         try:
             unit = self.limits.memory_unit_mib
             memory_mib = -(-spec.memory_mib // unit) * unit
-            charges = {"children": 1, "vcpus": spec.vcpus, "memory_mib": memory_mib} | (KEY if key else {})
+            owner = Identity(requester.cid, requester.epoch)
+            origin = Origin(self._new_id(), owner, 0, spec, image, key, memory_mib)
+            charges = origin.charges() | (KEY if key else {})
             requester.quota.charge(charges)
             try:
-                cid = self._cids.take(self.now_ms)
+                origin = replace(origin, cid=self.cids.take(self.now_ms))
             except Refusal:
                 requester.quota.refund(charges)
                 raise
@@ -171,15 +206,26 @@ class Registry:
             if refusal.code is Code.QUOTA and releasing:
                 raise Refusal(Code.BUSY_RELEASING, *refusal.cause, detail={"held": ["children"]}) from refusal
             raise
-        owner = Identity(requester.cid, requester.epoch)
-        child = Child(Origin(self._new_id(), owner, cid, spec, image, key, memory_mib), requester)
+        child = Child(origin, requester)
         self.children[child.origin.id] = requester.children[child.origin.id] = child
         self._book.update("child", "create", requester.cid)
+        self.open_console(child)
+        self.journal.append(Fact(HOST, b"", {"made": self.made, "cids": self.cids.given}))
         if key:
             requester.keys.bind(key, digest, child.origin.id).answer = answer(child)
             self._book.update("idempotency", "create", requester.cid)
+            self._keep_key(requester, key)
         self.record(child, State.RESERVED, "start")
         return child
+
+    def _room_for_key(self, requester: Requester) -> None:
+        """A full table of keys lets go of the one whose child ended first: the watermark remembers it."""
+        try:
+            requester.quota.check(KEY)
+        except Refusal:
+            oldest = requester.keys.oldest_ended()
+            if oldest is not None:
+                self.forget_key(requester, oldest)
 
     def move(self, child: Child, state: State, reason: str) -> None:
         """Give the child another state. Call this before what the state stands for is begun."""
@@ -206,8 +252,9 @@ class Registry:
     def intend(self, child: Child, state: str, reason: str) -> None:
         """Write down what is about to be done."""
         origin = child.origin
-        dropped = self._journal.append(
-            Intent(origin.id, origin.owner.cid, origin.owner.epoch, state, reason, self.now_ms)
+        body = child_body(child, state, self.now_ms)
+        dropped = self.journal.append(
+            Intent(origin.id, origin.owner.cid, origin.owner.epoch, state, reason, self.now_ms, body)
         )
         self._book.update("journal", "create", child.account.cid)
         for _ in range(dropped):
@@ -230,15 +277,20 @@ class Registry:
         self.teardowns[cause] += 1
         del self.children[origin.id], requester.children[origin.id]
         self._book.update("child", "delete", child.account.cid)
+        if child.console is not None:
+            self._book.update("console", "delete", child.account.cid)
         requester.quota.refund(origin.charges())
         requester.images.unpin(origin.image)
-        self._cids.give_back(origin.cid, self.now_ms)
+        self.cids.give_back(origin.cid, self.now_ms)
         if requester.is_now(origin.owner):
             self._bury(requester, child)
             if origin.key and cause == "rollback":
                 self.drop_key(requester, origin.key)
             elif origin.key and requester.keys.end(origin.key, self.now_ms + self.limits.key_life):
                 self._book.update("idempotency", "update", child.account.cid)
+                self._keep_key(requester, origin.key)
+        else:
+            self.journal.append(Fact(CHILD, origin.id))
         self.forget_idle(requester)
 
     def _bury(self, requester: Requester, child: Child) -> None:
@@ -257,20 +309,67 @@ class Registry:
         self._book.update("tombstone", "create", requester.cid)
 
     def _new_id(self) -> bytes:
-        """A child's id tells nothing: not how many there are, nor whose the others are."""
-        self._made += 1
-        return hashlib.sha256(f"child {self._seed} {self._made}".encode()).digest()[:16]
+        """A child's id tells nothing: not how many there are, nor whose the others are. None comes twice."""
+        self.made += 1
+        return hashlib.sha256(f"child {self._seed} {self.made}".encode()).digest()[:16]
+
+    def admit_child(self, child: Child, events: int) -> None:
+        """Put back a child of a former life, with all that it is charged for."""
+        origin, requester = child.origin, child.account
+        self.children[origin.id] = requester.children[origin.id] = child
+        requester.quota.owe(origin.charges() | origin.image.charges())
+        requester.log.last = max(requester.log.last, events)
+        self._book.update("child", "create", requester.cid)
+        self._book.update("journal", "create", requester.cid)
+        child.intents = 1
+        self.open_console(child)
+
+    def open_console(self, child: Child) -> None:
+        """Make the console of a debug child; a production child has none."""
+        if child.origin.spec.debug:
+            child.console = Console()
+            self._book.update("console", "create", child.account.cid)
+
+    def admit_key(self, requester: Requester, key: bytes, entry: Entry) -> None:
+        """Put back a key of a former life."""
+        requester.quota.owe(KEY)
+        requester.keys.restore(key, entry)
+        self._book.update("idempotency", "create", requester.cid)
+
+    def admit_tombstone(self, requester: Requester, stone: Tombstone, events: int) -> None:
+        """Put back an exit record of a former life."""
+        requester.tombstones[stone.child] = stone
+        requester.log.last = max(requester.log.last, events)
+        self._book.update("tombstone", "create", requester.cid)
 
     # What hangs on a requester
 
     def drop_key(self, requester: Requester, key: bytes) -> None:
+        """Free `key`: what it was used for was not done."""
         if requester.keys.drop(key):
-            requester.quota.refund(KEY)
-            self._book.update("idempotency", "delete", requester.cid)
+            self._key_gone(requester, key)
+
+    def forget_key(self, requester: Requester, key: bytes) -> None:
+        """Let go of `key`; what it was used for may have been done, so it is never done again."""
+        if requester.keys.forget(key):
+            self._key_gone(requester, key)
+            self.keep_requester(requester)
+
+    def _key_gone(self, requester: Requester, key: bytes) -> None:
+        requester.quota.refund(KEY)
+        self._book.update("idempotency", "delete", requester.cid)
+        self.journal.append(Fact(KEY_ROW, key_name(requester.cid, key)))
+
+    def _keep_key(self, requester: Requester, key: bytes) -> None:
+        entry = requester.keys.entry(key)
+        assert entry is not None
+        self.journal.append(Fact(KEY_ROW, key_name(requester.cid, key), key_body(requester, entry)))
 
     def drop_tombstone(self, requester: Requester, child: bytes) -> None:
         if requester.tombstones.pop(child, None) is not None:
             self._book.update("tombstone", "delete", requester.cid)
+            self.journal.append(Fact(CHILD, child))
+            self.keep_requester(requester)  # the numbers of the events that the row knew
 
     def watch(self, requester: Requester, rid: bytes, since: int | None) -> dict[str, object]:
         """Begin or move a watch. Raises Refusal: QUOTA, GAP."""
@@ -296,6 +395,7 @@ class Registry:
         counts["requester"] = counts["lease"] = len(requesters)
         counts["child"] = len(self.children)
         counts["te_object"] = counts["vmm"] = sum(child.present for child in self.children.values())
+        counts["console"] = sum(child.console is not None for child in self.children.values())
         counts["journal"] = sum(child.intents for child in self.children.values())
         for requester in requesters:
             counts["idempotency"] += len(requester.keys.all())

@@ -13,7 +13,7 @@ nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,13 @@ from protocol.errors import OperationalError
 from protocol.hosting import messages as m
 from protocol.hosting.errors import ERRORS, Code, Refusal, explain
 from protocol.hosting.idempotency import Entry, spec_digest
+from protocol.hosting.journal import Journal, MemoryJournal, Row
 from protocol.hosting.lifecycle import Lifecycle, doom
-from protocol.hosting.limits import CHUNK_BYTES, FRAME_BYTES, Limits
+from protocol.hosting.limits import CHUNK_BYTES, FRAME_BYTES, Limits, Offer
 from protocol.hosting.machine import Await
-from protocol.hosting.ports import Book, CountingBook, Journal, MemoryJournal
+from protocol.hosting.ports import Book, CountingBook
 from protocol.hosting.records import Child, Identity, Requester, Tombstone
+from protocol.hosting.recovery import Recovery, audit, end_strays, reconcile, restore
 from protocol.hosting.registry import WATCHER, Registry, answer
 from protocol.hosting.states import PAST_READY, REACHED, State
 
@@ -62,8 +64,10 @@ class Service:
         journal: Journal | None = None,
         seed: int = 0,
         book: Book | None = None,
+        offer: Offer | None = None,
     ) -> None:
         self.limits = limits or Limits()
+        self._offer = offer or Offer()
         self._registry = Registry(self.limits, journal or MemoryJournal(), book or CountingBook(), seed)
         self._life = Lifecycle(self._registry)
         self._counts: dict[str, Counter[str]] = {
@@ -80,6 +84,7 @@ class Service:
             m.Watch: lambda requester, request, body: self._registry.watch(
                 requester, request.rid, body.since
             ),
+            m.ConsoleRead: self._console_read,
             m.Unwatch: self._unwatch,
             m.Migrate: self._migrate,
         }
@@ -125,6 +130,18 @@ class Service:
                 if child.doom and not child.busy and child.retry_at_ms <= registry.now_ms:
                     yield self._life.settle(child)
             registry.expire(requester)
+        if registry.strays:
+            yield end_strays(registry)
+
+    def recover(self, rows: Iterable[Row], now_ms: int) -> Step[Recovery]:
+        """Begin a later life with what the journal kept: to be driven before anything is handled."""
+        self.at(now_ms)
+        restore(self._registry, rows)
+        return (yield from reconcile(self._registry, self._life))
+
+    def audit(self) -> Step[list[dict[str, object]]]:
+        """Hold the records against what the machine has; return what only one of the two knows."""
+        return (yield from audit(self._registry))
 
     def requester_gone(self, cid: int, epoch: int, now_ms: int) -> Step[None]:
         """Reclaim what boot `epoch` of a requester leaves behind: it died, or was seen to have rebooted."""
@@ -145,6 +162,12 @@ class Service:
         if child in self._registry.children:
             self._life.vanished(self._registry.children[child])
 
+    def console_wrote(self, child: bytes, data: bytes) -> None:
+        """Note what the guest of `child` wrote on its console; only a debug child's is kept."""
+        found = self._registry.children.get(child)
+        if found is not None and found.console is not None:
+            found.console.write(data)
+
     def unwatch(self, who: Identity, rid: bytes) -> None:
         """End a watch whose connection is gone."""
         requester = self._registry.requesters.get(who.cid)
@@ -152,6 +175,11 @@ class Service:
             self._registry.unwatch(requester, rid)
 
     # What can be seen from outside
+
+    @property
+    def journal(self) -> Journal:
+        """What has to be durable before anything of a decision may leave."""
+        return self._registry.journal
 
     def events(self) -> list[tuple[Identity, Reply]]:
         """Return the frames that watchers have not been given yet, and count them as given."""
@@ -163,6 +191,13 @@ class Service:
                 frames += [(who, _reply("ev", rid, body)) for body in requester.log.due(rid)]
         self._registry.rung.clear()
         return frames
+
+    def epoch_of(self, cid: int) -> int:
+        """Return the boot that a requester is in, or would be in with its next word; 1 for an unknown one."""
+        requester = self._registry.requesters.get(cid)
+        if requester is not None and requester.alive:
+            return requester.epoch
+        return self._registry.gone.get(cid, 0) + 1
 
     @property
     def version(self) -> int:
@@ -273,6 +308,12 @@ class Service:
         self._registry.renewed(requester)
         return self._life.owner_back(requester)
 
+    def _console_read(self, requester: Requester, _: m.Request, body: m.ConsoleRead) -> Body:
+        child = self._registry.live(requester, body.child)
+        if child.console is None:
+            raise Refusal(Code.POLICY, "a production child has no console; start it with debug")
+        return child.console.read(body.cursor, body.max)
+
     def _unwatch(self, requester: Requester, _: m.Request, body: m.Unwatch) -> Body:
         self._registry.unwatch(requester, body.watch)
         return {}
@@ -285,6 +326,12 @@ class Service:
     def _start(self, requester: Requester, request: m.Request, body: m.Start) -> Step[Body]:
         _need_lease(requester)
         spec = body.spec.spec()
+        for name, asked, offered in (
+            ("vmm", spec.vmm, self._offer.vmms),
+            ("ready", spec.ready, self._offer.ready),
+        ):
+            if asked not in offered:
+                raise Refusal(Code.UNSUPPORTED, f"{name} {asked}: offered here: {', '.join(offered)}")
         digest = spec_digest(spec)
         entry = self._replayed(requester, request.key, digest)
         if entry is not None:
@@ -301,7 +348,7 @@ class Service:
         if key is None:
             return None
         try:
-            entry = requester.keys.find(key, digest)
+            entry = requester.keys.find(key, digest, requester.epoch)
         except Refusal:
             self._counts["replays"]["conflict"] += 1
             raise

@@ -26,6 +26,7 @@ GOOD = {
     "destroy": {"child": ID},
     "ack_exit": {"child": ID},
     "lease.renew": {},
+    "console.read": {"child": ID, "cursor": 0, "max": 1},
     "watch": {"since": 0},
     "unwatch": {"watch": ID},
     "explain": {"error": 100},
@@ -35,7 +36,7 @@ REQUIRED = [
     (kind, name)
     for kind, body in GOOD.items()
     for name in body
-    if name not in {"mode", "timeout_ms", "how", "since"}
+    if name not in {"mode", "timeout_ms", "how", "since", "cursor", "max"}
 ]
 WRONG = [None, True, -1, 1 << 70, 1.5, "", "x" * 5000, b"", b"x" * (CHUNK_BYTES + 1), [], [[]], {}, {1: 2}]
 
@@ -164,7 +165,7 @@ def test_a_field_of_the_wrong_type_or_size_changes_nothing(alice, kind, name, va
         {"on_owner_loss": "linger"},
         {"linger_s": 5},
         {"on_owner_loss": "linger", "linger_s": 3601},
-        {"debug": True},
+        {"colour": "red"},
     ],
     ids=lambda change: repr(change)[:30],
 )

@@ -71,14 +71,14 @@ def test_a_frame_of_another_epoch_is_stale(world, alice):
 
 
 def test_a_reboot_ends_the_children_of_the_boot_before(world, alice, join):
-    child = alice.start(b"k" * 16)["child"]
+    child = alice.start(b"\0\0\0\1" + b"k" * 12)["child"]
     again = join(world, 3, epoch=2)
     assert world.machine.guests == {}
     assert again.refused("describe", child=child)["name"] == "NOT_FOUND"
     assert again.ask("list", exited=True)["children"] == []
     assert alice.refused("list")["name"] == "STALE_EPOCH"
     assert alice.refused("hello", versions=[1])["name"] == "STALE_EPOCH"
-    assert again.start(b"k" * 16)["replayed"] is False
+    assert again.start(b"\0\0\0\2" + b"k" * 12)["replayed"] is False
     assert world.service.statistics().teardowns == {"reboot": 1}
 
 
@@ -101,7 +101,7 @@ def test_what_lingers_over_a_reboot_is_out_of_reach_and_ends_after_its_grace(wor
 
 
 def test_a_dead_owner_leaves_nothing(world, alice, bob):
-    for key in (None, b"k" * 16):
+    for key in (None, b"\0\0\0\1" + b"k" * 12):
         alice.start(key)
     alice.start(mode="reserve")
     alice.ask("watch", since=0)
@@ -269,7 +269,7 @@ def test_a_lingering_start_goes_on_without_a_lease(world, alice, spec):
 
 
 def test_a_requester_that_stays_silent_is_forgotten(world, alice):
-    alice.ask("destroy", child=alice.start(b"k" * 16)["child"])
+    alice.ask("destroy", child=alice.start(b"\0\0\0\1" + b"k" * 12)["child"])
     for _ in range(31):
         world.pass_time(21_000)
     assert not any(world.service.records().values())
@@ -322,7 +322,7 @@ def test_intents_name_the_owner(world, alice):
 
 def test_one_life_changes_as_many_records_as_the_documentation_says(world, alice):
     before = dict(world.book.updates)
-    alice.ask("destroy", child=alice.start(b"k" * 16)["child"])
+    alice.ask("destroy", child=alice.start(b"\0\0\0\1" + b"k" * 12)["child"])
     made = {key: n - before.get(key, 0) for key, n in world.book.updates.items() if n - before.get(key, 0)}
     assert made == {
         ("child", "create"): 1,

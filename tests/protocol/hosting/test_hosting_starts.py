@@ -22,7 +22,7 @@ from protocol.hosting.machine import (
     Vanished,
 )
 
-KEY = b"k" * 16
+KEY = b"\0\0\0\1" + b"k" * 12
 
 
 def parked(step, answers):
@@ -81,7 +81,7 @@ def test_a_start_asked_again_while_it_is_under_way_makes_no_second_child(world, 
     assert world.service.records()["child"] == 1
 
 
-def test_a_key_outlives_its_child_by_ten_minutes(world, alice):
+def test_a_key_outlives_its_child_by_ten_minutes(world, alice, spec):
     first = alice.start(KEY)
     alice.ask("destroy", child=first["child"])
     again = alice.start(KEY)
@@ -90,7 +90,31 @@ def test_a_key_outlives_its_child_by_ten_minutes(world, alice):
         world.pass_time(20_000)
         alice.ask("lease.renew")
     assert world.service.records()["idempotency"] == 0
-    assert alice.start(KEY)["child"] != first["child"]
+    assert alice.refused("start", KEY, spec=spec())["name"] == "KEY_EXPIRED"
+    assert world.machine.names().count("CreateGuest") == 1
+
+
+def test_a_key_that_comes_late_is_executed_unless_a_higher_one_was_forgotten(small_world, join, spec):
+    def key(n):
+        return (1 << 96 | n).to_bytes(16, "big")
+
+    client = join(small_world(idempotency_keys=2), 3)
+    second, first = client.start(key(2)), client.start(key(1))
+    assert first["child"] != second["child"]
+    client.ask("destroy", child=second["child"])
+    client.start(key(5))  # the table is full: key 2, whose child has ended, makes room
+    error = client.refused("start", key(2), spec=spec())
+    assert (error["name"], error["detail"]) == ("KEY_EXPIRED", {"watermark": key(2)})
+    assert client.start(key(1))["replayed"]
+    client.ask("destroy", child=first["child"])
+    assert client.start(key(3))["replayed"] is False, "a key above the watermark may come late"
+
+
+@pytest.mark.parametrize(
+    ("epoch", "sequence", "name"), [(0, 7, "KEY_EXPIRED"), (2, 7, "BAD_ARGUMENT"), (1, 0, "BAD_ARGUMENT")]
+)
+def test_a_key_is_of_the_present_epoch_and_counts_from_one(alice, spec, epoch, sequence, name):
+    assert alice.refused("start", (epoch << 96 | sequence).to_bytes(16, "big"), spec=spec())["name"] == name
 
 
 # Failures
@@ -244,7 +268,10 @@ def test_each_dimension_of_a_requester_has_its_limit(small_world, join, spec):
 def test_keys_have_their_limit_too(small_world, join, spec):
     client = join(small_world(idempotency_keys=1), 3)
     client.start(KEY)
-    assert client.refused("start", b"l" * 16, spec=spec())["detail"]["dimension"] == "idempotency_keys"
+    assert (
+        client.refused("start", b"\0\0\0\1" + b"l" * 12, spec=spec())["detail"]["dimension"]
+        == "idempotency_keys"
+    )
     client.start()
 
 

@@ -1,0 +1,309 @@
+"""`nestbed hosted ...`: the hosting service, and what a program in a guest host asks of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from actors import exit_codes
+from actors.commands.options import AsJson
+from actors.commands.speak import end, say
+
+if TYPE_CHECKING:
+    from nestbed.client import Hosting
+
+Json = dict[str, Any]
+ADDRESS = "NESTBED_HOSTING"
+STATES = ("READY", "STOPPED", "RELEASED")
+
+To = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        metavar="ADDRESS",
+        envvar=ADDRESS,
+        help="Where the service is, like vsock:2:5200, unix:PATH or hybrid:PATH:PORT.",
+    ),
+]
+ChildName = Annotated[str, typer.Argument(metavar="CHILD", help="A child's name, or the beginning of it.")]
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Hosting]:
+    """The service at `address`; its refusals and silences end the command in words."""
+    from nestbed.client import Hosting, HostingError, HostingUnreachable
+
+    try:
+        with Hosting(address) as hosting:
+            yield hosting
+    except ValueError as wrong:
+        end(exit_codes.USAGE, str(wrong))
+    except HostingUnreachable as silent:
+        end(exit_codes.ENVIRONMENT, f"{silent}; is `nestbed hosted serve` running there?")
+    except HostingError as refused:
+        end(_exit_code(refused.code), _in_words(refused))
+
+
+def _exit_code(code: int) -> int:
+    """What is the caller's mistake is usage, what the host lacks the environment, the rest has failed."""
+    if code < 200:
+        return exit_codes.USAGE
+    return exit_codes.ENVIRONMENT if 400 <= code < 500 else exit_codes.FAILED
+
+
+def _in_words(refused: Any) -> str:
+    detail = ", ".join(f"{name} {_plain(value)}" for name, value in refused.detail.items())
+    words = f"{refused} [{refused.code}; {refused.who}]"
+    return f"{words} {detail}" if detail else words
+
+
+def _plain(value: Any) -> Any:
+    """Bytes as hexadecimal digits, also inside of maps and arrays."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _show(value: Any) -> None:
+    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def _child(hosting: Hosting, name: str) -> bytes:
+    """The one child, or exit record, whose name begins so."""
+    if len(name) == 32:
+        try:
+            return bytes.fromhex(name)
+        except ValueError:
+            end(exit_codes.USAGE, f"{name}: a child's name is 32 hexadecimal digits, or the first of them")
+    found: list[bytes] = [
+        each["child"] for each in hosting.list(exited=True) if each["child"].hex().startswith(name.lower())
+    ]
+    if len(found) != 1:
+        allowed = ", ".join(each.hex() for each in found) or "see `nestbed hosted list --exited`"
+        end(exit_codes.USAGE, f"{name}: names {len(found)} children: {allowed}")
+    return found[0]
+
+
+def serve(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where journal, guests and sockets are; made if not there.")
+    ],
+    requester: Annotated[
+        list[int] | None,
+        typer.Option("--requester", metavar="CID", help="A guest host that may come; may be repeated. (3)"),
+    ] = None,
+) -> None:
+    """Serve the hosting interface until interrupted; guests are processes that outlive the service.
+
+    Each requester comes by a socket of its own, DIR/CID.vsock_5200: the path says who it is. What a former
+    life left is taken on again before anybody is served, and told in one line of JSON on standard output.
+    """
+    import trio
+
+    from actors.hosting.serve import Options, open_service
+    from actors.hosting.store import StoreError
+
+    cids = requester or [3]
+    if any(not 3 <= cid < 0x4000_0000 for cid in cids):
+        end(exit_codes.USAGE, "--requester: allowed: context ids from 3 to 1073741823")
+
+    async def run() -> None:
+        async with open_service(Options(directory, cids)) as hosting:
+            told = {name: getattr(hosting.recovery, name) for name in hosting.recovery.__slots__}
+            _show({"sockets": [hosting.socket_of(cid) for cid in cids], "recovered": told})
+            await trio.sleep_forever()
+
+    try:
+        trio.run(run, strict_exception_groups=True)
+    except* KeyboardInterrupt:
+        raise typer.Exit(exit_codes.INTERRUPTED) from None
+    except* (StoreError, OSError) as group:
+        end(exit_codes.ENVIRONMENT, str(_first(group)))
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+def start(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The guest's image, any file.")],
+    to: To,
+    vcpus: Annotated[int, typer.Option("--vcpus", metavar="N", help="CPUs of the guest.")] = 1,
+    memory: Annotated[int, typer.Option("--memory", metavar="MIB", help="Memory of the guest.")] = 64,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A label; may be repeated.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="N", help="Number of the request: the same one starts nothing twice."),
+    ] = None,
+    linger: Annotated[
+        int,
+        typer.Option("--linger", metavar="SECONDS", help="How long it outlives the lease."),
+    ] = 0,
+    ready: Annotated[
+        str, typer.Option("--ready", metavar="WHEN", help="entered: it runs; notified: it has said so.")
+    ] = "entered",
+    vmm: Annotated[str, typer.Option("--vmm", metavar="NAME", help="emulated or qemu.")] = "emulated",
+    debug: Annotated[bool, typer.Option("--debug", help="Its console can be read.")] = False,
+    reserve: Annotated[bool, typer.Option("--reserve", help="Only take its share.")] = False,
+) -> None:
+    """Bring an image and start a secure guest from it; its name is printed once it is ready."""
+    labels = dict(each.partition("=")[::2] for each in label or ())
+    if any(not name or not value for name, value in labels.items()):
+        end(exit_codes.USAGE, "--label: allowed: NAME=VALUE")
+    if not image.is_file():
+        end(exit_codes.USAGE, f"{image}: no such file")
+    spec: Json = {"vcpus": vcpus, "memory_mib": memory, "labels": labels, "ready": ready, "vmm": vmm}
+    spec |= {"debug": debug, "on_owner_loss": "linger" if linger else "stop", "linger_s": linger}
+    with connected(to) as hosting:
+        number = None
+        if key is not None:
+            if not key.isdigit() or not 0 < int(key) < 1 << 96:
+                end(exit_codes.USAGE, f"--key {key}: allowed: a number from 1 up")
+            number = hosting.epoch.to_bytes(4, "big") + int(key).to_bytes(12, "big")
+        child = hosting.start(image, key=number, mode="reserve" if reserve else "run", **spec)
+        _show(
+            {"child": child.id, "cid": child.cid, "state": child.state, "replayed": child.replayed}
+            | {"charged": dict(child.charged)}
+        )
+
+
+def wait(
+    child: ChildName,
+    to: To,
+    until: Annotated[
+        str, typer.Option("--until", metavar="STATE", help="READY, STOPPED or RELEASED.")
+    ] = "READY",
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long.")] = 30.0,
+) -> None:
+    """Wait until a child has reached a state; its timings are printed."""
+    if until not in STATES:
+        end(exit_codes.USAGE, f"--until {until}: allowed: {', '.join(STATES)}")
+    with connected(to) as hosting:
+        _show(hosting.wait(_child(hosting, child), until, timeout))
+
+
+def listed(
+    to: To,
+    exited: Annotated[bool, typer.Option("--exited", help="Exit records as well.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the requester's own children."""
+    with connected(to) as hosting:
+        children = list(hosting.list(exited=exited))
+    if as_json:
+        _show(children)
+        return
+    for each in children:
+        labels = " ".join(f"{name}={value}" for name, value in each["labels"].items())
+        sys.stdout.write(
+            f"{each['child'].hex()}  {each['cid']}  {each['state']:<9} {each['reason']} {labels}\n"
+        )
+
+
+def describe(child: ChildName, to: To) -> None:
+    """Print all that the host tells of one child, or its exit record."""
+    with connected(to) as hosting:
+        _show(hosting.describe(_child(hosting, child)))
+
+
+def console(
+    child: ChildName,
+    to: To,
+    cursor: Annotated[int, typer.Option("--from", metavar="BYTE", help="Where to begin.")] = 0,
+) -> None:
+    """Print what a child that was started with --debug wrote on its console."""
+    with connected(to) as hosting:
+        name = _child(hosting, child)
+        while True:
+            data, cursor, lost = hosting.console(name, cursor)
+            if lost:
+                say(f"{lost} bytes are gone")
+            if not data:
+                return
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+
+
+def stop(
+    child: ChildName,
+    to: To,
+    kill: Annotated[bool, typer.Option("--kill", help="Give it no time.")] = False,
+    grace: Annotated[float, typer.Option("--grace", metavar="SECONDS", help="Time for it to end.")] = 10.0,
+) -> None:
+    """End a child's run; it keeps what it holds until it is destroyed."""
+    with connected(to) as hosting:
+        _show({"state": hosting.stop(_child(hosting, child), "kill" if kill else "graceful", grace)})
+
+
+def destroy(
+    child: ChildName,
+    to: To,
+    acknowledge: Annotated[bool, typer.Option("--ack", help="Drop its exit record, too.")] = False,
+) -> None:
+    """End a child whatever its state, and give back all that it holds."""
+    with connected(to) as hosting:
+        name = _child(hosting, child)
+        hosting.destroy(name)
+        if acknowledge:
+            hosting.acknowledge(name)
+        _show({"state": "RELEASED"})
+
+
+def keep(to: To) -> None:
+    """Renew the lease until interrupted: without that the children end after 30 seconds."""
+    import time
+
+    with connected(to) as hosting:
+        try:
+            while True:
+                told = hosting.renew()
+                time.sleep(told["renew_in_ms"] / 1000)
+        except KeyboardInterrupt:
+            raise typer.Exit(exit_codes.INTERRUPTED) from None
+
+
+def watch(
+    to: To,
+    since: Annotated[
+        int | None, typer.Option("--since", metavar="N", help="Number of the last event that is known.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", metavar="N", help="End after so many; 0: never.")] = 0,
+) -> None:
+    """Print each change of a child's state as it happens, one JSON object per line."""
+    with connected(to) as hosting:
+        try:
+            for number, event in enumerate(hosting.events(since)):
+                _show(event)
+                if count and number >= count:
+                    return
+        except KeyboardInterrupt:
+            raise typer.Exit(exit_codes.INTERRUPTED) from None
+
+
+def explain(
+    code: Annotated[str, typer.Argument(metavar="CODE", help="Number or name of an error, like 400.")],
+) -> None:
+    """Say what an error of the hosting interface means and who can do something about it."""
+    from protocol.hosting.errors import ERRORS, Code
+    from protocol.hosting.errors import explain as explained
+
+    known = {str(int(each)): each for each in ERRORS} | {each.name: each for each in ERRORS}
+    found: Code | None = known.get(code.upper())
+    if found is None:
+        end(exit_codes.USAGE, f"{code}: allowed: {', '.join(f'{int(each)} {each.name}' for each in ERRORS)}")
+    _show(explained(found))

@@ -1,0 +1,315 @@
+"""L0's machine as the service meets it: each guest a process of its own, in a directory of its own.
+
+The processes outlive the service. After its death the next one looks through the directories and takes on
+what lives. Answers to the effects follow the contract of `protocol.hosting.machine`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from actors.hosting.ready import EMERGENCY, ReadyListener
+from actors.hosting.vmm.emulated import Vmm
+from actors.hosting.vmm.files import GuestFiles
+from actors.runtime.port import Deliver
+from actors.runtime.transport.address import connect
+from protocol.errors import OutcomeUnknown
+from protocol.hosting.machine import (
+    CreateGuest,
+    DestroyGuest,
+    Died,
+    Emergency,
+    Failure,
+    Found,
+    ImageChanged,
+    Inventory,
+    LoadGuest,
+    MachineEffect,
+    NoResource,
+    ResetGuest,
+    StartGuest,
+    StopGuest,
+    TimedOut,
+    Vanished,
+)
+from protocol.vsock.address import UNIX_PATH_BYTES, Address
+
+READY_PORTS = 20_000  # the first one; each child has its own
+PORTS = 40_000
+LONGEST_NAME = len("/4294967295/vsock_4294967295")
+POLL_S = 0.005  # how often it is looked whether a VMM is up
+END_S = 5.0  # for a killed process to go
+CONSOLE_CHUNK = 16 * 1024
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+
+Ended = Callable[[bytes, int | None], None]
+Wrote = Callable[[bytes, bytes], None]
+
+
+@dataclass(slots=True)
+class Running:
+    """A guest's process: `ended` is set once it is gone."""
+
+    pid: int
+    ended: trio.Event = field(default_factory=trio.Event)
+    wanted: bool = False  # it was told to end
+
+
+class ProcessMachine:
+    """The port `machine` of the broker. `vmms` are those that are offered, by name.
+
+    `ended` is told of guests that ended by themselves, `wrote` what they write on their consoles.
+    """
+
+    def __init__(
+        self, directory: Path, vmms: Mapping[str, Vmm], nursery: trio.Nursery, ended: Ended, wrote: Wrote
+    ) -> None:
+        self.directory = directory
+        self.forged = 0  # announcements of readiness that were not the guest's own
+        self._vmms = vmms
+        self._nursery = nursery
+        self._ended = ended
+        self._wrote = wrote
+        self._files: dict[bytes, GuestFiles] = {}
+        self._running: dict[bytes, Running] = {}
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+    def submit(self, message: object, deliver: Deliver, owner: Hashable = None) -> None:
+        """Do one thing to a guest; others go on meanwhile."""
+        self._nursery.start_soon(self._perform, message, deliver)
+
+    async def _perform(self, effect: object, deliver: Deliver) -> None:
+        try:
+            answer = await self._do(effect)
+        except OSError as error:
+            if error.errno in FULL:
+                deliver(NoResource("files", str(error)), None)
+            else:
+                deliver(None, OutcomeUnknown(f"{type(effect).__name__}: {error}"))
+            return
+        deliver(answer, None)
+
+    async def _do(self, effect: object) -> object:
+        if isinstance(effect, Inventory):
+            return await self._inventory()
+        if isinstance(effect, CreateGuest):
+            return await self._create(effect)
+        assert isinstance(effect, MachineEffect)
+        files = self._files.get(effect.child)
+        if files is None:
+            return Vanished()
+        match effect:
+            case LoadGuest():
+                return await trio.to_thread.run_sync(_load, files)
+            case StartGuest(child, timeout_ms):
+                return await self._start(child, files, timeout_ms)
+            case StopGuest(child, grace_ms):
+                return await self._stop(child, files, grace_ms)
+            case ResetGuest(child, timeout_ms):
+                return await self._reset(child, files, timeout_ms)
+            case DestroyGuest(child):
+                return await self._destroy(child, files)
+        raise AssertionError(f"no step of a machine: {effect!r}")
+
+    def vmm_of(self, files: GuestFiles) -> Vmm:
+        return self._vmms[files.facts().get("vmm", "emulated")]
+
+    def address_of(self, child: bytes, port: int) -> Address | None:
+        """Where a port of a guest is reached."""
+        files = self._files.get(child)
+        return None if files is None else Address("hybrid", files.socket("vsock"), port)
+
+    # -- a guest's life
+
+    async def _create(self, effect: CreateGuest) -> object:
+        files = GuestFiles(self.directory / str(effect.cid))
+        spec = effect.spec
+        nonce = hashlib.sha256(effect.child + effect.cid.to_bytes(4, "big") + os.urandom(16)).digest()[:16]
+        facts = {
+            "vmm": spec.vmm,
+            "ready": spec.ready,
+            "ready_port": READY_PORTS + effect.cid % PORTS,
+            "nonce": nonce.hex(),
+            "digest": spec.image.hex(),
+            "vcpus": spec.vcpus,
+            "memory_mib": spec.memory_mib,
+            "owner": effect.owner_cid,
+        }
+        try:
+            await trio.to_thread.run_sync(files.make, effect.child, effect.cid, effect.image, facts)
+        except OSError:
+            files.remove()
+            raise
+        self._files[effect.child] = files
+        return None
+
+    async def _start(self, child: bytes, files: GuestFiles, timeout_ms: int) -> Failure | None:
+        if child in self._running and self._running[child].ended.is_set():
+            return Died(files.exit())
+        facts = files.facts()
+        listener = ReadyListener(files, facts)
+        with listener:
+            if child not in self._running:
+                self._spawn(child, files)
+            return await self._until_ready(child, files, listener, timeout_ms)
+
+    def _spawn(self, child: bytes, files: GuestFiles) -> None:
+        files.forget_exit()
+        command = self.vmm_of(files).command(files)
+        log = files.socket("log")
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ]
+        pid = os.posix_spawnp(command[0], command, os.environ, file_actions=actions, setsid=True)
+        files.note_process(pid)
+        self._watch(child, files, pid)
+
+    async def _until_ready(
+        self, child: bytes, files: GuestFiles, listener: ReadyListener, timeout_ms: int
+    ) -> Failure | None:
+        """Race readiness against the end of the process and of the time."""
+        running = self._running[child]
+        answer: list[Failure | None] = []
+        async with trio.open_nursery() as race:
+
+            async def ready() -> None:
+                if not listener.wanted:
+                    await self._entered(files)
+                    answer.append(None)
+                else:
+                    word = await listener.announced(running.pid)
+                    answer.append(Emergency() if word == EMERGENCY else None)
+                race.cancel_scope.cancel()
+
+            async def died() -> None:
+                await running.ended.wait()
+                answer.append(Died(files.exit()))
+                race.cancel_scope.cancel()
+
+            race.start_soon(ready)
+            race.start_soon(died)
+            race.cancel_scope.deadline = trio.current_time() + timeout_ms / 1000
+        self.forged += listener.forged
+        return answer[0] if answer else TimedOut(timeout_ms)
+
+    async def _entered(self, files: GuestFiles) -> None:
+        vmm = self.vmm_of(files)
+        while True:
+            with suppress(OSError, trio.BrokenResourceError):
+                if await vmm.entered(files):
+                    return
+            await trio.sleep(POLL_S)
+
+    async def _stop(self, child: bytes, files: GuestFiles, grace_ms: int) -> Failure | None:
+        running = self._running.get(child)
+        if running is None or running.ended.is_set():
+            return None
+        running.wanted = True
+        if grace_ms:
+            with trio.move_on_after(grace_ms / 1000):
+                with suppress(OSError, trio.BrokenResourceError):
+                    await self.vmm_of(files).stop(files)
+                await running.ended.wait()
+        return await self._killed(files, running)
+
+    async def _killed(self, files: GuestFiles, running: Running) -> Failure | None:
+        files.kill()
+        with trio.move_on_after(END_S):
+            await running.ended.wait()
+            return None
+        return TimedOut(int(1000 * END_S))
+
+    async def _reset(self, child: bytes, files: GuestFiles, timeout_ms: int) -> Failure | None:
+        running = self._running.get(child)
+        if running is None or running.ended.is_set():
+            return Vanished()
+        with ReadyListener(files, files.facts()) as listener:
+            await self.vmm_of(files).reset(files)
+            return await self._until_ready(child, files, listener, timeout_ms)
+
+    async def _destroy(self, child: bytes, files: GuestFiles) -> Failure | None:
+        running = self._running.get(child)
+        if running is not None:
+            running.wanted = True
+            failure = await self._killed(files, running)
+            if failure is not None:
+                return failure
+        await trio.to_thread.run_sync(files.remove)
+        self._running.pop(child, None)
+        del self._files[child]
+        return None
+
+    # -- processes
+
+    def _watch(self, child: bytes, files: GuestFiles, pid: int) -> None:
+        running = self._running[child] = Running(pid)
+        self._nursery.start_soon(self._until_gone, child, files, running, os.pidfd_open(pid))
+        self._nursery.start_soon(self._read_console, child, files, running)
+
+    async def _until_gone(self, child: bytes, files: GuestFiles, running: Running, pidfd: int) -> None:
+        try:
+            await trio.lowlevel.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+        with suppress(ChildProcessError):  # a process that a former life of the service started
+            os.waitpid(running.pid, os.WNOHANG)
+        running.ended.set()
+        if not running.wanted:
+            self._ended(child, files.exit())
+
+    async def _read_console(self, child: bytes, files: GuestFiles, running: Running) -> None:
+        while not running.ended.is_set():
+            try:
+                stream = await connect(Address("unix", files.socket("console")))
+            except OSError:
+                await trio.sleep(POLL_S)
+                continue
+            async with stream:
+                with suppress(trio.BrokenResourceError):
+                    while data := await stream.receive_some(CONSOLE_CHUNK):
+                        self._wrote(child, bytes(data))
+            return
+
+    async def _inventory(self) -> Mapping[bytes, Found]:
+        """Look through the directories; take on the guests of a former life."""
+        found: dict[bytes, Found] = {}
+        for path in sorted(self.directory.iterdir()):
+            files = GuestFiles(path)
+            facts = files.facts()
+            if "child" not in facts:
+                await trio.to_thread.run_sync(files.remove)  # a creation that was cut short
+                continue
+            child = bytes.fromhex(facts["child"])
+            self._files[child] = files
+            pid = files.process()
+            if pid is not None and child not in self._running:
+                self._watch(child, files, pid)
+            found[child] = Found(pid is not None, None if pid is not None else files.exit())
+        return found
+
+
+def _load(files: GuestFiles) -> Failure | None:
+    """Measure what lies there: it has to be what was announced."""
+    facts = files.facts()
+    with (files.path / "image").open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != facts["digest"]:
+            return ImageChanged()
+        file.seek(0)
+        measurement = hashlib.file_digest(file, "sha384").hexdigest()
+    (files.path / "measurement").write_text(measurement)
+    return None
+
+
+def too_long(directory: Path) -> int:
+    """By how many bytes sockets of guests in `directory` are too long for the kernel; 0 if they fit."""
+    return max(0, len(os.fsencode(directory / "guests")) + LONGEST_NAME - UNIX_PATH_BYTES)

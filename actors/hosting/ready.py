@@ -1,0 +1,71 @@
+"""The ready handshake of one child: an endpoint of its own, made before the guest runs.
+
+The guest dials a port of its host that is its own: its nonce, then one byte. The host sends the byte back,
+and only then is it ready: a guest that died meanwhile is not. Whoever else announces readiness is turned
+away: the kernel says which process has dialled, and the nonce is known to that guest alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+import trio
+
+from actors.hosting.vmm.files import GuestFiles
+from actors.runtime.transport.address import listen_unix, peer_of
+
+READY, EMERGENCY = b"\xb7", b"\xe7"
+NONCE_BYTES = 16
+HANDSHAKE_S = 2.0
+
+
+class ReadyListener:
+    """Listens while it is entered; `wanted` says whether the guest is to announce itself at all."""
+
+    def __init__(self, files: GuestFiles, facts: Mapping[str, str]) -> None:
+        self.wanted = facts["ready"] == "notified"
+        self.forged = 0
+        self._path = files.socket(f"vsock_{facts['ready_port']}")
+        self._nonce = bytes.fromhex(facts["nonce"])
+        self._listener = listen_unix(self._path) if self.wanted else None
+
+    def __enter__(self) -> ReadyListener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._listener is not None:
+            self._listener.socket.close()
+            Path(self._path).unlink(missing_ok=True)
+
+    async def announced(self, pid: int) -> bytes:
+        """Wait for the guest whose VMM is process `pid`; return the byte that it sent."""
+        assert self._listener is not None
+        while True:
+            stream = await self._listener.accept()
+            async with stream:
+                word = b""
+                with suppress(trio.BrokenResourceError), trio.move_on_after(HANDSHAKE_S):
+                    word = await self._handshake(stream, pid)
+                if word:
+                    return word
+                self.forged += 1
+
+    async def _handshake(self, stream: trio.SocketStream, pid: int) -> bytes:
+        if peer_of(stream).pid != pid:
+            return b""
+        data = b""
+        while len(data) <= NONCE_BYTES:
+            more = await stream.receive_some(NONCE_BYTES + 1 - len(data))
+            if not more:
+                return b""
+            data += more
+        word = data[NONCE_BYTES:]
+        if data[:NONCE_BYTES] != self._nonce or word not in (READY, EMERGENCY):
+            return b""
+        await stream.send_all(word)
+        return word

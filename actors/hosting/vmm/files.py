@@ -1,0 +1,86 @@
+"""What lies in a guest's directory, and who its process is.
+
+The directory is made before anything of the guest is, and goes after all of it: whatever happens between, the
+next life of the service finds it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+EXIT_KILLED = 137
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFiles:
+    """One guest's directory, named by its context id."""
+
+    path: Path
+
+    def make(self, child: bytes, cid: int, image: bytes, facts: dict[str, object]) -> None:
+        """Make the directory with all that the VMM reads. Raises OSError."""
+        self.path.mkdir(mode=0o700)
+        (self.path / "image").write_bytes(image)
+        lines = {"child": child.hex(), "cid": cid} | facts
+        self._replace("guest.facts", "".join(f"{name} {value}\n" for name, value in lines.items()))
+
+    def facts(self) -> dict[str, str]:
+        """What `make` was told; empty where it did not come so far."""
+        try:
+            text = (self.path / "guest.facts").read_text()
+        except OSError:
+            return {}
+        return dict(line.split(" ", 1) for line in text.splitlines())
+
+    def note_process(self, pid: int) -> None:
+        self._replace("process", f"{pid} {_born(pid)}")
+
+    def process(self) -> int | None:
+        """The guest's process, if it lives: a number that was given to another one since is not it."""
+        try:
+            pid, born = (self.path / "process").read_text().split()
+        except (OSError, ValueError):
+            return None
+        return int(pid) if born != "0" and _born(int(pid)) == born else None
+
+    def exit(self) -> int:
+        """With which status the guest ended; 137 where it could not say so."""
+        try:
+            return int((self.path / "exit").read_text())
+        except (OSError, ValueError):
+            return EXIT_KILLED
+
+    def forget_exit(self) -> None:
+        (self.path / "exit").unlink(missing_ok=True)
+
+    def socket(self, name: str) -> str:
+        return str(self.path / name)
+
+    def kill(self) -> None:
+        """End the process as a crash does."""
+        pid = self.process()
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _replace(self, name: str, text: str) -> None:
+        beside = self.path / f"{name}.new"
+        beside.write_text(text)
+        beside.replace(self.path / name)
+
+
+def _born(pid: int) -> str:
+    """When the kernel started process `pid`, in ticks; "0" if it is gone or waits to be reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "0"
+    return "0" if fields[0] in "ZX" else fields[19]

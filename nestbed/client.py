@@ -1,0 +1,368 @@
+"""A client of the hosting interface: a program in a guest host asks the host below to run secure guests.
+
+    from nestbed.client import Hosting
+
+    with Hosting("vsock:2:5200") as host:
+        child = host.start(Path("guest.img"), vcpus=2, memory_mib=512)
+        host.renew()  # every 10 s, or the children end after 30
+        host.destroy(child.id)
+
+It blocks, and needs nothing but the standard library and msgpack. Where a reply does not come it connects
+anew and asks again: every request may be repeated, a start because it carries a key. What the host says can
+be tried again (`retryable`) is, after a random time that grows, within a budget. Errors are exceptions, one
+class for each name of docs/wire.md: `except Quota`, `except HostingError`.
+
+An object serves one thread. `events` uses a connection of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import RemoteProtocolError
+from protocol.vsock.address import Address, parse_address
+from protocol.vsock.hybrid import connect_line, read_ok
+from protocol.wire import FrameDecoder, pack_frame
+
+__all__ = [
+    "Budget",
+    "Child",
+    "Hosting",
+    "HostingError",
+    "HostingUnreachable",
+]
+
+FRAME_BYTES = 65_536
+CHUNK_BYTES = 32_768
+VERSION = 1
+SPARE_S = 5.0  # a reply may take so much longer than what was asked to take its time
+Body = dict[str, Any]
+
+
+class HostingUnreachable(OSError):
+    """Nobody answered within the budget. What was asked may have been done."""
+
+
+class HostingError(Exception):
+    """The host refused. `detail` has the numbers that belong to the error, `cause` words for people."""
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        self.code: int = body["code"]
+        self.name: str = body["name"]
+        self.retryable: bool = body["retryable"]
+        self.retry_after_ms: int = body["retry_after_ms"]
+        self.stage: str = body["stage"]
+        self.cause: tuple[str, ...] = tuple(body["cause"])
+        self.who: str = body["who"]
+        self.detail: dict[str, Any] = body["detail"]
+        at = f" ({self.stage})" if self.stage else ""
+        super().__init__(f"{self.name}{at}: {'; '.join(self.cause)}" if self.cause else f"{self.name}{at}")
+
+
+def _classes() -> dict[str, type[HostingError]]:
+    from protocol.hosting.errors import ERRORS
+
+    made: dict[str, type[HostingError]] = {}
+    for code, row in ERRORS.items():
+        name = "".join(word.capitalize() for word in code.name.split("_"))
+        made[code.name] = type(name, (HostingError,), {"__doc__": f"{code.name}: {row.text}."})
+    return made
+
+
+ERRORS = _classes()  # by the name on the wire
+globals().update({each.__name__: each for each in ERRORS.values()})
+__all__ += sorted(each.__name__ for each in ERRORS.values())  # noqa: PLE0605 - one for each row of a table
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long to try: at most `tries` times, and no new try after `seconds`."""
+
+    tries: int = 8
+    seconds: float = 30.0
+    first_s: float = 0.1  # upper bound of the first wait; doubles with each try
+    longest_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What a start was answered."""
+
+    id: bytes
+    cid: int
+    state: str
+    replayed: bool
+    charged: Mapping[str, int]
+
+
+class Hosting:
+    """One requester's connection. `address` as in `protocol.vsock.address`, such as `unix:/run/3.vsock_5200`.
+
+    Raises HostingUnreachable where nobody answers, HostingError for what is refused, ValueError for an
+    address that is none.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        budget: Budget | None = None,
+        timeout_s: float = 10.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.address = parse_address(address)
+        self.budget = budget or Budget()
+        self.timeout_s = timeout_s
+        self.epoch = 0
+        self.credential = b""
+        self.facts: Body = {}  # what hello answered
+        self.retries = 0
+        self._rng = rng or random.Random()
+        self._connection: Connection | None = None
+        self._sequence = 0
+
+    def __enter__(self) -> Hosting:
+        self.hello()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection. The children stay as long as their lease."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # -- one request
+
+    def ask(self, kind: str, key: bytes | None = None, wait_s: float = 0.0, **body: Any) -> Body:
+        """Put one request of docs/wire.md and return the body of its answer.
+
+        `wait_s`: how long the host may take because it was asked to wait.
+        """
+        began, tries = time.monotonic(), 0
+        while True:
+            tries += 1
+            try:
+                return self._once(kind, key, wait_s, body)
+            except HostingError as error:
+                if not error.retryable or not self._may_retry(tries, began, error.retry_after_ms / 1000):
+                    raise
+            except (OSError, RemoteProtocolError) as error:
+                self.close()
+                if not self._may_retry(tries, began, self.budget.first_s):
+                    raise HostingUnreachable(f"{self.address}: {error}") from error
+
+    def _may_retry(self, tries: int, began: float, first_s: float) -> bool:
+        """Sleep before the next try, a random time (full jitter). False if the budget is spent."""
+        bound = min(self.budget.longest_s, max(first_s, self.budget.first_s) * 2 ** (tries - 1))
+        pause = self._rng.uniform(0, bound)
+        if tries >= self.budget.tries or time.monotonic() + pause > began + self.budget.seconds:
+            return False
+        self.retries += 1
+        time.sleep(pause)
+        return True
+
+    def _once(self, kind: str, key: bytes | None, wait_s: float, body: Body) -> Body:
+        if self._connection is None:
+            self._connection = Connection(self.address, self.timeout_s)
+        self._connection.patience(self.timeout_s + wait_s)
+        _, answer = self._connection.exchange(kind, self.epoch, key, body)
+        return answer
+
+    # -- the interface
+
+    def hello(self) -> Body:
+        """Say who speaks which version; learn the epoch. First on every boot; renews the lease."""
+        self.facts = self.ask("hello", versions=[VERSION])
+        self.epoch = self.facts["epoch"]
+        self.credential = self.facts.get("credential", b"")
+        return self.facts
+
+    def key(self) -> bytes:
+        """A key for one start: higher than all before, also those of other programs of this requester."""
+        self._sequence = max(self._sequence + 1, time.time_ns())
+        return self.epoch.to_bytes(4, "big") + self._sequence.to_bytes(12, "big")
+
+    def put(self, image: bytes | Path) -> bytes:
+        """Bring an image, as far as the host does not have it; returns its digest."""
+        data = image.read_bytes() if isinstance(image, Path) else image
+        digest = hashlib.sha256(data).digest()
+        have = self.ask("image.put", digest=digest, size=len(data), offset=0, data=b"")["have"]
+        while have < len(data):
+            piece = data[have : have + CHUNK_BYTES]
+            have = self.ask("image.put", digest=digest, size=len(data), offset=have, data=piece)["have"]
+        return digest
+
+    def start(
+        self, image: bytes | Path, *, key: bytes | None = None, mode: str = "run", **spec: Any
+    ) -> Child:
+        """Start a secure guest; `spec` as `start` of docs/wire.md has it (vcpus, memory_mib, labels, ...).
+
+        The same `key` starts nothing twice. Without one it gets its own, so a lost reply does no harm.
+        """
+        digest = self.put(image)
+        body = {"spec": {"image": digest} | spec, "mode": mode}
+        answer = self.ask("start", key or self.key(), wait_s=600.0, **body)
+        return Child(answer["child"], answer["cid"], answer["state"], answer["replayed"], answer["charged"])
+
+    def wait(self, child: bytes, until: str = "READY", timeout_s: float = 30.0) -> Body:
+        """Wait until a child has reached READY, STOPPED or RELEASED."""
+        ms = int(timeout_s * 1000)
+        return self.ask("wait", wait_s=timeout_s + SPARE_S, child=child, until=until, timeout_ms=ms)
+
+    def describe(self, child: bytes) -> Body:
+        """One child, or its exit record."""
+        return self.ask("describe", child=child)
+
+    def list(self, **wanted: Any) -> Iterator[Body]:
+        """The requester's own children, all pages of them. `exited=True`: exit records as well."""
+        after = None
+        while True:
+            page = self.ask("list", after=after, **wanted)
+            yield from page["children"]
+            after = page["after"]
+            if after is None:
+                return
+
+    def stop(self, child: bytes, how: str = "graceful", grace_s: float = 10.0) -> str:
+        """End a child's run; it keeps what it holds."""
+        grace_ms = max(1, int(grace_s * 1000))
+        answer = self.ask("stop", wait_s=grace_s + SPARE_S, child=child, how=how, grace_ms=grace_ms)
+        return str(answer["state"])
+
+    def reset(self, child: bytes) -> str:
+        """Boot a child again from its image."""
+        return str(self.ask("reset", wait_s=600.0, child=child)["state"])
+
+    def destroy(self, child: bytes) -> None:
+        """End a child whatever its state; asks again while the host is still at it, within the budget."""
+        self.ask("destroy", wait_s=60.0, child=child)
+
+    def acknowledge(self, child: bytes) -> None:
+        """Have the exit record of a child dropped."""
+        self.ask("ack_exit", child=child)
+
+    def renew(self) -> Body:
+        """Keep the children."""
+        return self.ask("lease.renew")
+
+    def quota(self) -> Body:
+        """What is charged and what is free, by dimension."""
+        return self.ask("quota.get")
+
+    def console(self, child: bytes, cursor: int = 0) -> tuple[bytes, int, int]:
+        """What a debug child wrote from `cursor` on: bytes, the next cursor, how many bytes were lost."""
+        answer = self.ask("console.read", child=child, cursor=cursor)
+        return answer["data"], answer["cursor"], answer["lost"]
+
+    def explain(self, code: int) -> Body:
+        """What an error code means."""
+        return self.ask("explain", error=code)
+
+    def events(self, since: int | None = None) -> Iterator[Body]:
+        """Every change of a child's state from number `since` on, without end. Begins with `established`.
+
+        A lost connection is made anew and goes on behind the last event. Raises Gap where events are gone.
+        """
+        while True:
+            with Connection(self.address, self.timeout_s) as connection:
+                try:
+                    _, event = connection.exchange("watch", self.epoch, None, {"since": since})
+                    connection.patience(None)
+                    while True:
+                        since = event["last"] if event["kind"] == "gap" else event["seq"]
+                        yield event
+                        event = connection.receive()["b"]
+                except OSError:
+                    self.retries += 1
+                    time.sleep(self._rng.uniform(0, self.budget.first_s))
+
+
+class Connection:
+    """One stream, one request at a time."""
+
+    def __init__(self, address: Address, timeout_s: float) -> None:
+        self._socket = dial(address, timeout_s)
+        self._decoder = FrameDecoder(FRAME_BYTES)
+        self._got: list[Any] = []
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def patience(self, seconds: float | None) -> None:
+        """How long to wait for a reply."""
+        self._socket.settimeout(seconds)
+
+    def exchange(self, kind: str, epoch: int, key: bytes | None, body: Body) -> tuple[str, Body]:
+        """Send one request; return type and body of its reply. Raises HostingError, OSError."""
+        rid = os.urandom(16)
+        frame = {"v": VERSION, "t": kind, "rid": rid, "epoch": epoch, "dl": None, "key": key, "b": body}
+        self._socket.sendall(pack_frame(frame, FRAME_BYTES))
+        while True:
+            reply = self.receive()
+            if reply["rid"] != rid:
+                continue
+            if reply["t"] == "err":
+                raise ERRORS.get(reply["b"]["name"], HostingError)(reply["b"])
+            return reply["t"], reply["b"]
+
+    def receive(self) -> Body:
+        """The next frame. Raises OSError at the end of the stream."""
+        while not self._got:
+            data = self._socket.recv(FRAME_BYTES)
+            if not data:
+                raise ConnectionResetError("the host closed the connection")
+            self._got += self._decoder.feed(data)
+        frame: Body = self._got.pop(0)
+        return frame
+
+
+def dial(address: Address, timeout_s: float) -> socket.socket:
+    """A connected socket. Raises OSError; ValueError for what a blocking client cannot reach."""
+    if address.scheme == "vsock":
+        made = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        where: Any = (address.cid, address.port)
+    elif address.scheme in ("unix", "hybrid"):
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        where = address.place
+    else:
+        raise ValueError(f"{address}: this client speaks over vsock, hybrid and unix")
+    try:
+        made.settimeout(timeout_s)
+        made.connect(where)
+        if address.scheme == "hybrid":
+            _handshake(made, address.port)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _handshake(made: socket.socket, port: int) -> None:
+    made.sendall(connect_line(port))
+    line = b""
+    while not line.endswith(b"\n") and len(line) < 32:
+        byte = made.recv(1)  # never beyond the line: what follows is the guest's
+        if not byte:
+            raise ConnectionRefusedError(f"nobody listens on port {port}")
+        line += byte
+    try:
+        read_ok(line)
+    except ValueError as error:
+        raise ConnectionResetError(f"not the hybrid scheme: {error}") from None
