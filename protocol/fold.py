@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
-from protocol.ledger import Key, Ledger
+from protocol.ledger import PEAKS, Key, Ledger
 
 
 class Fold:
@@ -46,4 +46,7 @@ class Fold:
 
 
 def _difference(before: dict[Key, int], after: dict[Key, int]) -> dict[Key, int]:
-    return {key: n - before.get(key, 0) for key, n in after.items() if n != before.get(key, 0)}
+    """What was counted meanwhile. A peak is no cost of an operation: it follows from the state, and stays."""
+    return {
+        key: n - before.get(key, 0) for key, n in after.items() if n != before.get(key, 0) and key[0] != PEAKS
+    }

@@ -29,10 +29,12 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "tracking_updates": (("kind", "op", "holder"), "changes of tracking records"),
     "lookups": (("kind", "result"), "look-ups in tracking tables"),
     "teardown": (("kind", "cause"), "items released when their owner went away"),
+    "peaks": (("what",), "the most that was held at once, added up over guest hosts"),
     "hosting": (("message",), "messages of the hosting interface"),
 }
 
 
+PEAKS = "peaks"
 _NAMES = tuple(str(number) for number in range(16))  # of levels: no composition is deeper
 
 
@@ -121,6 +123,26 @@ class Ledger:
         self._phases.clear()
         self.contention.clear()
         self.phase = self._phase
+
+
+class Peaks:
+    """The most of something at once. It is counted as it grows, so the sum over a run is the peak.
+
+    One for each owner: at most how many all of them had at once would depend on their order.
+    """
+
+    __slots__ = ("_ledger", "_most")
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._most: dict[str, int] = {}
+
+    def note(self, what: str, n: int) -> None:
+        """There are `n` now."""
+        more = n - self._most.get(what, 0)
+        if more > 0:
+            self._most[what] = n
+            self._ledger.count((PEAKS, what), more)
 
 
 def flatten(counts: Mapping[Key, int]) -> dict[str, int]:

@@ -69,6 +69,10 @@ class Book:
         """The holder is gone, and its records with it: nobody had to delete them."""
         self._live.clear()
 
+    def live(self, kind: str) -> int:
+        """How many records of one kind live now."""
+        return self._live[kind]
+
     def records(self) -> dict[str, int]:
         """What lives now. May be asked while another thread writes."""
         return {kind: n for kind, n in self._live.copy().items() if n}

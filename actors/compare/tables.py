@@ -279,7 +279,11 @@ def translation(results: Sequence[Json]) -> Table:
 
 
 def teardown(results: Sequence[Json]) -> Table:
-    """What was released because its owner went away or asked for it; over the whole run of each path."""
+    """What was released because its owner went away or asked for it, over the whole run of each path.
+
+    Also the most that the old and the new life of a host held at once, where it came back before all was
+    gone.
+    """
     rows = [row("items released", results, family("teardown"))]
     for cause in values_of(results, "teardown", "cause"):
         rows.append(row(f"cause: {words(cause)}", results, where("teardown", cause=cause), 1))
@@ -287,6 +291,9 @@ def teardown(results: Sequence[Json]) -> Table:
             row(words(kind), results, where("teardown", cause=cause, kind=kind), 2)
             for kind in values_of(results, "teardown", "kind")
         ]
+    rows += [
+        row(words(what), results, where("peaks", what=what)) for what in values_of(results, "peaks", "what")
+    ]
     for ending in ("destroy", "owner_reboot", "host_teardown"):
         if ending in phases(results):
             rows.append(row(f"real TE calls: {words(ending)}", results, phase(ending, "te_issued")))

@@ -81,6 +81,7 @@ _LEDGER_NAMES: Mapping[str, tuple[str, str]] = {
     "tracking_updates": ("tracking_updates", "updates"),
     "lookups": ("tracking_lookups", "lookups"),
     "teardown": ("teardown_items", "items"),
+    "peaks": ("peaks", "pages"),
     "hosting": ("host_messages", "messages"),
 }
 

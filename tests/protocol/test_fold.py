@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.fold import Fold
-from protocol.ledger import Key, Ledger
+from protocol.ledger import Key, Ledger, Peaks
 from protocol.tracking import Book
 
 EXIT: Key = ("exits", "1", "uvc", "kernel")
@@ -28,6 +28,18 @@ def test_a_run_counts_as_if_each_had_been_done() -> None:
         ("copied_bytes", "uvcb"): 0,
     }
     assert ledger.flat() == {"exits": 30, "exits.1.uvc.kernel": 30, "pages": 10, "pages.unpack": 10}
+
+
+def test_a_peak_follows_from_the_state_and_is_no_cost() -> None:
+    """It neither repeats with every operation of a run nor is it replaced."""
+    ledger = Ledger()
+    fold, peaks = Fold(ledger), Peaks(ledger)
+    with fold.measured("import"):
+        ledger.count(PAGE)
+        peaks.note("pages", 5)
+    with fold.instead(("import", 9)):
+        peaks.note("pages", 14)
+    assert ledger.counts() == {PAGE: 10, ("peaks", "pages"): 14}
 
 
 def test_what_belongs_to_somebody_else_is_no_part_of_the_cost() -> None:

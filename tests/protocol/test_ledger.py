@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.ledger import FAMILIES, Ledger, flatten
+from protocol.ledger import FAMILIES, Ledger, Peaks, flatten
 
 
 def uvc(ledger: Ledger, level: int) -> None:
@@ -205,3 +205,12 @@ def test_what_the_ledger_counts_itself_is_of_the_known_families() -> None:
     for family, *labels in ledger.counts():
         names, _ = FAMILIES[family]
         assert len(labels) == len(names)
+
+
+def test_a_peak_is_counted_as_it_grows_and_adds_up_over_owners() -> None:
+    ledger = Ledger()
+    one, other = Peaks(ledger), Peaks(ledger)
+    for n in (3, 1, 5, 5, 0):
+        one.note("pages", n)
+    other.note("pages", 2)
+    assert ledger.counts() == {("peaks", "pages"): 5 + 2}

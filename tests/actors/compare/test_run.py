@@ -76,6 +76,32 @@ def test_bulk_and_call_count_the_same(told: dict[str, Json]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+def test_hosts_that_come_back_at_once_hold_two_lives_and_count_alike_however_they_run(depth: int) -> None:
+    """Two reboots, pages released behind the host's back; the peak of both lives is a count."""
+    storm = replace(Run(), swap_pages=0, page_changes=0, resets=0, reboots=2, deaths=1)
+    guest = Guests(per_l1=1, memory_mib=1, vcpus=1, image_pages=40, touch_pages=100, share_pages=2)
+    scenario = small(
+        paths=("nested",),
+        depth=depth,
+        l1=GuestHosts(count=1, memory_mib=2060, cpus=2),
+        guest=guest,
+        run=storm,
+        strategy=Strategy(teardown="async"),
+    )
+    (one,) = run(scenario, Progress()).results
+    (bulk,) = run(replace(scenario, fidelity="bulk"), Progress()).results
+    (apart,) = run(scenario, Progress(), processes=2).results
+    assert without(bulk, "contention") == without(one, "contention") == without(apart, "contention")
+    old = 40 + 100 + 2 + 2
+    assert one["counts"]["teardown.left_over.l1_reboot"] == 2 * old
+    assert one["counts"]["peaks.old_and_new_pages"] >= old
+    assert one["counts"]["peaks.pages_held_twice"] > 0
+    sync = run(replace(scenario, strategy=Strategy()), Progress()).results[0]["counts"]
+    assert not [key for key in sync if key.startswith("peaks")]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_no_count_shows_in_how_many_processes_it_ran(depth: int, processes: int) -> None:

@@ -221,3 +221,4 @@ def _shadow(nested: Nested, config: TrackedConfig, pages: np.ndarray, frames: np
     nested.page_number[frames] = pages
     nested.attention[frames] |= SECURE
     nested.book.add("secure_page", frames.size)
+    nested.note_peaks()

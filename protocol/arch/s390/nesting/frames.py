@@ -16,7 +16,7 @@ from protocol.arch.s390 import cpu as z
 from protocol.arch.s390.nesting.entities import TrackedConfig
 from protocol.arch.s390.nesting.shadow import Shadows
 from protocol.effects import Fault
-from protocol.ledger import Ledger
+from protocol.ledger import Ledger, Peaks
 from protocol.memory.store import PAGE_SHIFT
 from protocol.nesting.guest_host import DONATED, LEFTOVER, SECURE, TABLE, GuestHost, Hypervisor
 from protocol.tracking import Book
@@ -40,6 +40,7 @@ class Frames(GuestHost[Any]):
         self.pins: dict[int, int] = {}  # frame -> serial
         self.leftovers: dict[int, None] = {}  # frames to be destroyed, in order
         self.detached: list[int] = []  # frames below that were replaced, to be destroyed
+        self.peaks = Peaks(ledger)
 
     # -- accesses to guarded frames ------------------------------------------------------------
 
@@ -79,6 +80,8 @@ class Frames(GuestHost[Any]):
         self.page_number[frame] = page
         self.mark(frame, SECURE)
         (self.book.change if old else self.book.add)("secure_page")
+        if self.leftovers or self.detached:
+            self.note_peaks()
 
     def untrack_page(self, frame: int) -> None:
         """It is plain memory of the guest host again."""
@@ -132,3 +135,11 @@ class Frames(GuestHost[Any]):
         self.unmark(frame, LEFTOVER)
         self.detached.append(self.put_under(frame, new))
         self.ledger.count(("pages", "replaced"))
+        self.note_peaks()
+
+    def note_peaks(self) -> None:
+        """How much two lives of the guest host hold at once: pages of guests, and frames beside its own."""
+        old = len(self.leftovers) + len(self.detached)
+        if old:
+            self.peaks.note("old_and_new_pages", old + self.book.live("secure_page"))
+            self.peaks.note("pages_held_twice", len(self.detached))

@@ -155,6 +155,7 @@ def _leave_over(nested: Nested, pages: np.ndarray, cause: str) -> int:
         nested.untrack_page(frame)
     nested.attention[late] |= LEFTOVER
     nested.book.add("pending_teardown", count)
+    nested.note_peaks()
     nested.ledger.count(("teardown", "left_over", cause), count)
     return count
 
