@@ -19,7 +19,7 @@ COMMON = "common"
 BASES = ("measured", "derived", "assumption")
 FIELDS = ("value_ns", "low_ns", "high_ns", "basis", "unit", "source", "note")
 FACTOR_FIELDS = ("value", "low", "high", "basis", "source", "note")
-LOCK_FIELDS = ("scope", "servers", "covers", "basis", "source", "note")
+LOCK_FIELDS = ("scope", "servers", "covers", "waits", "basis", "source", "note")
 SCOPES = ("host", "package", "l1", "vm", "page")  # what there is one such resource for
 LARGEST_NS = 10**15  # eleven days: nothing primitive takes longer
 LARGEST_FACTOR = 10**6
@@ -53,12 +53,16 @@ class Factor:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A resource for which work queues: one per `scope`, `servers` at a time (0: as many as come)."""
+    """A resource for which work queues: one per `scope`, `servers` at a time (0: as many as come).
+
+    `waits`: callers stand in line; else they are told that it is busy, and ask again.
+    """
 
     name: str
     scope: str
     servers: int
     covers: tuple[str, ...]  # costs that are paid while it is held
+    waits: bool
     basis: str
     source: str
 
@@ -168,7 +172,8 @@ def _factor(name: str, given: Mapping[str, Any]) -> Factor:
 
 def _lock(name: str, given: Mapping[str, Any]) -> Lock:
     covers = tuple(given["covers"])
-    return Lock(name, given["scope"], given["servers"], covers, given["basis"], given["source"])
+    waits = given.get("waits", True)
+    return Lock(name, given["scope"], given["servers"], covers, waits, given["basis"], given["source"])
 
 
 def _wrong_cost(where: str, given: object) -> list[str]:
@@ -199,6 +204,8 @@ def _wrong_lock(where: str, given: object) -> list[str]:
     covers = given.get("covers")
     if not isinstance(covers, list) or not all(isinstance(name, str) for name in covers):
         found.append(f"{where}.covers = {covers!r}: allowed: a list of names of costs")
+    if not isinstance(given.get("waits", True), bool):
+        found.append(f"{where}.waits = {given['waits']!r}: allowed: true, false")
     return found + _words(where, given, ("source",))
 
 
