@@ -23,6 +23,7 @@ from actors.commands import (
     feasibility,
     hosted,
     image,
+    load,
     measure,
     replay,
     report,
@@ -41,6 +42,11 @@ EXAMPLES = {
         "nestbed compare",
         "nestbed compare boot-4g --path nested --path hosted --set guest.vcpus=4",
         "nestbed compare --json > base.json; nestbed compare --diff base.json",
+    ),
+    "load": (
+        "nestbed load",
+        "nestbed load --virtual --arch s390 --arch sev --set load.rate_per_min=6000",
+        "nestbed load --set load.model=closed --set load.clients=16 --processes 2",
     ),
     "report": ("nestbed report nestbed-default",),
     "calls": (
@@ -143,6 +149,7 @@ def _start(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare.compare,
+    "load": load.load,
     "report": report.show,
     "calls": calls.show,
     "explain": explain.explain,

@@ -323,7 +323,8 @@ def _linger(seconds: float) -> None:
 def _judgeable(scenario: Scenario, outcome: Outcome) -> tuple[Threshold, ...]:
     """The thresholds; of a run that was stopped, those on paths that were finished."""
     finished = {result["path"] for result in outcome.results}
-    return tuple(t for t in scenario.thresholds if not outcome.stopped or t.what.split(".")[1] in finished)
+    counted = (t for t in scenario.thresholds if not t.what.startswith("load."))
+    return tuple(t for t in counted if not outcome.stopped or t.what.split(".")[1] in finished)
 
 
 def _leave(folder: Path, content: Json, recording: Recording) -> None:

@@ -44,6 +44,9 @@ PHASES = (
 )  # in the order in which they run
 
 
+FIGURES = ("mean_ms", "p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms", "rate_per_s", "errors")  # of load
+
+
 @dataclass(frozen=True, slots=True)
 class Mistake:
     """One thing that is wrong: where, what stands there, what may stand there, perhaps what was meant."""
@@ -256,11 +259,13 @@ def _thresholds(scenario: Scenario) -> Iterator[Mistake]:
 def _threshold(scenario: Scenario, threshold: Threshold) -> str:
     """What is allowed where the name of `threshold` is not, else nothing."""
     parts = threshold.what.split(".")
-    least = {"counts": 3, "phases": 4}.get(parts[0])
+    least = {"counts": 3, "phases": 4, "load": 3}.get(parts[0])
     if least is None or len(parts) < least:
-        return "counts.PATH.NAME or phases.PATH.PHASE.NAME"
+        return "counts.PATH.NAME, phases.PATH.PHASE.NAME or load.PATH.FIGURE"
     if parts[1] not in scenario.paths:
         return f"a path that runs: {', '.join(scenario.paths)}"
+    if parts[0] == "load":
+        return "" if parts[2:] in ([name] for name in FIGURES) else f"a figure: {', '.join(FIGURES)}"
     if parts[0] == "phases" and parts[2] not in PHASES:
         return f"a phase: {', '.join(PHASES)}"
     if parts[least - 1] not in FAMILIES:

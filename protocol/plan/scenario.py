@@ -50,7 +50,7 @@ class Kind:
         if self.kind == "section":
             return "a table of settings"
         if self.kind == "thresholds":
-            return 'a table of "counts.PATH.NAME" = "< NUMBER"'
+            return 'a table of "counts.PATH.NAME" or "load.PATH.FIGURE" = "< NUMBER"'
         return self.pattern_words() if self.kind == "word" else "a text"
 
     def pattern_words(self) -> str:
@@ -166,6 +166,34 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Mix:
+    """What requests of a load test are, by weight."""
+
+    run: int = _whole(8, 0, 1000, "weight of: a guest makes the exits of run.exits")
+    restart: int = _whole(1, 0, 1000, "weight of: a guest is destroyed, created, loaded and booted again")
+    page_change: int = _whole(1, 0, 1000, "weight of: the changes between shared and private")
+    swap: int = _whole(0, 0, 1000, "weight of: pages swapped out and in again")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`nestbed load`: what comes when. A comparison does not look at it."""
+
+    model: str = _word("open", ("open", "closed"), "requests come when they come, or when the last is over")
+    arrivals: str = _word("poisson", ("poisson", "constant", "replay"), "open: times between requests")
+    rate_per_min: int = _whole(600, 1, 1_000_000, "open: requests in a minute, on each path", "requests")
+    ramp_s: int = _whole(0, 0, 3600, "open: from no request to the full rate", "s")
+    clients: int = _whole(4, 1, 10_000, "closed: how many ask and wait", "clients")
+    think_ms: int = _whole(
+        100, 0, 3_600_000, "closed: mean time between an answer and the next request", "ms"
+    )
+    duration_s: int = _whole(2, 1, 86_400, "of a block", "s")
+    pairs: int = _whole(4, 1, 1000, "blocks on each path; fewer than four have no verdict", "blocks")
+    warm_up: str = _word("mser5", ("mser5", "none"), "rule that cuts the beginning of a block")
+    mix: Mix = field(default_factory=Mix, metadata=_SECTION)
+
+
+@dataclass(frozen=True, slots=True)
 class Strategy:
     """How the level below a guest host emulates for it; and what a hosted guest does without its owner."""
 
@@ -180,7 +208,7 @@ class Strategy:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A bound on a count. `what` is counts.PATH.NAME or phases.PATH.PHASE.NAME."""
+    """A bound. `what` is counts.PATH.NAME, phases.PATH.PHASE.NAME, or load.PATH.FIGURE of a load test."""
 
     what: str
     comparison: str
@@ -210,10 +238,11 @@ class Scenario:
     guest: Guests = field(default_factory=Guests, metadata=_SECTION)
     run: Run = field(default_factory=Run, metadata=_SECTION)
     strategy: Strategy = field(default_factory=Strategy, metadata=_SECTION)
+    load: Load = field(default_factory=Load, metadata=_SECTION)
     thresholds: tuple[Threshold, ...] = field(
         default=(),
         metadata={
-            "kind": Kind("thresholds", "bounds on counts; a run that breaks one ends with exit code 99")
+            "kind": Kind("thresholds", "bounds on counts or on load; one that breaks ends with exit code 99")
         },
     )
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import simpy
 
 Process = Generator[simpy.Event, Any, None]
+Held = tuple[str, simpy.Resource, Any, float]  # name, resource, request, since when
 BUSY_MOST = 10_000_000  # busy answers of one step: something is wrong then
 
 
@@ -36,19 +37,21 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Steps one after the other, from `arrival_ns` on."""
+    """Steps one after the other, from `arrival_ns` on; `holds` are servers taken for all of it."""
 
     name: str
     arrival_ns: float
     steps: Sequence[Step]
+    holds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A job that is over: when it came, when it ended, how much of that was waiting."""
+    """A job that is over: when it came, began and ended; `waited_ns` of that it waited within its steps."""
 
     name: str
     arrival_ns: float
+    begun_ns: float
     end_ns: float
     waited_ns: float
 
@@ -83,6 +86,16 @@ class Outcome:
         return self.servers[name].held_ns / (self.end_ns * capacity) if self.end_ns else 0.0
 
 
+class Client(Protocol):
+    """Somebody who asks and waits."""
+
+    def think_ns(self) -> float: ...
+
+    def next(self, now_ns: float) -> Job | None:
+        """What to ask now; None: nothing ever again."""
+        ...
+
+
 class Engine:
     """One simulation. Servers are made when they are first named; `of` says what each is like."""
 
@@ -98,12 +111,10 @@ class Engine:
             self._environment.process(self._job(job))
         return self._finished()
 
-    def run_closed(
-        self, clients: int, think_ns: Callable[[], float], job: Callable[[], Sequence[Step]], each: int
-    ) -> Outcome:
-        """`clients`, each of which thinks, asks, waits for the end, and thinks again, `each` times."""
-        for number in range(clients):
-            self._environment.process(self._client(f"client{number}", think_ns, job, each))
+    def run_closed(self, clients: Sequence[Client]) -> Outcome:
+        """Clients that think, ask, wait for the end, and think again, as long as each has jobs."""
+        for client in clients:
+            self._environment.process(self._client(client))
         return self._finished()
 
     def _finished(self) -> Outcome:
@@ -111,32 +122,43 @@ class Engine:
         self.outcome.end_ns = float(self._environment.now)
         return self.outcome
 
-    def _client(
-        self, name: str, think_ns: Callable[[], float], job: Callable[[], Sequence[Step]], each: int
-    ) -> Process:
-        for _ in range(each):
-            yield self._environment.timeout(think_ns())
-            yield from self._steps(name, float(self._environment.now), job())
+    def _client(self, client: Client) -> Process:
+        while True:
+            yield self._environment.timeout(client.think_ns())
+            job = client.next(float(self._environment.now))
+            if job is None:
+                return
+            yield from self._work(job)
 
     def _job(self, job: Job) -> Process:
         yield self._environment.timeout(job.arrival_ns)
-        yield from self._steps(job.name, job.arrival_ns, job.steps)
+        yield from self._work(job)
 
-    def _steps(self, name: str, arrival_ns: float, steps: Sequence[Step]) -> Process:
-        waited = 0.0
-        for step in steps:
-            began = self._environment.now
-            held: list[tuple[str, simpy.Resource, Any]] = []
-            for server in step.servers:
-                resource = self._resource(server)
-                held.append((server, resource, (yield from self._taken(server, resource))))
-            waited += self._environment.now - began
+    def _work(self, job: Job) -> Process:
+        held = yield from self._take(job.holds)
+        begun, waited = float(self._environment.now), 0.0
+        for step in job.steps:
+            asked = self._environment.now
+            taken = yield from self._take(step.servers)
+            waited += self._environment.now - asked
             yield self._environment.timeout(step.ns)
-            for server, resource, request in reversed(held):
-                self.outcome.servers[server].held_ns += step.ns
-                resource.release(request)
+            self._give_back(taken)
+        self._give_back(held)
         end = float(self._environment.now)
-        self.outcome.done.append(Done(name, arrival_ns, end, waited))
+        self.outcome.done.append(Done(job.name, job.arrival_ns, begun, end, waited))
+
+    def _take(self, names: Iterable[str]) -> Generator[simpy.Event, Any, list[Held]]:
+        held: list[Held] = []
+        for name in names:
+            resource = self._resource(name)
+            request = yield from self._taken(name, resource)
+            held.append((name, resource, request, float(self._environment.now)))
+        return held
+
+    def _give_back(self, held: Sequence[Held]) -> None:
+        for name, resource, request, since in reversed(held):
+            self.outcome.servers[name].held_ns += self._environment.now - since
+            resource.release(request)
 
     def _resource(self, name: str) -> simpy.Resource:
         if name not in self._resources:

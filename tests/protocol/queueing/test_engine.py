@@ -52,13 +52,22 @@ def mean_value_analysis(clients: int, think: float, service: float) -> float:
 def test_a_closed_network_does_as_much_as_mean_value_analysis_says(clients: int) -> None:
     think, service, each = 1000.0, 200.0, 2000
     random = Random(3)
-    engine = Engine(lambda _: Server())
-    outcome = engine.run_closed(
-        clients,
-        lambda: random.expovariate(1 / think),
-        lambda: (Step(random.expovariate(1 / service), ("one",)),),
-        each,
-    )
+
+    class Client:
+        left = each
+
+        def think_ns(self) -> float:
+            return random.expovariate(1 / think)
+
+        def next(self, now_ns: float) -> Job | None:
+            self.left -= 1
+            return (
+                Job("j", now_ns, (Step(random.expovariate(1 / service), ("one",)),))
+                if self.left >= 0
+                else None
+            )
+
+    outcome = Engine(lambda _: Server()).run_closed([Client() for _ in range(clients)])
     found = len(outcome.done) / outcome.end_ns
     assert found == pytest.approx(mean_value_analysis(clients, think, service), rel=0.04)
 
@@ -92,6 +101,12 @@ def test_a_server_that_answers_busy_is_asked_again() -> None:
     assert outcome.servers["root"].busy == 4, "asked at 0, 30, 60, 90; free when asked at 120"
 
 
+def test_what_a_job_holds_is_held_through_all_of_its_steps() -> None:
+    steps = (Step(10.0), Step(20.0, ("psp",)))
+    outcome = simulate({}, [Job(name, 0.0, steps, holds=("guest",)) for name in ("a", "b")])
+    assert [(done.begun_ns, done.end_ns) for done in outcome.done] == [(0.0, 30.0), (30.0, 60.0)]
+
+
 jobs_of = st.lists(
     st.tuples(
         st.integers(0, 500),
@@ -114,7 +129,8 @@ def test_nobody_is_lost_and_no_place_is_held_twice(drawn: list[tuple[int, list]]
     assert sorted(done.name for done in outcome.done) == sorted(job.name for job in jobs)
     for done in outcome.done:
         job = jobs[int(done.name)]
-        assert done.latency_ns == pytest.approx(done.waited_ns + sum(step.ns for step in job.steps))
+        steps = sum(step.ns for step in job.steps)
+        assert done.end_ns - done.begun_ns == pytest.approx(done.waited_ns + steps)
     for name in outcome.servers:
         assert outcome.utilisation(name, capacity) <= 1 + 1e-9
     again = simulate({"a": Server(capacity), "b": Server(capacity)}, jobs)

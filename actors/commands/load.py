@@ -1,0 +1,261 @@
+"""`nestbed load`: requests that come when they come, on every path in turn, and what can be said of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from actors import exit_codes
+from actors.commands.options import (
+    Arch,
+    AsJson,
+    Depth,
+    Paths,
+    ScenarioName,
+    Seed,
+    Settings,
+    overrides,
+    resolve,
+)
+from actors.commands.speak import end, say, tell, tell_json
+
+if TYPE_CHECKING:
+    from protocol.arch.contract import Architecture
+    from protocol.plan.scenario import Scenario
+
+Json = dict[str, Any]
+PROCESSES = 64
+REPLAY_BYTES = 64 << 20
+
+
+def load(
+    scenario: ScenarioName = None,
+    arch: Arch = None,
+    path: Paths = None,
+    depth: Depth = None,
+    seed: Seed = None,
+    settings: Settings = None,
+    virtual: Annotated[
+        bool,
+        typer.Option("--virtual", help="In modelled time: recorded operations that queue (extra `model`)."),
+    ] = False,
+    costs: Annotated[
+        Path | None,
+        typer.Option("--costs", metavar="FILE", help="With --virtual: costs of your own over the table."),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", metavar="FILE", help="Arrivals: a time in seconds on each line."),
+    ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            metavar="N",
+            min=1,
+            max=PROCESSES,
+            help="So many processes, each with a deployment and its share of the rate.",
+        ),
+    ] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="K/N", help="Be process K of N, from 0 on: print what they merge."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Write load.json there; a report beside it shows it."),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Put load on a deployment, path by path in turn, and compare how long requests take nested and hosted.
+
+    What comes when is in the scenario's section load. Both paths meet the same requests at the same times;
+    latency counts from when a request was meant to be sent. Thresholds load.PATH.FIGURE end with exit code
+    99.
+    """
+    flags = overrides(settings, arch=arch, paths=path, depth=depth, seed=seed)
+    if replay is not None:
+        flags["load.arrivals"] = "replay"
+    plan = resolve(scenario, flags).scenario
+    times = _replay(plan, replay)
+    which = _shard(shard)
+    _may(plan, virtual, processes, which)
+    found: Json = {}
+    for name in plan.arch:
+        if processes > 1:
+            found[name] = _together(_children(scenario, flags | {"arch": name}, processes), name)
+        else:
+            found[name] = _sides(plan, name, virtual, costs, times, which, quiet)
+    if which is not None:
+        tell_json(found)
+        return
+    raise typer.Exit(_told(plan, found, "virtual" if virtual else "wall", out, as_json))
+
+
+def _told(plan: Scenario, found: Json, clock: str, out: Path | None, as_json: bool) -> int:
+    """Say what was found, write it down, and judge it."""
+    from actors.compare.bundle import environment, versions, write_text
+    from actors.load.run import judged, verdicts
+    from actors.load.text import lines
+    from nestbed import __version__
+    from protocol.plan.scenario import as_dict
+
+    answers = {name: judged(plan, sides) for name, sides in found.items()}
+    bounds = [each for name, answer in answers.items() for each in verdicts(plan.thresholds, name, answer)]
+    document: Json = {
+        "nestbed": __version__,
+        "seed": plan.seed,
+        "clock": clock,
+        "scenario": as_dict(plan),
+        "load": answers,
+        "thresholds": bounds,
+        "versions": versions(),
+        "environment": environment(),
+    }
+    if as_json:
+        tell_json(document)
+    else:
+        tell(f"load on scenario {plan.name}, seed {plan.seed}")
+        for name, answer in answers.items():
+            tell(*lines(name, answer, document["scenario"]["load"], clock))
+    for each in bounds:
+        word = "holds" if each["holds"] else "FAILED"
+        say(f"threshold {each['what']} {each['wanted']} on {each['arch']}: {word} ({each['value']})")
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            write_text(out / "load.json", json.dumps(document, indent=2) + "\n")
+        except OSError as error:
+            end(exit_codes.ENVIRONMENT, f"--out {out}: cannot be written: {error.strerror}")
+    return exit_codes.OK if all(each["holds"] for each in bounds) else exit_codes.MISSED
+
+
+def _sides(
+    plan: Scenario,
+    name: str,
+    virtual: bool,
+    costs: Path | None,
+    times: list[float],
+    which: tuple[int, int] | None,
+    quiet: bool,
+) -> Json:
+    """What one architecture's blocks found in this process."""
+    from actors.load import run as runs
+    from actors.load.text import board
+    from protocol.arch import load as load_architecture
+
+    arch: Architecture = load_architecture(name)
+    if virtual:
+        return runs.run_virtual(plan, arch, _costs(costs), times)
+    shard, shards = which or (0, 1)
+    with board(quiet or which is not None) as seen:
+        return runs.run(plan, arch, shard, shards, times, seen.watch)
+
+
+def _together(parts: list[Json], name: str) -> Json:
+    from actors.load.run import added
+
+    return added(part[name] for part in parts)
+
+
+def _children(scenario: str | None, flags: dict[str, str], processes: int) -> list[Json]:
+    """The same load in so many processes, each a shard; what they print. Ends where one fails."""
+    common = [sys.executable, "-P", "-m", "nestbed", "load", scenario or "default"]
+    for name, value in flags.items():
+        common += ["--set", f"{name}={value}"]
+    running = [
+        subprocess.Popen(  # noqa: S603, this very program with settings that were read already
+            [*common, "--shard", f"{k}/{processes}"], stdout=subprocess.PIPE, text=True
+        )
+        for k in range(processes)
+    ]
+    try:
+        said = [child.communicate()[0] for child in running]
+    finally:
+        for child in running:
+            child.kill()
+    failed = [str(k) for k, child in enumerate(running) if child.returncode]
+    if failed:
+        end(exit_codes.FAILED, f"process {', '.join(failed)} of {processes} failed; see above")
+    return [json.loads(text) for text in said]
+
+
+# -- before ------------------------------------------------
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", text)
+    if found is None or not int(found[1]) < int(found[2]) <= PROCESSES:
+        end(exit_codes.USAGE, f"--shard {text}: allowed: K/N with 0 <= K < N <= {PROCESSES}")
+    return int(found[1]), int(found[2])
+
+
+def _may(plan: Scenario, virtual: bool, processes: int, which: tuple[int, int] | None) -> None:
+    """What makes no sense together is refused with its reason."""
+    from actors.load.target import lacking
+    from protocol.arch import load as load_architecture
+
+    mix = plan.load.mix
+    if not any((mix.run, mix.restart, mix.page_change, mix.swap)):
+        end(exit_codes.USAGE, "load.mix: every weight is 0; allowed: one of them above it")
+    if mix.page_change and plan.run.page_changes % 2:
+        end(
+            exit_codes.USAGE,
+            f"run.page_changes = {plan.run.page_changes}: allowed: an even number, as pages are given and "
+            "taken back in turn; or load.mix.page_change = 0",
+        )
+    for name in plan.arch:
+        for kind, why in lacking(plan, load_architecture(name)).items():
+            end(exit_codes.USAGE, f"load.mix.{kind}: {name}: {why}; allowed: 0")
+    if virtual and (processes > 1 or which):
+        end(exit_codes.USAGE, "--virtual: virtual time needs one process; allowed: --processes 1")
+    if plan.load.arrivals == "replay" and processes > 1:
+        end(exit_codes.USAGE, "--replay: every process would replay all of it; allowed: --processes 1")
+    if virtual:
+        try:
+            import protocol.queueing.engine  # noqa: F401, whether it is there
+        except ImportError:
+            end(exit_codes.ENVIRONMENT, "--virtual needs SimPy: pip install 'nestbed[model]'")
+
+
+def _costs(overlay: Path | None) -> Any:
+    from actors.costs import UnreadableCosts
+    from actors.costs import load as load_costs
+
+    try:
+        return load_costs(overlay)
+    except UnreadableCosts as error:
+        end(exit_codes.USAGE, f"--costs {error}")
+
+
+def _replay(plan: Scenario, file: Path | None) -> list[float]:
+    """Times of arrival from a file: sorted, from 0 on."""
+    if plan.load.arrivals != "replay":
+        return []
+    if file is None:
+        end(exit_codes.USAGE, "load.arrivals = replay: allowed: with --replay FILE")
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(REPLAY_BYTES + 1)
+    except OSError as error:
+        end(exit_codes.USAGE, f"--replay {file}: {error.strerror}")
+    if len(data) > REPLAY_BYTES:
+        end(exit_codes.USAGE, f"--replay {file}: more than {REPLAY_BYTES} bytes")
+    found = []
+    for number, line in enumerate(data.decode(errors="replace").splitlines(), 1):
+        try:
+            found.append(float(line))
+        except ValueError:
+            end(exit_codes.USAGE, f"--replay {file}:{number}: {line[:40]!r}: allowed: a time in seconds")
+    if any(not 0 <= at < 1e9 for at in found) or found != sorted(found):
+        end(exit_codes.USAGE, f"--replay {file}: allowed: times in seconds, 0 and above, in order")
+    return found
