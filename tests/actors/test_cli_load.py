@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from actors import exit_codes
+from actors.cli import app
 
 SMALL = (
     "l1.count=1",
@@ -56,14 +58,15 @@ def test_a_threshold_that_breaks_is_the_exit_code(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_share_the_load_and_their_percentiles_are_merged(tmp_path: Path) -> None:
-    done = run(tmp_path, "--processes", "2", "--json", "--quiet", "--set", "load.warm_up=none")
+    shorter = ("--set", "load.warm_up=none", "--set", "load.pairs=1")
+    done = run(tmp_path, "--processes", "2", "--json", "--quiet", *shorter)
     assert done.returncode == exit_codes.OK, done.stderr
     document = json.loads(done.stdout)
     assert (document["clock"], set(document["load"]["s390"]["paths"])) == ("wall", {"nested", "hosted"})
     whole = sum(side["measured"] for side in document["load"]["s390"]["paths"].values())
     parts = 0
     for shard in ("0/2", "1/2"):
-        said = json.loads(run(tmp_path, "--shard", shard, "--set", "load.warm_up=none").stdout)
+        said = json.loads(run(tmp_path, "--shard", shard, *shorter).stdout)
         parts += sum(side["measured"] for side in said["s390"].values())
     assert whole == parts, "the same seed sends the same requests"
 
@@ -84,17 +87,16 @@ def test_processes_share_the_load_and_their_percentiles_are_merged(tmp_path: Pat
         ),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_runs(
-    tmp_path: Path, arguments: tuple[str, ...], said: str
-) -> None:
-    done = run(tmp_path, *arguments)
-    assert (done.returncode, done.stdout) == (exit_codes.USAGE, "")
+def test_what_makes_no_sense_is_refused_before_anything_runs(arguments: tuple[str, ...], said: str) -> None:
+    done = CliRunner().invoke(app, ["load", *SETTINGS, *arguments])
+    assert (done.exit_code, done.stdout) == (exit_codes.USAGE, "")
     assert said in done.stderr
 
 
 def test_a_replay_is_times_in_order(tmp_path: Path) -> None:
     for text, said in (("0.1\nx\n", "times.txt:2: 'x'"), ("2\n1\n", "in order")):
-        (tmp_path / "times.txt").write_text(text)
-        done = run(tmp_path, "--replay", "times.txt")
-        assert done.returncode == exit_codes.USAGE
+        times = tmp_path / "times.txt"
+        times.write_text(text)
+        done = CliRunner().invoke(app, ["load", *SETTINGS, "--replay", str(times)])
+        assert done.exit_code == exit_codes.USAGE
         assert said in done.stderr
