@@ -110,7 +110,7 @@ async def _path(
         if transcripts is not None and plan.path in (DIRECT, NESTED):
             parts.transcript = partial(_transcript, transcripts, scenario, arch.name, plan.path)
         if tracing is not None:
-            runtime.tracer = tracing.begin(arch.name, plan.path, ledger)
+            tracing.begin(arch.name, plan.path, runtime, ledger)
         staged = await stage(parts, plan, processes, nursery)
         perform = staged.perform if tracing is None else partial(_traced, staged, tracing)
         progress.attach(arch.name, plan.path, ledger, _LiveBooks(staged))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 from actors.broker import Request
 from actors.kvm import Control, FromHost, TearDown
+from actors.runtime.actor import Runtime
 from actors.runtime.tracing import Tracer
 from protocol.effects import Issue
 from protocol.ledger import Ledger
@@ -39,12 +40,11 @@ class Tracing:
         self._tracer: Tracer | None = None
         self._machine = ("", "")
 
-    def begin(self, arch: str, path: str, ledger: Ledger) -> Tracer:
-        """Another path begins; its runtime gets the tracer."""
+    def begin(self, arch: str, path: str, runtime: Runtime, ledger: Ledger) -> None:
+        """Another path begins."""
         self._machine = (arch, path)
         self._came.clear()
-        self._tracer = Tracer(ledger, describe, self._seed)
-        return self._tracer
+        self._tracer = Tracer(runtime, ledger, describe, self._seed)
 
     @contextmanager
     def operation(self, host: int, act: op.Operation | op.Event) -> Iterator[None]:

@@ -63,8 +63,8 @@ class ActorDeath:
 class Runtime:
     """What the actors of one Trio run share: a nursery for those that are busy, and the inline budget.
 
-    Make one with `open_runtime`. `clock` tells seconds; Trio's own if not given. With a `tracer` it is told
-    of every message.
+    Make one with `open_runtime`. `clock` tells seconds; Trio's own if not given. `tracer`
+    is there while messages are followed.
     """
 
     __slots__ = ("_clock", "_nursery", "_since", "calls", "depth", "tracer")

@@ -7,7 +7,8 @@ message, that message's span is the current one: what it sends becomes children,
 goes to it. An actor works on one message at a time and never in the middle of another's, so the current span
 is always right, with any number of operations under way.
 
-Where no operation is traced this costs one look at an attribute for a message.
+A runtime has its tracer only while a traced message is under way, so at all other times this costs one look
+at an attribute for a message.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Protocol
 
 from actors.runtime.port import Deliver
 from protocol.errors import NestbedError
@@ -45,6 +47,12 @@ class Followed:
         return Followed(self._tracer, self.span, deliver)
 
 
+class Traceable(Protocol):
+    """What is traced: a runtime."""
+
+    tracer: Tracer | None
+
+
 class Tracer:
     """The spans of one runtime. `describe` says in a few words what a message asks for.
 
@@ -53,6 +61,7 @@ class Tracer:
 
     def __init__(
         self,
+        runtime: Traceable,
         ledger: Ledger,
         describe: Describe = lambda message: type(message).__name__,
         seed: int = 0,
@@ -60,6 +69,8 @@ class Tracer:
     ) -> None:
         self.roots: list[Span] = []
         self.dropped = 0  # messages that were not followed: SPANS of them were already
+        self._runtime = runtime
+        self._live = 0  # spans that have begun and not ended
         self._ledger, self._describe, self._seed, self._clock = ledger, describe, seed, clock
         self._numbers = 0
         self._current: Span | None = None
@@ -116,6 +127,9 @@ class Tracer:
         if span.ended_ns is None:
             span.ended_ns = self._clock()
             span.error = None if error is None else _words(error)
+            self._live -= 1
+            if not self._live:
+                self._runtime.tracer = None
 
     def _become(self, span: Span | None, working: bool) -> None:
         self._working = working
@@ -125,6 +139,8 @@ class Tracer:
 
     def _span(self, trace: bytes, parent: Span | None, who: str, what: str) -> Span:
         self._numbers += 1
+        self._live += 1
+        self._runtime.tracer = self
         return Span(trace, self._numbers, parent, who, what, self._clock())
 
 

@@ -1,0 +1,110 @@
+"""What it costs to be watched: calls through actors with tracing and with metrics, beside the same without.
+
+Both are measured in turns of the same run, on the same actors, so that a machine that gets slower gets slower
+for both; seconds are of the CPU's time, that of the thread that reads metrics among them. Sampled tracing
+follows one operation in SAMPLE; metrics are read SCRAPES_A_SECOND times, many times as often as a Prometheus
+does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache, partial
+from statistics import median
+
+import trio
+
+from actors.host import SecureHost
+from actors.kvm import Kvm
+from actors.observe.collector import Collector
+from actors.runtime.actor import Runtime, open_runtime
+from actors.runtime.tracing import Tracer
+from actors.te import TrustedEntity
+from benchmarks.run import Case
+from benchmarks.uv_calls import no_end, prepared
+from protocol.arch.s390.cpu import Cpu
+from protocol.arch.s390.linked import LinkedUltravisor
+from protocol.effects import Fault, Step
+from protocol.ledger import Ledger
+
+TURNS = 30
+TURN_S = 0.05
+SAMPLE = 100
+SCRAPES_A_SECOND = 10
+
+Watch = Callable[[Runtime, Ledger], AbstractContextManager[Tracer | None]]
+
+
+def traced(runtime: Runtime, ledger: Ledger) -> AbstractContextManager[Tracer | None]:
+    """A tracer that follows what the measurement asks it to."""
+    return nullcontext(Tracer(runtime, ledger))
+
+
+@contextmanager
+def scraped(_runtime: Runtime, ledger: Ledger) -> Iterator[None]:
+    """Somebody reads all metrics again and again, from a thread of its own, as the exporter does."""
+    collector, over = Collector(), threading.Event()
+    collector.attach("s390", "nested", ledger, (), depth=1)
+
+    def scrape() -> None:
+        while not over.wait(1 / SCRAPES_A_SECOND):
+            list(collector.collect())
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+async def in_turns(watch: Watch) -> tuple[float, float]:
+    """Calls a second watched and not, in turns: the medians."""
+    host = prepared(1, apart=True)
+    nested, machine = host.rig.below(0)
+    async with open_runtime() as runtime:
+        port = Kvm("kvm", TrustedEntity(machine, runtime).actor, runtime).add("l1", nested, no_end)
+        level = LinkedUltravisor(host.level, host.level.cpus)
+        at, cpu = host.issuer.scratch, host.issuer.cpu
+
+        def perform(cpu: Cpu) -> Step[int | Fault]:
+            return level.call(cpu, at)
+
+        l1 = SecureHost("l1", perform, port, runtime)
+        rates: dict[bool, list[float]] = {True: [], False: []}
+        for turn in range(2 * TURNS):
+            watched = bool(turn % 2)
+            with watch(runtime, host.rig.ledger) if watched else nullcontext() as tracer:
+                rates[watched].append(await _turn(l1, cpu, tracer))
+        return median(rates[True]), median(rates[False])
+
+
+async def _turn(l1: SecureHost, cpu: Cpu, tracer: Tracer | None) -> float:
+    done, begin = 0, time.process_time()
+    while (took := time.process_time() - begin) < TURN_S:
+        with nullcontext() if tracer is None else tracer.operation("bench", "call"):
+            await l1.perform(cpu)
+        for _ in range(SAMPLE - 1):
+            await l1.perform(cpu)
+        done += SAMPLE
+    return done / took
+
+
+@cache
+def _measured(watch: Watch) -> tuple[float, float]:
+    return trio.run(in_turns, watch)
+
+
+def cases() -> Iterable[Case]:
+    """Yield what this module measures."""
+    for name, watch in ((f"one in {SAMPLE} traced", traced), ("metrics read", scraped)):
+        yield Case(
+            f"UV call through actors, {name}",
+            "call/s",
+            partial(lambda watch: _measured(watch)[0], watch),
+            partial(lambda watch: _measured(watch)[1], watch),
+        )
