@@ -11,6 +11,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.calls import calls
 from dashboards.overview import overview
+from dashboards.runtime import runtime
 from dashboards.tracking import tracking
 from dashboards.versus import versus
 
@@ -24,6 +25,7 @@ def dashboards() -> dict[str, Dashboard]:
         "nested-against-hosted.json": versus(),
         "te-calls.json": calls(),
         "memory-and-tracking.json": tracking(),
+        "runtime.json": runtime(),
     }
 
 

@@ -11,14 +11,14 @@ from typing import TypeAlias
 
 from grafana_foundation_sdk.builders import common as draw
 from grafana_foundation_sdk.builders import dashboard as d
-from grafana_foundation_sdk.builders import prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import prometheus, stat, statetimeline, timeseries
 from grafana_foundation_sdk.models import common, units
 from grafana_foundation_sdk.models import dashboard as m
 
 from actors.compare.style import PATH_COLOURS
 from actors.observe.metrics import BY_LEDGER, STARTED, Family
 
-Panel: TypeAlias = timeseries.Panel | stat.Panel
+Panel: TypeAlias = timeseries.Panel | stat.Panel | statetimeline.Panel
 Query: TypeAlias = prometheus.Dataquery
 
 SOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -83,7 +83,21 @@ def figure(title: str, text: str, unit: str, *queries: Query) -> stat.Panel:
     return panel
 
 
-def _coloured(panel: Panel) -> None:
+def states(title: str, text: str, *queries: Query) -> statetimeline.Panel:
+    """One line for each series: how many there were, and that there were none."""
+    panel = statetimeline.Panel().title(title).description(text).unit(COUNT).decimals(0).datasource(SOURCE)
+    panel.show_value(common.VisibilityMode.AUTO).merge_values(True).row_height(0.8).line_width(0)
+    panel.legend(draw.VizLegendOptions().show_legend(False).placement(common.LegendPlacement.BOTTOM))
+    panel.color_scheme(d.FieldColor().mode(m.FieldColorModeId.THRESHOLDS))
+    some = [m.Threshold(value=None, color=NEUTRAL), m.Threshold(value=1, color=GOOD)]
+    panel.thresholds(d.ThresholdsConfig().mode(m.ThresholdsMode.ABSOLUTE).steps(some))
+    panel.mappings([m.ValueMap(options={"0": m.ValueMappingResult(text="none")})])
+    for each in queries:
+        panel.with_target(each)
+    return panel
+
+
+def _coloured(panel: timeseries.Panel | stat.Panel) -> None:
     for path, colour in PATH_COLOURS.items():
         fixed = m.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": colour})
         panel.override_by_name(path, [fixed])
@@ -97,9 +111,13 @@ def stacked(panel: timeseries.Panel) -> timeseries.Panel:
 # -- dashboards ------------------------------------------------------------------------------------------
 
 
-def choices(*, one_arch: bool, paths: bool) -> Iterable[d.QueryVariable | d.DatasourceVariable]:
+def choices(
+    *, one_arch: bool, paths: bool, machines: bool
+) -> Iterable[d.QueryVariable | d.DatasourceVariable]:
     """The variables: the data source, the architecture, and the paths where a dashboard does not fix them."""
     yield d.DatasourceVariable("datasource").type("prometheus").label("Data source")
+    if not machines:
+        return
     yield _choice("arch", "Architecture", several=not one_arch)
     if paths:
         yield _choice("path", "Path", several=True)
@@ -123,13 +141,17 @@ def board(
     *,
     one_arch: bool = False,
     paths: bool = True,
+    machines: bool = True,
 ) -> m.Dashboard:
-    """A dashboard of rows: (height, panels with their widths), one row below the other."""
+    """A dashboard of rows: (height, panels with their widths), one row below the other.
+
+    Without `machines` it is about the program alone: nothing of an emulated machine is chosen or marked.
+    """
     made = d.Dashboard(title).uid(uid).description(text).tags([TAG]).readonly().timezone("utc")
     made.time("now-15m", "now").refresh("10s").tooltip(m.DashboardCursorSync.CROSSHAIR)
-    for variable in choices(one_arch=one_arch, paths=paths):
+    for variable in choices(one_arch=one_arch, paths=paths, machines=machines):
         made.with_variable(variable)
-    for mark in _marks():
+    for mark in _marks() if machines else ():
         made.annotation(mark.datasource(SOURCE).enable(True))
     link = d.DashboardLink("Other dashboards of nestbed").type(m.DashboardLinkType.DASHBOARDS)
     made.link(link.tags([TAG]).as_dropdown(True).include_vars(True).keep_time(True))

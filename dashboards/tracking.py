@@ -5,7 +5,20 @@ from __future__ import annotations
 from grafana_foundation_sdk.models import dashboard as m
 
 from actors.observe import metrics as f
-from dashboards.parts import BYTES, COUNT, EACH_SECOND, board, lines, now, query, rate, stacked
+from dashboards.parts import (
+    BYTES,
+    COUNT,
+    EACH_SECOND,
+    SELECTED,
+    Panel,
+    board,
+    lines,
+    now,
+    query,
+    rate,
+    stacked,
+    states,
+)
 
 UPDATES, PAGES, TEARDOWN = f.BY_LEDGER["tracking_updates"], f.BY_LEDGER["pages"], f.BY_LEDGER["teardown"]
 LOOKUPS = f.BY_LEDGER["lookups"]
@@ -18,6 +31,7 @@ def tracking() -> m.Dashboard:
         "nestbed: memory, tracking and teardown",
         "The records that a level needs so that it can answer for its guest hosts, by holder and plane.",
         [
+            (6, [(24, _lives())]),
             (
                 8,
                 [
@@ -97,4 +111,19 @@ def tracking() -> m.Dashboard:
                 ],
             ),
         ],
+    )
+
+
+def _lives() -> Panel:
+    """L1s and their guests as L0 knows them: what a reboot does to both is seen here first."""
+
+    def known(kinds: str) -> str:
+        return now(f.RECORDS, where=f'{SELECTED},holder="l0",kind=~"{kinds}"')
+
+    return states(
+        "Lives of L1 hosts and of their guests, as L0 knows them",
+        "How many guest hosts and secure guests L0 keeps records of. Good: a reboot of a host takes its "
+        "guests away and leaves those of other hosts where they are; at the end there are none.",
+        query(known("te_context|requester"), "{{path}}: L1 hosts"),
+        query(known("vm_map|child"), "{{path}}: L2 guests", letter="B"),
     )

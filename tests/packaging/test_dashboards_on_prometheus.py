@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
-from urllib.request import urlopen
 
 import pytest
 
-from actors.compare.openmetrics import Recording
-from actors.compare.progress import Progress
-from actors.compare.run import run
-from actors.scenario import load
+from dashboards.recorded import MISSING, PROMETHEUS, PROMTOOL, Server, recorded
 
 Json = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
-PROMTOOL = os.environ.get("NESTBED_PROMTOOL") or shutil.which("promtool")
-PROMETHEUS = os.environ.get("NESTBED_PROMETHEUS") or shutil.which("prometheus")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        PROMTOOL is None or PROMETHEUS is None,
-        reason="there is no prometheus with promtool (Debian: apt install prometheus)",
-    ),
+    pytest.mark.skipif(PROMTOOL is None or PROMETHEUS is None, reason=MISSING),
 ]
 FLAGS = {
     "arch": "s390",
@@ -42,70 +27,15 @@ FLAGS = {
     "guest.share_pages": "2",
     "run.swap_pages": "2",
 }
-FILES = sorted((ROOT / "dashboards").glob("*.json"))
-
-
-class Server:
-    """A Prometheus on loopback, and the time of the run that it holds."""
-
-    def __init__(self, port: int, began: float, ended: float) -> None:
-        self.port, self.began, self.ended = port, began, ended
-
-    def ask(self, what: str, **parameters: Any) -> list[Json]:
-        url = f"http://127.0.0.1:{self.port}/api/v1/{what}?{urlencode(parameters)}"
-        with urlopen(url, timeout=10) as answer:
-            said = json.load(answer)
-        assert said["status"] == "success"
-        return said["data"]["result"]
-
-    def values(self, query: str, *, once: bool) -> list[float]:
-        """All numbers that a panel would draw."""
-        for name, value in {"$__rate_interval": "1m", "$__range": "15m"}.items():
-            query = query.replace(name, value)
-        query = re.sub(r"\$\w+", ".*", query)
-        if once:
-            return [float(each["value"][1]) for each in self.ask("query", query=query, time=self.ended + 1)]
-        times = {"start": self.began, "end": self.ended + 15, "step": 1}
-        series = self.ask("query_range", query=query, **times)
-        return [float(value) for each in series for _, value in each["values"]]
+# The one about the program itself has nothing to say of a run that is over: test_dashboards_live.py asks it.
+FILES = [path for path in sorted((ROOT / "dashboards").glob("*.json")) if path.stem != "runtime"]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Run a comparison, make storage of its record, and serve that."""
-    folder = tmp_path_factory.mktemp("prometheus")
-    progress = Progress()
-    progress.recording = Recording()
-    outcome = run(load("default", flags=FLAGS, environment={}).scenario, progress)
-    text = progress.recording.text(outcome.results)
-    (folder / "metrics.om").write_text(text)
-    (folder / "none.yml").write_text("scrape_configs: []\n")
-    make = [PROMTOOL, "tsdb", "create-blocks-from", "openmetrics", "metrics.om", "data"]
-    subprocess.run(make, cwd=folder, check=True, capture_output=True, timeout=60)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    serve = [
-        PROMETHEUS,
-        "--config.file=none.yml",
-        "--storage.tsdb.path=data",
-        "--storage.tsdb.retention.time=100y",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    times = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if not line.startswith("#")]
-    with subprocess.Popen(serve, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            said = []
-            for line in process.stderr:
-                said.append(line)
-                if "Server is ready" in line:
-                    break
-            else:
-                pytest.fail("prometheus did not start:\n" + "".join(said[-20:]))
-            yield Server(port, min(times), max(times))
-        finally:
-            process.kill()
+    """A comparison that ran, in a Prometheus."""
+    with recorded(tmp_path_factory.mktemp("prometheus"), "default", FLAGS) as made:
+        yield made
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
