@@ -40,7 +40,7 @@ Watch = Callable[[Runtime, Ledger], AbstractContextManager[Tracer | None]]
 
 def traced(runtime: Runtime, ledger: Ledger) -> AbstractContextManager[Tracer | None]:
     """A tracer that follows what the measurement asks it to."""
-    return nullcontext(Tracer(runtime, ledger))
+    return nullcontext(Tracer(runtime, ledger.divert))
 
 
 @contextmanager

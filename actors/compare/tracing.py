@@ -44,7 +44,7 @@ class Tracing:
         """Another path begins."""
         self._machine = (arch, path)
         self._came.clear()
-        self._tracer = Tracer(runtime, ledger, describe, self._seed)
+        self._tracer = Tracer(runtime, ledger.divert, describe, self._seed)
 
     @contextmanager
     def operation(self, host: int, act: op.Operation | op.Event) -> Iterator[None]:

@@ -21,8 +21,7 @@ from typing import Protocol
 
 from actors.runtime.port import Deliver
 from protocol.errors import NestbedError
-from protocol.ledger import Ledger
-from protocol.trace.span import Span, trace_id
+from protocol.trace.span import Counts, Span, trace_id
 
 Describe = Callable[[object], str]
 SPANS = 200_000  # of one run; what comes beyond is not followed, and counted
@@ -56,13 +55,15 @@ class Traceable(Protocol):
 class Tracer:
     """The spans of one runtime. `describe` says in a few words what a message asks for.
 
+    `divert` has whatever is counted from now on go to a span's counts, too (`Ledger.divert`).
+
     `roots` are the operations that were traced, each with its tree. `clock` tells nanoseconds.
     """
 
     def __init__(
         self,
         runtime: Traceable,
-        ledger: Ledger,
+        divert: Callable[[Counts | None], None],
         describe: Describe = lambda message: type(message).__name__,
         seed: int = 0,
         clock: Callable[[], int] = time.perf_counter_ns,
@@ -71,7 +72,7 @@ class Tracer:
         self.dropped = 0  # messages that were not followed: SPANS of them were already
         self._runtime = runtime
         self._live = 0  # spans that have begun and not ended
-        self._ledger, self._describe, self._seed, self._clock = ledger, describe, seed, clock
+        self._divert, self._describe, self._seed, self._clock = divert, describe, seed, clock
         self._numbers = 0
         self._current: Span | None = None
         self._working = False  # an actor is at work: whatever it sends, it is not the task that asks
@@ -135,7 +136,7 @@ class Tracer:
         self._working = working
         if span is not self._current:
             self._current = span
-            self._ledger.divert(None if span is None else span.counts)
+            self._divert(None if span is None else span.counts)
 
     def _span(self, trace: bytes, parent: Span | None, who: str, what: str) -> Span:
         self._numbers += 1

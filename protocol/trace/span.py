@@ -11,9 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import TypeAlias
 
 from protocol.ledger import Key
 from protocol.wire import Trace
+
+
+Counts: TypeAlias = defaultdict[Key, int]
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +36,7 @@ class Span:
     began_ns: int = 0
     ended_ns: int | None = None
     error: str | None = None
-    counts: defaultdict[Key, int] = field(default_factory=lambda: defaultdict(int))
+    counts: Counts = field(default_factory=lambda: defaultdict(int))
     children: list[Span] = field(default_factory=list)
 
     @property

@@ -29,7 +29,7 @@ class Slow:
 
 def traced(runtime: Runtime) -> tuple[Ledger, Tracer]:
     ledger = Ledger()
-    return ledger, Tracer(runtime, ledger, describe=str, clock=lambda: 0)
+    return ledger, Tracer(runtime, ledger.divert, describe=str, clock=lambda: 0)
 
 
 def shown(span: Span) -> Any:
