@@ -16,7 +16,6 @@ from typing import TypeAlias
 from protocol.ledger import Key
 from protocol.wire import Trace
 
-
 Counts: TypeAlias = defaultdict[Key, int]
 
 
