@@ -83,6 +83,10 @@ class Rig(Protocol):
         """The books of every level held against the one below: what only one of the two has."""
         ...
 
+    def exposed(self, needle: bytes) -> Sequence[int]:
+        """Frames of the machine in whose bytes, as a host could reach them, `needle` lies."""
+        ...
+
     def remains(self) -> Mapping[str, int]:
         """What secure guests and their hosts hold in the machine, by kind."""
         ...

@@ -96,6 +96,14 @@ class Physical:
         for at, length in _together(homes[~first]):
             self._stores[at >> _STORE_SHIFT].clear(at & _IN_STORE, length)
 
+    def exposed(self, needle: bytes) -> list[int]:
+        """Frames outside of the vault in whose bytes `needle` lies: what a checker of secrecy looks for."""
+        if len(self._stores) == 1:
+            looked = np.flatnonzero(self._filled[self.home >> np.uint64(PAGE_SHIFT)]).tolist()
+        else:
+            looked = list(range(self.frames))
+        return [frame for frame in looked if needle in self.read(frame << PAGE_SHIFT, PAGE)]
+
     # -- places --------------------------------------------------------------------------
 
     def place(self, frames: Iterable[int] | np.ndarray, store: Store) -> int:

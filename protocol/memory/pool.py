@@ -34,6 +34,11 @@ class Pool:
         """Frames that could be taken, one by one."""
         return len(self._singles) + sum(count for _, count in self._runs)
 
+    def listed(self) -> np.ndarray:
+        """All free frames, in any order."""
+        runs = [np.arange(first, first + count) for first, count in self._runs]
+        return np.concatenate([np.array(self._singles, np.int64), *runs])
+
     # -- runs ------------------------------------------------------------------------------
 
     def take_run(self, count: int) -> int:

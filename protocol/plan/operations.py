@@ -106,6 +106,24 @@ class Touch(OnVcpu):
 
 
 @dataclass(frozen=True, slots=True)
+class Write(OnVcpu):
+    """The guest stores `data` into a private page of its own, at offset `at`."""
+
+    page: int
+    data: bytes
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Read(OnVcpu):
+    """The guest loads `length` bytes from a private page, from offset `at` on; `perform` returns them."""
+
+    page: int
+    length: int
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Share(OnVcpu):
     """The guest lets its host into pages, one after the other, for its I/O."""
 

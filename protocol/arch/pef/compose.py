@@ -104,6 +104,10 @@ class Rig:
 
         return leaks(self)
 
+    def exposed(self, needle: bytes) -> list[int]:
+        """Frames of the machine from which a host could read `needle`."""
+        return [frame for machine in self.machines for frame in machine.memory.exposed(needle)]
+
     def remains(self) -> dict[str, int]:
         """What guests and their hosts hold in the machine, by kind."""
         found = {"svms": 0, "units": 0, "records": 0}

@@ -153,6 +153,10 @@ class Rig:
 
         return leaks(self)
 
+    def exposed(self, needle: bytes) -> list[int]:
+        """Frames of the machine from which a host could read `needle`."""
+        return [frame for machine in self.machines for frame in machine.storage.exposed(needle)]
+
     def remains(self) -> dict[str, int]:
         """What guests hold in the machine, by kind."""
         found = {"configs": 0, "cpus": 0, "pages": 0}

@@ -135,6 +135,10 @@ class Rig:
 
         return list(leaks(self))
 
+    def exposed(self, needle: bytes) -> list[int]:
+        """Frames of the machine from which a host could read `needle`."""
+        return [frame for machine in self.machines for frame in machine.storage.exposed(needle)]
+
     def remains(self) -> dict[str, int]:
         """What guests hold in the machine, by kind, and what levels lent below for the hosts at the top."""
         found = {"sev_guests": 0, "gctx": 0, "secure_pages": 0, "lent_pages": 0}

@@ -112,6 +112,10 @@ class Rig:
         found: list[Any] = audit(self)["leaks"]
         return found
 
+    def exposed(self, needle: bytes) -> list[int]:
+        """Frames of the machine from which a host could read `needle`."""
+        return [frame for machine in self.machines for frame in machine.storage.exposed(needle)]
+
     def remains(self) -> dict[str, int]:
         """What TDs hold in the machine, by kind."""
         found: Counter[str] = Counter()

@@ -17,7 +17,7 @@ from typing import Any
 
 from protocol.arch.pef import front, hcalls
 from protocol.arch.pef.cpu import DECREMENTER, HCALL, Cpu, Exit, gprs
-from protocol.arch.pef.guest import GuestStep, Hypercall, Touch, Ultracall
+from protocol.arch.pef.guest import GuestStep, Hypercall, Read, Touch, Ultracall
 from protocol.arch.pef.kvm import Kvm, pages, vmm
 from protocol.arch.pef.kvm import run as running
 from protocol.arch.pef.kvm.vm import Vm
@@ -85,12 +85,12 @@ class Host:
         self.image = image
         self.guests: dict[int, Guest] = {}
 
-    def perform(self, operation: op.Operation) -> Step[None]:
+    def perform(self, operation: op.Operation) -> Step[Any]:
         """Do one operation of a plan. Raises OperationFailed; ValueError for one that makes no sense."""
         act = _ACTS.get(type(operation))
         if act is None:
             raise ValueError(f"no operation of a POWER host: {operation!r}")
-        yield from act(self, operation)
+        return (yield from act(self, operation))
 
     def guest(self, number: int) -> Guest:
         found = self.guests.get(number)
@@ -245,6 +245,17 @@ def _touch(host: Host, operation: op.Touch) -> Step[None]:
     yield from host.run(guest, steps, operation.vcpu)
 
 
+def _write(host: Host, operation: op.Write) -> Step[None]:
+    store = Touch((operation.page << SMALL_SHIFT) + operation.at, True, operation.data)
+    yield from host.run(_of(host, operation), [store], operation.vcpu)
+
+
+def _read(host: Host, operation: op.Read) -> Step[bytes]:
+    load = Read((operation.page << SMALL_SHIFT) + operation.at, operation.length)
+    (result,) = yield from host.run(_of(host, operation), [load], operation.vcpu)
+    return bytes.fromhex(result["hex"])
+
+
 def _store(number: int) -> Touch:
     return Touch(number << SMALL_SHIFT, write=True)
 
@@ -298,7 +309,7 @@ def _of(host: Host, operation: op.OnVcpu) -> Guest:
     return guest
 
 
-_ACTS: dict[type, Callable[[Any, Any], Step[None]]] = {
+_ACTS: dict[type, Callable[[Any, Any], Step[Any]]] = {
     op.BootHost: _boot,
     op.Shutdown: _shut_down,
     op.Create: _create,
@@ -308,6 +319,8 @@ _ACTS: dict[type, Callable[[Any, Any], Step[None]]] = {
     op.Destroy: _end,
     op.Kill: _end,
     op.Touch: _touch,
+    op.Write: _write,
+    op.Read: _read,
     op.Share: _share,
     op.Change: _change,
     op.Exits: _exits,

@@ -170,8 +170,10 @@ def _bound_again(nested: Nested, cpu: Cpu, record: Record, gfn: int) -> Step[boo
     page = record.bound[gfn]
     real = nested.address_below(page << PAGE_SHIFT)
     nested.pin(page)
-    status = yield from nested.ucall(cpu, front.PAGE_IN, record.shadow, real, gfn << PAGE_SHIFT, 0, ORDER)
-    nested.unpin(page)
+    try:
+        status = yield from nested.ucall(cpu, front.PAGE_IN, record.shadow, real, gfn << PAGE_SHIFT, 0, ORDER)
+    finally:
+        nested.unpin(page)
     return status == SUCCESS
 
 

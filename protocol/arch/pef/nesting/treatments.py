@@ -44,8 +44,10 @@ def register_mem_slot(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
         return PARAMETER
     life = record.lives
     nested.reserving += units
-    status = yield from _reissued(nested, cpu, record, gpr)
-    nested.reserving -= units
+    try:
+        status = yield from _reissued(nested, cpu, record, gpr)
+    finally:  # also where the guest host is gone meanwhile: the next one has the whole quota
+        nested.reserving -= units
     if status == SUCCESS and record.lives == life:
         record.slots[gpr[8]] = units
         nested.book.add("te_object")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from protocol.arch.s390 import runs
 from protocol.arch.s390.calls import CALLS
@@ -113,6 +113,7 @@ class Host:
         self.query: Query | None = None
         self.guests: dict[int, Guest] = {}
         self.leaked = 0  # frames whose owner would not die: never used again
+        self.heard = b""  # what the last load of a guest found that was to be shown
         self._random = random
         self._given = pool
         self._book = book
@@ -218,7 +219,7 @@ class Host:
             raise ValueError(f"the host at level {self.depth} has no guest {number}")
         return found
 
-    def perform(self, operation: Operation) -> Step[None]:
+    def perform(self, operation: Operation) -> Step[Any]:
         """Do one operation of a plan.
 
         Raises TeRefused, GuestFailed, or OutOfFrames with nothing left half done; ValueError for an operation
@@ -228,11 +229,10 @@ class Host:
 
         step = perform(self, operation)
         if not self.bulk or self._below is None or not runs.quiet(self.level):
-            yield from step  # runs or not, the counts are the same
-            return
+            return (yield from step)  # runs or not, the counts are the same
         self._alone = True
         try:
-            inline(step, self._below)
+            return inline(step, self._below)
         finally:
             self._alone = False
 

@@ -43,7 +43,7 @@ NOTICED = frozenset({"icpt_6c"})
 Steps = Iterator[tuple[g.GuestStep, bool]]
 
 
-def perform(host: Host, operation: op.Operation) -> Step[None]:
+def perform(host: Host, operation: op.Operation) -> Step[Any]:
     """Do `operation`."""
     act = _ACTS.get(type(operation))
     if act is None:
@@ -127,6 +127,21 @@ def touches(host: Host, guest: Guest, pages: Iterable[int]) -> Steps:
         yield g.Touch(number << PAGE_SHIFT, write=True), missing
 
 
+def _write(host: Host, operation: op.Write) -> Step[None]:
+    guest, vcpu = _vcpu(host, operation)
+    missing = frame_of(host.level, guest.table, operation.page) is None
+    store = g.Touch((operation.page << PAGE_SHIFT) + operation.at, write=True, value=operation.data)
+    yield from run(host, guest, vcpu, Feed([(store, missing)]))
+
+
+def _read(host: Host, operation: op.Read) -> Step[bytes]:
+    guest, vcpu = _vcpu(host, operation)
+    missing = frame_of(host.level, guest.table, operation.page) is None
+    load = g.Read((operation.page << PAGE_SHIFT) + operation.at, operation.length)
+    yield from run(host, guest, vcpu, Feed([(load, missing)]))
+    return host.heard
+
+
 def _share(host: Host, operation: op.Share) -> Step[None]:
     """Row 7: page by page, as Linux guests do at boot; a page that nobody has touched comes in on the way."""
     guest, vcpu = _vcpu(host, operation)
@@ -199,7 +214,7 @@ def _vcpu(host: Host, operation: op.OnVcpu) -> tuple[Guest, Vcpu]:
     return guest, guest.vcpus[operation.vcpu]
 
 
-_ACTS: dict[type, Callable[[Any, Any], Step[None]]] = {
+_ACTS: dict[type, Callable[[Any, Any], Step[Any]]] = {
     op.BootHost: _boot,
     op.Shutdown: _shut_down,
     op.Create: _create,
@@ -210,6 +225,8 @@ _ACTS: dict[type, Callable[[Any, Any], Step[None]]] = {
     op.Destroy: _destroy,
     op.Kill: _kill,
     op.Touch: _touch,
+    op.Write: _write,
+    op.Read: _read,
     op.Share: _share,
     op.Change: _change,
     op.Exits: _exits,

@@ -91,6 +91,8 @@ def enter(host: Host, guest: Guest, vcpu: Vcpu, program: Program) -> Step[SieExi
     for done in program.collect():
         if "pgm" in done or done.get("cc"):
             raise GuestFailed(f"guest {guest.number}: the program of CPU {vcpu.number} failed: {done}")
+        if "hex" in done:
+            host.heard = bytes.fromhex(done["hex"])
     if isinstance(result, SieExit) and result.code == instructions.WAIT:
         vcpu.waiting = True
     return result

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from protocol.arch.sev.cpu import GHCB_MSR
-from protocol.arch.sev.guest import GuestStep, Leave, Pvalidate, Touch, Wrmsr
+from protocol.arch.sev.guest import GuestStep, Leave, Pvalidate, Read, Touch, Wrmsr
 from protocol.arch.sev.host.guests import SNP_POLICY, VMSA_GPA
 from protocol.arch.sev.host.tables import Tables
 from protocol.arch.sev.host.vm import (
@@ -62,7 +62,7 @@ EVENTS = {"diag_notify": MMIO_WRITE, "diag_500": MMIO_READ, "sclp": IOIO, "wait"
 VMGEXIT = frozenset({"vmgexit"})
 
 
-def act_of(operation: op.Operation) -> Callable[[Host, Any], Step[None]]:
+def act_of(operation: op.Operation) -> Callable[[Host, Any], Step[Any]]:
     """How an operation is done. Raises ValueError for one that an SNP host has not."""
     act = _ACTS.get(type(operation))
     if act is None:
@@ -202,6 +202,29 @@ def _event(vm: Vm, vcpu: int, event: int) -> Iterator[GuestStep]:
     yield Leave("vmgexit")
 
 
+def _write(host: Host, operation: op.Write) -> Step[None]:
+    vm, vcpu = yield from _accepted(host, operation)
+    yield from run(host, vm, vcpu, [Touch(_place(operation), True, operation.data)])
+
+
+def _read(host: Host, operation: op.Read) -> Step[bytes]:
+    vm, vcpu = yield from _accepted(host, operation)
+    yield from run(host, vm, vcpu, [Read(_place(operation), operation.length)])
+    return host.heard
+
+
+def _place(operation: op.Write | op.Read) -> int:
+    return operation.page * PAGE + operation.at | C_MASK
+
+
+def _accepted(host: Host, operation: op.Write | op.Read) -> Step[tuple[Vm, int]]:
+    """Whose page it is; the guest has accepted it by then."""
+    vm, vcpu = _of(host, operation)
+    if operation.page not in vm.accepted:
+        yield from _accept(host, vm, vcpu, [operation.page])
+    return vm, vcpu
+
+
 def _share(host: Host, operation: op.Share) -> Step[None]:
     """Buffers are accepted memory like any other before; the guest takes its mark off and asks."""
     vm, vcpu = _of(host, operation)
@@ -246,7 +269,7 @@ def _of(host: Host, operation: op.OnVcpu) -> tuple[Vm, int]:
     return vm, operation.vcpu
 
 
-_ACTS: dict[type, Callable[[Any, Any], Step[None]]] = {
+_ACTS: dict[type, Callable[[Any, Any], Step[Any]]] = {
     op.BootHost: _boot,
     op.Shutdown: _shut_down,
     op.Create: _create,
@@ -255,6 +278,8 @@ _ACTS: dict[type, Callable[[Any, Any], Step[None]]] = {
     op.Destroy: _destroy,
     op.Kill: _destroy,
     op.Touch: _touch,
+    op.Write: _write,
+    op.Read: _read,
     op.Share: _share,
     op.Change: _change,
     op.Exits: _exits,

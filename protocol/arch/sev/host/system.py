@@ -53,6 +53,7 @@ class Host:
         self.depth = depth
         self.image = image
         self.guests: dict[int, Vm] = {}
+        self.heard = b""  # what the last load of a guest found that was to be shown
         self._random = random
         self._book = book
         self._driver: Driver | None = None
@@ -86,7 +87,7 @@ class Host:
             raise ValueError(f"the host at level {self.depth} has no guest {number}")
         return found
 
-    def perform(self, operation: op.Operation) -> Step[None]:
+    def perform(self, operation: op.Operation) -> Step[Any]:
         """Do one operation of a plan.
 
         Raises OperationFailed; ValueError for an operation that does not fit the state of host or guest.
@@ -95,7 +96,7 @@ class Host:
 
         act = act_of(operation)
         try:
-            yield from act(self, operation)
+            return (yield from act(self, operation))
         except Failed as refused:
             raise OperationFailed(str(refused)) from None
 

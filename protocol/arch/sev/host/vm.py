@@ -69,6 +69,8 @@ def run(host: Host, vm: Vm, vcpu: int, steps: Iterable[GuestStep], reasons: Iter
             raise GuestFailed(f"VMRUN of guest {vm.number} raises {left.name}")
         for result in program.collect():
             _look(vm, result)
+            if "hex" in result:
+                host.heard = bytes.fromhex(result["hex"])
         if left.code == EXIT_NPF:
             yield from _nested_fault(host, vm, left)
         elif left.code == EXIT_VMGEXIT:

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from protocol.arch.tdx.cpu import registers
-from protocol.arch.tdx.guest import Tdcall, Touch
+from protocol.arch.tdx.guest import Read, Tdcall, Touch
 from protocol.arch.tdx.host.shared import SharedEpt
 from protocol.arch.tdx.host.vm import MAP_GPA, SHARED_BIT, Vcpu, Vm, run, tables
 from protocol.arch.tdx.profiles import MIB, TDCS_PAGES, TDVPS_PAGES
@@ -47,7 +47,7 @@ EVENTS = {"diag_notify": MMIO, "diag_500": MMIO, "sclp": IO, "wait": HLT}
 TDVMCALL = frozenset({"tdvmcall"})
 
 
-def act_of(operation: op.Operation) -> Callable[[Host, Any], Step[None]]:
+def act_of(operation: op.Operation) -> Callable[[Host, Any], Step[Any]]:
     """How an operation is done. Raises ValueError for one that a TDX host has not."""
     act = _ACTS.get(type(operation))
     if act is None:
@@ -195,6 +195,25 @@ def _accept(host: Host, vm: Vm, vcpu: int, pages: list[int]) -> Step[None]:
     vm.accepted.update(pages)
 
 
+def _write(host: Host, operation: op.Write) -> Step[None]:
+    vm, vcpu = yield from _accepted(host, operation)
+    yield from run(host, vm, vcpu, [Touch((operation.page << PAGE_SHIFT) + operation.at, True, operation.data)])
+
+
+def _read(host: Host, operation: op.Read) -> Step[bytes]:
+    vm, vcpu = yield from _accepted(host, operation)
+    yield from run(host, vm, vcpu, [Read((operation.page << PAGE_SHIFT) + operation.at, operation.length)])
+    return host.heard
+
+
+def _accepted(host: Host, operation: op.Write | op.Read) -> Step[tuple[Vm, int]]:
+    """Whose page it is; the guest has accepted it by then."""
+    vm, vcpu = _of(host, operation)
+    if operation.page not in vm.accepted:
+        yield from _accept(host, vm, vcpu, [operation.page])
+    return vm, vcpu
+
+
 def _share(host: Host, operation: op.Share) -> Step[None]:
     """Buffers are accepted memory like any other before; the guest asks to map them anew."""
     vm, vcpu = _of(host, operation)
@@ -253,7 +272,7 @@ def _of(host: Host, operation: op.OnVcpu) -> tuple[Vm, int]:
     return vm, operation.vcpu
 
 
-_ACTS: dict[type, Callable[[Any, Any], Step[None]]] = {
+_ACTS: dict[type, Callable[[Any, Any], Step[Any]]] = {
     op.BootHost: _boot,
     op.Shutdown: _shut_down,
     op.Create: _create,
@@ -262,6 +281,8 @@ _ACTS: dict[type, Callable[[Any, Any], Step[None]]] = {
     op.Destroy: _destroy,
     op.Kill: _destroy,
     op.Touch: _touch,
+    op.Write: _write,
+    op.Read: _read,
     op.Share: _share,
     op.Change: _change,
     op.Exits: _exits,

@@ -77,6 +77,8 @@ def run(host: Host, vm: Vm, vcpu: int, steps: Iterable[GuestStep], reasons: Iter
             raise GuestFailed(f"VP.ENTER of guest {vm.number} raises {out.name}")
         for result in program.collect():
             _look(vm, result)
+            if "hex" in result:
+                host.heard = bytes.fromhex(result["hex"])
         r = registers(rcx=place.handle)
         if out[RAX] == EPT_VIOLATION:
             yield from _violation(host, vm, out)

@@ -116,6 +116,23 @@ def test_a_host_that_dies_between_two_messages_leaves_nothing_behind(depth: int,
     assert again.error is None
 
 
+@pytest.mark.parametrize("hops", [8, 11, 14, 60, 150])
+def test_a_host_that_reboots_between_two_messages_has_its_whole_quota_again(hops: int) -> None:
+    """Found by `nestbed soak`: what a registration under way reserved was never given back."""
+    apart = Apart(1, hops)
+    apart.crossing.threads = [victim] = [apart.threads[0]]
+    for _ in range(hops):
+        apart.crossing.hop()
+    apart.crossing.kill([victim], 1)
+    apart.crossing.finish([victim])
+    reset = apart.crossing.start("reset", apart.rig.reset(0, "load-normal"), apart.rig.below(0)[1:])
+    apart.crossing.finish([reset])
+    level = apart.rig.seats[0].level
+    assert isinstance(level, Nested)
+    assert level.units() == 0
+    assert not level._pinned
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_frames_may_move_below_at_any_time(seed: int) -> None:
     apart = Apart(1, seed)

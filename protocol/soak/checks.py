@@ -1,0 +1,107 @@
+"""What must hold in a deployment. Each check says what it found by raising Violation.
+
+Two kinds. The cheap ones look at every step: at each message that crosses. The full ones hold whole books
+against each other and read all memory; they come every `FULL` steps, once what is under way on an island has
+come to rest, and at the end. In between a book may be ahead of the other by the very call that is under way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from protocol.memory.store import PAGE, PAGE_SHIFT
+from protocol.soak.island import Island
+from protocol.soak.living import TAG
+from protocol.soak.options import Tally, Violation
+
+FULL = 250  # steps between two looks at everything
+LOOKED = 48  # frames of a host that are read at each full look
+
+
+def crossed(what: str, value: Any, tally: Tally) -> None:
+    """Secrecy, at each message: no byte of a guest's secret in anything that a host is told or says."""
+    tally.checks["secrecy_of_messages"] += 1
+    if _tagged(value, 0):
+        raise Violation("secrecy", f"{what} carries what a guest stored: {value!r:.300}")
+
+
+def _tagged(value: Any, deep: int) -> bool:
+    """Programs are the guest's own code and say what it stores: they are not what a host reads."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return TAG in bytes(value)
+    if isinstance(value, tuple | list) and deep < 6:
+        return any(_tagged(each, deep + 1) for each in value)
+    return False
+
+
+def island(one: Island) -> None:
+    """All that must hold of an island at rest."""
+    assert one.quiet(), "books are compared at rest"
+    books(one)
+    memory(one)
+    reach(one)
+    frames(one)
+
+
+def books(one: Island) -> None:
+    """Each book against the one below: pages, donations, handles, ASIDs, KeyIDs, CPUs."""
+    one.tally.checks["books"] += 1
+    found = list(one.rig.leaks())
+    if found:
+        raise Violation("books", f"{one.name}, {one.arch.name} at depth {one.depth}: {found[:5]}")
+
+
+def memory(one: Island) -> None:
+    """No secret lies where the machine keeps what hosts can reach."""
+    one.tally.checks["secrecy_of_memory"] += 1
+    found = one.rig.exposed(TAG)
+    if found:
+        shown = ", ".join(hex(frame << PAGE_SHIFT) for frame in found[:5])
+        raise Violation("secrecy", f"{one.name}: a guest's secret lies in {len(found)} open frames: {shown}")
+
+
+def reach(one: Island) -> None:
+    """A host's own loads find no secret: in frames that are marked, and in some that are not."""
+    one.tally.checks["secrecy_of_loads"] += 1
+    for host in one.hosts:
+        level = one.level(host)
+        if host.over:
+            continue
+        marked = np.flatnonzero(level.attention)
+        count = level.size >> PAGE_SHIFT
+        some = [one.random.randrange(count) for _ in range(LOOKED // 4)]
+        if marked.size:
+            some += [int(marked[one.random.randrange(marked.size)]) for _ in range(LOOKED)]
+        for frame in some:
+            data = level.peek(frame << PAGE_SHIFT, PAGE)
+            if isinstance(data, bytes) and TAG in data:
+                raise Violation("secrecy", f"{host.name} reads a guest's secret in frame {frame:#x}")
+
+
+def frames(one: Island) -> None:
+    """No frame of a hypervisor is in two places: in two guest hosts, in one twice, or free as well."""
+    one.tally.checks["frames"] += 1
+    parts, pools = [], {}
+    for host in one.hosts:
+        level = one.level(host)
+        if not host.over:
+            parts.append(level.slots[level.slots >= 0])
+            pools[id(level.below.pool)] = level.below.pool
+    parts += [pool.listed() for pool in pools.values()]
+    seen = np.zeros(1 + max(int(part.max(initial=0)) for part in parts), bool)
+    for part in parts:
+        seen[part] = True
+    twice = sum(part.size for part in parts) - int(np.count_nonzero(seen))
+    if twice:
+        raise Violation("frames", f"{one.name}, {one.arch.name} at depth {one.depth}: {twice} frames twice")
+
+
+def nothing_left(one: Island) -> None:
+    """All hosts are gone: the Trusted Entity holds nothing for anybody."""
+    one.tally.checks["nothing_left"] += 1
+    left = {kind: count for kind, count in one.rig.remains().items() if count}
+    if left:
+        raise Violation("nothing_left", f"{one.name}, {one.arch.name} at depth {one.depth}: {left}")
+    memory(one)

@@ -1,0 +1,106 @@
+"""Episodes in a row until the steps are done or something does not hold; then the search for a smaller case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from protocol.soak.episode import Episode
+from protocol.soak.options import EPISODE, KINDS, Options, Tally, Violation
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Where what did not hold: `without` has what need not go wrong for it."""
+
+    check: str
+    detail: str
+    episode: int
+    step: int
+    without: frozenset[str] = frozenset()
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "check": self.check,
+            "detail": self.detail,
+            "episode": self.episode,
+            "step": self.step,
+            "without": sorted(self.without),
+        }
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a soak came to."""
+
+    options: Options
+    tally: Tally
+    episodes: int = 0
+    failure: Failure | None = None
+
+    def body(self) -> dict[str, Any]:
+        """The object of `--json`."""
+        options, tally = self.options, self.tally
+        return {
+            "seed": options.seed,
+            "arch": options.arch,
+            "mode": options.mode,
+            "without": sorted(options.without),
+            "episodes": self.episodes,
+            "steps": tally.steps,
+            "faults": dict(sorted(tally.faults.items())),
+            "checks": dict(sorted(tally.checks.items())),
+            "done": dict(sorted(tally.done.items())),
+            "violations": [self.failure.body()] if self.failure else [],
+            "trace": tally.trace,
+        }
+
+
+def soak(options: Options, progress: Callable[[Tally, int], None] | None = None) -> Outcome:
+    """Run until the steps are done, or something does not hold."""
+    outcome = Outcome(options, Tally())
+    for number in _numbers(options):
+        left = options.steps - outcome.tally.steps
+        if left <= 0:
+            break
+        outcome.episodes += 1
+        outcome.failure = one(options, number, min(left, EPISODE), outcome.tally)
+        if outcome.failure is not None:
+            break
+        if progress is not None:
+            progress(outcome.tally, number)
+    return outcome
+
+
+def _numbers(options: Options) -> Iterator[int]:
+    if options.episode is not None:
+        yield options.episode
+        return
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+def one(options: Options, number: int, steps: int, tally: Tally) -> Failure | None:
+    """One episode; what did not hold in it."""
+    episode = Episode(options, number, tally)
+    try:
+        episode.run(steps)
+    except Violation as violation:
+        tally.note("violation", violation.check)
+        return Failure(violation.check, violation.detail, number, episode.step, options.without)
+    return None
+
+
+def shrink(outcome: Outcome) -> Failure:
+    """The same check failing with as few kinds of faults as can be, and the step at which it does."""
+    assert outcome.failure is not None, "nothing failed"
+    best, options = outcome.failure, outcome.options
+    for kind in KINDS:
+        without = best.without | {kind}
+        again = one(replace(options, without=without), best.episode, EPISODE, Tally())
+        if again is not None and again.check == best.check:
+            best = again
+    return best
