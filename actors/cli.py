@@ -28,6 +28,7 @@ from actors.commands import (
     replay,
     report,
     scenario,
+    soak,
     trace,
 )
 from nestbed import __version__
@@ -83,6 +84,10 @@ EXAMPLES = {
         "nestbed trace --arch s390 --op create --depth 2",
         "nestbed trace --arch sev --op load --path nested --path hosted --mermaid load.mmd",
         "nestbed trace --op start --chrome start.json",
+    ),
+    "soak": (
+        "nestbed soak --seed 7 --steps 100000",
+        "nestbed soak --arch s390 --mode liveness --json",
     ),
     "scenario check": (
         "nestbed scenario check",
@@ -161,6 +166,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "measure": measure.measure,
     "replay": replay.replay,
     "trace": trace.trace,
+    "soak": soak.soak,
     "scenario check": scenario.check,
     "scenario list": scenario.listed,
     "scenario show": scenario.show,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
-from protocol.arch import architectures, load
-from protocol.arch.contract import Architecture
 from protocol.crossing import Thread
-from protocol.effects import Issue
-from protocol.errors import LocalProtocolError, OperationFailed, OwnerGone, RemoteProtocolError
+from protocol.errors import OperationFailed, OwnerGone, RemoteProtocolError
 from protocol.soak import checks
 from protocol.soak.island import Host, Island
 from protocol.soak.options import KINDS, LIVENESS, Options, Tally, Violation
+from protocol.soak.ports import Architecture
 
 FAULT = 0.012  # of all steps
 WEIGHTS = {"hold": 6, "swap": 5, "interrupt": 5, "starve": 2, "reset": 1, "kill": 1}
@@ -27,8 +25,11 @@ HOSTS = (2, 3)
 class Episode:
     """Episode `number` of a soak."""
 
-    def __init__(self, options: Options, number: int, tally: Tally) -> None:
+    def __init__(
+        self, options: Options, number: int, tally: Tally, arches: Mapping[str, Architecture]
+    ) -> None:
         self.options, self.number, self.tally = options, number, tally
+        self._arches = arches
         self.seed = f"{options.seed}:{number}"
         self.random = Random(self.seed)
         self.step = 0
@@ -48,15 +49,13 @@ class Episode:
         arch = self._arch(place)
         depth, hosts = random.choice((1, 1, 2)), random.randint(*HOSTS)
         hostile = random.choice((0, 1, 1)) if "hostile" in self.allowed else 0
-        self.tally.faults["hostile"] += hostile
+        self.tally.faults.update(["hostile"] * hostile)
         name = f"l0-{place}"
         return Island(name, arch, depth, hosts, self.seed, hostile, self.tally)
 
     def _arch(self, place: int) -> Architecture:
-        if self.options.arch is not None:
-            return load(self.options.arch)
-        every = architectures()
-        return load(every[(self.number + place) % len(every)])
+        every = sorted(self._arches)
+        return self._arches[every[(self.number + place) % len(every)]]
 
     # -- the run ---------------------------------------------------------------------------------------------
 
@@ -105,7 +104,7 @@ class Episode:
             raise
         except RemoteProtocolError as broken:
             self._closed(island, host, thread, broken)
-        except Exception as error:  # noqa: BLE001 - whatever a level raises is what is looked for
+        except Exception as error:
             self._raised(island, host, thread, place, error)
         else:
             if thread.error is not None and not isinstance(thread.error, OwnerGone):
@@ -140,14 +139,23 @@ class Episode:
             drop(thread)
             island.end(host, self.random.choice(("reset", "kill")))
             return
-        said = f"{type(error).__name__}: {error} in {where.name}, line {where.lineno} of {short(where.filename)}"
-        raise Violation("level", f"{thread.name}, {island.arch.name} at depth {island.depth}: {said}") from error
+        said = (
+            f"{type(error).__name__}: {error} in {where.name}, line {where.lineno} of {short(where.filename)}"
+        )
+        raise Violation(
+            "level", f"{thread.name}, {island.arch.name} at depth {island.depth}: {said}"
+        ) from error
 
     def _fault(self) -> None:
         island = self.random.choice(self.islands)
         host = self.random.choice(island.hosts)
-        (kind,) = self.random.choices(list(WEIGHTS), WEIGHTS.values())
-        if kind in self.allowed and not host.ending and host.teardown is None and self._kinds[kind](island, host):
+        (kind,) = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        if (
+            kind in self.allowed
+            and not host.ending
+            and host.teardown is None
+            and self._kinds[kind](island, host)
+        ):
             self.tally.faults[kind] += 1
             self.tally.note("fault", kind, host.name)
 
@@ -234,8 +242,7 @@ class Episode:
                 island.go_on(host)
             if self.step - began > RESTLESS:
                 raise Violation("liveness", f"{island.name}: its hosts do not end")
-        for host in island.hosts:
-            island.feed(1 << 62)
+        island.feed(1 << 62)
 
 
 def drop(thread: Thread) -> None:
@@ -249,6 +256,3 @@ def is_plain(value: Any) -> bool:
 
 def short(filename: str) -> str:
     return "protocol/" + filename.rpartition("/protocol/")[2]
-
-
-__all__ = ["Episode", "Issue", "LocalProtocolError"]

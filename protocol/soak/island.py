@@ -1,8 +1,8 @@
 """One L0 with its guest hosts, each of which lives, is held, dies and comes again.
 
-A host is a row of *lives*. Each life has threads: its own software, and what the level below does to it or for
-it meanwhile (a swap, the teardown of the life before). A death is what it is on hardware: the host's own steps
-end at once, what serves it gets its answer first, and only then does the level below reclaim.
+A host is a row of *lives*. Each life has threads: its own software, and what the level below does to it or
+for it meanwhile (a swap, the teardown of the life before). A death is what it is on hardware: the host's own
+steps end at once, what serves it gets its answer first, and only then does the level below reclaim.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from protocol.arch.contract import Architecture, Rig
 from protocol.crossing import Serve, Thread
 from protocol.effects import Step
-from protocol.errors import OwnerGone
 from protocol.ledger import Ledger
 from protocol.plan import operations as op
 from protocol.soak.hostile import Corrupted, Loot
 from protocol.soak.living import Life
 from protocol.soak.options import Tally
+from protocol.soak.ports import Architecture, Comparison, Rig
 
 MIB = 1 << 20
-MEMORY_MIB = {"s390": 2060}  # an Ultravisor's own memory lies above 2 GiB
-USUAL_MIB = 128
+PROFILE = "small"
+MEMORY_MIB = 128  # of a host, if that is enough for it to come up
 CPUS = 2
 IMAGE_PAGES = 3
 STRATEGIES = {
@@ -66,12 +65,12 @@ class Island:
         assert comparison is not None, f"{arch.name} has no host software"
         self.name, self.arch, self.depth, self.seed, self.tally = name, arch, depth, seed, tally
         self.random = Random(f"{seed}:{name}")
-        self.comparison = comparison
+        self.comparison: Comparison = comparison
         self.lacks = frozenset(getattr(comparison, "lacks", {}))
         strategy = {key: self.random.choice(words) for key, words in STRATEGIES.items()}
-        memory = MEMORY_MIB.get(arch.name, USUAL_MIB) * MIB
+        memory = max(MEMORY_MIB, arch.profiles[PROFILE].host_least_mib()[0] + 8) * MIB
         drawn = self.random.getrandbits(30)
-        self.rig: Rig = comparison.compose("small", depth, hosts, memory, CPUS, drawn, strategy, Ledger())
+        self.rig: Rig = comparison.compose(PROFILE, depth, hosts, memory, CPUS, drawn, strategy, Ledger())
         self.image = comparison.image(drawn, IMAGE_PAGES, None)
         self.loot = Loot(self.random)
         self.starving: list[tuple[Any, Any, int]] = []  # pool, frames, the step at which they come back
@@ -183,7 +182,3 @@ class Island:
                 if len(thread.stack) > 1 or not own:
                     found.append((host, thread))
         return found
-
-
-def is_gone(error: BaseException | None) -> bool:
-    return isinstance(error, OwnerGone)

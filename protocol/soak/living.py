@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from protocol.arch.contract import Software
 from protocol.effects import Step
 from protocol.errors import OperationFailed
 from protocol.plan import operations as op
 from protocol.plan.operations import Pages
 from protocol.soak.options import Violation
+from protocol.soak.ports import Software
 
 if TYPE_CHECKING:
     from protocol.soak.island import Island
@@ -102,7 +102,9 @@ class Life:
         kind = random.choice(("touch", "share", "change", "exits", "exits", "swap", "reset"))
         page = SHARED + GRAIN * random.randrange(SHARED_PAGES)
         if kind == "touch":
-            return op.Touch(guest.number, vcpu, Pages(TOUCHED, 64, random.randrange(1, 9), random.getrandbits(32)))
+            return op.Touch(
+                guest.number, vcpu, Pages(TOUCHED, 64, random.randrange(1, 9), random.getrandbits(32))
+            )
         if kind == "share" and page not in guest.shared:
             guest.shared.add(page)
             return op.Share(guest.number, vcpu, Pages(page, 1, 1))

@@ -1,13 +1,15 @@
-"""Episodes in a row until the steps are done or something does not hold; then the search for a smaller case."""
+"""Episodes in a row until the steps are done or something does not hold; then the search for less."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from protocol.soak.episode import Episode
 from protocol.soak.options import EPISODE, KINDS, Options, Tally, Violation
+from protocol.soak.ports import Architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +59,22 @@ class Outcome:
         }
 
 
-def soak(options: Options, progress: Callable[[Tally, int], None] | None = None) -> Outcome:
-    """Run until the steps are done, or something does not hold."""
+def soak(
+    options: Options,
+    arches: Mapping[str, Architecture],
+    progress: Callable[[Tally, int], None] | None = None,
+) -> Outcome:
+    """Run deployments of `arches` until the steps are done, or something does not hold."""
     outcome = Outcome(options, Tally())
     for number in _numbers(options):
         left = options.steps - outcome.tally.steps
         if left <= 0:
             break
         outcome.episodes += 1
-        outcome.failure = one(options, number, min(left, EPISODE), outcome.tally)
+        outcome.failure = one(options, arches, number, min(left, EPISODE), outcome.tally)
         if outcome.failure is not None:
             break
+        gc.collect()  # an episode is one large knot of references
         if progress is not None:
             progress(outcome.tally, number)
     return outcome
@@ -83,9 +90,11 @@ def _numbers(options: Options) -> Iterator[int]:
         number += 1
 
 
-def one(options: Options, number: int, steps: int, tally: Tally) -> Failure | None:
+def one(
+    options: Options, arches: Mapping[str, Architecture], number: int, steps: int, tally: Tally
+) -> Failure | None:
     """One episode; what did not hold in it."""
-    episode = Episode(options, number, tally)
+    episode = Episode(options, number, tally, arches)
     try:
         episode.run(steps)
     except Violation as violation:
@@ -94,13 +103,13 @@ def one(options: Options, number: int, steps: int, tally: Tally) -> Failure | No
     return None
 
 
-def shrink(outcome: Outcome) -> Failure:
+def shrink(outcome: Outcome, arches: Mapping[str, Architecture]) -> Failure:
     """The same check failing with as few kinds of faults as can be, and the step at which it does."""
     assert outcome.failure is not None, "nothing failed"
     best, options = outcome.failure, outcome.options
     for kind in KINDS:
         without = best.without | {kind}
-        again = one(replace(options, without=without), best.episode, EPISODE, Tally())
+        again = one(replace(options, without=without), arches, best.episode, EPISODE, Tally())
         if again is not None and again.check == best.check:
             best = again
     return best

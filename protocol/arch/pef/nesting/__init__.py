@@ -34,6 +34,7 @@ from protocol.arch.pef.tables import ORDER, PAGE_SHIFT
 from protocol.calls import CallSpec, Treatment
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
+from protocol.memory.pool import OutOfFrames
 from protocol.nesting.guest_host import GuestHost, Hypervisor
 from protocol.tracking import Book
 
@@ -132,14 +133,15 @@ class Nested(GuestHost[Any]):
         yield from self.put_entry(cpu, lpid, dw0, dw1)
 
     def new_lpid(self, cpu: Cpu) -> Step[int]:
-        """H_GUEST_CREATE: the id is the very LPID under which the VM will run, down to the machine."""
+        """H_GUEST_CREATE: the very LPID under which the VM will run, down to the machine; 0: none."""
         if self.api == V1:
             return 0
         self.ledger.trap(self.level, "guest_create")
         lower: int = yield from self.below.memory.new_lpid(self.cpu_below(cpu))
-        lpid = lower or self._free.pop()
-        self.ids[lpid] = bool(lower)
-        self.book.add("vm_map")
+        lpid = lower or (self._free.pop() if self._free else 0)
+        if lpid:
+            self.ids[lpid] = bool(lower)
+            self.book.add("vm_map")
         self.ledger.reenter(self.below.level)
         return lpid
 
@@ -215,12 +217,18 @@ class Nested(GuestHost[Any]):
         tables = TableMemory(self.below.pool)
         memory = self.below.memory
         tree = Tree(memory.peek, memory.write, lambda size: self._table(tables, size))
-        shadow = lpid if self.api == V2 else self._free.pop()
+        shadow = lpid if self.api == V2 else self._shadow_lpid()
         made = Record(lpid, shadow, tables, tree, its)
         self.records[lpid] = made
         self.book.add("vm_map")
         yield from self._write_below(cpu, made)
         return made
+
+    def _shadow_lpid(self) -> int:
+        """Raises OutOfFrames where the level has given all that it has."""
+        if not self._free:
+            raise OutOfFrames("no shadow LPID")
+        return self._free.pop()
 
     def _table(self, tables: TableMemory, size: int) -> int:
         at, fresh = tables.take(size)

@@ -8,6 +8,7 @@ guest host.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ from protocol.arch.pef.radix import PAGE_ADDRESS, root_of, walk
 from protocol.arch.pef.status import SUCCESS, signed
 from protocol.arch.pef.tables import ORDER, PAGE, PAGE_SHIFT
 from protocol.effects import Step
+from protocol.memory.pool import OutOfFrames
 
 if TYPE_CHECKING:
     from protocol.arch.pef.nesting import Nested
@@ -49,21 +51,29 @@ def enter(nested: Nested, cpu: Cpu, entry: Entry) -> Step[Left]:
     _copied(nested)
     cpu.lpidr, cpu.pidr = entry.lpid, entry.pidr
     if not nested.may_use(entry.lpid):  # nothing runs under an id that was not given
-        return Exit(
-            DECREMENTER,
-            entry.lpid,
-            entry.vcpu,
-            list(entry.gpr),
-            hsrr0=entry.nip,
-            hsrr1=entry.msr,
-            srr0=entry.nip,
-            srr1=entry.msr,
-            program=entry.program,
-        )
-    record = yield from nested.record(cpu, entry.lpid)
+        return _not_run(entry)
+    try:
+        record = yield from nested.record(cpu, entry.lpid)
+    except OutOfFrames:
+        return _not_run(entry)
     below = nested.cpu_below(cpu)
     left = yield from nested.below.memory.enter(below, replace(entry, lpid=record.shadow))
     return (yield from _up(nested, cpu, below, record, left, entry.stay))
+
+
+def _not_run(entry: Entry) -> Exit:
+    """A time slice is over, and nothing was done in it: a host tries again, and gives up one day."""
+    return Exit(
+        DECREMENTER,
+        entry.lpid,
+        entry.vcpu,
+        list(entry.gpr),
+        hsrr0=entry.nip,
+        hsrr1=entry.msr,
+        srr0=entry.nip,
+        srr1=entry.msr,
+        program=entry.program,
+    )
 
 
 def uv_return(
@@ -95,8 +105,10 @@ def uv_return(
 def as_vcpu(nested: Nested, cpu: Cpu, gpr: list[int], program: Program | None) -> Step[list[int] | Left]:
     """A guest's ultracall by a CPU that is no vcpu: the level below lets it make it where it says it is."""
     below = nested.cpu_below(cpu)
-    usable = cpu.lpidr and nested.may_use(cpu.lpidr)
-    record = None if not usable else (yield from nested.record(cpu, cpu.lpidr))
+    record = None
+    if cpu.lpidr and nested.may_use(cpu.lpidr):
+        with suppress(OutOfFrames):  # then it runs nowhere
+            record = yield from nested.record(cpu, cpu.lpidr)
     below.hv, below.lpidr, below.pidr = cpu.hv, 0 if record is None else record.shadow, cpu.pidr
     out: list[int] | Left = yield from nested.below.memory.call(below, gpr, program=program)
     below.hv = True
@@ -130,7 +142,12 @@ def _up(nested: Nested, cpu: Cpu, below: Cpu, record: Record, left: Left, stay: 
         if left.secure and not record.svm:
             record.svm = True
             nested.book.add("te_object")
-        if not (yield from _resolved(nested, cpu, record, left)):
+        try:
+            resolved = yield from _resolved(nested, cpu, record, left)
+        except OutOfFrames:  # for the shadow table: the guest host is told of the end of a time slice
+            left = replace(left, trap=DECREMENTER, hdar=0, hdsisr=0, asdr=0)
+            resolved = False
+        if not resolved:
             return _handed_up(nested, cpu, record, left)
         below.lpidr, below.pidr = record.shadow, 0
         if left.secure:

@@ -14,9 +14,10 @@ from protocol.arch.pef import front
 from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.machine.memory import usable
 from protocol.arch.pef.nesting.records import Record
-from protocol.arch.pef.status import INVALID, P2, P3, P5, PARAMETER, PERMISSION, SUCCESS
+from protocol.arch.pef.status import INVALID, NO_MEM, P2, P3, P5, PARAMETER, PERMISSION, SUCCESS
 from protocol.arch.pef.tables import ORDER, PAGE_SHIFT, UNIT_SHIFT
 from protocol.effects import Step
+from protocol.memory.pool import OutOfFrames
 
 if TYPE_CHECKING:
     from protocol.arch.pef.nesting import Nested
@@ -29,7 +30,10 @@ def write_pate(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     lpid, dw0, dw1 = gpr[4:7]
     if lpid >= nested.profile.lpids or not nested.may_use(lpid):
         return PARAMETER
-    yield from nested.put_entry(cpu, lpid, dw0, dw1)
+    try:
+        yield from nested.put_entry(cpu, lpid, dw0, dw1)
+    except OutOfFrames:  # for a shadow table: the ultravisor as it is needs none (the code is a guess)
+        return NO_MEM
     return SUCCESS
 
 

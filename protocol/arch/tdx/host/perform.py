@@ -197,7 +197,9 @@ def _accept(host: Host, vm: Vm, vcpu: int, pages: list[int]) -> Step[None]:
 
 def _write(host: Host, operation: op.Write) -> Step[None]:
     vm, vcpu = yield from _accepted(host, operation)
-    yield from run(host, vm, vcpu, [Touch((operation.page << PAGE_SHIFT) + operation.at, True, operation.data)])
+    yield from run(
+        host, vm, vcpu, [Touch((operation.page << PAGE_SHIFT) + operation.at, True, operation.data)]
+    )
 
 
 def _read(host: Host, operation: op.Read) -> Step[bytes]:

@@ -1,0 +1,185 @@
+"""Each checker of the soak is proved able to fail: by a mutation of the code that it guards.
+
+A mutation is a mistake that somebody could make. The list names, for each checker, one mistake and where it
+is put; without the mutation the very same run holds, which is shown first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from protocol.arch import load
+from protocol.arch.pef.compose import Rig
+from protocol.arch.pef.machine.svm import OutOfUnits, SecureMemory
+from protocol.arch.pef.nesting import Nested as NestedPef
+from protocol.arch.pef.nesting import teardown
+from protocol.arch.s390.linked import Server, SieAnswer
+from protocol.arch.s390.nesting import Nested
+from protocol.errors import RemoteProtocolError
+from protocol.memory.physical import Physical
+from protocol.memory.pool import Pool
+from protocol.memory.store import PAGE, PAGE_SHIFT
+from protocol.soak import Options, Outcome, episode, soak
+from protocol.soak.living import TAG
+
+pytestmark = pytest.mark.slow
+
+SEED, STEPS = 1, 20_000
+Patch = pytest.MonkeyPatch
+Mutation = Callable[[Patch], None]
+
+
+def a_store_of_a_guest_is_lost(patch: Patch) -> None:
+    """Every third store of a secret into the vault goes nowhere."""
+    real, seen = Physical.vault_write, [0]
+
+    def write(self: Physical, frame: int, offset: int, data: bytes) -> None:
+        seen[0] += TAG in data
+        if TAG not in data or seen[0] % 3:
+            real(self, frame, offset, data)
+
+    patch.setattr(Physical, "vault_write", write)
+
+
+def the_machine_keeps_a_copy_outside_of_its_vault(patch: Patch) -> None:
+    real = Physical.vault_write
+
+    def write(self: Physical, frame: int, offset: int, data: bytes) -> None:
+        real(self, frame, offset, data)
+        self.write((frame << PAGE_SHIFT) + offset, data)
+
+    patch.setattr(Physical, "vault_write", write)
+
+
+def an_emulation_reads_the_vault_for_its_host(patch: Patch) -> None:
+    """A load of a secure page is answered with what the guest has there."""
+
+    def peek(self: Any, address: int, length: int) -> bytes:
+        machine = self.below.memory
+        frame = int(self.slots[address >> PAGE_SHIFT])
+        while not hasattr(machine, "storage"):
+            frame = int(machine.slots[frame]) if hasattr(machine, "slots") else frame
+            machine = machine.below.memory if hasattr(machine, "below") else machine.memory
+        data: bytes = machine.storage.vault_read(frame, 0, PAGE)
+        return data[address % PAGE :][:length]
+
+    patch.setattr(Nested, "guarded_peek", peek)
+
+
+def an_exit_carries_what_the_guest_read(patch: Patch) -> None:
+    """The answer of SIE has a guest's results in it, not only in its program."""
+    real = Server._enter
+
+    def enter(self: Server, cpu: Any, request: Any) -> Any:
+        answer = yield from real(self, cpu, request)
+        read = [bytes.fromhex(done["hex"]) for done in answer.program.results if "hex" in done]
+        return SieAnswer((answer.result, *read), answer.program) if read else answer
+
+    patch.setattr(Server, "_enter", enter)
+
+
+def a_book_keeps_an_entity_that_is_gone(patch: Patch) -> None:
+    """A guest's CPU is destroyed below, and stays in the emulation's book."""
+    from protocol.arch.s390.nesting import vcpu
+
+    patch.setattr(vcpu, "untrack_cpu", lambda _nested, _secure: None)
+
+
+def a_pool_gives_a_frame_twice(patch: Patch) -> None:
+    real, given = Pool.give, [0]
+
+    def give(self: Pool, frames: Any) -> None:
+        listed = [int(frame) for frame in frames]
+        given[0] += 1
+        real(self, [*listed, *listed[:1]] if given[0] % 3 == 0 else listed)
+
+    patch.setattr(Pool, "give", give)
+
+
+def the_end_of_a_host_is_not_noticed(patch: Patch) -> None:
+    def nothing(*_: Any) -> Any:
+        yield from ()
+
+    patch.setattr(Rig, "end", nothing)
+
+
+def a_host_that_did_nothing_wrong_is_refused(patch: Patch) -> None:
+    """The ultravisor says that it has no secure memory, and it has."""
+    real, asked = SecureMemory.reserve, [0]
+
+    def reserve(self: SecureMemory, *arguments: int) -> Any:
+        asked[0] += 1
+        if asked[0] % 5 == 0:
+            raise OutOfUnits
+        return real(self, *arguments)
+
+    patch.setattr(SecureMemory, "reserve", reserve)
+
+
+def a_level_raises(patch: Patch) -> None:
+    real, asked = Nested.account, [0]
+
+    def account(self: Nested, *arguments: Any) -> None:
+        asked[0] += 1
+        assert asked[0] % 50, "an invariant of the emulation"
+        real(self, *arguments)
+
+    patch.setattr(Nested, "account", account)
+
+
+def a_server_closes_the_link_of_who_did_nothing(patch: Patch) -> None:
+    real, asked = Server.__call__, [0]
+
+    def serve(self: Server, effect: Any) -> Any:
+        asked[0] += 1
+        if asked[0] % 400 == 0:
+            raise RemoteProtocolError("shape", "nothing is wrong with it")
+        return real(self, effect)
+
+    patch.setattr(Server, "__call__", serve)
+
+
+def a_teardown_never_ends(patch: Patch) -> None:
+    def endless(nested: NestedPef, cause: str) -> Any:
+        while True:
+            yield from nested.below.memory.tlbie(nested.cpu_below(nested.keeper), 0, 0)
+
+    patch.setattr(teardown, "everything", endless)
+    patch.setattr(episode, "RESTLESS", 5_000)
+
+
+MUTATIONS: list[tuple[str, str, Mutation]] = [
+    ("history", "s390", a_store_of_a_guest_is_lost),
+    ("secrecy", "tdx", the_machine_keeps_a_copy_outside_of_its_vault),
+    ("secrecy", "s390", an_emulation_reads_the_vault_for_its_host),
+    ("secrecy", "s390", an_exit_carries_what_the_guest_read),
+    ("books", "s390", a_book_keeps_an_entity_that_is_gone),
+    ("frames", "s390", a_pool_gives_a_frame_twice),
+    ("nothing_left", "pef", the_end_of_a_host_is_not_noticed),
+    ("service", "pef", a_host_that_did_nothing_wrong_is_refused),
+    ("level", "s390", a_level_raises),
+    ("protocol", "s390", a_server_closes_the_link_of_who_did_nothing),
+    ("liveness", "pef", a_teardown_never_ends),
+]
+
+
+def run(arch: str) -> Outcome:
+    return soak(Options(seed=SEED, steps=STEPS, arch=arch), {arch: load(arch)})
+
+
+@pytest.mark.parametrize("arch", sorted({arch for _, arch, _ in MUTATIONS}))
+def test_without_a_mutation_the_same_run_holds(arch: str) -> None:
+    assert run(arch).failure is None
+
+
+@pytest.mark.parametrize(
+    ("check", "arch", "mutation"), MUTATIONS, ids=[mutation.__name__ for _, _, mutation in MUTATIONS]
+)
+def test_a_mutation_is_found(check: str, arch: str, mutation: Mutation, monkeypatch: Patch) -> None:
+    mutation(monkeypatch)
+    failure = run(arch).failure
+    assert failure is not None, "nobody noticed"
+    assert failure.check == check, failure

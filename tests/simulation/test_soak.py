@@ -1,0 +1,95 @@
+"""`nestbed soak`: one seed is one run, what does not hold is replayed and made smaller, and much is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.commands.soak import command
+from protocol.arch import architectures, load
+from protocol.soak import KINDS, Options, Outcome, shrink, soak
+from protocol.soak.options import LIVENESS, MODES
+
+ROOT = Path(__file__).parents[2]
+ARCHES = {name: load(name) for name in architectures()}
+
+
+def run(options: Options) -> Outcome:
+    arches = ARCHES if options.arch is None else {options.arch: ARCHES[options.arch]}
+    return soak(options, arches)
+
+
+def held(outcome: Outcome) -> Outcome:
+    """Nothing was violated; else the failure says how to see it again."""
+    failure = outcome.failure
+    assert failure is None, f"{failure}\nagain: ./x {command(outcome.options, failure)}"
+    return outcome
+
+
+def test_two_runs_of_a_seed_have_one_trace_whatever_the_hash_seed() -> None:
+    said = []
+    for hash_seed in ("1", "2"):
+        ran = subprocess.run(
+            [sys.executable, "-P", "-m", "nestbed", "soak", "--seed", "5", "--steps", "900", "--json"],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        said.append(json.loads(ran.stdout))
+    assert said[0] == said[1]
+    assert {"seed", "commit", "steps", "faults", "checks", "violations", "trace"} <= set(said[0])
+
+
+def test_another_seed_is_another_run() -> None:
+    one, other = (run(Options(seed=seed, steps=600, arch="pef")) for seed in (1, 2))
+    assert one.tally.trace != other.tally.trace
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("arch", sorted(ARCHES))
+def test_a_deployment_of_every_architecture_holds(arch: str, mode: str) -> None:
+    outcome = held(run(Options(seed=3, steps=1200, arch=arch, mode=mode)))
+    assert outcome.tally.steps >= 1200
+    assert outcome.tally.checks["books"]
+
+
+def test_kinds_of_faults_can_be_left_out() -> None:
+    outcome = held(run(Options(seed=3, steps=3000, arch="pef", without=frozenset(KINDS) - {"hold"})))
+    assert set(outcome.tally.faults) <= {"hold"}
+
+
+def test_a_failure_is_replayed_by_its_command_and_needs_less_after_shrinking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from protocol.arch.pef.nesting import teardown
+
+    def nothing(*_: Any) -> Any:
+        yield from ()
+
+    monkeypatch.setattr(teardown, "everything", nothing)
+    options = Options(seed=1, steps=20_000, arch="pef")
+    outcome = run(options)
+    assert outcome.failure is not None
+    least = shrink(outcome, {"pef": ARCHES["pef"]})
+    assert least.check == outcome.failure.check
+    assert least.without > outcome.failure.without
+    words = command(options, least).split()
+    assert words[:2] == ["nestbed", "soak"]
+    again = run(replace(options, episode=least.episode, without=least.without))
+    assert again.failure == least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_much_is_run_and_nothing_is_violated(seed: int) -> None:
+    """200,000 steps in all, with those of the liveness mode."""
+    mode = LIVENESS if seed % 4 == 3 else MODES[0]
+    held(run(Options(seed=1000 + seed, steps=25_000, mode=mode)))
