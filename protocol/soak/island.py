@@ -126,7 +126,7 @@ class Island:
             return self.rig.end(host.seat, "l1_crash")
         if how == "kill":
             return self.rig.kill(host.seat)
-        return self.rig.reset(host.seat, "load-normal")
+        return self.rig.reset(host.seat, self.comparison.reboot)
 
     def _beneath(self, host: Host) -> tuple[Serve, ...]:
         return tuple(self.rig.below(host.seat)[1:])

@@ -47,6 +47,9 @@ class Rig(Protocol):
 class Comparison(Protocol):
     """What puts a composition together whose levels live apart."""
 
+    @property
+    def reboot(self) -> str: ...
+
     def compose(
         self,
         profile: str,

@@ -125,7 +125,7 @@ def test_a_host_that_reboots_between_two_messages_has_its_whole_quota_again(hops
         apart.crossing.hop()
     apart.crossing.kill([victim], 1)
     apart.crossing.finish([victim])
-    reset = apart.crossing.start("reset", apart.rig.reset(0, "load-normal"), apart.rig.below(0)[1:])
+    reset = apart.crossing.start("reset", apart.rig.reset(0, "system"), apart.rig.below(0)[1:])
     apart.crossing.finish([reset])
     level = apart.rig.seats[0].level
     assert isinstance(level, Nested)
