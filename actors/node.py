@@ -141,7 +141,7 @@ class Node:
         comparison = load(config.arch).comparison
         assert comparison is not None, f"{config.arch} has no comparison"
         self.comparison: Any = comparison
-        self.ledger = Ledger()
+        self.ledger = Ledger(comparison.prices.entry)
         self.actor = Actor(NODE, self._handle, runtime, perform=self._perform)
         self._top: Kvm | None = None
         data = None

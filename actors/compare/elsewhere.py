@@ -73,6 +73,8 @@ class GuestHostsElsewhere:
             self._node_of |= dict.fromkeys(seats, node)
         for host in range(len(self._lives)):
             await self._boot(host)
+        if self._parts.scenario.depth > 1:  # L1's hypervisor came up by messages, which belong to no phase
+            self.rig.stands()
 
     def _config(self, seats: tuple[int, ...], l1s: list[ApartL1]) -> NodeConfig:
         scenario = self._parts.scenario

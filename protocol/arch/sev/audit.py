@@ -33,10 +33,10 @@ def _truth(rig: Rig, seat: int) -> dict[str, Any]:
     machine, level = rig.machines[0], rig.seats[seat].level
     frames = np.array(level.slots)
     asids = {level.real_asid(asid) for asid in range(1, level.profile.asids + 1)}
-    for floor in reversed(rig.floors):
-        if not isinstance(floor.level, Machine):
-            asids = {floor.level.real_asid(asid) for asid in asids}
-            frames = floor.level.slots[frames]
+    for below in reversed(rig.levels):
+        if not isinstance(below, Machine):
+            asids = {below.real_asid(asid) for asid in asids}
+            frames = below.slots[frames]
     assigned = machine.rmp.flags[frames] & ASSIGNED != 0
     secure = machine.rmp.asid[frames] != 0
     inside = set(frames.tolist())
@@ -56,15 +56,15 @@ def _truth(rig: Rig, seat: int) -> dict[str, Any]:
 
 def leaks(rig: Rig) -> Iterator[dict[str, Any]]:
     """Everything that stands in one of two books only, from the machine up."""
-    for number, floor in enumerate(rig.floors):
+    for number, below in enumerate(rig.levels):
         last = number == rig.depth - 1
-        above: list[Any] = [seat.level for seat in rig.seats] if last else [rig.floors[number + 1].level]
+        above: list[Any] = [seat.level for seat in rig.seats] if last else [rig.levels[number + 1]]
         known: set[int] = set()
         for host, nested in enumerate(above):
-            yield from _pages(floor.level, nested, host if last else 0)
-            yield from _asids(floor.level, nested, host if last else 0)
+            yield from _pages(below, nested, host if last else 0)
+            yield from _asids(below, nested, host if last else 0)
             known |= {guest.real for guest in nested.platform.guests.values()}
-        held = set(floor.level.platform.guests)
+        held = set(below.platform.guests)
         for handle in sorted(known ^ held):
             yield {"kind": "sev_guest", "host": 0, "id": hex(handle)}
 

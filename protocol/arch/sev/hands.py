@@ -16,7 +16,7 @@ from protocol.arch.sev.structs import Exit
 from protocol.effects import Fault, Step
 
 if TYPE_CHECKING:
-    from protocol.arch.sev.seat import Seat
+    from protocol.nesting.composition import Seat
 
 _COUNTED = {"rmpupdate", "psmash", "wbinvd"}
 _TRAPS = {TRAP_RMPUPDATE: "rmpupdate", TRAP_PSMASH: "psmash"}
@@ -32,7 +32,8 @@ class Hands:
         self._instructions: defaultdict[str, int] = defaultdict(int)
 
     def cpu(self, number: int) -> Cpu:
-        return self.seat.cpus[number]
+        cpu: Cpu = self.seat.cpus[number]
+        return cpu
 
     def mailbox(
         self, cpu: int, cmdresp: int, address: int, park: bool = False, lose: bool = False
@@ -49,6 +50,12 @@ class Hands:
         if counted in _COUNTED:
             self._instructions[counted] += 1
         return INSTRUCTIONS[name][0](self.seat.level, self.cpu(cpu), r)
+
+    def wbinvd(self, cpu: Cpu) -> Step[None]:
+        """By the kernel, on any CPU of the level."""
+        self._instructions["wbinvd"] += 1
+        step: Step[None] = self.seat.level.wbinvd(cpu)
+        return step
 
     def vmrun(self, cpu: int, vmcb: int, program: Program, stay: bool = False) -> Step[Exit | Fault]:
         step: Step[Exit | Fault] = self.seat.level.enter(self.cpu(cpu), vmcb, program, stay, self.guest_level)

@@ -1,7 +1,7 @@
 """A level that lives elsewhere in the same machine: its operations go by message, its memory by a port.
 
 `LinkedSev` is what a host holds of the level below it, `Server` the other end. CPUs are named by their
-numbers; both ends see the same MSRs, as they do on hardware.
+numbers. In one process both ends have the same MSRs, as on hardware; else each keeps what was stored to them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from protocol.arch.sev import guest
+from protocol.arch.sev.calls import CALLS
 from protocol.arch.sev.cpu import Cpu, X86Fault
 from protocol.arch.sev.guest import Program
+from protocol.arch.sev.profiles import Profile
 from protocol.arch.sev.structs import Exit, NewState
 from protocol.effects import Fault, Issue, Step, issue
 from protocol.errors import RemoteProtocolError
@@ -73,14 +75,18 @@ WIRE = (
 class LinkedSev(LinkedLevel):
     """Secure processor, RMP and VMRUN of a level that is asked by message."""
 
-    def __init__(self, level: Any) -> None:
-        super().__init__(level)
-        self.cpus: list[Cpu] = level.cpus
-        self.profile = level.profile
-        self.calls = level.calls
-        self.nested_msr: bool = level.nested_msr
-        self.cpuid = level.cpuid
-        self.refusal = level.refusal
+    def __init__(self, memory: Any, cpus: list[Cpu]) -> None:
+        """`memory` is the level itself, if it is in this process, or the port to the memory of a guest host.
+
+        `profile` is set where nothing else says what this host was promised: in a process of its own.
+        """
+        super().__init__(memory)
+        self.cpus = cpus
+        self.calls = {code: spec for code, spec in CALLS.items() if spec.for_host()}
+        self.nested_msr: bool = getattr(memory, "nested_msr", True)
+        self._shared = getattr(memory, "cpus", None) is cpus  # the level below has the very same
+        if self._shared:
+            self.profile: Profile = memory.profile
 
     def call(self, cpu: Cpu, cmdresp: int, address: int, park: bool = False, lose: bool = False) -> Step[int]:
         return issue(PSP, _who(cpu), cmdresp, address, park, lose)
@@ -98,7 +104,11 @@ class LinkedSev(LinkedLevel):
         return issue(RDMSR, _who(cpu), number)
 
     def wrmsr(self, cpu: Cpu, number: int, value: int) -> Step[Fault | None]:
-        return issue(WRMSR, _who(cpu), number, value)
+        """This end knows what the other one stored: whether SNP is on is looked at before an instruction."""
+        fault: Fault | None = yield from issue(WRMSR, _who(cpu), number, value)
+        if fault is None and not self._shared:
+            cpu.write_msr(number, value)
+        return fault
 
     def poll(self) -> Step[None]:
         return issue(POLL)

@@ -19,7 +19,6 @@ ASID_LIMIT = 2048  # ASIDs for which the head of the RMP has a counter
 _ONE_WAY = "sev has one way to do that"
 _REFUSED = {
     ("fidelity", "bulk"): "sev has no runs of equal calls in one step yet",
-    ("paths", "mixed"): "sev has no software of L0's own beside its guest hosts yet",
     ("strategy.handles", "mapped"): "the handle of an SNP guest is the address of its context page",
     ("strategy.donation", "bounded"): f"{_ONE_WAY}: a page that is lent is lent whole",
     ("strategy.donation", "off"): f"{_ONE_WAY}: a page that is lent is lent whole",
@@ -54,6 +53,15 @@ class Profile:
             handles=self.handles * hosts,
             asid_limit=max(ASID_LIMIT, es + sev + 1),
             owned=False,
+        )
+
+    def with_own(self, es: int) -> Profile:
+        """The same with `es` ASIDs more in the lower range, behind those that it has."""
+        return replace(
+            self,
+            asids=self.asids + es,
+            min_sev_asid=self.min_sev_asid + es,
+            asid_limit=max(self.asid_limit, self.asids + es + 1),
         )
 
     # What a plan of a comparison asks.

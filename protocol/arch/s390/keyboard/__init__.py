@@ -61,7 +61,8 @@ class S390Keyboard(Keyboard[S390Host]):
         return image(fields, self._rig.seed)
 
     def clock(self) -> int:
-        return self._rig.machines[0].tod
+        tod: int = self._rig.machines[0].tod
+        return tod
 
     def tick(self) -> None:
         for machine in self._rig.machines:

@@ -81,8 +81,9 @@ class Driver:
             raise Failed(f"PSMASH of {page:#x} fails")
 
     def wbinvd_everywhere(self) -> Step[None]:
-        for cpu in self.hands.seat.cpus:
-            yield from self.hands.instruction(cpu.number, "wbinvd", Registers())
+        """On every CPU of the level, whoever uses it."""
+        for cpu in self.hands.seat.level.cpus:
+            yield from self.hands.wbinvd(cpu)
 
     def read_msr(self, cpu: int, number: int) -> Step[int]:
         result = yield from self.hands.instruction(cpu, "rdmsr", Registers(rcx=number))

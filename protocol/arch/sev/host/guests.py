@@ -79,8 +79,8 @@ class Guests:
         profile = driver.hands.seat.level.profile
         self._driver = driver
         self._key_of = key_of
-        self._upper = AsidPool(profile.min_sev_asid, profile.asids)
-        self._lower = AsidPool(1, profile.min_sev_asid - 1)
+        self._upper = AsidPool(range(profile.min_sev_asid, profile.asids + 1))
+        self._lower = AsidPool(range(1, profile.min_sev_asid))
         self._made = 0
         self.vms: dict[int, Vm] = {}
 

@@ -153,7 +153,8 @@ def _destroy(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
     vm, driver = host.guest(operation.guest), host.driver
     yield from driver.wbinvd_everywhere()
     yield from driver.take_back(vm.response)
-    yield from driver.command("SNP_DECOMMISSION", gctx=vm.context)
+    leave = driver.command("SNP_DECOMMISSION", gctx=vm.context)
+    yield from host.asids.lock.leave(host.level, leave)
     yield from driver.take_back(vm.context)
     for page in (*vm.vmsas, *vm.private.values()):
         yield from driver.rmpupdate(page, SHARED)

@@ -11,20 +11,21 @@ Left out: legacy guests (`guests` has them), attestation, 2 MiB pages, folding o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from protocol.arch.sev.cpu import MFDM, RMP_BASE, RMP_END, SME, SNP_EN, SYSCFG, VM_HSAVE_PA, VMPL_EN, Cpu
 from protocol.arch.sev.hands import Hands
-from protocol.arch.sev.host.asids import AsidPool
+from protocol.arch.sev.host.asids import AsidPool, FlushLock
 from protocol.arch.sev.host.driver import Driver, Failed
 from protocol.arch.sev.host.vm import GuestFailed, Vm
-from protocol.arch.sev.seat import Seat
 from protocol.arch.sev.status import Status
 from protocol.arch.sev.structs import PAGE, RMP_HEAD, TWO_MIB
 from protocol.effects import Step
 from protocol.errors import OperationFailed
 from protocol.memory.pool import Pool
+from protocol.nesting.composition import Seat
 from protocol.plan import operations as op
 from protocol.tracking import Book
 
@@ -35,8 +36,20 @@ SNP_SHUTDOWN_LEN = 8
 IOMMU_SHUTDOWN = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A hypervisor's kernel that is up: frames, ASIDs of the lower range, the lock around all ASIDs."""
+
+    pool: Pool
+    asids: range
+    lock: FlushLock
+
+
 class Host:
-    """One secure host. `depth` is its own level, 0 for L0; `image` is what its guests are loaded with."""
+    """One secure host. `depth` is its own level, 0 for L0; `image` is what its guests are loaded with.
+
+    With `kernel` it is the software of a hypervisor: the platform is up, and it has what is named there.
+    """
 
     def __init__(
         self,
@@ -47,8 +60,10 @@ class Host:
         depth: int,
         image: bytes | None = None,
         book: Book | None = None,
+        kernel: Kernel | None = None,
     ) -> None:
         """A host that is off."""
+        self._kernel = kernel
         self.level = level
         self.depth = depth
         self.image = image
@@ -125,8 +140,14 @@ class Host:
 
     def boot(self) -> Step[None]:
         """The RMP is laid out (which the platform's boot code does), SNP switched on everywhere; then the
-        driver's probe; then KVM's save area on every CPU.
+        driver's probe; then KVM's save area on every CPU. A hypervisor has done all that for its own.
         """
+        if self._kernel is not None:
+            self.pool = self._kernel.pool
+            self._driver = Driver(self._hands, self._allocate)
+            self._driver.snp = True
+            self.asids = AsidPool(self._kernel.asids, self._kernel.lock)
+            return
         size = self.level.size
         rmp_len = -(-(RMP_HEAD + ENTRY * (size // PAGE)) // MIB) * MIB
         self._tmr = -(-(RMP_AT + rmp_len) // TWO_MIB) * TWO_MIB
@@ -143,7 +164,7 @@ class Host:
         yield from driver.probe()
         for number in range(len(self._hands.seat.cpus)):
             yield from driver.write_msr(number, VM_HSAVE_PA, self.page())
-        self.asids = AsidPool(1, self.level.profile.min_sev_asid - 1)
+        self.asids = AsidPool(range(1, self.level.profile.min_sev_asid))
         self._driver = driver
 
     def shut_down(self) -> Step[None]:
@@ -154,6 +175,8 @@ class Host:
         if self.guests:
             raise ValueError(f"{len(self.guests)} guests are still there")
         driver = self.driver
+        if self._kernel is not None:
+            return
         yield from driver.command("SHUTDOWN")
         yield from driver.wbinvd_everywhere()
         for allowed in ((0, Status.DFFLUSH_REQUIRED), (0,)):

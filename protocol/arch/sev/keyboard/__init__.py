@@ -32,7 +32,7 @@ class SevKeyboard(Keyboard[SevHost]):
                 seat,
                 rig.depth + 1,
                 self._parked,
-                lambda kind, which=which: rig.reset(which),  # type: ignore[misc]
+                partial(rig.reset, which),
                 partial(rig.kill, which),
                 partial(rig.guest_key, which),
             )

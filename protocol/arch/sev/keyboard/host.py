@@ -16,11 +16,11 @@ from protocol.arch.sev.keyboard import steps
 from protocol.arch.sev.keyboard.sequence import Software
 from protocol.arch.sev.level import Level
 from protocol.arch.sev.machine.steps import shown
-from protocol.arch.sev.seat import Seat
 from protocol.arch.sev.structs import TWO_MIB, Exit
 from protocol.effects import Fault, Step, run
 from protocol.keyboard import AllocationBook, Answer, Begun, Complaint, Fields, Raised, SecureHost, Space
 from protocol.memory.store import PAGE, PAGE_SHIFT
+from protocol.nesting.composition import Seat
 
 RESETS = ("power",)
 PROGRAMS = 65536

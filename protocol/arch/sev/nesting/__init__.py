@@ -29,9 +29,10 @@ from protocol.arch.sev.crypto.identity import Identity
 from protocol.arch.sev.crypto.keys import derive
 from protocol.arch.sev.front import Front
 from protocol.arch.sev.guest import Program
+from protocol.arch.sev.host.asids import FlushLock
 from protocol.arch.sev.nesting import entry, teardown
 from protocol.arch.sev.nesting.entities import TrackedGuest
-from protocol.arch.sev.nesting.port import FlushLock, Port
+from protocol.arch.sev.nesting.port import Port
 from protocol.arch.sev.nesting.shadow import Shadows
 from protocol.arch.sev.nesting.treatments import TREATMENTS
 from protocol.arch.sev.profiles import Profile
@@ -99,7 +100,7 @@ class Nested(GuestHost[Any], Front):
         self._kvm_cpus = list(kvm_cpus)
         self._below_entries = below_rmp + RMP_HEAD
         self._first_asids = asids
-        self.port = Port(below.memory, self._kvm_cpus, below.pool, lock, ledger.contention)
+        self.port = Port(below.memory, self._kvm_cpus, below.pool, lock)
         self.shadows = Shadows(self)
         self.quarantine = Quarantine()
         self._shadow_vmcbs: dict[int, int] = {}
@@ -487,6 +488,12 @@ class Nested(GuestHost[Any], Front):
             cpu.reset()
         self._start()
         self.clear(np.arange(self.size >> PAGE_SHIFT))
+
+    def death(self, cause: str = "l1_crash") -> Step[None]:
+        """Sudden death: the same. Its frames are its seat's, and lie in no mapping of its own any more."""
+        yield from self.reset(cause)
+        if self.ram is not None:
+            self.ram.left(self.slots)
 
     def drop_shadows(self) -> None:
         self.shadows.clear()

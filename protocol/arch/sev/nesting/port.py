@@ -6,34 +6,20 @@ of the guest host. The mailbox below takes one command at a time; in one process
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 from protocol.arch.sev.cpu import Cpu
 from protocol.arch.sev.hands import Hands
+from protocol.arch.sev.host.asids import FlushLock
 from protocol.arch.sev.host.driver import Driver
 from protocol.arch.sev.instructions import Registers
-from protocol.arch.sev.seat import Seat
 from protocol.arch.sev.structs import FIRMWARE, PAGE, SHARED, NewState
 from protocol.effects import Fault, Step
 from protocol.memory.pool import Pool
+from protocol.nesting.composition import Seat
 
 ANY = range(1 << 16)
-
-
 _LEAVE = ("DEACTIVATE", "SNP_DECOMMISSION")
-
-
-@dataclass(slots=True)
-class FlushLock:
-    """One for all guest hosts of a level:
-
-    who leaves an ASID is a reader, who flushes a writer, as in Linux.
-    """
-
-    flushing: bool = False
-    leaving: int = 0
 
 
 class Port:
@@ -41,14 +27,11 @@ class Port:
 
     BOUNCE_PAGES = 8
 
-    def __init__(
-        self, level: Any, cpus: list[Cpu], pool: Pool, lock: FlushLock, contention: MutableMapping[str, int]
-    ) -> None:
+    def __init__(self, level: Any, cpus: list[Cpu], pool: Pool, lock: FlushLock) -> None:
         self._pool = pool
         self._level = level
         self._lock = lock
         self.parks = ""  # the command that is to stop inside the level below
-        self._contention = contention
         self._runs: list[tuple[int, int]] = []
         self.hands = Hands(Seat(0, level, cpus, level.size), 0)
         self.driver = Driver(self.hands, self._allocate)
@@ -77,15 +60,8 @@ class Port:
 
     def command(self, name: str, **fields: int) -> Step[int]:
         park, self.parks = name == self.parks, ("" if name == self.parks else self.parks)
-        if name not in _LEAVE:
-            return (yield from self.driver.command(name, ANY, park, **fields))
-        while self._lock.flushing:
-            yield from self._wait()
-        self._lock.leaving += 1
-        try:
-            return (yield from self.driver.command(name, ANY, park, **fields))
-        finally:
-            self._lock.leaving -= 1
+        step = self.driver.command(name, ANY, park, **fields)
+        return self._lock.leave(self._level, step) if name in _LEAVE else step
 
     def field(self, name: str, field: str) -> int:
         return self.driver.field(name, field)
@@ -99,27 +75,9 @@ class Port:
         one guest host must not depend on what the others do.
         """
         if fields["asid"] in self.dirty:
-            yield from self._flush()
+            yield from self._lock.flush(self._level, self.driver)
             self.dirty.discard(fields["asid"])
         return (yield from self.command(name, **fields))
-
-    def _flush(self) -> Step[None]:
-        """Nobody may leave an ASID between the WBINVDs and the flush: that would undo them."""
-        lock = self._lock
-        while lock.flushing or lock.leaving:
-            yield from self._wait()
-        lock.flushing = True
-        try:
-            for cpu in self._level.cpus:  # of the whole level: the ASID may be dirty anywhere
-                yield from self._level.wbinvd(cpu)
-            status = yield from self.driver.command("SNP_DF_FLUSH", ANY)
-        finally:
-            lock.flushing = False
-        assert not status, f"every core wrote back: {status:#x}"
-
-    def _wait(self) -> Step[None]:
-        self._contention["absorbed_busy"] += 1
-        yield from self._level.poll()
 
     # -- pages ------------------------------------------------------------------------------------------
 

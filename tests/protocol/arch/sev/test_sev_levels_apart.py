@@ -17,11 +17,11 @@ from protocol.arch.sev.host.driver import Driver
 from protocol.arch.sev.host.guests import Guests
 from protocol.arch.sev.linked import Server, Who
 from protocol.arch.sev.profiles import MIB, PROFILES
-from protocol.arch.sev.seat import Seat
 from protocol.arch.sev.structs import PAGE
 from protocol.crossing import Crossing
 from protocol.effects import Issue, Step
 from protocol.errors import RemoteProtocolError
+from protocol.nesting.composition import Seat
 
 
 class InTurn(Random):

@@ -140,9 +140,7 @@ def test_no_real_asid_belongs_to_two_hosts() -> None:
         assert len(mine) == 15
         assert not mine & taken
         taken |= mine
-        assert all(
-            (seat.level.real_asid(a) < rig.floors[-1].level.profile.min_sev_asid) == (a < 8) for a in (7, 8)
-        )
+        assert all((seat.level.real_asid(a) < rig.levels[-1].profile.min_sev_asid) == (a < 8) for a in (7, 8))
 
 
 def test_a_host_that_dies_takes_nothing_of_its_sibling_along() -> None:
@@ -166,7 +164,7 @@ def test_a_reboot_sweeps_everything_with_the_documented_costs(depth: int) -> Non
     host.launch(pages=6)
     host.launch("es", pages=2)
     host.rig.ledger.reset()
-    run(host.rig.reset(0))
+    run(host.rig.reset(0, "power"))
     counts = host.rig.ledger.flat()
     assert counts[f"te_issued.SNP_DECOMMISSION.{depth}"] == 1
     assert counts[f"te_issued.SNP_PAGE_RECLAIM.{depth}"] == 1  # the context; its response page was never lent
@@ -189,7 +187,7 @@ def test_pages_in_the_firmwares_hands_are_reclaimed_on_a_reboot() -> None:
     waiting = host.allocate(PAGE, PAGE)
     run(host.driver.rmpupdate(waiting, NewState(0x9000, True, False, True, vm.asid)))
     host.rig.ledger.reset()
-    run(host.rig.reset(0))
+    run(host.rig.reset(0, "power"))
     assert host.rig.ledger.flat()["te_issued.SNP_PAGE_RECLAIM.1"] == 3
     assert list(leaks(host.rig)) == []
 
