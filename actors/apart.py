@@ -36,6 +36,7 @@ class ApartL1:
     level: Any
     ram: MachineRam
     file: RamFile
+    codec: Codec
     link: Link
     kvm: Pair
     traps: Pair
@@ -74,7 +75,7 @@ def settle(rig: Any, seat: int, kvm: Kvm, name: str, codec: Codec) -> ApartL1:
     directory.add("kvm", kvm.add(name, rig.below(seat)[0], lambda cause: rig.end(seat, cause)))
     pair = Pair()
     link = Link(pair.stream(), directory.serve, encode=codec.encode, decode=codec.decode)
-    return ApartL1(name, level, ram, file, link, pair, Pair())
+    return ApartL1(name, level, ram, file, codec, link, pair, Pair())
 
 
 async def start_node(nursery: trio.Nursery, config: NodeConfig, l1s: list[ApartL1], kvm: Kvm) -> ApartNode:
@@ -88,7 +89,7 @@ async def start_node(nursery: trio.Nursery, config: NodeConfig, l1s: list[ApartL
     child = await start(nursery, "node", command, pairs, [l1.file.fd for l1 in l1s])
     node = ApartNode(child, Link(control.stream(), encode=words.encode, decode=words.decode), l1s)
     for l1 in l1s:
-        nursery.start_soon(_serve_traps, l1.traps.stream(), TrapServer(l1.level), child)
+        nursery.start_soon(_serve_traps, l1.traps.stream(), TrapServer(l1.level, l1.codec), child)
         nursery.start_soon(_until_death, l1, kvm)
     nursery.start_soon(node.control.run)
     return node

@@ -267,16 +267,16 @@ def _never_ends(cause: str) -> Step[None]:
 
 async def serve(config: NodeConfig, of_l1: Sequence[Inherited], control: int) -> None:
     """Live until L0 or the driver is gone."""
-    memories = [
-        RemoteMemory(RamFile.attach(fds.ram, config.l1_frames), adopt_blocking(fds.traps, TRAP_S))
-        for fds in of_l1
-    ]
     directory = Directory()
     words = control_codec()
     async with trio.open_nursery() as nursery, open_runtime() as runtime:
         node = Node(config, directory, runtime, nursery)
         nursery.start_soon(node.actor.run)
         codec = Codec(node.comparison.wire)
+        memories = [
+            RemoteMemory(RamFile.attach(fds.ram, config.l1_frames), adopt_blocking(fds.traps, TRAP_S), codec)
+            for fds in of_l1
+        ]
 
         async def until_the_end(link: Link) -> None:
             await link.run()

@@ -79,6 +79,27 @@ class MachineRam:
     def left(self, below: np.ndarray) -> None:
         self._storage.leave(below)
 
+    def hide(self, below: np.ndarray) -> None:
+        """The same frames, their bytes in memory that only this process maps."""
+        kept = self._bytes(below)
+        self._storage.leave(below)
+        self._put(below, kept)
+
+    def show(self, frames: np.ndarray, below: np.ndarray) -> None:
+        kept = self._bytes(below)
+        self._storage.join(below, self._number, frames)
+        self._put(below, kept)
+
+    def _bytes(self, below: np.ndarray) -> list[bytes]:
+        return [self._storage.read(frame << PAGE_SHIFT, PAGE) for frame in below.tolist()]
+
+    def _put(self, below: np.ndarray, kept: list[bytes]) -> None:
+        """What lies at a place that was left or joined is anybody's."""
+        self._storage.clear_many(below)
+        for frame, data in zip(below.tolist(), kept, strict=True):
+            if data.strip(b"\0"):
+                self._storage.write(frame << PAGE_SHIFT, data)
+
     def joined(self, frames: np.ndarray, below: np.ndarray) -> None:
         self._storage.join(below, self._number, frames)
 

@@ -24,7 +24,6 @@ from protocol.nesting.guest_host import TABLE
 from protocol.wire import FrameDecoder, pack_frame
 
 RECEIVE_BYTES = 1 << 16
-CODEC = Codec((Fault,))
 FRAMES_AT_ONCE = 4096  # of one clear
 
 
@@ -39,7 +38,8 @@ class Stream(Protocol):
 class RemoteMemory:
     """What a host in another process has of its own memory. Raises LevelGone when L0 is gone."""
 
-    def __init__(self, file: RamFile, traps: Stream) -> None:
+    def __init__(self, file: RamFile, traps: Stream, codec: Codec) -> None:
+        self._codec = codec
         self.size = file.size
         self._file = file
         self._attention = file.attention.data
@@ -127,13 +127,17 @@ class RemoteMemory:
                 frames = list(self._decoder.feed(data))
         except OSError as error:
             raise LevelGone(f"the hypervisor below does not answer: {error}") from error
-        return CODEC.decode(frames[0][0])
+        return self._codec.decode(frames[0][0])
 
 
 class TrapServer:
-    """L0's side: answers the accesses that trap, of one guest host. `level` is its emulation."""
+    """L0's side: answers the accesses that trap, of one guest host. `level` is its emulation.
 
-    def __init__(self, level: Any) -> None:
+    `codec` knows the architecture's exceptions.
+    """
+
+    def __init__(self, level: Any, codec: Codec) -> None:
+        self._codec = codec
         self._decoder = FrameDecoder()
         self._do: dict[str, Callable[..., Any]] = {
             "read": level.read,
@@ -146,7 +150,7 @@ class TrapServer:
     def feed(self, data: bytes) -> bytes:
         """Take bytes from the guest host and return those of the answers. Raises RemoteProtocolError."""
         frames = self._decoder.feed(data)
-        answers = b"".join(pack_frame([CODEC.encode(self._answer(frame))]) for frame in frames)
+        answers = b"".join(pack_frame([self._codec.encode(self._answer(frame))]) for frame in frames)
         if self._decoder.violation is not None:
             raise self._decoder.violation
         return answers

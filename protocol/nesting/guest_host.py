@@ -61,6 +61,14 @@ class GuestRam(Protocol):
         """The guest host's `frames` lie in these frames of the level below from now on."""
         ...
 
+    def hide(self, below: np.ndarray) -> None:
+        """Put the bytes of these frames of the level below where the guest host maps nothing."""
+        ...
+
+    def show(self, frames: np.ndarray, below: np.ndarray) -> None:
+        """Put them back: `below` are the guest host's `frames`."""
+        ...
+
 
 M = TypeVar("M", bound=OwnMemory)
 
