@@ -34,7 +34,8 @@ class Page:
     `overview` may hold `{calls}` and `{shares}`. `front` stands before the table of the codes that any call
     may answer, `front_ends` behind it. `code` and `reason` are what the architecture calls a return code and
     its second part; without `reason` there is no such column. `suite` holds the tests that are measured.
-    `not_provoked` has the checks that no test of the suite can provoke, by call and place, with the reason.
+    `donated` says of an area's `{size}` what it is. `not_provoked` has the checks that no test of the suite
+    can provoke, by call and place, with the reason.
     """
 
     arch: str
@@ -49,6 +50,7 @@ class Page:
     legal: Callable[[CallSpec], str] = lambda row: row.states
     layout: Callable[[CallSpec], Iterable[str]] = lambda row: ()
     suite: Sequence[str] = ()
+    donated: str = "as long as the query's `{size}`"
     not_provoked: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
     @property
@@ -147,7 +149,8 @@ def _call(page: Page, row: CallSpec) -> Iterator[str]:
     yield f"- **Nested**: {row.treatment}; {why[0].lower()}{why[1:]}."
     yield f"- **Legal when**: {page.legal(row)}."
     for area in row.donated:
-        yield f"- **Donates** `{area.field}`, as long as the query's `{area.size}`: {area.donation}."
+        size = page.donated.format(size=area.size)
+        yield f"- **Donates** `{area.field}`, {size}: {area.donation}."
     if row.checks:
         yield f"- **A call that fails changes**: {row.on_error}."
     if order:

@@ -21,7 +21,7 @@ from protocol.arch.tdx.machine import (
     vcpu,
     vm,
 )
-from protocol.arch.tdx.status import R8, R9, R10, RCX, RDX, Operand, Status
+from protocol.arch.tdx.status import CODE_MASK, R8, R9, R10, RCX, RDX, Operand, Status
 from protocol.calls import Area, Basis, CallSpec, Category, Check, Donation, Issuer, Treatment, table
 
 GUEST = 0x1_0000
@@ -50,6 +50,7 @@ _STATE = (
     Check(_BUSY | Operand.OP_STATE, "the op state is locked"),
     Check(Status.OP_STATE_INCORRECT, "the op state is none of this call's"),
 )
+_OWNED = tuple(check for check in _STATE if check.code != _BUSY | Operand.OP_STATE)  # of who owns the TDR
 _WALK = (
     Check(_INVALID | RCX, "GPA_LEVEL: form, or no private address"),
     Check(_BUSY | Operand.SEPT_TREE, "the tree is locked"),
@@ -57,11 +58,13 @@ _WALK = (
     Check(_BUSY | RCX, "the entry is locked"),
     Check(Status.EPT_ENTRY_STATE_INCORRECT | RCX, "the entry's state is none of this call's"),
 )
+_OWN_WALK = tuple(check for check in _WALK if check.code & CODE_MASK != _BUSY)
 _TRACKED = (
     Check(Status.GPA_RANGE_NOT_BLOCKED | RCX, "the TD may run and the entry is not blocked"),
     Check(Status.TLB_TRACKING_NOT_DONE | RCX, "the TD may run and translations may be cached"),
 )
 _SEPT = (*_page(RDX, "TDR"), *_STATE, *_WALK)
+_ANY_ENTRY = tuple(check for check in _SEPT if check.code != Status.EPT_ENTRY_STATE_INCORRECT | RCX)
 _ORDER = "order: section 3.3. "
 
 
@@ -190,7 +193,7 @@ _INIT = (
         init.configure,
         states="SYSINIT_DONE",
         length=512,
-        donated=(Area("PAMT", "1/256 of the TDMRs", Donation.VIRTUAL),),
+        donated=(Area("PAMT", "1/256 of the TDMRs'", Donation.VIRTUAL),),
         checks=(
             Check(Status.SYS_BUSY, "the global lock is taken"),
             Check(Status.SYS_CONFIG_NOT_PENDING, "not in this state, or an LP is missing"),
@@ -225,7 +228,7 @@ _INIT = (
         "TDH.SYS.TDMR.INIT",
         "a table of this level",
         init.tdmr_init,
-        donated=(Area("PAMT", "4 MiB + 8 KiB + 16 bytes", Donation.VIRTUAL),),
+        donated=(Area("PAMT", "4202512", Donation.VIRTUAL),),
         checks=(
             Check(_INVALID | RCX, "not the base of a TDMR"),
             Check(_BUSY | RCX, "another LP initialises it"),
@@ -321,7 +324,7 @@ _VM = (
         length=1024,
         checks=(
             *_page(RCX, "TDR"),
-            *_STATE,
+            *_OWNED,
             Check(_INVALID | RDX, "buffer, or a reserved field"),
             *(
                 Check(_INVALID | operand, operand.name)
@@ -400,7 +403,7 @@ _VM = (
         P_,
         "the handle is an address of the guest host's",
         vm.finalize,
-        checks=(*_page(RCX, "TDR"), *_STATE, Check(Status.NO_VCPUS, "no VCPU is initialised")),
+        checks=(*_page(RCX, "TDR"), *_OWNED, Check(Status.NO_VCPUS, "no VCPU is initialised")),
     ),
 )
 
@@ -542,7 +545,7 @@ _MEMORY = (
         memory.remove_table,
         checks=(*_SEPT, *_TRACKED, Check(Status.EPT_PAGE_NOT_FREE | RCX, "an entry is not free")),
     ),
-    _mem(25, "TDH.MEM.SEPT.RD", R_, _OUT, memory.read_entry),
+    _mem(25, "TDH.MEM.SEPT.RD", R_, _OUT, memory.read_entry, checks=_ANY_ENTRY),
     _mem(
         2,
         "TDH.MEM.PAGE.ADD",
@@ -551,7 +554,13 @@ _MEMORY = (
         memory.add_page,
         donated=_R8_PAGE,
         length=4096,
-        checks=(*_SEPT, Check(_INVALID | R9, "source"), *_page(R8, "page")),
+        checks=(
+            *_page(RDX, "TDR"),
+            *_OWNED,
+            *_OWN_WALK,
+            Check(_INVALID | R9, "source"),
+            *_page(R8, "page"),
+        ),
     ),
     _mem(
         6,
@@ -559,7 +568,7 @@ _MEMORY = (
         R_,
         _PAGE_IN,
         memory.augment,
-        donated=(Area("r8", "4096 or 2 MiB", SAME),),
+        donated=(Area("r8", "4096 or 2097152", SAME),),
         checks=(*_SEPT, *_page(R8, "page")),
     ),
     _mem(
@@ -657,7 +666,7 @@ _MEMORY = (
         memory.extend,
         checks=(
             *_page(RDX, "TDR"),
-            *_STATE,
+            *_OWNED,
             Check(_INVALID | RCX, "not aligned, or no private address"),
             Check(Status.EPT_ENTRY_NOT_PRESENT | RCX, "not mapped"),
         ),
@@ -728,9 +737,9 @@ _FENCED = "not offered to a guest host, nor to any other, but in the profile tha
 
 
 def _migration(code: int, name: str, handler: Any, at: int = RCX, **more: Any) -> CallSpec:
-    more = dict[str, Any](
-        {"handle": _TDR, "basis": Basis.GUESS, "checks": (*_page(at, "TDR"), *_STATE)} | more
-    )
+    state = _OWNED if more.pop("alone", False) else _STATE
+    usual = {"handle": _TDR, "basis": Basis.GUESS, "checks": (*_page(at, "TDR"), *state)}
+    more = dict[str, Any](usual | more)
     return _row(code, name, Category.LIFECYCLE, P_, _FENCED, handler, at=at, **more)
 
 
@@ -738,7 +747,7 @@ def _data(
     code: int, name: str, at: int, operand: int, tdr: str = "S", op: str = "S", **more: Any
 ) -> CallSpec:
     handler = lifecycle.data_leaf(code, at, operand, tdr, op, vcpu=more.get("handle") == _TDVPR)
-    return _migration(code, name, handler, at=at, **more)
+    return _migration(code, name, handler, at=at, alone=tdr == "X", **more)
 
 
 _LIFECYCLE = (
@@ -764,19 +773,19 @@ _LIFECYCLE = (
     _data(75, "TDH.EXPORT.UNBLOCKW", RDX, RCX),
     _data(68, "TDH.EXPORT.MEM", RDX, R10),
     _data(71, "TDH.EXPORT.TRACK", RCX, R10, op="X"),
-    _migration(70, "TDH.EXPORT.PAUSE", lifecycle.pause, basis=Basis.SOURCE),
+    _migration(70, "TDH.EXPORT.PAUSE", lifecycle.pause, alone=True, basis=Basis.SOURCE),
     _data(73, "TDH.EXPORT.STATE.TD", RCX, R8, op="X"),
     _data(74, "TDH.EXPORT.STATE.VP", RCX, R8, handle=_TDVPR, checks=_VCPU_CHECKS),
     _migration(64, "TDH.EXPORT.ABORT", lifecycle.abort_export),
     _data(66, "TDH.EXPORT.RESTORE", RDX, RCX),
-    _migration(85, "TDH.IMPORT.STATE.IMMUTABLE", lifecycle.import_immutable),
+    _migration(85, "TDH.IMPORT.STATE.IMMUTABLE", lifecycle.import_immutable, alone=True),
     _data(83, "TDH.IMPORT.MEM", RDX, R10),
     _data(84, "TDH.IMPORT.TRACK", RCX, R10, tdr="X"),
     _data(86, "TDH.IMPORT.STATE.TD", RCX, R8, tdr="X"),
     _data(87, "TDH.IMPORT.STATE.VP", RCX, R8, handle=_TDVPR, checks=_VCPU_CHECKS),
-    _migration(82, "TDH.IMPORT.COMMIT", lifecycle.commit, basis=Basis.SOURCE),
-    _migration(81, "TDH.IMPORT.END", lifecycle.end, basis=Basis.SOURCE),
-    _migration(80, "TDH.IMPORT.ABORT", lifecycle.abort_import),
+    _migration(82, "TDH.IMPORT.COMMIT", lifecycle.commit, alone=True, basis=Basis.SOURCE),
+    _migration(81, "TDH.IMPORT.END", lifecycle.end, alone=True, basis=Basis.SOURCE),
+    _migration(80, "TDH.IMPORT.ABORT", lifecycle.abort_import, alone=True),
 )
 
 

@@ -12,6 +12,7 @@ from protocol.calls import CallSpec
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison
     from protocol.arch.tdx.keyboard import TdxKeyboard
+    from protocol.explain import Explainer
     from protocol.feasibility import Feasibility
 
 DEPTH = 4
@@ -38,6 +39,12 @@ class Tdx:
         from protocol.arch.tdx.comparison import COMPARISON
 
         return COMPARISON
+
+    @property
+    def explain(self) -> Explainer:
+        from protocol.arch.tdx.explain import EXPLAINER
+
+        return EXPLAINER
 
     @property
     def profiles(self) -> Mapping[str, Profile]:
