@@ -79,13 +79,11 @@ class TdxComparison:
         """It draws nothing at random. Raises ValueError for what this software cannot."""
         if seat is None or pool is not None:
             raise ValueError("software of L0's own beside its guest hosts is not built for this architecture")
-        if bulk:
-            raise ValueError("bulk is not built for this architecture")
         place = rig.seats[seat]
         chosen = place.lps if cpus is None else [place.lps[number] for number in cpus]
         seen = rig.seen(place.level)
         level = seen if record is None else RecordedTdx(seen, record)
-        return Host(level, chosen, depth=rig.depth, image=image, book=book)
+        return Host(level, chosen, depth=rig.depth, image=image, book=book, bulk=bulk)
 
     # -- with L1 in a process of its own: not built
 

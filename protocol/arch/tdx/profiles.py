@@ -42,7 +42,6 @@ PAMT_MIB = 5  # of a GiB: four, and less than one for its upper levels
 
 _ONE_WAY = "tdx has one way to do that"
 _REFUSED = {
-    ("fidelity", "bulk"): "tdx has no runs of equal calls in one step yet",
     ("paths", "mixed"): "tdx has no software of L0's own beside its guest hosts yet",
     ("strategy.handles", "mapped"): "the handle of a TD is the address of its root page",
     ("strategy.donation", "bounded"): f"{_ONE_WAY}: a TD's page is the very page below, too",

@@ -173,10 +173,19 @@ def test_two_runs_count_the_same(depth: int) -> None:
             assert one | {"contention": {}} == other | {"contention": {}}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+def test_runs_of_pages_in_one_step_count_the_same(depth: int) -> None:
+    """Enough pages that a run crosses tables: all counts, peaks and phases are those of single calls."""
+    guests = Guests(per_l1=2, memory_mib=8, vcpus=2, image_pages=IMAGE, touch_pages=1200, share_pages=20)
+    single, bulk = (outcome(depth, guest=guests, fidelity=fidelity) for fidelity in ("call", "bulk"))
+    for one, other in zip(single.results, bulk.results, strict=True):
+        assert one | {"contention": {}} == other | {"contention": {}}
+
+
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
-        ({"fidelity": "bulk"}, "fidelity"),
         ({"paths": ("nested", "mixed")}, "paths"),
         ({"strategy": Strategy(pages="prefault")}, "strategy.pages"),
         ({"strategy": Strategy(teardown="async")}, "strategy.teardown"),

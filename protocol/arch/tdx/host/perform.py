@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from protocol.arch.tdx.cpu import registers
 from protocol.arch.tdx.guest import Read, Tdcall, Touch
+from protocol.arch.tdx.host import bulk
 from protocol.arch.tdx.host.shared import SharedEpt
 from protocol.arch.tdx.host.vm import MAP_GPA, SHARED_BIT, Vcpu, Vm, run, tables
 from protocol.arch.tdx.profiles import MIB, TDCS_PAGES, TDVPS_PAGES
@@ -40,7 +41,7 @@ NOTIFICATION = 0xF2  # the vector of posted interrupts, Linux's
 PROCESS_POSTED = 0x80
 DESCRIPTOR_SIZE = 64
 ALL = (1 << 64) - 1
-VP_VMCALL, VP_INFO, PAGE_ACCEPT = 0, 1, 6
+VP_VMCALL, VP_INFO = 0, 1
 R10_TO_R15 = 0xFC00
 HLT, IO, MMIO = 12, 30, 48
 EVENTS = {"diag_notify": MMIO, "diag_500": MMIO, "sclp": IO, "wait": HLT}
@@ -160,7 +161,8 @@ def _destroy(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
     for lp in module.one_of_each_package:
         yield from module.call("phymem_cache_wb", lp, (0, Status.NO_HKID_READY_TO_WBCACHE))
     yield from module.call("mng_key_freeid", rcx=vm.tdr)
-    for page in (*vm.private.values(), *vm.tables.values()):
+    yield from bulk.reclaim(host, vm, list(vm.private.values()))
+    for page in vm.tables.values():
         yield from host.take_back(page)
     for vcpu in vm.vcpus:
         for page in vcpu.pages:
@@ -190,8 +192,8 @@ def _touch(host: Host, operation: op.Touch) -> Step[None]:
 
 def _accept(host: Host, vm: Vm, vcpu: int, pages: list[int]) -> Step[None]:
     """The first to reach a page leaves, and the host adds it; the guest tries again (section 6.5)."""
-    steps = [Tdcall(tuple(registers(rax=PAGE_ACCEPT, rcx=page << PAGE_SHIFT))) for page in pages]
-    yield from run(host, vm, vcpu, steps)
+    if not (yield from bulk.accept(host, vm, vcpu, pages)):
+        yield from run(host, vm, vcpu, [bulk.accept_step(page) for page in pages])
     vm.accepted.update(pages)
 
 

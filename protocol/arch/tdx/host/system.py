@@ -3,13 +3,13 @@
 A `Host` stands on any level: the machine, or an emulation that is asked by message. It owns its memory
 through a pool of its own frames: behind the PAMT.
 
-Left out: attestation, 2 MiB pages, pre-faulting, the slow order of teardown, folding of equal calls (`bulk`).
+Left out: attestation, 2 MiB pages, pre-faulting, the slow order of teardown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocol.arch.tdx.cpu import Lp
 from protocol.arch.tdx.host.module import Failed, Module, tdmr
@@ -20,6 +20,9 @@ from protocol.memory.pool import Pool
 from protocol.memory.store import PAGE_SHIFT
 from protocol.plan import operations as op
 from protocol.tracking import Book
+
+if TYPE_CHECKING:
+    from protocol.arch.tdx.runs import Level
 
 
 class Host:
@@ -33,8 +36,9 @@ class Host:
         depth: int,
         image: bytes | None = None,
         book: Book | None = None,
+        bulk: bool = False,
     ) -> None:
-        """A host that is off."""
+        """A host that is off. `bulk`: runs of equal page operations go in one step, with exact counts."""
         self.level = level
         self.depth = depth
         self.image = image
@@ -44,6 +48,7 @@ class Host:
         self.pool = Pool(0, 0)
         self._lps = list(lps)
         self._book = book
+        self._bulk = bulk
         self._module: Module | None = None
 
     @property
@@ -52,6 +57,13 @@ class Host:
         if self._module is None:
             raise ValueError(f"the host at level {self.depth} has not booted")
         return self._module
+
+    @property
+    def level_here(self) -> Level | None:
+        """The level below, if runs on it go in one step."""
+        from protocol.arch.tdx.runs import here
+
+        return here(self.level) if self._bulk else None
 
     def lp_of(self, guest: int, vcpu: int) -> int:
         """Where a VCPU runs: it stays there, so that it is associated once."""

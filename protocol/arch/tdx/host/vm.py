@@ -62,31 +62,45 @@ class Vm:
     accepted: set[int] = field(default_factory=set)  # what the guest knows
 
 
-def run(host: Host, vm: Vm, vcpu: int, steps: Iterable[GuestStep], reasons: Iterable[str] = ()) -> Step[None]:
+def run(
+    host: Host,
+    vm: Vm,
+    vcpu: int,
+    steps: Iterable[GuestStep],
+    reasons: Iterable[str] = (),
+    program: Program | None = None,
+) -> Step[None]:
     """Let a VCPU do `steps`, each exit answered. `reasons` are the exits that the VMM answers.
 
-    A guest that has nothing more to do leaves with an interrupt. Raises GuestFailed.
+    A guest that has nothing more to do leaves with an interrupt. With `program` it goes on with that one.
+    Raises GuestFailed.
     """
-    program = Program(vmm_reasons=frozenset(reasons))
+    program = program or Program(vmm_reasons=frozenset(reasons))
     program.steps.extend(steps)
-    place = vm.vcpus[vcpu]
-    r = registers(rcx=place.handle)
+    r = registers(rcx=vm.vcpus[vcpu].handle)
     while program.steps:
-        out = yield from host.module.enter(place.lp, r, program)
-        if isinstance(out, Fault):
-            raise GuestFailed(f"VP.ENTER of guest {vm.number} raises {out.name}")
-        for result in program.collect():
-            _look(vm, result)
-            if "hex" in result:
-                host.heard = bytes.fromhex(result["hex"])
-        r = registers(rcx=place.handle)
-        if out[RAX] == EPT_VIOLATION:
-            yield from _violation(host, vm, out)
-        elif out[RAX] == TDCALL:
-            yield from _answer(host, vm, out)
-            r[R10] = SUCCESS
-        elif out[RAX] != INTERRUPT:
-            raise GuestFailed(f"guest {vm.number} leaves with {name_of(out[RAX])} ({out[RAX]:#x})")
+        r = yield from turn(host, vm, vcpu, program, r)
+
+
+def turn(host: Host, vm: Vm, vcpu: int, program: Program, r: Registers) -> Step[Registers]:
+    """Enter once and answer the exit; the registers for the next entry. Raises GuestFailed."""
+    place = vm.vcpus[vcpu]
+    out = yield from host.module.enter(place.lp, r, program)
+    if isinstance(out, Fault):
+        raise GuestFailed(f"VP.ENTER of guest {vm.number} raises {out.name}")
+    for result in program.collect():
+        _look(vm, result)
+        if "hex" in result:
+            host.heard = bytes.fromhex(result["hex"])
+    following = registers(rcx=place.handle)
+    if out[RAX] == EPT_VIOLATION:
+        yield from _violation(host, vm, out)
+    elif out[RAX] == TDCALL:
+        yield from _answer(host, vm, out)
+        following[R10] = SUCCESS
+    elif out[RAX] != INTERRUPT:
+        raise GuestFailed(f"guest {vm.number} leaves with {name_of(out[RAX])} ({out[RAX]:#x})")
+    return following
 
 
 def _look(vm: Vm, result: dict[str, Any]) -> None:
@@ -115,15 +129,19 @@ def _violation(host: Host, vm: Vm, out: Registers) -> Step[None]:
     host.keep("native_page", 1)
 
 
+def missing(vm: Vm, page: int) -> list[tuple[int, int]]:
+    """The tables of the Secure EPT that lead to a page and are not there, from the top."""
+    keys = ((level, page >> 9 * level) for level in (3, 2, 1))
+    return [key for key in keys if key not in vm.tables]
+
+
 def tables(host: Host, vm: Vm, page: int) -> Step[None]:
-    """Add the tables of the Secure EPT that lead to a page, from the top."""
-    for level in (3, 2, 1):
-        key = level, page >> 9 * level
-        if key not in vm.tables:
-            table = host.page()
-            where = key[1] << 12 + 9 * level | level
-            yield from host.module.call("mem_sept_add", rcx=where, rdx=vm.tdr, r8=table)
-            vm.tables[key] = table
+    """Add the tables that lead to a page."""
+    for key in missing(vm, page):
+        level, table = key[0], host.page()
+        where = key[1] << 12 + 9 * level | level
+        yield from host.module.call("mem_sept_add", rcx=where, rdx=vm.tdr, r8=table)
+        vm.tables[key] = table
 
 
 # -- TDVMCALL ----------------------------------------------------------------------------------------------
@@ -168,4 +186,4 @@ def _remove(host: Host, vm: Vm, page: int, under: int) -> Step[None]:
     host.level.clear([under >> PAGE_SHIFT])
 
 
-__all__ = ["GuestFailed", "Vcpu", "Vm", "run", "tables"]
+__all__ = ["GuestFailed", "Vcpu", "Vm", "missing", "run", "tables", "turn"]
