@@ -164,6 +164,7 @@ def compose(
     memory = MEMORY_MIB * MIB if memory_bytes is None else memory_bytes
     count = CPUS if cpus is None else cpus
     _allowed(depth, hosts, memory, count)
+    reflected = reflected and profile.reflected
     rig = Rig(profile, depth, seed, [], ledger or Ledger(), reflected=reflected, apart=apart, api=api)
     if depth == 0:
         for number in range(hosts):

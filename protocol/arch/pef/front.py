@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from protocol.arch.pef.cpu import Cpu
-from protocol.arch.pef.status import BAD_MODE, FUNCTION, PERMISSION
+from protocol.arch.pef.profiles import FIRMWARE, Choices
+from protocol.arch.pef.status import BAD_MODE, FUNCTION, INVALID, PERMISSION
 
 WRITE_PATE, RESTRICTED_SPR_WRITE, RESTRICTED_SPR_READ = 0xF104, 0xF108, 0xF10C
 ESM, READ_SCOM, WRITE_SCOM, RETURN = 0xF110, 0xF114, 0xF118, 0xF11C
@@ -41,14 +42,16 @@ def context_of(cpu: Cpu) -> Context:
     return Context(cpu.hv, cpu.pr, False, cpu.tm != "none")
 
 
-def refusal(call: int, who: Context) -> int | None:
+def refusal(call: int, who: Context, choices: Choices) -> int | None:
     """The dispatcher's own answer, None where the call is let through."""
     if who.hv and who.transactional and call != RETURN:
         return BAD_MODE
     if call in FOR_HOST:
         return None if who.hv and not who.pr else PERMISSION
     if call in FOR_SVM:
-        return None if who.s and not who.hv and not who.pr else PERMISSION
+        if not who.s:
+            return PERMISSION if choices.share_normal == FIRMWARE else INVALID
+        return None if not who.hv and not who.pr else PERMISSION
     if call == ESM:
         return None if not who.hv and not who.pr else PERMISSION
     return None if call == ESMB_GET_FILE else FUNCTION

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from protocol.arch.pef.tables import LPIDS, PAGE, UNIT
 from protocol.plan.fit import Limit
@@ -16,6 +16,10 @@ MEMORY_MIB = 512
 CPUS = 2
 
 
+_AS_IS = (
+    "the ultravisor as it is answers U_PERMISSION to every ultracall of a guest host, and the level below "
+    "never sees one; hosted needs none"
+)
 _ONE_WAY = "pef has one way only"
 _REFUSED = {
     ("fidelity", "bulk"): "pef has no runs of equal calls in one step yet",
@@ -30,13 +34,35 @@ _REFUSED = {
 }
 
 
+DOCUMENTATION, FIRMWARE = "documentation", "firmware"  # Linux's words about it; what it and KVM really do
+
+
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Where documentation and firmware differ, and which one is followed."""
+    """Where documentation and firmware differ, and which one is followed: section 9, row by row.
 
-    esm_again: str = "documentation"  # UV_ESM of a secure VM: U_SUCCESS | firmware: U_RETRY
-    page_out_shared: str = "firmware"  # UV_PAGE_OUT of a shared page: U_PARAMETER | documentation: U_SUCCESS
+    The defaults are what the sheet tells to use. What is not here has one form only: slots of an LPID that is
+    unknown (the firmware follows a null pointer), R3 after a share that had to ask (it is not set), and the
+    page cipher.
+    """
+
+    esm_codes: str = FIRMWARE  # no kernel, no tree: U_P2, U_P3 | documentation: U_PARAMETER, U_P2
+    esm_again: str = DOCUMENTATION  # UV_ESM of a secure VM: U_SUCCESS | firmware: U_RETRY
+    page_out_shared: str = FIRMWARE  # UV_PAGE_OUT of a shared page: U_PARAMETER | documentation: U_SUCCESS
+    inval_gpa: str = FIRMWARE  # UV_PAGE_INVAL outside slots: U_P3 | documentation: U_P2
+    pate_of_svm: str = FIRMWARE  # UV_WRITE_PATE of an SVM: dw1 is taken | documentation: U_PERMISSION
+    terminate_none: str = DOCUMENTATION  # without an SVM: U_PARAMETER, U_INVALID | firmware: U_SUCCESS
+    slot_codes: str = FIRMWARE  # of a new slot: U_PARAMETER always | documentation: by position
+    share_gfn: str = FIRMWARE  # share, unshare outside slots: U_P2 | documentation: U_PARAMETER
+    share_normal: str = FIRMWARE  # from a normal VM: U_PERMISSION | documentation: U_INVALID
+    random: str = DOCUMENTATION  # H_RANDOM: a number | firmware: H_FUNCTION
+    start_again: str = FIRMWARE  # H_SVM_INIT_START once more: as KVM's checks go | documentation: H_STATE
     esm_pagein: str = "measured"  # what the ultravisor pages in itself | all
+
+
+def _all(side: str) -> Choices:
+    names = (choice.name for choice in fields(Choices) if choice.name != "esm_pagein")
+    return Choices(**dict.fromkeys(names, side))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +74,7 @@ class Profile:
     device_frames: int = -1  # of KVM; -1: one for each page of secure memory
     choices: Choices = field(default_factory=Choices)
     lpids: int = LPIDS
+    reflected: bool = True  # `sc 2` of a guest host goes to its hypervisor: no ultravisor does that today
 
     @property
     def ultravisor(self) -> bool:
@@ -86,6 +113,8 @@ class Profile:
 
     def refuses(self, path: str, value: str) -> str:
         """What is not built here, and strategies of other architectures: there is one way for each."""
+        if path == "paths" and value == "nested" and not self.reflected:
+            return _AS_IS
         return _REFUSED.get((path, value), "")
 
 
@@ -96,5 +125,9 @@ PROFILES = {
         Profile("small", 192),
         Profile("frames", 192, device_frames=16),
         Profile("none", 0),
+        Profile("documentation", 192, choices=_all(DOCUMENTATION)),
+        Profile("firmware", 192, choices=_all(FIRMWARE)),
+        Profile("all-pages", 192, choices=Choices(esm_pagein="all")),
+        Profile("as-is", 192, reflected=False),
     )
 }

@@ -14,6 +14,7 @@ from protocol.arch.pef.kvm import pages
 from protocol.arch.pef.kvm.frames import OutOfMemory
 from protocol.arch.pef.kvm.pages import OutOfDevices
 from protocol.arch.pef.kvm.vm import INIT_DONE, INIT_START, MEM, NO_FRAME, SHARED, UVMEM, Memslot, Vm
+from protocol.arch.pef.profiles import DOCUMENTATION
 from protocol.arch.pef.status import AUTHORITY, P2, P3, PARAMETER, STATE, SUCCESS, UNSUPPORTED
 from protocol.arch.pef.tables import MSR_S, ORDER, PAGE_SHIFT
 from protocol.effects import Step
@@ -36,6 +37,8 @@ def answer(kvm: Kvm, cpu: Cpu, vm: Vm, gpr: list[int], srr1: int) -> Step[int]:
 
 def init_start(kvm: Kvm, cpu: Cpu, vm: Vm, gpr: list[int]) -> Step[int]:
     """The flag is set before the checks, so that an abort works whatever they say."""
+    if vm.flags and kvm.level.profile.choices.start_again == DOCUMENTATION:
+        return STATE
     vm.flags |= INIT_START
     if not kvm.has_ultravisor or not vm.radix:
         return UNSUPPORTED

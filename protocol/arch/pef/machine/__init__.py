@@ -139,7 +139,7 @@ class Machine:
     def _refusal(self, cpu: Cpu, number: int) -> int | None:
         if not self.profile.ultravisor:
             return FUNCTION
-        return front.refusal(number, front.context_of(cpu))
+        return front.refusal(number, front.context_of(cpu), self.profile.choices)
 
     def _esm(self, cpu: Cpu, gpr: list[int], program: Program) -> Step[Answered]:
         """UV_ESM of a CPU that left HV mode by itself: it is the first vcpu of its LPIDR's VM."""

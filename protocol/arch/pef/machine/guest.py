@@ -27,7 +27,8 @@ from protocol.arch.pef.machine import files, lifecycle, sharing
 from protocol.arch.pef.machine.normal import LOADED, NO_TRANSLATION, STORE, pieces
 from protocol.arch.pef.machine.svm import Svm
 from protocol.arch.pef.machine.upcall import SLICE_ENDS, WAIT, Answer, Reflect, Wait, Work, page_in
-from protocol.arch.pef.status import SUCCESS, unsigned
+from protocol.arch.pef.profiles import FIRMWARE
+from protocol.arch.pef.status import FUNCTION, SUCCESS, unsigned
 from protocol.arch.pef.tables import IMPLICIT as IMPLICITLY_SHARED
 from protocol.arch.pef.tables import MSR_EE, OWN_FRAME, PAGE, PAGE_SHIFT, Page
 
@@ -113,7 +114,7 @@ def _ultracall(
     gpr = vcpu.gpr = list(step.gpr)
     call = gpr[3]
     machine.native(call)
-    status = front.refusal(call, front.Context(hv=False, pr=step.problem, s=True))
+    status = front.refusal(call, front.Context(hv=False, pr=step.problem, s=True), machine.profile.choices)
     if status is None and call == front.ESM:
         again = lifecycle.accept(machine, vcpu.lpid, gpr)
         assert isinstance(again, int), "an SVM has an object"
@@ -136,7 +137,10 @@ def _hypercall(
     gpr = vcpu.gpr = list(step.gpr)
     number = gpr[3]
     if number == hcalls.RANDOM:  # never reflected: nobody can influence it
-        gpr[3], gpr[4] = SUCCESS, machine.random.getrandbits(64)
+        if machine.profile.choices.random == FIRMWARE:
+            gpr[3] = unsigned(FUNCTION)
+        else:
+            gpr[3], gpr[4] = SUCCESS, machine.random.getrandbits(64)
         return registers(gpr, vcpu.nip + 4, vcpu.msr)
     if number == hcalls.RTAS:
         answer = yield from _rtas(machine, svm, vcpu, gpr[4])

@@ -23,7 +23,8 @@ from protocol.arch.pef.machine.upcall import (
     hypercall,
     page_in,
 )
-from protocol.arch.pef.status import P2, P3, PERMISSION, RETRY, SUCCESS
+from protocol.arch.pef.profiles import DOCUMENTATION, FIRMWARE
+from protocol.arch.pef.status import P2, P3, PARAMETER, PERMISSION, RETRY, SUCCESS
 from protocol.arch.pef.tables import MSR_S, MSR_SF, PAGE, PAGE_SHIFT, SECURE_BIT, Page, SvmState
 
 if TYPE_CHECKING:
@@ -44,15 +45,17 @@ class Failed(Exception):
 
 def accept(machine: Machine, lpid: int, gpr: list[int]) -> Svm | int:
     """UV_ESM behind the dispatcher's checks: the new SVM, or the answer."""
+    choices = machine.profile.choices
+    no_kernel, no_tree = (P2, P3) if choices.esm_codes == FIRMWARE else (PARAMETER, P2)
     if not gpr[4]:
-        return P2
+        return no_kernel
     if not gpr[5]:
-        return P3
+        return no_tree
     if not lpid:
         return PERMISSION
     known = machine.svms.get(lpid)
     if known is not None:
-        again = machine.profile.choices.esm_again == "documentation"
+        again = choices.esm_again == DOCUMENTATION
         return SUCCESS if again and known.state is SvmState.SECURE else RETRY
     made = machine.svms[lpid] = Svm(lpid)
     return made

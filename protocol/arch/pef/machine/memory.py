@@ -5,11 +5,13 @@ Sections 5.3 and 5.4.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.crypto import PageKey
 from protocol.arch.pef.machine.svm import OutOfUnits, Svm
+from protocol.arch.pef.profiles import DOCUMENTATION, FIRMWARE
 from protocol.arch.pef.status import P2, P3, P5, PARAMETER, STATE, SUCCESS
 from protocol.arch.pef.tables import (
     MEM_SLOTS,
@@ -31,22 +33,53 @@ if TYPE_CHECKING:
 END = 1 << 64
 
 
+class SlotCodes(NamedTuple):
+    """What a new slot is refused with, by what is wrong. That memory has run out is the size's (guess)."""
+
+    address: int
+    size: int
+    slot: int
+
+
+SLOT_CODES = {FIRMWARE: SlotCodes(PARAMETER, PARAMETER, PARAMETER), DOCUMENTATION: SlotCodes(P2, P3, P5)}
+
+
 def register_mem_slot(machine: Machine, cpu: Cpu, gpr: list[int]) -> int:
-    """Reserve secure memory for a range. Whatever is wrong is U_PARAMETER."""
+    """Reserve secure memory for a range."""
     lpid, gpa, size, _, number = gpr[4:9]
     svm = machine.svms.get(lpid)
-    if svm is None or gpa % PAGE or not size or gpa + size > END or number >= MEM_SLOTS:
+    if svm is None:
         return PARAMETER
+    codes = SLOT_CODES[machine.profile.choices.slot_codes]
+    refused = slot_refusal(codes, {slot.number: (slot.first, slot.end) for slot in svm.slots.values()}, gpr)
+    if refused is not None:
+        return refused
     first, count = gpa >> PAGE_SHIFT, -(-size // PAGE)
-    if number in svm.slots or svm.overlaps(first, first + count):
-        return PARAMETER
     if count > machine.secure.state.size:
-        return PARAMETER
+        return codes.size
     try:
         svm.slots[number] = machine.secure.reserve(lpid, number, first, count)
     except OutOfUnits:
-        return PARAMETER
+        return codes.size
     return SUCCESS
+
+
+def slot_refusal(codes: SlotCodes, taken: Mapping[int, tuple[int, int]], gpr: list[int]) -> int | None:
+    """What is wrong with a new slot beside those that are there, in GFNs; memory comes behind it."""
+    gpa, size, _, number = gpr[5:9]
+    if gpa % PAGE:
+        return codes.address
+    if not size or gpa + size > END:
+        return codes.size
+    if number >= MEM_SLOTS or number in taken:
+        return codes.slot
+    first, end = gfns(gpa, size)
+    return codes.address if any(a < end and first < b for a, b in taken.values()) else None
+
+
+def gfns(gpa: int, size: int) -> tuple[int, int]:
+    """First GFN of a range, and the one behind it."""
+    return gpa >> PAGE_SHIFT, (gpa >> PAGE_SHIFT) - (-size // PAGE)
 
 
 def unregister_mem_slot(machine: Machine, cpu: Cpu, gpr: list[int]) -> int:
@@ -133,7 +166,7 @@ def page_out(machine: Machine, cpu: Cpu, gpr: list[int]) -> int:
 def _not_out(machine: Machine, page: Page) -> int:
     """A page that is not the ultravisor's to give out."""
     shared = page in (Page.SHARED, Page.SHARED_INV)
-    if shared and machine.profile.choices.page_out_shared == "documentation":
+    if shared and machine.profile.choices.page_out_shared == DOCUMENTATION:
         return SUCCESS
     return PAGE_OUT[page]
 
@@ -149,7 +182,7 @@ def page_inval(machine: Machine, cpu: Cpu, gpr: list[int]) -> int:
         return STATE
     frame = svm.frame(gpa >> PAGE_SHIFT)
     if frame is None:
-        return P3
+        return P3 if machine.profile.choices.inval_gpa == FIRMWARE else P2
     answer, then = PAGE_INVAL[machine.secure.page(frame)]
     machine.secure.become(frame, then)
     return answer

@@ -68,7 +68,8 @@ def _ultracall(machine: Machine, vcpu: Vcpu, step: Ultracall) -> Result | Svm:
     if not machine.profile.ultravisor:
         answer: int | None = FUNCTION
     else:
-        answer = front.refusal(call, front.Context(hv=False, pr=step.problem, s=False))
+        who = front.Context(hv=False, pr=step.problem, s=False)
+        answer = front.refusal(call, who, machine.profile.choices)
     if answer is None and call == front.ESM:
         begun = lifecycle.accept(machine, vcpu.lpid, gpr)
         if isinstance(begun, Svm):

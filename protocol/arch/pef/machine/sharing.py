@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from protocol.arch.pef import hcalls
 from protocol.arch.pef.machine.svm import Svm
 from protocol.arch.pef.machine.upcall import Answer, Reflect, Wait, page_in
-from protocol.arch.pef.status import P2, SUCCESS
+from protocol.arch.pef.profiles import FIRMWARE
+from protocol.arch.pef.status import P2, PARAMETER, SUCCESS
 from protocol.arch.pef.tables import EXPLICIT, IMPLICIT, PAGE, PSEUDO, TRANSIENT, Page
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ Asking = Generator[Reflect | Wait, Answer | None, int]
 def share(machine: Machine, svm: Svm, first: int, count: int) -> Asking:
     """Make pages visible to the hypervisor, zeroed."""
     pages = _pages(machine, svm, first, count)
-    if pages is None or any(page in TRANSIENT for page in pages):
+    if pages is None:
+        return _outside(machine)
+    if any(page in TRANSIENT for page in pages):
         return P2
     begun: list[int] = []
     for gfn in range(first, first + count):
@@ -44,7 +47,9 @@ def share(machine: Machine, svm: Svm, first: int, count: int) -> Asking:
 def unshare(machine: Machine, svm: Svm, first: int, count: int) -> Asking:
     """Make pages secure again, zeroed."""
     pages = _pages(machine, svm, first, count)
-    if pages is None or any(page in TRANSIENT or page in IMPLICIT or page in PSEUDO for page in pages):
+    if pages is None:
+        return _outside(machine)
+    if any(page in TRANSIENT or page in IMPLICIT or page in PSEUDO for page in pages):
         return P2
     return (yield from _unshare(machine, svm, range(first, first + count)))
 
@@ -61,6 +66,10 @@ def _pages(machine: Machine, svm: Svm, first: int, count: int) -> list[Page] | N
         return None
     frames = [svm.frame(gfn) for gfn in range(first, first + count)]
     return None if None in frames else [machine.secure.page(frame) for frame in frames if frame is not None]
+
+
+def _outside(machine: Machine) -> int:
+    return P2 if machine.profile.choices.share_gfn == FIRMWARE else PARAMETER
 
 
 def _page(machine: Machine, svm: Svm, gfn: int) -> Page | None:

@@ -83,9 +83,6 @@ class Svm:
         slot = self.slot_of(gfn)
         return None if slot is None else int(slot.frames[gfn - slot.first])
 
-    def overlaps(self, first: int, end: int) -> bool:
-        return any(slot.first < end and first < slot.end for slot in self.slots.values())
-
     def gfns(self) -> Iterator[tuple[int, int]]:
         """All GFNs with their secure frames, ascending."""
         for slot in sorted(self.slots.values(), key=lambda slot: slot.first):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.machine.svm import Svm
-from protocol.arch.pef.status import INVALID, PARAMETER, SUCCESS
+from protocol.arch.pef.profiles import DOCUMENTATION, FIRMWARE
+from protocol.arch.pef.status import INVALID, PARAMETER, PERMISSION, SUCCESS
 from protocol.arch.pef.tables import SvmState
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ def write_pate(machine: Machine, cpu: Cpu, gpr: list[int]) -> int:
     if lpid >= machine.profile.lpids:
         return PARAMETER
     if lpid in machine.svms:
+        if machine.profile.choices.pate_of_svm == DOCUMENTATION:
+            return PERMISSION
         dw0 = machine.pate(lpid)[0]
     machine.set_pate(lpid, dw0, dw1)
     return SUCCESS
@@ -29,6 +32,8 @@ def terminate(machine: Machine, cpu: Cpu, gpr: list[int]) -> int:
     lpid = gpr[4]
     svm = machine.svms.get(lpid)
     if svm is None:
+        if machine.profile.choices.terminate_none == FIRMWARE:
+            return SUCCESS
         return INVALID if lpid < machine.profile.lpids and machine.pate(lpid) != (0, 0) else PARAMETER
     end(machine, svm)
     return SUCCESS

@@ -180,7 +180,7 @@ class Nested(GuestHost[Any]):
     def _refusal(self, cpu: Cpu, number: int) -> int | None:
         if not self.profile.ultravisor:
             return FUNCTION
-        refused = front.refusal(number, front.context_of(cpu))
+        refused = front.refusal(number, front.context_of(cpu), self.profile.choices)
         if refused is None and not self.reflected and number in front.FOR_HOST:
             return PERMISSION  # a guest host runs with HV=0, and that is all the ultravisor sees
         return refused
@@ -272,6 +272,7 @@ class Nested(GuestHost[Any]):
         self.book.drop("vcpu_map", len(record.open))
         self.book.drop("native_page", len(record.bound))
         record.slots.clear()
+        record.ranges.clear()
         record.open.clear()
         record.bound.clear()
         record.shared.clear()

@@ -66,6 +66,7 @@ class Record:
     secure: bool = False  # and that has come through its transition
     lives: int = 0  # SVMs that have ended under it
     slots: dict[int, int] = field(default_factory=dict)  # slot -> units
+    ranges: dict[int, tuple[int, int]] = field(default_factory=dict)  # slot -> its first GFN, and its end
     open: dict[int, Reflection] = field(default_factory=dict)  # by cookie
     mapped: dict[int, int] = field(default_factory=dict)  # GFN -> guest host's page, in the shadow table
     bound: dict[int, int] = field(default_factory=dict)  # GFN -> guest host's page that the ultravisor uses

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from protocol.arch.pef import front
 from protocol.arch.pef.cpu import Cpu
-from protocol.arch.pef.machine.memory import usable
+from protocol.arch.pef.machine.memory import SLOT_CODES, gfns, slot_refusal, usable
 from protocol.arch.pef.nesting.records import Record
+from protocol.arch.pef.profiles import DOCUMENTATION
 from protocol.arch.pef.status import INVALID, NO_MEM, P2, P3, P5, PARAMETER, PERMISSION, SUCCESS
 from protocol.arch.pef.tables import ORDER, PAGE_SHIFT, UNIT_SHIFT
 from protocol.effects import Step
@@ -30,6 +31,9 @@ def write_pate(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     lpid, dw0, dw1 = gpr[4:7]
     if lpid >= nested.profile.lpids or not nested.may_use(lpid):
         return PARAMETER
+    record = nested.records.get(lpid)
+    if record is not None and record.svm and nested.profile.choices.pate_of_svm == DOCUMENTATION:
+        return PERMISSION
     try:
         yield from nested.put_entry(cpu, lpid, dw0, dw1)
     except OutOfFrames:  # for a shadow table: the ultravisor as it is needs none (the code is a guess)
@@ -38,14 +42,18 @@ def write_pate(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
 
 
 def register_mem_slot(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
-    """Units beyond the guest host's quota are not there."""
+    """Units beyond the guest host's quota are not there: found where the ultravisor finds that, last."""
     record = nested.records.get(gpr[4])
-    gpa, size = gpr[5:7]
-    if record is None or not size:
+    if record is None:
         return PARAMETER
+    codes = SLOT_CODES[nested.profile.choices.slot_codes]
+    refused = slot_refusal(codes, record.ranges, gpr) if record.svm else PARAMETER
+    if refused is not None:
+        return refused
+    gpa, size = gpr[5:7]
     units = ((gpa + size - 1) >> UNIT_SHIFT) - (gpa >> UNIT_SHIFT) + 1
     if units + nested.units() > nested.profile.units:
-        return PARAMETER
+        return codes.size
     life = record.lives
     nested.reserving += units
     try:
@@ -54,6 +62,7 @@ def register_mem_slot(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
         nested.reserving -= units
     if status == SUCCESS and record.lives == life:
         record.slots[gpr[8]] = units
+        record.ranges[gpr[8]] = gfns(gpa, size)
         nested.book.add("te_object")
     return status
 
@@ -64,6 +73,7 @@ def unregister_mem_slot(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
         return PARAMETER
     status = yield from _reissued(nested, cpu, record, gpr)
     if status == SUCCESS and record.slots.pop(gpr[5], None) is not None:
+        del record.ranges[gpr[5]]
         nested.book.drop("te_object")
     return status
 
@@ -111,7 +121,7 @@ def page_inval(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
 def terminate(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     record = nested.records.get(gpr[4])
     if record is None or (not record.svm and record.entry == (0, 0)):
-        return PARAMETER
+        return PARAMETER if nested.profile.choices.terminate_none == DOCUMENTATION else SUCCESS
     status = yield from _reissued(nested, cpu, record, gpr)
     if status == SUCCESS:
         yield from nested.ended(record)
