@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = 3  # named for each check
 
-Found = Mapping[str, Iterable[tuple[str, int, int]]]  # test -> (call, place of the check or -1, code)
+# test -> (call, place of the check or -1, code, level: 0 for the machine)
+Found = Mapping[str, Iterable[tuple[str, int, int, int]]]
 
 
 def record_file(arch: str) -> Path:
@@ -50,7 +51,7 @@ def record(found: Found) -> str:
     checks: dict[tuple[str, int], list[str]] = defaultdict(list)
     general: dict[int, list[str]] = defaultdict(list)
     for test in sorted(tests, key=lambda test: (len(tests[test]), test)):
-        for call, place, code in sorted(tests[test], key=str):
+        for call, place, code, _ in sorted(tests[test], key=str):
             kept = checks[str(call), int(str(place))] if place != -1 else general[int(str(code))]
             if test not in kept and len(kept) < TESTS:
                 kept.append(test)

@@ -3,7 +3,7 @@
 A recorder is a pytest plugin, `-p NAME_recorder`. It hooks its architecture so that `provoked` is told of
 each check that refuses a call, and takes the hooks of this module over (`from recorder import ...`). What it
 finds goes as JSON into the file that NESTBED_RECORD names: for each test a list of (call, place of the check
-in its row or -1, code).
+in its row or -1, code, level).
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ import pytest
 
 from protocol.calls import CallSpec
 
-found: dict[str, set[tuple[str, int, int]]] = defaultdict(set)
+found: dict[str, set[tuple[str, int, int, int]]] = defaultdict(set)
 _running = ""
 
 
-def provoked(call: str, place: int, code: int) -> None:
-    """The running test provoked check number `place` of the call's row; -1: a check that every call makes."""
-    found[_running].add((call, place, code))
+def provoked(call: str, place: int, code: int, level: int = 0) -> None:
+    """The running test provoked check number `place` of the call's row; -1: a check that every call makes.
+
+    `level` is 0 for the machine's own check, otherwise that of the host for which an emulation made it.
+    """
+    found[_running].add((call, place, code, level))
 
 
 def only_place(row: CallSpec, code: int, reason: int = 0) -> int | None:

@@ -27,7 +27,7 @@ class Recording(Watch):
         self, on: int, cpu: int, rc: int, rrc: int, level: str, call: str, check: int, *rest: str
     ) -> None:
         super().keep(on, cpu, rc, rrc, level, call, check, *rest)
-        provoked(call, check, rc)
+        provoked(call, check, rc, int(level.startswith("emulation")))
 
 
 def recorded(make: Callable[..., Any]) -> Callable[..., Any]:

@@ -214,6 +214,24 @@ def test_a_share_that_fails_is_taken_back(pef: Any, how: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["UNSHARE_PAGE", "UNSHARE_ALL_PAGES"])
+def test_a_page_that_its_hypervisor_does_not_take_back_stays_shared(pef: Any, name: str) -> None:
+    """The pages before it are secure, and zero; it and the ones behind it are what they were."""
+    host = pef()
+    vm = host.svm()
+    vm.gcall("SHARE_PAGE", GFN, 3)
+    for page in range(3):
+        vm.write(GPA + page * PAGE, b"kept")
+    asked(vm.enter(ucall_step(name, GFN, 3), **STOP), GFN, 0)
+    asked(vm.enter(**STOP), GFN + 1, 0)
+    left = vm.enter(gpr={"r3": hex((1 << 64) - 4)})
+    assert code(left["steps"][0]["r3"]) == P2
+    assert [vm.read(GPA + page * PAGE, 4) for page in (1, 2)] == [b"kept", b"kept"]
+    done = vm.run(*(load_step(GPA + page * PAGE) for page in range(3)))
+    assert [step["value"] for step in done] == ["00" * 8, "6b657074" + "00" * 4, "6b657074" + "00" * 4]
+    assert host.audit["tracked"]["gfns_shared"] == 8 + 2
+
+
 def test_a_page_that_is_out_is_brought_in_before_it_is_shared(pef: Any) -> None:
     host = pef()
     vm = host.svm()

@@ -77,7 +77,7 @@ def test_the_test_named_first_provokes_its_check(name: str) -> None:
     provoked = {
         (test.partition("[")[0], call, place, code)
         for test, checks in found.items()
-        for call, place, code in checks
+        for call, place, code, _ in checks
     }
     places = {(test, call, place) for test, call, place, _ in provoked}
     codes = {(test, code) for test, _, place, code in provoked if place == -1}

@@ -3,8 +3,9 @@
 Section 4 of the sheet.
 
 There is no call that starts or stops the ultravisor, so the category `init` holds the host platform's calls,
-which the talk does not count at all. Checks stand in the order of sections 3 and 5.4; the dispatcher's come
-first in every row. A hypercall of the ultravisor is issued on behalf of a guest; its checks are KVM's.
+which the talk does not count at all; the TPM is asked while a VM becomes secure, and counts among VMs. Checks
+stand in the order of sections 3 and 5.4; what the dispatcher says to every call is in `explain`. A hypercall
+of the ultravisor is issued on behalf of a guest; its checks are KVM's.
 """
 
 from __future__ import annotations
@@ -29,10 +30,7 @@ def _check(code: int, text: str, basis: Basis = SOURCE) -> Check:
     return Check(u.unsigned(code), text, basis)
 
 
-_HOST_ONLY = (
-    _check(u.BAD_MODE, "transactional memory in use"),
-    _check(u.PERMISSION, "caller is not HV, or PR"),
-)
+_HOST_ONLY = (_check(u.PERMISSION, "caller is not HV, or PR"),)
 _SVM_ONLY = (_check(u.PERMISSION, "caller is not secure"), _check(u.PERMISSION, "caller is HV or PR"))
 _LPID = _check(u.PARAMETER, "no SVM under this LPID")
 _ABORT = _check(u.STATE, "the SVM is in ABORT")
@@ -264,6 +262,11 @@ _FROM_GUEST = (
         _check(u.P3, "no device tree"),
         _check(u.PERMISSION, "LPID 0"),
         _check(u.RETRY, "the VM has an object already"),
+        _check(
+            u.UNSUPPORTED,
+            "the transition failed and the hypervisor knows of none: H_SVM_INIT_ABORT's answer",
+        ),
+        _check(u.PARAMETER, "the transition failed and was undone: H_SVM_INIT_ABORT's answer"),
         states="normal; of a secure VM it succeeds at once",
         on_error="a failure behind INIT_START ends in H_SVM_INIT_ABORT",
     ),
@@ -276,6 +279,7 @@ _FROM_GUEST = (
         *_SVM_ONLY,
         _check(u.P2, "range not in slots"),
         _check(u.P2, "a page is in a transient state"),
+        _check(u.P2, "the hypervisor does not bring a page"),
         states="secure",
         on_error="what the call has shared is taken back",
     ),
@@ -288,7 +292,9 @@ _FROM_GUEST = (
         *_SVM_ONLY,
         _check(u.P2, "range not in slots"),
         _check(u.P2, "a page is transient, implicit or pseudo-shared"),
+        _check(u.P2, "the hypervisor does not take a page back", GUESS),
         states="secure",
+        on_error="pages before the one that is refused are secure",
     ),
     _guest(
         front.UNSHARE_ALL_PAGES,
@@ -297,7 +303,9 @@ _FROM_GUEST = (
         _FANS_OUT,
         sharing.unshare_all,
         *_SVM_ONLY,
+        _check(u.P2, "the hypervisor does not take a page back", GUESS),
         states="secure",
+        on_error="pages before the one that is refused are secure",
     ),
     _guest(
         front.ESMB_GET_FILE,
@@ -359,7 +367,7 @@ _UPCALLS = (
     _upcall(
         hcalls.SVM_TPM_COMM,
         "Talk to the host's TPM",
-        INIT,
+        VM,
         f"{_UP}; the VMM of the guest host answers",
         _check(u.FUNCTION, "no TPM"),
         _check(u.PARAMETER, "an unknown operation"),

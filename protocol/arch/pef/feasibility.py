@@ -216,7 +216,7 @@ _OPERANDS: dict[int, tuple[Operand, ...]] = {
     front.ESMB_GET_FILE: (Operand("r4 offset"), Operand("r5 to r12 name")),
 }
 _REFUSED = (front.READ_SCOM, front.WRITE_SCOM, front.READ_MEM, front.WRITE_MEM, front.SEND_SBE_COMMAND)
-_CALLER = 2  # checks of every call of a hypervisor: the reflection brings them here
+_CALLER = 1  # check of every call of a hypervisor: the reflection brings it here
 # Checks behind the caller's that a hypervisor makes before it asks below: order, address, LPID, quota.
 _HERE = {
     front.WRITE_PATE: 1,
@@ -265,4 +265,6 @@ FEASIBILITY = Feasibility(
         "records.py": MEMORY,
         "entry.py": VCPU,
     },
+    ("transactional memory is in use by no hypervisor", "the number is one of an ultracall"),
+    "3",
 )

@@ -12,6 +12,7 @@ from protocol.calls import CallSpec
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison
     from protocol.arch.pef.keyboard import PefKeyboard
+    from protocol.explain import Explainer
     from protocol.feasibility import Feasibility
 
 DEPTH = 8
@@ -41,6 +42,12 @@ class Pef:
     @property
     def calls(self) -> Mapping[int, CallSpec]:
         return CALLS
+
+    @property
+    def explain(self) -> Explainer:
+        from protocol.arch.pef.explain import EXPLAINER
+
+        return EXPLAINER
 
     @property
     def feasibility(self) -> Feasibility:
