@@ -71,6 +71,24 @@ class Recover:
 
 
 @dataclass(frozen=True, slots=True)
+class Redeem:
+    """The first word on a channel's stream. The answer is a `Channel`, or None: turn it away."""
+
+    who: Identity
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOver:
+    """A notice: the stream of a channel has ended, after so many bytes to the child and from it."""
+
+    who: Identity
+    channel: bytes
+    sent: int
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
     """Hold the records against the machine. The answer is a list of what only one of the two knows."""
 
@@ -100,6 +118,7 @@ class Broker:
         self._waits: list[tuple[int, Deliver]] = []
         self._version = service.version
         self._sinks: dict[Identity, dict[object, Sink]] = {}
+        self.on_cut: Callable[[bytes], None] = lambda channel: None  # a channel is over: end its stream
 
     async def run(self) -> None:
         """Tell the service that time passes, until cancelled."""
@@ -117,7 +136,7 @@ class Broker:
         if not sinks:
             self._sinks.pop(who, None)
 
-    def _handle(self, message: object) -> Step[Any] | None:
+    def _handle(self, message: object) -> object:
         match message:
             case Request(who, frame):
                 return self._finish(self.service.handle(who, frame, self._clock()))
@@ -133,6 +152,12 @@ class Broker:
                 return None
             case Recover(rows):
                 return self._finish(self.service.recover(rows, self._clock()))
+            case Redeem(who, token):
+                self.service.at(self._clock())
+                return self.service.redeem(who, token)
+            case ChannelOver(who, channel, sent, received):
+                self.service.channel_over(who, channel, sent, received)
+                return None
             case Audit():
                 return self._finish(self.service.audit())
             case Drive(step):
@@ -172,6 +197,8 @@ class Broker:
         frames = self.service.events()
         if frames:
             self._journal.after(lambda: self._tell(frames))
+        for channel in self.service.cuts():
+            self.on_cut(channel)
         now_ms, moved = self._clock(), self.service.version != self._version
         self._version = self.service.version
         due = [wait for wait in self._waits if moved or wait[0] <= now_ms]

@@ -25,6 +25,7 @@ from actors.commands import (
     image,
     load,
     measure,
+    policy,
     replay,
     report,
     scenario,
@@ -108,6 +109,19 @@ EXAMPLES = {
     "hosted list": ("nestbed hosted list --exited --to vsock:2:5200",),
     "hosted describe": ("nestbed hosted describe 4be1 --to vsock:2:5200",),
     "hosted console": ("nestbed hosted console 4be1 --to vsock:2:5200",),
+    "hosted channel": ("nestbed hosted channel 4be1 7 --to vsock:2:5200",),
+    "hosted attest": (
+        "nestbed hosted attest 4be1 --trust host.pub --to vsock:2:5200",
+        "nestbed hosted attest 4be1 --nonce 00ff --to vsock:2:5200",
+    ),
+    "hosted dump": ("nestbed hosted dump 4be1 -o guest.dump --to vsock:2:5200",),
+    "hosted adopt": ("nestbed hosted adopt --credential 9f.. --epoch 1 --to vsock:2:5200",),
+    "hosted hello": ("nestbed hosted hello --to vsock:2:5200",),
+    "hosted quota": ("nestbed hosted quota --to vsock:2:5200",),
+    "policy check": (
+        "nestbed policy check rules.toml",
+        "nestbed policy check rules.toml --call start --source 4 --vcpus 8",
+    ),
     "hosted stop": ("nestbed hosted stop 4be1 --grace 5 --to vsock:2:5200",),
     "hosted destroy": ("nestbed hosted destroy 4be1 --ack --to vsock:2:5200",),
     "hosted keep": ("nestbed hosted keep --to vsock:2:5200",),
@@ -179,11 +193,18 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "hosted list": hosted.listed,
     "hosted describe": hosted.describe,
     "hosted console": hosted.console,
+    "hosted channel": hosted.channel,
     "hosted stop": hosted.stop,
     "hosted destroy": hosted.destroy,
     "hosted keep": hosted.keep,
     "hosted watch": hosted.watch,
+    "hosted attest": hosted.attest,
+    "hosted dump": hosted.dump,
+    "hosted adopt": hosted.adopt,
+    "hosted hello": hosted.hello,
+    "hosted quota": hosted.quota,
     "hosted explain": hosted.explain,
+    "policy check": policy.check,
     "version": version,
 }  # in the order of the help
 
@@ -205,6 +226,7 @@ def build() -> typer.Typer:
         "hosted": typer.Typer(
             no_args_is_help=True, help="Serve the hosting interface, or ask it for secure guests."
         ),
+        "policy": typer.Typer(no_args_is_help=True, help="Look at policies of the hosting interface."),
         "image": typer.Typer(no_args_is_help=True, help="Build images of secure guests, look at them."),
     }
     for name, does in COMMANDS.items():

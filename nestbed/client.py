@@ -22,7 +22,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ __all__ = [
 FRAME_BYTES = 65_536
 CHUNK_BYTES = 32_768
 VERSION = 1
+CHANNEL_OK = b"OK\n"
 SPARE_S = 5.0  # a reply may take so much longer than what was asked to take its time
 Body = dict[str, Any]
 
@@ -265,6 +266,30 @@ class Hosting:
         answer = self.ask("console.read", child=child, cursor=cursor)
         return answer["data"], answer["cursor"], answer["lost"]
 
+    def channel(self, child: bytes, port: int, window: int = 65_536) -> socket.socket:
+        """A connected socket to a port of a child. Raises HostingError, OSError: nothing listens there."""
+        offered = self.ask("channel.open", self.key(), child=child, port=port, window=window)
+        return open_channel(parse_address(offered["address"]), offered["token"], self.timeout_s)
+
+    def attest(self, child: bytes, nonce: bytes, user_data: bytes = b"") -> bytes:
+        """Evidence of what a child is and whose; `verify` of protocol.hosting.evidence looks into it."""
+        evidence: bytes = self.ask("attest", child=child, nonce=nonce, user_data=user_data)["evidence"]
+        return evidence
+
+    def dump(self, child: bytes) -> Iterator[bytes]:
+        """A debug child's dump, piece by piece."""
+        offset, size = 0, 1
+        while offset < size:
+            piece = self.ask("dump", child=child, offset=offset)
+            offset, size = offset + len(piece["data"]), piece["size"]
+            yield piece["data"]
+
+    def adopt(self, credential: bytes, epoch: int, children: Sequence[bytes] | None = None) -> Body:
+        """Take over what lingers from boot `epoch`, with what its `hello` answered as `credential`."""
+        return self.ask(
+            "adopt", credential=credential, epoch=epoch, children=None if children is None else [*children]
+        )
+
     def explain(self, code: int) -> Body:
         """What an error code means."""
         return self.ask("explain", error=code)
@@ -348,6 +373,23 @@ def dial(address: Address, timeout_s: float) -> socket.socket:
         made.connect(where)
         if address.scheme == "hybrid":
             _handshake(made, address.port)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def open_channel(address: Address, token: bytes, timeout_s: float) -> socket.socket:
+    """Dial where a channel is opened and say its token; the connected socket."""
+    made = dial(address, timeout_s)
+    try:
+        made.sendall(token)
+        answer = b""
+        while len(answer) < len(CHANNEL_OK):
+            more = made.recv(len(CHANNEL_OK) - len(answer))
+            if not more:
+                raise ConnectionRefusedError(f"{address}: the channel was not opened")
+            answer += more
     except BaseException:
         made.close()
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ from actors.commands.options import AsJson
 from actors.commands.speak import end, say
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from nestbed.client import Hosting
+    from protocol.hosting.policy import Policy
 
 Json = dict[str, Any]
 ADDRESS = "NESTBED_HOSTING"
@@ -103,25 +107,43 @@ def serve(
         list[int] | None,
         typer.Option("--requester", metavar="CID", help="A guest host that may come; may be repeated. (3)"),
     ] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", metavar="FILE", help="Who may ask what; deny by default.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="NAME", help="Whose CPUs and memory: peer, nitro or l1vh.")
+    ] = "peer",
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Take orders as lines on standard input: reboot CID, audit.")
+    ] = False,
 ) -> None:
     """Serve the hosting interface until interrupted; guests are processes that outlive the service.
 
-    Each requester comes by a socket of its own, DIR/CID.vsock_5200: the path says who it is. What a former
-    life left is taken on again before anybody is served, and told in one line of JSON on standard output.
+    Each requester comes by a socket of its own, DIR/CID.vsock_5200: the path says who it is. Without --policy
+    it may ask everything of its own children. What a former life left is taken on again before anybody is
+    served, and told in one line of JSON on standard output.
     """
     import trio
 
-    from actors.hosting.serve import Options, open_service
+    from actors.hosting.serve import Options, obey, open_service
     from actors.hosting.store import StoreError
+    from protocol.hosting import Limits
+    from protocol.hosting.profiles import PROFILES
 
     cids = requester or [3]
     if any(not 3 <= cid < 0x4000_0000 for cid in cids):
         end(exit_codes.USAGE, "--requester: allowed: context ids from 3 to 1073741823")
+    if profile not in PROFILES:
+        end(exit_codes.USAGE, f"--profile {profile}: allowed: {', '.join(PROFILES)}")
+    rules = None if policy is None else read_policy(policy)
+    options = Options(directory, cids, Limits(profile=profile), policy=rules)
 
     async def run() -> None:
-        async with open_service(Options(directory, cids)) as hosting:
+        async with open_service(options) as hosting:
             told = {name: getattr(hosting.recovery, name) for name in hosting.recovery.__slots__}
             _show({"sockets": [hosting.socket_of(cid) for cid in cids], "recovered": told})
+            if admin:
+                await obey(hosting, _show)
             await trio.sleep_forever()
 
     try:
@@ -130,6 +152,23 @@ def serve(
         raise typer.Exit(exit_codes.INTERRUPTED) from None
     except* (StoreError, OSError) as group:
         end(exit_codes.ENVIRONMENT, str(_first(group)))
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy in a file, or the end of the command with everything that is wrong with it."""
+    import tomllib
+
+    from protocol.hosting.messages import MESSAGES
+    from protocol.hosting.policy import BrokenPolicy, policy_from
+
+    try:
+        return policy_from(tomllib.loads(path.read_text()), MESSAGES)
+    except OSError as error:
+        end(exit_codes.USAGE, f"{path}: cannot be read: {error.strerror}")
+    except tomllib.TOMLDecodeError as error:
+        end(exit_codes.USAGE, f"{path}: no TOML: {error}")
+    except BrokenPolicy as error:
+        end(exit_codes.USAGE, "\n".join(f"{path}: {line}" for line in error.wrong))
 
 
 def _first(group: BaseException) -> BaseException:
@@ -237,6 +276,126 @@ def console(
                 return
             sys.stdout.buffer.write(data)
             sys.stdout.flush()
+
+
+def channel(
+    child: ChildName,
+    port: Annotated[int, typer.Argument(metavar="PORT", help="Port of the child.")],
+    to: To,
+) -> None:
+    """Connect standard input and output to a port of a child, until either side ends."""
+    with connected(to) as hosting:
+        try:
+            stream = hosting.channel(_child(hosting, child), port)
+        except ConnectionError as refused:
+            end(exit_codes.FAILED, str(refused))
+        with stream:
+            stream.settimeout(None)
+            _pump(stream)
+
+
+def _pump(stream: socket) -> None:
+    """Both directions at once: the end of standard input is the end of what is sent, not of what comes."""
+    import selectors
+    from socket import SHUT_WR
+
+    with selectors.DefaultSelector() as ready:
+        ready.register(stream, selectors.EVENT_READ)
+        try:
+            ready.register(sys.stdin.buffer, selectors.EVENT_READ)
+        except PermissionError:  # a file: always ready, so it can be sent at once
+            stream.sendall(sys.stdin.buffer.read())
+            stream.shutdown(SHUT_WR)
+        while True:
+            for key, _ in ready.select():
+                if key.fileobj is stream:
+                    data = stream.recv(65_536)
+                    if not data:
+                        return
+                    sys.stdout.buffer.write(data)
+                    sys.stdout.flush()
+                elif data := os.read(sys.stdin.fileno(), 65_536):
+                    stream.sendall(data)
+                else:
+                    ready.unregister(sys.stdin.buffer)
+                    stream.shutdown(SHUT_WR)
+
+
+def attest(
+    child: ChildName,
+    to: To,
+    nonce: Annotated[
+        str | None, typer.Option("--nonce", metavar="HEX", help="Up to 512 bytes; drawn if not given.")
+    ] = None,
+    trust: Annotated[
+        Path | None, typer.Option("--trust", metavar="FILE", help="Public key of the host: verify with it.")
+    ] = None,
+) -> None:
+    """Print evidence of what a child is, whose and in which boot; verified where a key is given."""
+    import secrets
+
+    from protocol.hosting.evidence import verify
+
+    try:
+        fresh = secrets.token_bytes(32) if nonce is None else bytes.fromhex(nonce)
+    except ValueError:
+        end(exit_codes.USAGE, f"--nonce {nonce}: allowed: hexadecimal digits")
+    with connected(to) as hosting:
+        evidence = hosting.attest(_child(hosting, child), fresh)
+        if trust is None:
+            _show({"evidence": evidence, "nonce": fresh})
+            return
+        try:
+            said = verify(evidence, trust.read_bytes(), fresh)
+        except OSError as error:
+            end(exit_codes.USAGE, f"{trust}: cannot be read: {error.strerror}")
+        except ValueError as error:
+            end(exit_codes.FAILED, f"not to be trusted: {error}")
+        _show({"verified": True} | said)
+
+
+def dump(
+    child: ChildName,
+    to: To,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where the dump goes.")],
+) -> None:
+    """Write a dump of a child that was started with --debug to a file."""
+    with connected(to) as hosting:
+        name = _child(hosting, child)
+        try:
+            with out.open("wb") as file:
+                size = sum(file.write(piece) for piece in hosting.dump(name))
+        except OSError as error:
+            end(exit_codes.ENVIRONMENT, f"{out}: cannot be written: {error.strerror}")
+        _show({"bytes": size})
+
+
+def adopt(
+    to: To,
+    credential: Annotated[
+        str, typer.Option("--credential", metavar="HEX", help="What hello answered in the former boot.")
+    ],
+    epoch: Annotated[int, typer.Option("--epoch", metavar="N", help="The former boot.")],
+) -> None:
+    """Take over the children that linger from a former boot."""
+    try:
+        proof = bytes.fromhex(credential)
+    except ValueError:
+        end(exit_codes.USAGE, "--credential: allowed: 64 hexadecimal digits")
+    with connected(to) as hosting:
+        _show(hosting.adopt(proof, epoch))
+
+
+def hello(to: To) -> None:
+    """Say hello: epoch, credential, limits, policy and profile are printed."""
+    with connected(to) as hosting:
+        _show(hosting.facts)
+
+
+def quota(to: To) -> None:
+    """Print what is charged and what is free, by dimension."""
+    with connected(to) as hosting:
+        _show(hosting.quota())
 
 
 def stop(

@@ -22,10 +22,13 @@ from actors.hosting.vmm.files import GuestFiles
 from actors.runtime.port import Deliver
 from actors.runtime.transport.address import connect
 from protocol.errors import OutcomeUnknown
+from protocol.hosting.evidence import Measured
 from protocol.hosting.machine import (
+    AttestGuest,
     CreateGuest,
     DestroyGuest,
     Died,
+    DumpGuest,
     Emergency,
     Failure,
     Found,
@@ -115,6 +118,10 @@ class ProcessMachine:
                 return await self._stop(child, files, grace_ms)
             case ResetGuest(child, timeout_ms):
                 return await self._reset(child, files, timeout_ms)
+            case AttestGuest():
+                return Measured(bytes.fromhex((files.path / "measurement").read_text()))
+            case DumpGuest(child, offset, count):
+                return await self._dump(child, files, offset, count)
             case DestroyGuest(child):
                 return await self._destroy(child, files)
         raise AssertionError(f"no step of a machine: {effect!r}")
@@ -248,6 +255,16 @@ class ProcessMachine:
         self._running.pop(child, None)
         del self._files[child]
         return None
+
+    async def _dump(self, child: bytes, files: GuestFiles, offset: int, count: int) -> object:
+        """A part of the dump; the guest is dumped anew when its beginning is asked for."""
+        path = files.path / "dump"
+        if offset == 0 or not path.exists():
+            await self.vmm_of(files).dump(files)
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(min(offset, size))
+            return size, file.read(count)
 
     # -- processes
 

@@ -6,15 +6,19 @@ program behind `nestbed hosted serve`: journal, guests and sockets of one direct
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import trio
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from actors.broker import Audit, Broker, GuestEnded, Recover, RequesterGone, serve
+from actors.hosting.channels import ChannelServer
 from actors.hosting.machine import ProcessMachine, too_long
 from actors.hosting.store import Store, StoreError
 from actors.hosting.vmm.emulated import Emulated, Vmm
@@ -22,7 +26,9 @@ from actors.runtime.actor import open_runtime
 from actors.runtime.port import ignore
 from actors.runtime.transport.address import Peer, listen_unix, peer_of, serve_all
 from protocol.hosting import Identity, Limits, Service
-from protocol.hosting.limits import CONTROL_PORT, Offer
+from protocol.hosting.evidence import KeySigner, Trust
+from protocol.hosting.limits import CHANNEL_PORT, CONTROL_PORT, Offer
+from protocol.hosting.policy import Policy
 from protocol.hosting.recovery import Recovery
 
 CONNECTIONS = 256  # of one listener at once; more wait in the kernel
@@ -66,6 +72,7 @@ class Options:
     requesters: Sequence[int] = (3,)
     limits: Limits = field(default_factory=Limits)
     vmms: dict[str, Vmm] = field(default_factory=lambda: {"emulated": Emulated()})
+    policy: Policy | None = None  # none: whoever has a socket may ask everything of its own children
 
 
 class HostingService:
@@ -77,15 +84,16 @@ class HostingService:
         self.machine = machine
         self.store = store
         self.recovery = Recovery()
+        self.channels = ChannelServer(broker, machine.address_of)
         self._connections: dict[int, trio.CancelScope] = {}
 
     @property
     def service(self) -> Service:
         return self.broker.service
 
-    def socket_of(self, cid: int) -> str:
+    def socket_of(self, cid: int, port: int = CONTROL_PORT) -> str:
         """The socket by which requester `cid` comes: guest to host, as the hybrid scheme names it."""
-        return str(self.options.directory / f"{cid}.vsock_{CONTROL_PORT}")
+        return str(self.options.directory / f"{cid}.vsock_{port}")
 
     async def recover(self) -> None:
         self.recovery = await self.broker.actor.ask(Recover(self.store.load()))
@@ -94,17 +102,21 @@ class HostingService:
         self, cid: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Serve requester `cid` on its socket. A reboot ends its connections, and the next ones are new."""
-        listener = listen_unix(self.socket_of(cid))
-        async with listener:
-            while True:
-                with trio.CancelScope() as scope:
-                    self._connections[cid] = scope
-                    await serve_on(self.broker, listener, lambda _: self._who(cid), task_status=task_status)
-                task_status = trio.TASK_STATUS_IGNORED
-                listener = listen_unix(self.socket_of(cid))
 
-    def _who(self, cid: int) -> Identity:
-        return Identity(cid, self.service.epoch_of(cid))
+        def who(_: Peer) -> Identity:
+            return Identity(cid, self.service.epoch_of(cid))
+
+        while True:
+            with trio.CancelScope() as scope:
+                self._connections[cid] = scope
+                async with trio.open_nursery() as nursery:
+                    channels = listen_unix(self.socket_of(cid, CHANNEL_PORT))
+                    await nursery.start(self.channels.serve, channels, who)
+                    control = listen_unix(self.socket_of(cid))
+                    await serve_on(self.broker, control, who, task_status=task_status)
+            task_status = trio.TASK_STATUS_IGNORED
+            if not scope.cancelled_caught:
+                return
 
     async def reboot(self, cid: int) -> int:
         """The machine saw requester `cid` reboot, or die: its boot is over. Returns the next one's epoch."""
@@ -142,8 +154,16 @@ async def open_service(options: Options) -> AsyncIterator[HostingService]:
                 broker.service.console_wrote(child, data)
 
             machine = ProcessMachine(directory / "guests", options.vmms, nursery, ended, wrote)
-            offer = Offer(tuple(options.vmms), ("entered", "notified"))
-            service = Service(options.limits, store.journal, offer=offer, seed=_seed(directory))
+            channels = f"unix:{directory}/{{cid}}.vsock_{{port}}"
+            secret = _secret(directory)
+            service = Service(
+                options.limits,
+                store.journal,
+                seed=int.from_bytes(secret, "big"),
+                offer=Offer(tuple(options.vmms), ("entered", "notified"), channels, dump=True),
+                policy=options.policy,
+                trust=Trust(secret, _signer(directory)),
+            )
             broker = Broker(service, machine, wall_ms, runtime)
             hosting = HostingService(options, broker, machine, store)
             nursery.start_soon(store.run)
@@ -157,15 +177,63 @@ async def open_service(options: Options) -> AsyncIterator[HostingService]:
         store.close()
 
 
-def _seed(directory: Path) -> int:
-    """A number of this directory's own: children's names must tell nothing, in any life."""
-    import secrets
+async def obey(hosting: HostingService, show: Callable[[object], None]) -> None:
+    """Take orders of whoever started the service, line by line from standard input; each is answered.
 
-    path = directory / "seed"
+    `reboot CID`: the machine saw that requester reboot or die. `audit`: what only one of records and machine
+    knows. `statistics`: what happened so far. The end of the input changes nothing.
+    """
+    async for line in _lines():
+        match line.split():
+            case ["reboot", cid] if cid.isdigit() and int(cid) in hosting.options.requesters:
+                show({"epoch": await hosting.reboot(int(cid))})
+            case ["audit"]:
+                show({"leaks": await hosting.audit()})
+            case ["statistics"]:
+                show(asdict(hosting.service.statistics()) | {"forged": hosting.machine.forged})
+            case _:
+                show({"error": f"{line!r}: allowed: reboot CID, audit, statistics"})
+
+
+async def _lines() -> AsyncIterator[str]:
+    import sys
+
+    file = trio.wrap_file(sys.stdin)
+    async for line in file:
+        yield str(line).strip()
+
+
+def _secret(directory: Path) -> bytes:
+    """What credentials, tokens and the names of children are made from, in every life of this directory."""
+    return _kept(directory / "secret", lambda: secrets.token_bytes(32))
+
+
+def _signer(directory: Path) -> KeySigner:
+    """Who signs evidence for this directory; its public key is laid out for verifiers."""
+    pem = serialization.Encoding.PEM
+
+    def made() -> bytes:
+        return ec.generate_private_key(ec.SECP384R1()).private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+    key = serialization.load_pem_private_key(_kept(directory / "host.key", made), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise StoreError(f"{directory / 'host.key'}: not a key on an elliptic curve")
+    signer = KeySigner(key)
+    (directory / "host.pub").write_bytes(signer.public_key())
+    return signer
+
+
+def _kept(path: Path, make: Callable[[], bytes]) -> bytes:
+    """What the file has; made where it is not there, readable by its owner alone, whole or not at all."""
     try:
-        return int(path.read_text())
-    except (FileNotFoundError, ValueError):
-        seed = secrets.randbits(128)
-        path.touch(mode=0o600)
-        path.write_text(str(seed))
-        return seed
+        return path.read_bytes()
+    except FileNotFoundError:
+        pass
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.touch(mode=0o600)
+    beside.write_bytes(make())
+    beside.replace(path)
+    return path.read_bytes()

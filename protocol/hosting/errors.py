@@ -64,7 +64,9 @@ ERRORS: Mapping[Code, Row] = {
     Code.BAD_FRAME: Row("the frame is not one of this protocol", "caller"),
     Code.BAD_ARGUMENT: Row("a field is missing, unknown, of the wrong type or out of range", "caller"),
     Code.UNSUPPORTED: Row("this version, message or option is not offered", "caller", detail=("versions",)),
-    Code.NOT_PERMITTED: Row("policy does not let this requester ask that", "admin", answered=False),
+    Code.NOT_PERMITTED: Row(
+        "policy does not let this requester ask that", "admin", detail=("policy", "rule")
+    ),
     Code.NOT_OWNER: Row("never answered: a stranger is told NOT_FOUND", "caller", answered=False),
     Code.STALE_EPOCH: Row("not the requester's present epoch: say hello", "caller", detail=("epoch",)),
     Code.POLICY: Row("refused on principle; the cause says why", "admin"),
@@ -87,7 +89,7 @@ ERRORS: Mapping[Code, Row] = {
     Code.BOOT_TIMEOUT: Row("the guest did not come up in time", "caller", detail=("timeout_ms",)),
     Code.BOOT_DIED: Row("the guest ended while it booted", "caller", detail=("exit",)),
     Code.TE_ERROR: Row("the Trusted Entity refused", "te", detail=("call", "rc", "rrc")),
-    Code.ATTEST_FAILED: Row("no evidence could be made", "te", answered=False),
+    Code.ATTEST_FAILED: Row("no evidence could be made", "te"),
     Code.TIMEOUT: Row("the time that the caller gave is over", "caller"),
     Code.LEASE_EXPIRED: Row("the lease is over: renew it", "caller"),
     Code.CHANNEL_RESET: Row("the channel was reset", "host", True, ("cause",), answered=False),

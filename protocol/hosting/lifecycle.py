@@ -97,11 +97,11 @@ class Lifecycle:
             registry.move(child, State.LOADING, "start")
             image = origin.image.data or b""
             create = CreateGuest(origin.id, origin.cid, origin.spec, image, origin.owner.cid)
-            made = yield from _ask(child, create)
+            made = yield from ask(child, create)
             # A guest that may be there is one that has to be destroyed.
             registry.set_present(child, isinstance(made, Unanswered) or not isinstance(made, Failure))
             self._answered(child, "create", made)
-            self._answered(child, "load", (yield from _ask(child, LoadGuest(origin.id))))
+            self._answered(child, "load", (yield from ask(child, LoadGuest(origin.id))))
             registry.move(child, State.STARTING, "start")
             yield from self._boot(child)
         except Refusal as refusal:
@@ -117,7 +117,7 @@ class Lifecycle:
 
     def _boot(self, child: Child) -> Step[None]:
         start = StartGuest(child.origin.id, self._boot_ms(child))
-        self._answered(child, "start", (yield from _ask(child, start)))
+        self._answered(child, "start", (yield from ask(child, start)))
         self._registry.move(child, State.READY, "start")
 
     def _failed(self, child: Child, refusal: Refusal) -> None:
@@ -129,7 +129,7 @@ class Lifecycle:
     def _stop(self, child: Child, grace_ms: int) -> Step[None]:
         if child.state is not State.STOPPING:
             self._registry.move(child, State.STOPPING, "request")
-        self._answered(child, "stop", (yield from _ask(child, StopGuest(child.origin.id, grace_ms))))
+        self._answered(child, "stop", (yield from ask(child, StopGuest(child.origin.id, grace_ms))))
         self._registry.move(child, State.STOPPED, "request")
 
     def _reset(self, child: Child) -> Step[None]:
@@ -137,7 +137,7 @@ class Lifecycle:
         registry.move(child, State.STARTING, "reset")
         try:
             reset = ResetGuest(child.origin.id, self._boot_ms(child))
-            self._answered(child, "reset", (yield from _ask(child, reset)))
+            self._answered(child, "reset", (yield from ask(child, reset)))
         except Refusal as refusal:
             child.failure = refusal
             if child.state is not State.LOST:
@@ -151,7 +151,7 @@ class Lifecycle:
         if child.running():
             if child.state is not State.STOPPING:
                 registry.move(child, State.STOPPING, child.doom)
-            stopped = yield from _ask(child, StopGuest(child.origin.id, 0))
+            stopped = yield from ask(child, StopGuest(child.origin.id, 0))
             if isinstance(stopped, Vanished):
                 self.lose(child)
             elif not isinstance(stopped, Failure):
@@ -159,7 +159,7 @@ class Lifecycle:
         if child.present:
             if not child.tries:
                 registry.intend(child, "RELEASING", child.doom)
-            answer = yield from _ask(child, DestroyGuest(child.origin.id))
+            answer = yield from ask(child, DestroyGuest(child.origin.id))
             if isinstance(answer, Failure) and not isinstance(answer, Vanished):
                 limits = registry.limits
                 child.tries += 1
@@ -250,7 +250,7 @@ def doom(child: Child, cause: str) -> None:
     child.doom = child.doom or cause
 
 
-def _ask(child: Child, effect: MachineEffect) -> Step[object]:
+def ask(child: Child, effect: MachineEffect) -> Step[object]:
     """Yield `effect` and return its answer, also where the driver throws one. Raises Refusal: given up."""
     while True:
         try:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from protocol.hosting.profiles import Topology
+
 FRAME_BYTES = 64 * 1024  # of one message's body, either direction
 CHUNK_BYTES = 32 * 1024  # of an image in one message: leaves room for the rest of the frame
 CONTROL_PORT = 5200  # VSOCK port of the service, on CID 2
+CHANNEL_PORT = 5202  # where channels are opened with their tokens
+WINDOW = 256 * 1024  # most bytes of a channel that wait in one direction
 LABELS = 8  # of a child
 LABEL_NAME = 32  # characters
 LABEL_VALUE = 64  # characters
@@ -31,6 +35,7 @@ class Share:
     idempotency_keys: int = 128
     watchers: int = 8
     console_bytes: int = 1 << 20
+    channels: int = 32
 
     def named(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in UNITS}
@@ -45,6 +50,7 @@ UNITS = {
     "idempotency_keys": "key",
     "watchers": "watcher",
     "console_bytes": "byte",
+    "channels": "channel",
 }
 
 
@@ -54,6 +60,8 @@ class Offer:
 
     vmms: tuple[str, ...] = ("emulated",)
     ready: tuple[str, ...] = ("entered",)  # notified: guests can dial their host
+    channels: str = ""  # where a requester opens channels; empty: there are none
+    dump: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ class Limits:
             idempotency_keys=8192,
             watchers=512,
             console_bytes=1 << 28,
+            channels=8192,
         )
     )
     in_flight: int = 64  # unfinished requests of one requester; more are told RATE_LIMITED
@@ -79,6 +88,8 @@ class Limits:
     events: int = 256  # kept for one requester
     tombstones: int = 64  # exit records kept for one requester
     memory_unit_mib: int = 1  # memory is charged in whole units
+    profile: str = "peer"  # where CPUs and memory come from, see `profiles`
+    topology: Topology = field(default_factory=Topology)  # of a guest host, for the profile nitro
     cid_first: int = 0x4000_0000  # hosted children; a guest host must not give these to its own guests
     cid_count: int = 65_536
     cid_quarantine: int = 60_000  # a CID is not given again sooner

@@ -82,6 +82,21 @@ class ResetGuest(MachineEffect):
 
 
 @dataclass(frozen=True, slots=True)
+class AttestGuest(MachineEffect):
+    """Measure the guest; the answer is an `evidence.Measured`."""
+
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DumpGuest(MachineEffect):
+    """Give a part of a dump of the guest; the answer is (size of all of it, bytes from `offset`)."""
+
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class DestroyGuest(MachineEffect):
     """Give back everything that the guest holds."""
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from protocol.hosting.errors import Code, Refusal
+from protocol.hosting.evidence import NONCE_BYTES, USER_BYTES
 from protocol.hosting.kinds import (
     array,
     binary,
@@ -31,12 +32,13 @@ from protocol.hosting.limits import (
     LAUNCH_BYTES,
     LINGER_S,
     PAGE_OF_LIST,
+    WINDOW,
 )
 from protocol.hosting.machine import Spec
 from protocol.hosting.states import State
 
 VERSION = 1
-FEATURES = ("image.put", "reset", "linger", "watch")
+FEATURES = ("image.put", "reset", "linger", "watch", "adopt", "console", "policy")
 U32 = (1 << 32) - 1
 U63 = (1 << 63) - 1
 U64 = (1 << 64) - 1  # TDX has an attribute in its top bit
@@ -207,6 +209,58 @@ class ConsoleRead(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelOpen(Message):
+    """Offer a channel to a port of a child; the answer says where it is opened, with which token."""
+
+    child: bytes = wire(CHILD)
+    port: int = wire(uint(1, U32 - 1))
+    type: str = wire(one_of("stream"), "stream")
+    window: int = wire(uint(1, WINDOW), 65_536)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelClose(Message):
+    """End a channel, or take back its offer."""
+
+    channel: bytes = wire(binary(16))
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt(Message):
+    """Take over children that linger from a former boot, with that boot's credential."""
+
+    credential: bytes = wire(binary(32))
+    epoch: int = wire(uint(1, U32))
+    children: tuple[bytes, ...] | None = wire(maybe(array(CHILD, 64)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Attest(Message):
+    """Get evidence of what a child is and whose."""
+
+    child: bytes = wire(CHILD)
+    nonce: bytes = wire(binary(0, NONCE_BYTES))
+    user_data: bytes = wire(binary(0, USER_BYTES), b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Dump(Message):
+    """Get a part of a debug child's dump."""
+
+    child: bytes = wire(CHILD)
+    offset: int = wire(uint(0, U63), 0)
+    count: int = wire(uint(1, CHUNK_BYTES), CHUNK_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Deposit(Message):
+    """Deposit pages for the host's records of children (profile l1vh), or take back free ones."""
+
+    pages: int = wire(uint(0, U32))
+    withdraw: bool = wire(truth(), False)
+
+
+@dataclass(frozen=True, slots=True)
 class Explain(Message):
     """Ask what an error code means."""
 
@@ -234,14 +288,17 @@ MESSAGES: Mapping[str, type[Message]] = {
     "ack_exit": AckExit,
     "lease.renew": LeaseRenew,
     "console.read": ConsoleRead,
+    "channel.open": ChannelOpen,
+    "channel.close": ChannelClose,
+    "adopt": Adopt,
+    "attest": Attest,
+    "dump": Dump,
+    "memory.deposit": Deposit,
     "watch": Watch,
     "unwatch": Unwatch,
     "explain": Explain,
     "migrate": Migrate,
 }
-
-# Part of the interface, not offered by this form of it: answered UNSUPPORTED, whatever the body.
-DEFERRED = ("channel.open", "channel.close", "adopt", "attest", "dump")
 
 FRAME_FIELDS = frozenset({"v", "t", "rid", "epoch", "dl", "key", "b"})
 NO_RID = bytes(16)
@@ -283,8 +340,6 @@ def open_frame(frame: object) -> Request:
         raise Refusal(Code.BAD_FRAME, "dl is a uint of 32 bits, or nil")
     if key is not None and (type(key) is not bytes or len(key) != 16):
         raise Refusal(Code.BAD_FRAME, "key is 16 bytes, or nil")
-    if type(kind) is not str or (kind not in MESSAGES and kind not in DEFERRED):
+    if type(kind) is not str or kind not in MESSAGES:
         raise Refusal(Code.BAD_FRAME, "t is no message type")
-    if kind in DEFERRED:
-        raise Refusal(Code.UNSUPPORTED, f"{kind} is not offered", detail={"versions": [VERSION]})
     return Request(kind, frame["rid"], epoch, budget, key, read(MESSAGES[kind], frame.get("b")))

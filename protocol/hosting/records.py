@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from protocol.calls import Basis
+from protocol.hosting.channels import Channels
 from protocol.hosting.console import CONSOLE_BYTES, Console
 from protocol.hosting.errors import Refusal
 from protocol.hosting.idempotency import Keys
 from protocol.hosting.images import Image, Images
 from protocol.hosting.leases import Bucket, Lease
 from protocol.hosting.machine import Spec
+from protocol.hosting.profiles import Pool
 from protocol.hosting.quota import Quota
 from protocol.hosting.states import State
 from protocol.hosting.watch import EventLog
@@ -90,10 +92,12 @@ class Requester:
     quota: Quota
     log: EventLog
     bucket: Bucket
+    pool: Pool
     images: Images = field(init=False)
     keys: Keys = field(default_factory=Keys)
     tombstones: dict[bytes, Tombstone] = field(default_factory=dict)
     children: dict[bytes, Child] = field(default_factory=dict)
+    channels: Channels = field(default_factory=Channels)
     in_flight: int = 0
     alive: bool = True
 
@@ -115,6 +119,7 @@ class Origin:
     image: Image
     key: bytes | None
     memory_mib: int  # charged, in whole units
+    allotment: Mapping[str, object] = field(default_factory=dict)  # what the profile gave it
 
     def charges(self) -> dict[str, int]:
         charges = {"children": 1, "vcpus": self.spec.vcpus, "memory_mib": self.memory_mib}
@@ -141,6 +146,7 @@ class Child:
     retry_at_ms: int = 0
     intents: int = 0  # of its, in the journal
     console: Console | None = None  # of a debug child
+    adopted_from: int = 0  # the epoch of its former owner, where it was adopted
 
     def running(self) -> bool:
         state = self.before if self.state is State.ORPHANED else self.state

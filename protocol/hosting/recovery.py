@@ -21,6 +21,7 @@ from protocol.hosting.images import Image
 from protocol.hosting.journal import CHILD, Row, open_row
 from protocol.hosting.lifecycle import Lifecycle, doom
 from protocol.hosting.machine import DestroyGuest, Failure, Found, Inventory, Vanished
+from protocol.hosting.profiles import Deposited
 from protocol.hosting.records import Child, Identity, Origin
 from protocol.hosting.registry import Registry
 from protocol.hosting.rows import HOST, KEY_ROW, REQUESTER, entry_from, spec_from, tombstone_from
@@ -72,6 +73,8 @@ def _restore_requester(registry: Registry, cid: int, body: Mapping[str, Any]) ->
     requester.lease.renew(registry.now_ms)
     requester.log.last = body["events"]
     requester.keys.watermark = open_key(body["watermark"])
+    if isinstance(requester.pool, Deposited):
+        requester.pool.deposited = body["deposited"]
 
 
 def _restore_child(registry: Registry, name: bytes, body: Mapping[str, Any]) -> None:
@@ -87,7 +90,7 @@ def _restore_child(registry: Registry, name: bytes, body: Mapping[str, Any]) -> 
         requester.alive = False
     spec = spec_from(body["spec"])
     image = Image(spec.image, 0, pins=1)
-    origin = Origin(name, owner, body["cid"], spec, image, body["key"], body["memory_mib"])
+    origin = Origin(name, owner, body["cid"], spec, image, body["key"], body["memory_mib"], body["allotment"])
     failure = body["failure"]
     child = Child(
         origin,
@@ -100,6 +103,7 @@ def _restore_child(registry: Registry, name: bytes, body: Mapping[str, Any]) -> 
         failure=refusal_from(failure) if failure else None,
         exit=body["exit"],
         timings=dict(body["timings"]),
+        adopted_from=body["adopted_from"],
     )
     registry.admit_child(child, body["events"])
 

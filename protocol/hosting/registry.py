@@ -7,18 +7,23 @@ about it; each table is bounded and charged to the requester that it serves.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
+from protocol.hosting.channels import CHANNEL, Channel
 from protocol.hosting.cids import Cids
 from protocol.hosting.console import Console
 from protocol.hosting.errors import Code, Refusal
-from protocol.hosting.idempotency import Entry
+from protocol.hosting.idempotency import Entry, spec_digest
+from protocol.hosting.images import Image
 from protocol.hosting.journal import CHILD, Fact, Intent, Journal
 from protocol.hosting.leases import Bucket, Lease
 from protocol.hosting.limits import Limits
 from protocol.hosting.machine import Spec
 from protocol.hosting.ports import Book
+from protocol.hosting.profiles import pool
 from protocol.hosting.quota import Quota
 from protocol.hosting.records import Child, Identity, Origin, Requester, Tombstone, record_sizes
 from protocol.hosting.rows import (
@@ -36,6 +41,7 @@ from protocol.hosting.watch import EventLog
 
 KEY = {"idempotency_keys": 1}
 WATCHER = {"watchers": 1}
+CHANNELS_LIVE = frozenset({State.READY, State.ORPHANED})
 
 
 class Registry:
@@ -48,6 +54,10 @@ class Registry:
         self.host = Quota(limits.host)
         self.now_ms = 0
         self.version = 0  # counts changes of states: a wait looks again when it moved
+        self.secret = hashlib.sha256(f"secret {seed}".encode()).digest()
+        self.cuts: list[bytes] = []  # channels that are over, and whose bytes somebody may still carry
+        self.resets: Counter[str] = Counter()  # of channels, by cause
+        self._tokens = 0
         self.lookups: Counter[str] = Counter()
         self.teardowns: Counter[str] = Counter()
         self.rung: dict[int, None] = {}  # CIDs of requesters with events that nobody fetched, in order
@@ -98,6 +108,7 @@ class Registry:
             Quota(limits.each, self.host),
             EventLog(limits.events),
             Bucket(limits.starts_per_s, at_ms=self.now_ms),
+            pool(limits.profile, limits.memory_unit_mib, limits.topology),
         )
         self._book.update("requester", "create", who.cid)
         self._book.update("lease", "create", who.cid)
@@ -136,6 +147,7 @@ class Registry:
             self.forget_key(requester, key)
         for stone in [s for s in requester.tombstones.values() if s.expires_ms <= self.now_ms]:
             self.drop_tombstone(requester, stone.child)
+        self.reset_channels(requester, requester.channels.stale(self.now_ms), "offer")
         silent = self.now_ms > requester.lease.deadline_ms + self.limits.tombstone_life
         if requester.alive and silent and not requester.children and not requester.in_flight:
             requester.alive = False
@@ -154,6 +166,7 @@ class Registry:
             self.drop_tombstone(requester, child)
         for rid in list(requester.log.watchers):
             self.unwatch(requester, rid)
+        self.reset_channels(requester, requester.channels.all(), "requester")
         for _ in range(len(requester.log)):
             self._book.update("event", "delete", requester.cid)
         requester.log = EventLog(self.limits.events)
@@ -189,17 +202,7 @@ class Registry:
         if key:
             self._room_for_key(requester)
         try:
-            unit = self.limits.memory_unit_mib
-            memory_mib = -(-spec.memory_mib // unit) * unit
-            owner = Identity(requester.cid, requester.epoch)
-            origin = Origin(self._new_id(), owner, 0, spec, image, key, memory_mib)
-            charges = origin.charges() | (KEY if key else {})
-            requester.quota.charge(charges)
-            try:
-                origin = replace(origin, cid=self.cids.take(self.now_ms))
-            except Refusal:
-                requester.quota.refund(charges)
-                raise
+            origin = self._take_share(requester, spec, image, key)
         except Refusal as refusal:
             requester.images.unpin(image)
             releasing = any(child.doom for child in requester.children.values())
@@ -217,6 +220,23 @@ class Registry:
             self._keep_key(requester, key)
         self.record(child, State.RESERVED, "start")
         return child
+
+    def _take_share(self, requester: Requester, spec: Spec, image: Image, key: bytes | None) -> Origin:
+        """Take CPUs and memory, then the quotas, then a CID. Raises Refusal, and then nothing was taken."""
+        name, owner = self._new_id(), Identity(requester.cid, requester.epoch)
+        share = requester.pool.take(name, spec, image.size)
+        origin = Origin(name, owner, 0, spec, image, key, share.memory_mib, share.allotment)
+        charges = origin.charges() | (KEY if key else {})
+        try:
+            requester.quota.charge(charges)
+            try:
+                return replace(origin, cid=self.cids.take(self.now_ms))
+            except Refusal:
+                requester.quota.refund(charges)
+                raise
+        except Refusal:
+            requester.pool.give_back(name)
+            raise
 
     def _room_for_key(self, requester: Requester) -> None:
         """A full table of keys lets go of the one whose child ended first: the watermark remembers it."""
@@ -242,6 +262,8 @@ class Registry:
         self.version += 1
         self._book.update("child", "update", child.account.cid)
         requester = child.account
+        if state not in CHANNELS_LIVE:
+            self.reset_channels(requester, requester.channels.of(child.origin.id), str(state))
         if requester.is_now(child.origin.owner):
             self._book.update("event", "create", child.account.cid)
             if requester.log.add(child.origin.id, str(before), str(state), reason, self.now_ms):
@@ -280,6 +302,7 @@ class Registry:
         if child.console is not None:
             self._book.update("console", "delete", child.account.cid)
         requester.quota.refund(origin.charges())
+        requester.pool.give_back(origin.id)
         requester.images.unpin(origin.image)
         self.cids.give_back(origin.cid, self.now_ms)
         if requester.is_now(origin.owner):
@@ -318,6 +341,7 @@ class Registry:
         origin, requester = child.origin, child.account
         self.children[origin.id] = requester.children[origin.id] = child
         requester.quota.owe(origin.charges() | origin.image.charges())
+        requester.pool.put_back(origin.id, origin.allotment)
         requester.log.last = max(requester.log.last, events)
         self._book.update("child", "create", requester.cid)
         self._book.update("journal", "create", requester.cid)
@@ -343,6 +367,64 @@ class Registry:
         self._book.update("tombstone", "create", requester.cid)
 
     # What hangs on a requester
+
+    def offer_channel(
+        self, requester: Requester, child: Child, port: int, window: int, key: bytes | None
+    ) -> Channel:
+        """Return a channel to a port of `child`, the one of that key if there is one. Raises Refusal."""
+        known = requester.channels.by_key(key, child.origin.id, port)
+        if known is not None:
+            return known
+        requester.quota.charge(CHANNEL)
+        self._tokens += 1
+        fresh = f"channel {self.now_ms} {self._tokens}".encode()
+        made = hmac.new(self.secret, fresh, hashlib.sha512).digest()
+        channel = Channel(made[:16], child.origin.id, port, window, made[16:32], key, self.now_ms)
+        requester.channels.add(channel)
+        self._book.update("channel", "create", requester.cid)
+        return channel
+
+    def drop_channel(self, requester: Requester, name: bytes) -> Channel | None:
+        """Forget a channel; whoever carries its bytes is told by `cuts`."""
+        channel = requester.channels.drop(name)
+        if channel is not None:
+            requester.quota.refund(CHANNEL)
+            self._book.update("channel", "delete", requester.cid)
+            self.cuts.append(name)
+        return channel
+
+    def reset_channels(self, requester: Requester, channels: Iterable[Channel], cause: str) -> None:
+        for channel in channels:
+            self.drop_channel(requester, channel.id)
+            self.resets[cause] += 1
+
+    def adopt(
+        self, requester: Requester, epoch: int, wanted: set[bytes] | None
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Give what lingers from boot `epoch` to the present one; return that, and what it has already."""
+        adopted, held = [], []
+        for name, child in requester.children.items():
+            if wanted is not None and name not in wanted:
+                continue
+            origin = child.origin
+            if child.adopted_from == epoch and requester.is_now(origin.owner):
+                held.append(name)
+            elif origin.owner.epoch == epoch != requester.epoch and not child.doom:
+                child.origin = replace(origin, owner=Identity(requester.cid, requester.epoch))
+                child.adopted_from = epoch
+                self.intend(child, str(child.state), "adopt")
+                self._book.update("child", "update", requester.cid)
+                if origin.key:
+                    entry = Entry(spec_digest(origin.spec), name, answer(child))
+                    self.admit_key(requester, origin.key, entry)
+                    self._keep_key(requester, origin.key)
+                adopted.append(name)
+        return adopted, held
+
+    def credential(self, cid: int, epoch: int) -> bytes:
+        """What only that boot of that requester was told: with it a later one may adopt."""
+        message = b"credential" + cid.to_bytes(4, "big") + epoch.to_bytes(4, "big")
+        return hmac.new(self.secret, message, hashlib.sha256).digest()
 
     def drop_key(self, requester: Requester, key: bytes) -> None:
         """Free `key`: what it was used for was not done."""
@@ -396,6 +478,7 @@ class Registry:
         counts["child"] = len(self.children)
         counts["te_object"] = counts["vmm"] = sum(child.present for child in self.children.values())
         counts["console"] = sum(child.console is not None for child in self.children.values())
+        counts["channel"] = sum(len(requester.channels) for requester in requesters)
         counts["journal"] = sum(child.intents for child in self.children.values())
         for requester in requesters:
             counts["idempotency"] += len(requester.keys.all())

@@ -8,6 +8,7 @@ from typing import Any
 from protocol.hosting.errors import refusal_from
 from protocol.hosting.idempotency import Entry
 from protocol.hosting.machine import Spec
+from protocol.hosting.profiles import Deposited
 from protocol.hosting.records import Child, Requester, Tombstone
 from protocol.hosting.states import State
 
@@ -31,6 +32,7 @@ def requester_body(requester: Requester) -> Body:
         "alive": requester.alive,
         "watermark": watermark.packed(),
         "events": requester.log.last,
+        "deposited": requester.pool.deposited if isinstance(requester.pool, Deposited) else 0,
     }
 
 
@@ -59,12 +61,14 @@ def child_body(child: Child, state: str, now_ms: int) -> Body:
         "spec": spec_body(origin.spec),
         "key": origin.key,
         "memory_mib": origin.memory_mib,
+        "allotment": dict(origin.allotment),
         "before": str(before),
         "now": str(child.state),  # what RELEASING is on top of
         "doom": child.doom,
         "grace_until_ms": child.grace_until_ms,
         "failure": child.failure.body() if child.failure else None,
         "exit": child.exit,
+        "adopted_from": child.adopted_from,
         "timings": dict(timings),
         "events": child.account.log.last + 1,
     }

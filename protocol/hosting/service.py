@@ -20,12 +20,16 @@ from typing import Any
 from protocol.effects import Step
 from protocol.errors import OperationalError
 from protocol.hosting import messages as m
+from protocol.hosting.at_once import AtOnce, need_lease
+from protocol.hosting.channels import Channel
 from protocol.hosting.errors import ERRORS, Code, Refusal, explain
+from protocol.hosting.evidence import Measured, Trust, evidence
 from protocol.hosting.idempotency import Entry, spec_digest
 from protocol.hosting.journal import Journal, MemoryJournal, Row
-from protocol.hosting.lifecycle import Lifecycle, doom
+from protocol.hosting.lifecycle import Lifecycle, ask, doom, refusal_of
 from protocol.hosting.limits import CHUNK_BYTES, FRAME_BYTES, Limits, Offer
-from protocol.hosting.machine import Await
+from protocol.hosting.machine import AttestGuest, Await, DumpGuest, Failure
+from protocol.hosting.policy import EVERYTHING, Policy
 from protocol.hosting.ports import Book, CountingBook
 from protocol.hosting.records import Child, Identity, Requester, Tombstone
 from protocol.hosting.recovery import Recovery, audit, end_strays, reconcile, restore
@@ -34,11 +38,6 @@ from protocol.hosting.states import PAST_READY, REACHED, State
 
 Body = dict[str, object]
 Reply = dict[str, Any]
-
-NO_MIGRATION = (
-    "a secure guest is bound to the Trusted Entity of its host",
-    "destroy the children and start them anew elsewhere",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,8 @@ class Statistics:
     leases: Mapping[str, int]  # renewed, expired
     teardowns: Mapping[str, int]  # by cause
     image_bytes: int  # that came
+    channel_bytes: Mapping[str, int]  # sent to children, received from them
+    channel_resets: Mapping[str, int]  # by cause
     children: Mapping[str, int]  # that are not released, by state
 
 
@@ -65,35 +66,29 @@ class Service:
         seed: int = 0,
         book: Book | None = None,
         offer: Offer | None = None,
+        policy: Policy | None = None,
+        trust: Trust | None = None,
     ) -> None:
         self.limits = limits or Limits()
+        self.policy = policy or EVERYTHING
         self._offer = offer or Offer()
+        self._signer = trust.signer if trust else None
         self._registry = Registry(self.limits, journal or MemoryJournal(), book or CountingBook(), seed)
+        if trust is not None:
+            self._registry.secret = trust.secret
         self._life = Lifecycle(self._registry)
         self._counts: dict[str, Counter[str]] = {
-            name: Counter() for name in ("messages", "refusals", "replays", "leases")
+            name: Counter() for name in ("messages", "refusals", "replays", "leases", "channel_bytes")
         }
-        self._image_bytes = 0
-        self._at_once: dict[type[m.Message], Callable[[Requester, m.Request, Any], Body]] = {
-            m.QuotaGet: lambda requester, _, __: requester.quota.body(),
-            m.ImagePut: self._image_put,
-            m.Describe: lambda requester, _, body: self._registry.find(requester, body.child).body(),
-            m.List: self._list,
-            m.AckExit: self._ack_exit,
-            m.LeaseRenew: self._lease_renew,
-            m.Watch: lambda requester, request, body: self._registry.watch(
-                requester, request.rid, body.since
-            ),
-            m.ConsoleRead: self._console_read,
-            m.Unwatch: self._unwatch,
-            m.Migrate: self._migrate,
-        }
+        self._requests = AtOnce(self._registry, self._life, self._offer)
         self._steps: dict[type[m.Message], Callable[[Requester, m.Request, Any], Step[Body]]] = {
             m.Start: self._start,
             m.Wait: self._wait,
             m.Stop: self._stop,
             m.Reset: self._reset,
             m.Destroy: self._destroy,
+            m.Attest: self._attest,
+            m.Dump: self._dump,
         }
 
     # What comes from outside
@@ -168,6 +163,26 @@ class Service:
         if found is not None and found.console is not None:
             found.console.write(data)
 
+    def redeem(self, who: Identity, token: bytes) -> Channel | None:
+        """Return the channel that `token` opens, once; None for any other."""
+        requester = self._registry.requesters.get(who.cid)
+        if requester is None or not requester.is_now(who):
+            return None
+        return requester.channels.redeem(token)
+
+    def channel_over(self, who: Identity, name: bytes, sent: int, received: int) -> None:
+        """Note that the stream of a channel has ended, and how many bytes it carried."""
+        self._counts["channel_bytes"]["sent"] += sent
+        self._counts["channel_bytes"]["received"] += received
+        requester = self._registry.requesters.get(who.cid)
+        if requester is not None and requester.is_now(who):
+            self._registry.drop_channel(requester, name)
+
+    def cuts(self) -> list[bytes]:
+        """Channels that are over, whose streams are to be ended; each is told once."""
+        cut, self._registry.cuts = self._registry.cuts, []
+        return cut
+
     def unwatch(self, who: Identity, rid: bytes) -> None:
         """End a watch whose connection is gone."""
         requester = self._registry.requesters.get(who.cid)
@@ -215,9 +230,11 @@ class Service:
             refusals=dict(counts["refusals"]),
             lookups=dict(registry.lookups),
             replays=dict(counts["replays"]),
-            leases=dict(counts["leases"]),
+            leases=dict(counts["leases"]) | self._requests.renewals(),
             teardowns=dict(registry.teardowns),
-            image_bytes=self._image_bytes,
+            image_bytes=self._requests.image_bytes,
+            channel_bytes=dict(counts["channel_bytes"]),
+            channel_resets=dict(registry.resets),
             children=Counter(str(child.state) for child in registry.children.values()),
         )
 
@@ -236,29 +253,46 @@ class Service:
             raise Refusal(Code.STALE_EPOCH, "the frame's epoch is not yours", detail={"epoch": who.epoch})
         if requester.in_flight >= self.limits.in_flight:
             raise Refusal(Code.RATE_LIMITED, f"{requester.in_flight} requests are under way")
+        self._permit(requester, request)
         requester.in_flight += 1
         try:
-            if type(body) in self._at_once:
-                return self._at_once[type(body)](requester, request, body)
+            at_once = self._requests.find(body)
+            if at_once is not None:
+                return at_once(requester, request, body)
             return (yield from self._steps[type(body)](requester, request, body))
         finally:
             requester.in_flight -= 1
             self._registry.forget_idle(requester)
 
+    def _permit(self, requester: Requester, request: m.Request) -> None:
+        """Raise Refusal (NOT_PERMITTED) unless the policy allows it. Tags are the child's, had or wanted."""
+        body, spec, labels = request.message, None, {}
+        if isinstance(body, m.Start):
+            spec = body.spec.spec()
+            labels = dict(spec.labels)
+        child = requester.children.get(getattr(body, "child", None) or b"")
+        if child is not None and requester.is_now(child.origin.owner):
+            labels = dict(child.origin.spec.labels)
+        self.policy.check(request.type, requester.cid, labels, spec)
+
     def _hello(self, who: Identity, body: m.Hello) -> Step[Body]:
         if m.VERSION not in body.versions:
             raise Refusal(Code.UNSUPPORTED, "no common version", detail={"versions": [m.VERSION]})
+        self.policy.check("hello", who.cid)
         known = self._registry.requesters.get(who.cid)
         if known is not None and known.alive and known.epoch < who.epoch:
             yield from self._lose(known, "reboot")
         requester = self._registry.open(who)
-        self._renew(requester)
+        self._requests.renew(requester)
         limits = self.limits
         return {
             "version": m.VERSION,
             "features": list(m.FEATURES),
             "id": who.cid,
             "epoch": who.epoch,
+            "credential": self._registry.credential(who.cid, who.epoch),
+            "policy": self.policy.digest,
+            "profile": limits.profile,
             "lease": {"length_ms": limits.lease, "renew_ms": limits.renew},
             "limits": limits.each.named() | {"frame_bytes": FRAME_BYTES, "chunk_bytes": CHUNK_BYTES},
             "cids": [limits.cid_first, limits.cid_first + limits.cid_count - 1],
@@ -272,59 +306,10 @@ class Service:
             yield from self._life.settle(child)
         self._registry.forget_idle(requester)
 
-    def _image_put(self, requester: Requester, _: m.Request, body: m.ImagePut) -> Body:
-        _need_lease(requester)
-        self._image_bytes += len(body.data)
-        return requester.images.put(body.digest, body.size, body.offset, body.data)
-
-    def _list(self, requester: Requester, _: m.Request, body: m.List) -> Body:
-        mine: list[Child | Tombstone] = [
-            child for child in requester.children.values() if requester.is_now(child.origin.owner)
-        ]
-        if body.exited:
-            mine += requester.tombstones.values()
-        bodies = {bytes(b["child"]): b for b in (one.body() for one in mine) if _wanted(b, body)}  # type: ignore[call-overload]
-        left = sorted(child for child in bodies if body.after is None or child > body.after)
-        page = left[: body.count]
-        return {
-            "children": [bodies[child] for child in page],
-            "after": page[-1] if len(left) > len(page) else None,
-        }
-
-    def _ack_exit(self, requester: Requester, _: m.Request, body: m.AckExit) -> Body:
-        child = requester.children.get(body.child)
-        if child is not None and requester.is_now(child.origin.owner):
-            detail = {"have": str(child.state), "need": [str(State.RELEASED)]}
-            raise Refusal(Code.BAD_STATE, "the child is not released", detail=detail)
-        self._registry.drop_tombstone(requester, body.child)
-        return {}
-
-    def _lease_renew(self, requester: Requester, _: m.Request, __: m.LeaseRenew) -> Body:
-        back = self._renew(requester)
-        return {"expires_in_ms": self.limits.lease, "renew_in_ms": self.limits.renew, "back": back}
-
-    def _renew(self, requester: Requester) -> int:
-        self._counts["leases"]["renewed"] += 1
-        self._registry.renewed(requester)
-        return self._life.owner_back(requester)
-
-    def _console_read(self, requester: Requester, _: m.Request, body: m.ConsoleRead) -> Body:
-        child = self._registry.live(requester, body.child)
-        if child.console is None:
-            raise Refusal(Code.POLICY, "a production child has no console; start it with debug")
-        return child.console.read(body.cursor, body.max)
-
-    def _unwatch(self, requester: Requester, _: m.Request, body: m.Unwatch) -> Body:
-        self._registry.unwatch(requester, body.watch)
-        return {}
-
-    def _migrate(self, _: Requester, __: m.Request, ___: m.Migrate) -> Body:
-        raise Refusal(Code.POLICY, *NO_MIGRATION)
-
     # Requests that may park
 
     def _start(self, requester: Requester, request: m.Request, body: m.Start) -> Step[Body]:
-        _need_lease(requester)
+        need_lease(requester)
         spec = body.spec.spec()
         for name, asked, offered in (
             ("vmm", spec.vmm, self._offer.vmms),
@@ -418,6 +403,50 @@ class Service:
         yield from self._life.reset(child)
         return {"state": str(child.state)}
 
+    def _attest(self, requester: Requester, request: m.Request, body: m.Attest) -> Step[Body]:
+        if self._signer is None:
+            raise Refusal(Code.UNSUPPORTED, "this host signs no evidence")
+        child = self._running(requester, body.child)
+        measured = yield from ask(child, AttestGuest(body.child, body.nonce))
+        if not isinstance(measured, Measured):
+            raise Refusal(Code.ATTEST_FAILED, "the guest could not be measured", stage="attest")
+        origin = child.origin
+        facts = {
+            "child": origin.id,
+            "cid": origin.cid,
+            "requester": origin.owner.cid,
+            "epoch": origin.owner.epoch,
+            "debug": origin.spec.debug,
+            "nonce": body.nonce,
+            "user_data": body.user_data,
+            "vmm": origin.spec.vmm,
+            "policy": self.policy.digest,
+            "at_ms": self._registry.now_ms,
+        }
+        try:
+            return {"evidence": evidence(self._signer, facts, measured)}
+        except ValueError as error:
+            raise Refusal(Code.ATTEST_FAILED, str(error), stage="attest") from error
+
+    def _dump(self, requester: Requester, _: m.Request, body: m.Dump) -> Step[Body]:
+        if not self._offer.dump:
+            raise Refusal(Code.UNSUPPORTED, "there are no dumps here")
+        child = self._running(requester, body.child)
+        if not child.origin.spec.debug:
+            raise Refusal(Code.POLICY, "a production child is not dumped; start it with debug")
+        got = yield from ask(child, DumpGuest(body.child, body.offset, body.count))
+        if isinstance(got, Failure):
+            raise refusal_of(got, "dump")
+        assert isinstance(got, tuple), "the contract of the effect"
+        size, data = got
+        return {"size": size, "data": data}
+
+    def _running(self, requester: Requester, name: bytes) -> Child:
+        child = self._registry.live(requester, name)
+        if child.state is not State.READY:
+            raise _not_in(child, State.READY)
+        return child
+
     def _destroy(self, requester: Requester, _: m.Request, body: m.Destroy) -> Step[Body]:
         child = requester.children.get(body.child)
         if child is None or not requester.is_now(child.origin.owner):
@@ -437,22 +466,10 @@ def _reply(kind: str, rid: bytes, body: Body) -> Reply:
     return {"v": m.VERSION, "t": kind, "rid": rid, "b": body}
 
 
-def _need_lease(requester: Requester) -> None:
-    if requester.lease.expired:
-        raise Refusal(Code.LEASE_EXPIRED, "lease.renew first")
-
-
 def _explain(body: m.Explain) -> Body:
     if body.error not in {int(code) for code in ERRORS}:
         raise Refusal(Code.NOT_FOUND, "no such error")
     return explain(Code(body.error))
-
-
-def _wanted(body: Body, asked: m.List) -> bool:
-    labels = body["labels"]
-    return (asked.state is None or body["state"] == asked.state) and (
-        asked.label is None or (isinstance(labels, dict) and asked.label in labels)
-    )
 
 
 def _not_in(child: Child, need: State) -> Refusal:

@@ -33,6 +33,10 @@ class Vmm(Protocol):
         """Have the guest boot again."""
         ...
 
+    async def dump(self, files: GuestFiles) -> None:
+        """Write a dump of the running guest to the file `dump`."""
+        ...
+
 
 class Emulated:
     """A `Vmm` whose guest is a small program (`guest.py`)."""
@@ -49,6 +53,10 @@ class Emulated:
 
     async def reset(self, files: GuestFiles) -> None:
         await self._say(files, "reset")
+
+    async def dump(self, files: GuestFiles) -> None:
+        if await self._say(files, "dump") != "ok":
+            raise ConnectionResetError("the guest was not dumped")
 
     async def _say(self, files: GuestFiles, line: str) -> str:
         stream = await connect(Address("unix", files.socket("control")))

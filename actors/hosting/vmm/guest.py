@@ -78,6 +78,7 @@ class Wire:
         self.loop, self.socket, self.feed = loop, made, feed
         self.out = bytearray()
         self.ended: Callable[[], None] = lambda: None
+        self.closing = False  # the peer has said all: what waits is sent, then it is over
         self.read_bytes = hybrid.BUFFER_BYTES
         self._settle()
 
@@ -94,14 +95,14 @@ class Wire:
         if self.socket.fileno() < 0:
             return
         events = selectors.EVENT_WRITE if self.out else 0
-        if len(self.out) < hybrid.BUFFER_BYTES:
+        if len(self.out) < hybrid.BUFFER_BYTES and not self.closing:
             events |= selectors.EVENT_READ
         self.loop.watch(self.socket, events, self._turn)
 
     def _turn(self) -> None:
         if self.out:
             self._flush()
-        if self.socket.fileno() < 0 or len(self.out) >= hybrid.BUFFER_BYTES:
+        if self.socket.fileno() < 0 or self.closing or len(self.out) >= hybrid.BUFFER_BYTES:
             return
         try:
             data = self.socket.recv(self.read_bytes)
@@ -110,7 +111,8 @@ class Wire:
         except OSError:
             data = b""
         if not data:
-            self.close()
+            self.closing = True
+            self._flush()
             return
         self.feed(self, data)
         self._settle()
@@ -122,6 +124,9 @@ class Wire:
         except BlockingIOError:
             pass
         except OSError:
+            self.close()
+            return
+        if self.closing and not self.out:
             self.close()
             return
         self._settle()
@@ -264,9 +269,20 @@ class Guest:
         if line == "reset":
             self._boot()
             return b"ok"
+        if line == "dump":
+            self._dump()
+            return b"ok"
         if line == "state":
             return b"running"
         return b"unknown"
+
+    def _dump(self) -> None:
+        """All there is of it: a line about the guest, what it still has to do, then its image."""
+        path = f"{self.directory}/dump"
+        with open(f"{path}.new", "wb") as file, open(f"{self.directory}/image", "rb") as image:
+            file.write(f"guest {self.cid} boot {self.boots} steps {len(self.steps)}\n".encode())
+            file.write(image.read())
+        os.replace(f"{path}.new", path)
 
     def _vsock(self, peer: socket.socket) -> None:
         host_port = self.ports.take()

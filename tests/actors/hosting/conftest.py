@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -28,7 +29,9 @@ class ServiceProcess:
     def start(self) -> None:
         """Start it and wait until it listens."""
         command = [sys.executable, "-P", "-m", "nestbed", "hosted", "serve", str(self.directory)]
-        self.process = subprocess.Popen([*command, *self.arguments], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*command, *self.arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self.process.stdout is not None
         self.said = self.process.stdout.readline()
         assert self.said, "it ended before it listened"
@@ -37,8 +40,16 @@ class ServiceProcess:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        if self.process.stdout:
-            self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe:
+                pipe.close()
+
+    def order(self, line: str) -> dict[str, object]:
+        """What `--admin` answers to one line."""
+        assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
 
     def client(self, cid: int = 3, **more: object) -> Hosting:
         budget = Budget(tries=200, seconds=60, first_s=0.02, longest_s=0.2)

@@ -10,6 +10,9 @@ import sys
 
 import pytest
 
+from nestbed.client import ERRORS
+
+BadState, BootDied, StaleEpoch = (ERRORS[name] for name in ("BAD_STATE", "BOOT_DIED", "STALE_EPOCH"))
 IMAGE = b"#!nestbed\nprint up\nready\n"
 SPEC = {"vcpus": 1, "memory_mib": 16, "ready": "notified"}
 
@@ -33,6 +36,7 @@ def test_a_guest_outlives_the_service_and_is_taken_on_again(service_process):
         assert list(host.list(exited=True)) == []
 
 
+@pytest.mark.slow
 def test_the_same_key_gets_the_same_guest_before_and_after_a_death(service_process):
     service = service_process()
     with service.client() as host:
@@ -45,6 +49,7 @@ def test_the_same_key_gets_the_same_guest_before_and_after_a_death(service_proce
         host.destroy(first.id)
 
 
+@pytest.mark.slow
 def test_a_guest_that_is_killed_is_told_with_its_exit(service_process):
     service = service_process()
     with service.client() as host:
@@ -56,6 +61,7 @@ def test_a_guest_that_is_killed_is_told_with_its_exit(service_process):
         assert host.describe(child.id)["exit"] == 137, "the exit record stays until it is acknowledged"
 
 
+@pytest.mark.slow
 def test_a_guest_that_died_while_the_service_was_away(service_process):
     service = service_process()
     with service.client() as host:
@@ -75,3 +81,66 @@ def test_two_services_do_not_share_a_directory(service_process):
     second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 3
     assert "in use by another hosting service" in second.stderr
+
+
+@pytest.mark.slow
+def test_a_channel_reaches_a_port_of_the_child_and_ends_with_it(service_process):
+    service = service_process()
+    with service.client() as host:
+        child = host.start(IMAGE, debug=True, **SPEC)
+        with host.channel(child.id, 7) as stream:
+            for n in (1, 1000, 100_000):
+                stream.sendall(b"x" * n)
+                got = b""
+                while len(got) < n:
+                    got += stream.recv(65_536)
+            assert host.console(child.id)[0] == b"up\n"
+            assert b"".join(host.dump(child.id)).endswith(IMAGE)
+            host.stop(child.id, "kill")
+            assert stream.recv(1) == b""
+        with pytest.raises(BadState):
+            host.channel(child.id, 7)
+        host.destroy(child.id)
+
+
+@pytest.mark.slow
+def test_a_port_on_which_nothing_listens_is_the_end_of_the_stream(service_process):
+    service = service_process()
+    with service.client() as host:
+        child = host.start(IMAGE, **SPEC)
+        with pytest.raises(ConnectionError):
+            host.channel(child.id, 8)
+        assert host.quota()["channels"]["charged"] == 0
+        host.destroy(child.id)
+
+
+@pytest.mark.slow
+def test_a_reboot_of_the_requester_ends_its_boot_and_adoption_takes_over(service_process):
+    service = service_process("--admin")
+    with service.client() as host:
+        stays = host.start(IMAGE, on_owner_loss="linger", linger_s=60, **SPEC)
+        goes = host.start(IMAGE, **SPEC)
+        credential = host.credential
+        assert service.order("reboot 3") == {"epoch": 2}
+        assert list(service.guests()) == [stays.cid]
+        with pytest.raises(StaleEpoch):
+            host.list().__next__()
+        host.hello()
+        assert host.epoch == 2
+        told = host.adopt(credential, 1, [stays.id, goes.id])
+        assert told == {"adopted": [stays.id], "lost": [goes.id]}
+        assert host.describe(stays.id)["state"] == "READY"
+        host.destroy(stays.id)
+        assert service.order("audit") == {"leaks": []}
+
+
+@pytest.mark.slow
+def test_a_guest_that_dies_or_boots_into_emergency_mode_is_rolled_back_with_the_cause(service_process):
+    service = service_process("--admin")
+    with service.client() as host:
+        for image, name in ((b"#!nestbed\nexit 3\n", BootDied), (b"#!nestbed\nemergency\n", BootDied)):
+            with pytest.raises(name) as refused:
+                host.start(image, **SPEC)
+            assert refused.value.stage == "start"
+        assert service.guests() == {}
+        assert service.order("audit") == {"leaks": []}

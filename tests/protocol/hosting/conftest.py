@@ -11,11 +11,14 @@ import msgpack
 import pytest
 
 from protocol.hosting import CountingBook, Identity, Limits, MemoryJournal, Service
+from protocol.hosting.evidence import Measured
 from protocol.hosting.limits import CHUNK_BYTES, FRAME_BYTES
 from protocol.hosting.machine import (
+    AttestGuest,
     Await,
     CreateGuest,
     DestroyGuest,
+    DumpGuest,
     MachineEffect,
     StartGuest,
     StopGuest,
@@ -57,6 +60,10 @@ class Machine:
             self.guests[child] = "running"
         elif isinstance(effect, StopGuest):
             self.guests[child] = "stopped"
+        elif isinstance(effect, AttestGuest):
+            return Measured(hashlib.sha384(IMAGE).digest(), b"what the TE signed over " + effect.nonce)
+        elif isinstance(effect, DumpGuest):
+            return len(IMAGE), IMAGE[effect.offset : effect.offset + effect.count]
         return None
 
     def names(self) -> list[str]:
@@ -66,11 +73,11 @@ class Machine:
 class World:
     """The service, its machine, its counts, and the time."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, **more: Any) -> None:
         self.machine = Machine()
         self.journal = MemoryJournal()
         self.book = CountingBook()
-        self.service = Service(limits, self.journal, seed=7, book=self.book)
+        self.service = Service(limits, self.journal, seed=7, book=self.book, **more)
         self.now_ms = 1_000
 
     def drive(self, step: Generator[Any, Any, Any]) -> Any:
@@ -182,7 +189,12 @@ def world(limits: Limits) -> World:
 def small_world() -> Callable[..., World]:
     """Worlds with bounds of one's own: `small_world(children=1)` bounds a requester, `host=` the host."""
 
-    def make(host: dict[str, int] | None = None, limits: dict[str, Any] | None = None, **each: int) -> World:
+    def make(
+        host: dict[str, int] | None = None,
+        limits: dict[str, Any] | None = None,
+        service: dict[str, Any] | None = None,
+        **each: int,
+    ) -> World:
         bounds = Limits()
         return World(
             replace(
@@ -190,7 +202,8 @@ def small_world() -> Callable[..., World]:
                 each=replace(bounds.each, **each),
                 host=replace(bounds.host, **(host or {})),
                 **(limits or {}),
-            )
+            ),
+            **(service or {}),
         )
 
     return make

@@ -12,7 +12,7 @@ from protocol import wire
 from protocol.hosting import Identity, Limits, Service
 from protocol.hosting.errors import ERRORS
 from protocol.hosting.limits import CHUNK_BYTES, CONTROL_PORT, FRAME_BYTES
-from protocol.hosting.messages import DEFERRED, MESSAGES, SpecOnWire
+from protocol.hosting.messages import MESSAGES, SpecOnWire
 from protocol.hosting.states import LEGAL
 from protocol.wire import FrameDecoder, pack_frame
 
@@ -79,11 +79,6 @@ def test_limits_and_the_port_are_the_programs_own():
     assert f"port {CONTROL_PORT}," in text
     assert f"at most {CHUNK_BYTES:,} bytes" in section("image.put")
     assert (Limits().lease, Limits().renew) == (30_000, 10_000)
-
-
-@pytest.mark.parametrize("name", DEFERRED)
-def test_what_is_not_offered_is_named(name):
-    assert f"`{name}`" in DOCUMENT
 
 
 def test_the_example_is_what_happens():

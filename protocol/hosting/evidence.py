@@ -1,0 +1,109 @@
+"""Evidence about a hosted child: what runs, for whom, in which of its boots, signed by the host.
+
+    evidence   msgpack map {format, payload, signature, key}
+    payload    msgpack map {child, cid, requester, epoch, measurement, debug, nonce, user_data, vmm, policy,
+               at_ms, te}
+
+`signature` is ECDSA with SHA-384 over `payload`, in DER; `key` the public key it verifies with, in DER. A
+verifier trusts a host by its key, not because the evidence brings one. The requester's CID and epoch are in
+what is signed: a child is the guest of somebody. `measurement` is the SHA-384 of the image, and 48 zero bytes
+for a debug child, which anybody may have looked into. `te` is what the Trusted Entity itself signed, where
+there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgpack
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+FORMAT = "nestbed-evidence-1"
+EVIDENCE_BYTES = 16 * 1024
+NONCE_BYTES = USER_BYTES = 512
+DEBUG_MEASUREMENT = bytes(48)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the machine says of a guest: the SHA-384 of what was loaded, and the TE's own evidence."""
+
+    measurement: bytes
+    te: bytes | None = None
+
+
+class Signer(Protocol):
+    """Whoever signs for the host."""
+
+    def sign(self, payload: bytes) -> bytes: ...
+
+    def public_key(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a host keeps to itself: who signs for it, and what credentials and tokens are made from."""
+
+    secret: bytes
+    signer: Signer | None = None
+
+
+class KeySigner:
+    """Signs with a private key on the curve P-384."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+        self._key = key
+
+    def sign(self, payload: bytes) -> bytes:
+        return self._key.sign(payload, ec.ECDSA(hashes.SHA384()))
+
+    def public_key(self) -> bytes:
+        return self._key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+
+def evidence(signer: Signer, facts: Mapping[str, Any], measured: Measured) -> bytes:
+    """Return evidence over `facts`. Raises ValueError where it would be too long to be told."""
+    measurement = DEBUG_MEASUREMENT if facts["debug"] else measured.measurement
+    payload = msgpack.packb({**facts, "measurement": measurement, "te": measured.te}, use_bin_type=True)
+    made: bytes = msgpack.packb(
+        {
+            "format": FORMAT,
+            "payload": payload,
+            "signature": signer.sign(payload),
+            "key": signer.public_key(),
+        },
+        use_bin_type=True,
+    )
+    if len(made) > EVIDENCE_BYTES:
+        raise ValueError(f"evidence of {len(made)} bytes; at most {EVIDENCE_BYTES}")
+    return made
+
+
+def verify(made: bytes, trusted_key: bytes, nonce: bytes) -> dict[str, Any]:
+    """Return what evidence says; raises ValueError: forged, of another host, or of another question."""
+    try:
+        outer = msgpack.unpackb(made)
+        payload, signature = outer["payload"], outer["signature"]
+    except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
+        raise ValueError(f"no evidence: {error}") from error
+    if outer.get("format") != FORMAT:
+        raise ValueError(f"evidence of format {outer.get('format')!r}; read here: {FORMAT}")
+    if outer.get("key") != trusted_key:
+        raise ValueError("signed by a host that is not trusted")
+    key = serialization.load_der_public_key(trusted_key)
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ValueError("the trusted key is not on an elliptic curve")  # noqa: TRY004 - one kind for callers
+    try:
+        key.verify(signature, payload, ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature:
+        raise ValueError("the signature does not verify") from None
+    said: dict[str, Any] = msgpack.unpackb(payload)
+    if said["nonce"] != nonce:
+        raise ValueError("the answer to another question: not this nonce")
+    return said

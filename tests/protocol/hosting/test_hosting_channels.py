@@ -1,0 +1,244 @@
+"""Channels, consoles, dumps and evidence: per child, and only for whom it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgpack
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from protocol.hosting.channels import OFFER_MS
+from protocol.hosting.console import CONSOLE_BYTES
+from protocol.hosting.evidence import FORMAT, KeySigner, Trust, verify
+from protocol.hosting.limits import Offer
+
+KEY = b"\0\0\0\1" + b"k" * 12
+SIGNER = KeySigner(ec.derive_private_key(7, ec.SECP384R1()))
+
+
+@pytest.fixture
+def offering(small_world):
+    """A world that offers everything."""
+    return small_world(
+        service={"offer": Offer(channels="vsock:2:{port}", dump=True), "trust": Trust(b"s" * 32, SIGNER)}
+    )
+
+
+@pytest.fixture
+def alice(offering, join):
+    return join(offering, 3)
+
+
+@pytest.fixture
+def bob(offering, join):
+    return join(offering, 4)
+
+
+def test_a_token_opens_once(offering, alice):
+    child = alice.start()["child"]
+    offered = alice.ask("channel.open", child=child, port=7)
+    assert (offered["address"], offered["port"], offered["window"]) == ("vsock:2:5202", 5202, 65_536)
+    opened = offering.service.redeem(alice.who, offered["token"])
+    assert (opened.id, opened.child, opened.port) == (offered["channel"], child, 7)
+    assert offering.service.redeem(alice.who, offered["token"]) is None
+
+
+def test_a_token_opens_nothing_for_somebody_else(offering, alice, bob):
+    child = alice.start()["child"]
+    token = alice.ask("channel.open", child=child, port=7)["token"]
+    assert offering.service.redeem(bob.who, token) is None
+    assert offering.service.redeem(alice.who, b"guess" * 3 + b"!") is None
+    assert bob.refused("channel.open", child=child, port=7)["name"] == "NOT_FOUND"
+
+
+def test_the_same_key_is_the_same_channel(alice):
+    child = alice.start()["child"]
+    first = alice.ask("channel.open", KEY, child=child, port=7)
+    assert alice.ask("channel.open", KEY, child=child, port=7) == first
+    assert alice.refused("channel.open", KEY, child=child, port=8)["name"] == "KEY_CONFLICT"
+    assert alice.ask("quota.get")["channels"]["charged"] == 1
+
+
+def test_an_offer_that_nobody_takes_up_goes(offering, alice):
+    child = alice.start()["child"]
+    token = alice.ask("channel.open", child=child, port=7)["token"]
+    offering.pass_time(OFFER_MS)
+    assert offering.service.redeem(alice.who, token) is None
+    assert alice.ask("quota.get")["channels"]["charged"] == 0
+
+
+@pytest.mark.parametrize("end", ["stop", "destroy", "reset", "lost", "ended", "gone"])
+def test_a_channel_ends_when_its_child_is_not_ready_any_more(offering, alice, end):
+    child = alice.start()["child"]
+    channel = alice.ask("channel.open", child=child, port=7)
+    offering.service.redeem(alice.who, channel["token"])
+    if end == "lost":
+        offering.service.guest_lost(child, offering.now_ms)
+    elif end == "ended":
+        offering.service.guest_ended(child, 1, offering.now_ms)
+    elif end == "gone":
+        offering.gone(alice.who)
+    else:
+        alice.ask(end, child=child)
+    assert offering.service.cuts() == [channel["channel"]]
+    assert offering.service.cuts() == []
+    assert offering.service.records()["channel"] == 0
+    assert sum(offering.service.statistics().channel_resets.values()) == 1
+
+
+def test_channels_are_bounded_and_closed(small_world, join):
+    world = small_world(service={"offer": Offer(channels="vsock:2:{port}")}, channels=1)
+    client = join(world, 3)
+    child = client.start()["child"]
+    name = client.ask("channel.open", child=child, port=7)["channel"]
+    assert client.refused("channel.open", child=child, port=8)["detail"]["dimension"] == "channels"
+    for _ in range(2):
+        client.ask("channel.close", channel=name)
+    assert world.service.cuts() == [name]
+    client.ask("channel.open", child=child, port=8)
+
+
+def test_a_channel_needs_a_child_that_is_ready(alice):
+    child = alice.start(mode="reserve")["child"]
+    assert alice.refused("channel.open", child=child, port=7)["detail"] == {
+        "have": "RESERVED",
+        "need": ["READY"],
+    }
+
+
+# The console
+
+
+def test_a_console_is_read_by_cursor_and_tells_what_was_lost(offering, alice):
+    child = alice.start(debug=True)["child"]
+    offering.service.console_wrote(child, b"hello ")
+    offering.service.console_wrote(child, b"world")
+    assert alice.ask("console.read", child=child, max=6) == {"data": b"hello ", "cursor": 6, "lost": 0}
+    assert alice.ask("console.read", child=child, cursor=6)["data"] == b"world"
+    offering.service.console_wrote(child, b"x" * CONSOLE_BYTES)
+    told = alice.ask("console.read", child=child, cursor=6, max=1)
+    assert told == {"data": b"x", "cursor": 12, "lost": 5}
+    assert alice.ask("console.read", child=child, cursor=1 << 40)["data"], "a cursor of a former life"
+
+
+def test_a_production_child_has_no_console_and_is_not_dumped(offering, alice, bob):
+    child = alice.start()["child"]
+    offering.service.console_wrote(child, b"secret")
+    assert alice.refused("console.read", child=child)["name"] == "POLICY"
+    assert alice.refused("dump", child=child)["name"] == "POLICY"
+    debug = alice.start(debug=True)["child"]
+    assert bob.refused("console.read", child=debug)["name"] == "NOT_FOUND"
+    assert alice.ask("quota.get")["console_bytes"]["charged"] == CONSOLE_BYTES
+
+
+def test_a_debug_child_is_dumped_piece_by_piece(alice, image):
+    child = alice.start(debug=True)["child"]
+    got, size = b"", 1
+    while len(got) < size:
+        piece = alice.ask("dump", child=child, offset=len(got), count=50)
+        got, size = got + piece["data"], piece["size"]
+    assert got == image
+
+
+# Evidence
+
+
+def test_evidence_names_the_requester_and_its_boot(alice, image):
+    child = alice.start()["child"]
+    made = alice.ask("attest", child=child, nonce=b"fresh", user_data=b"mine")["evidence"]
+    said = verify(made, SIGNER.public_key(), b"fresh")
+    assert (said["requester"], said["epoch"], said["child"]) == (3, 1, child)
+    assert said["measurement"] == hashlib.sha384(image).digest()
+    assert (said["debug"], said["user_data"]) == (False, b"mine")
+    assert said["te"] == b"what the TE signed over fresh"
+
+
+def test_the_evidence_of_a_debug_child_measures_nothing(alice):
+    child = alice.start(debug=True)["child"]
+    made = alice.ask("attest", child=child, nonce=b"n")["evidence"]
+    said = verify(made, SIGNER.public_key(), b"n")
+    assert (said["debug"], said["measurement"]) == (True, bytes(48))
+
+
+def test_evidence_that_was_tampered_with_or_is_old_is_not_believed(alice):
+    child = alice.start()["child"]
+    made = alice.ask("attest", child=child, nonce=b"n")["evidence"]
+    outer = msgpack.unpackb(made)
+    other = KeySigner(ec.derive_private_key(8, ec.SECP384R1()))
+    with pytest.raises(ValueError, match="nonce"):
+        verify(made, SIGNER.public_key(), b"another")
+    with pytest.raises(ValueError, match="trusted"):
+        verify(made, other.public_key(), b"n")
+    forged = msgpack.packb(outer | {"payload": outer["payload"].replace(b"nonce", b"nonsE")})
+    with pytest.raises(ValueError, match="verify"):
+        verify(forged, SIGNER.public_key(), b"n")
+    with pytest.raises(ValueError, match=FORMAT):
+        verify(msgpack.packb(outer | {"format": "x"}), SIGNER.public_key(), b"n")
+    with pytest.raises(ValueError, match="no evidence"):
+        verify(b"\xc1", SIGNER.public_key(), b"n")
+
+
+def test_a_guest_that_cannot_be_measured_has_no_evidence(offering, alice, no):
+    from protocol.hosting.machine import AttestGuest
+
+    child = alice.start()["child"]
+    offering.machine.fail[AttestGuest] = [no]
+    error = alice.refused("attest", child=child, nonce=b"")
+    assert (error["name"], error["who"], error["stage"]) == ("ATTEST_FAILED", "te", "attest")
+
+
+# Adoption
+
+
+def lingering(client, **more):
+    return client.start(on_owner_loss="linger", linger_s=60, **more)["child"]
+
+
+def test_the_next_boot_adopts_with_the_credential_of_the_former_one(offering, alice, join):
+    credential = alice.ask("hello", versions=[1])["credential"]
+    child = alice.ask(
+        "start",
+        KEY,
+        spec={"image": hashlib.sha256(b"a kernel, an initial ramdisk and a header " * 3).digest()}
+        | {"vcpus": 1, "memory_mib": 1, "on_owner_loss": "linger", "linger_s": 60},
+    )["child"]
+    again = join(offering, 3, epoch=2)
+    assert again.ask("list")["children"] == []
+    gone = b"g" * 16
+    for _ in range(2):
+        told = again.ask("adopt", credential=credential, epoch=1, children=[child, gone])
+        assert told == {"adopted": [child], "lost": [gone]}
+    assert again.ask("describe", child=child)["state"] == "READY"
+    offering.pass_time(25_000)
+    again.ask("lease.renew")
+    offering.pass_time(25_000)
+    again.ask("lease.renew")
+    offering.pass_time(25_000)
+    assert offering.machine.guests == {child: "running"}, "its grace is over, and it has an owner"
+    spec = {"image": again.ask("describe", child=child)["image"], "vcpus": 1, "memory_mib": 1}
+    spec |= {"on_owner_loss": "linger", "linger_s": 60}
+    assert again.ask("start", KEY, spec=spec)["child"] == child, "the key of the former boot answers"
+    assert again.ask("destroy", child=child)["state"] == "RELEASED"
+
+
+@pytest.mark.parametrize("wrong", ["credential", "epoch", "requester"])
+def test_without_the_credential_nothing_is_adopted(offering, alice, bob, join, wrong):
+    credential = alice.ask("hello", versions=[1])["credential"]
+    child = lingering(alice)
+    again = bob if wrong == "requester" else join(offering, 3, epoch=2)
+    told = again.refused(
+        "adopt",
+        credential=b"x" * 32 if wrong == "credential" else credential,
+        epoch=7 if wrong == "epoch" else 1,
+    )
+    assert told["name"] == "NOT_FOUND"
+    assert again.refused("describe", child=child)["name"] == "NOT_FOUND"
+
+
+def test_what_does_not_linger_is_not_there_to_be_adopted(offering, alice, join):
+    credential = alice.ask("hello", versions=[1])["credential"]
+    child = alice.start()["child"]
+    again = join(offering, 3, epoch=2)
+    told = again.ask("adopt", credential=credential, epoch=1, children=[child])
+    assert told == {"adopted": [], "lost": [child]}
