@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +16,6 @@ from actors.commands.options import AsJson
 from actors.commands.speak import end, say
 
 if TYPE_CHECKING:
-    from socket import socket
-
     from nestbed.client import Hosting
     from protocol.hosting.policy import Policy
 
@@ -284,6 +281,8 @@ def channel(
     to: To,
 ) -> None:
     """Connect standard input and output to a port of a child, until either side ends."""
+    from actors.runtime.transport.blocking import pump
+
     with connected(to) as hosting:
         try:
             stream = hosting.channel(_child(hosting, child), port)
@@ -291,34 +290,7 @@ def channel(
             end(exit_codes.FAILED, str(refused))
         with stream:
             stream.settimeout(None)
-            _pump(stream)
-
-
-def _pump(stream: socket) -> None:
-    """Both directions at once: the end of standard input is the end of what is sent, not of what comes."""
-    import selectors
-    from socket import SHUT_WR
-
-    with selectors.DefaultSelector() as ready:
-        ready.register(stream, selectors.EVENT_READ)
-        try:
-            ready.register(sys.stdin.buffer, selectors.EVENT_READ)
-        except PermissionError:  # a file: always ready, so it can be sent at once
-            stream.sendall(sys.stdin.buffer.read())
-            stream.shutdown(SHUT_WR)
-        while True:
-            for key, _ in ready.select():
-                if key.fileobj is stream:
-                    data = stream.recv(65_536)
-                    if not data:
-                        return
-                    sys.stdout.buffer.write(data)
-                    sys.stdout.flush()
-                elif data := os.read(sys.stdin.fileno(), 65_536):
-                    stream.sendall(data)
-                else:
-                    ready.unregister(sys.stdin.buffer)
-                    stream.shutdown(SHUT_WR)
+            pump(stream, sys.stdin.fileno(), sys.stdout.fileno())
 
 
 def attest(
