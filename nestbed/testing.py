@@ -111,6 +111,19 @@ class SecureHost:
         self.explained: Json | None = None
         self._asked = 0
 
+    @classmethod
+    def open(cls, arch: str = "s390", depth: int = 1, *, explain: bool = False, **options: Any) -> SecureHost:
+        """A host on a console of its own, for where no fixture can be: many of them in one test, a script.
+
+        Nobody audits it. Raises ValueError for what makes no sense, saying what is allowed.
+        """
+        from actors.console import Options, WrongOptions, keyboard
+
+        try:
+            return cls(keyboard(Options(arch, depth, **options), explain), arch, depth)
+        except WrongOptions as wrong:
+            raise ValueError(str(wrong)) from None
+
     def __repr__(self) -> str:
         return f"<secure host {self.which} of {self.arch} at depth {self.depth}>"
 
@@ -274,22 +287,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test with a secure host runs once at each of its depths."""
-    if "nestbed_depth" in metafunc.fixturenames:
-        depths = _depths(metafunc)
+    """A test with a secure host runs once at each of its depths; without depths, as its suite says."""
+    depths = _depths(metafunc) if "nestbed_depth" in metafunc.fixturenames else ()
+    if depths:
         metafunc.parametrize("nestbed_depth", depths, ids=[f"depth{depth}" for depth in depths])
 
 
 def _depths(metafunc: pytest.Metafunc) -> tuple[int, ...]:
     marker = metafunc.definition.get_closest_marker("nestbed_depths")
     if marker is not None:
-        if not marker.args or not all(type(depth) is int and depth >= 0 for depth in marker.args):
+        if not all(type(depth) is int and depth >= 0 for depth in marker.args):
             raise pytest.UsageError("nestbed_depths: allowed: numbers of depths, like (0, 1, 2)")
         return tuple(marker.args)
     text = metafunc.config.getoption("--nestbed-depths")
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise pytest.UsageError(f"--nestbed-depths {text}: allowed: numbers of depths, like 0,1,2")
     return tuple(dict.fromkeys(int(depth) for depth in text.split(",")))
+
+
+@pytest.fixture
+def nestbed_depth() -> int:
+    """The depth of a test that is marked with no depths; a suite may have a fixture of its own for it."""
+    return 1
 
 
 @pytest.fixture
@@ -305,13 +324,8 @@ def secure_host(nestbed_depth: int) -> Iterator[MakeHost]:
         audit: bool = True,
         **options: Any,
     ) -> SecureHost:
-        from actors.console import Options, WrongOptions, keyboard
-
         at = nestbed_depth if depth is None else depth
-        try:
-            host = SecureHost(keyboard(Options(arch, at, **options), explain), arch, at)
-        except WrongOptions as wrong:
-            raise ValueError(str(wrong)) from None
+        host = SecureHost.open(arch, at, explain=explain, **options)
         if audit:
             made.append(host)
         return host

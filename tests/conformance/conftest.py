@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nestbed.testing import MakeHost
+
 # The helpers of this folder are plain modules beside the tests.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from driver import Keyboard, in_process
+from driver import Keyboard
 from pef_field import pef  # noqa: F401 - the fixture of the POWER tests
 from s390_field import Host
 from sev_field import legacy, sev, sev_depth, snp  # noqa: F401 - fixtures of the AMD tests
 
 DEPTHS = (0, 1, 2)
-
 Machine = Callable[..., Host]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """At which depths a test runs is said by the fixtures here: some modules ask the deepest host slowly."""
+    metafunc.definition.add_marker(pytest.mark.nestbed_depths())
 
 
 @pytest.fixture(params=DEPTHS, ids=[f"depth{depth}" for depth in DEPTHS])
@@ -30,17 +37,13 @@ def depth(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def s390(depth: int) -> Iterator[Machine]:
+def s390(secure_host: MakeHost, depth: int) -> Machine:
     """Make s390 hosts with options of the console; after the test no console may have leaked anything."""
-    made: list[Keyboard] = []
 
     def make(**options: object) -> Host:
-        made.append(Keyboard(in_process("s390", depth, **options), depth))  # type: ignore[arg-type]
-        return Host(made[-1])
+        return Host(Keyboard(secure_host("s390", depth, **options).keyboard, depth))
 
-    yield make
-    for keyboard in made:
-        assert keyboard.ok("audit")["leaks"] == []
+    return make
 
 
 @pytest.fixture
@@ -62,19 +65,14 @@ TDX_DEPTHS = (0, 1, 2)
 
 
 @pytest.fixture(params=TDX_DEPTHS, ids=[f"depth{depth}" for depth in TDX_DEPTHS])
-def tdx(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+def tdx(secure_host: MakeHost, request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Make TDX hosts with options of the console; after the test no console may have leaked anything."""
     from tdx_field import TdxHost
 
-    made: list[Keyboard] = []
-
     def make(**options: object) -> TdxHost:
-        made.append(Keyboard(in_process("tdx", request.param, **options), request.param))  # type: ignore[arg-type]
-        return TdxHost(made[-1])
+        return TdxHost(Keyboard(secure_host("tdx", request.param, **options).keyboard, request.param))
 
-    yield make
-    for keyboard in made:
-        assert keyboard.ok("audit")["leaks"] == []
+    return make
 
 
 @pytest.fixture

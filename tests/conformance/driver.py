@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from nestbed.testing import SecureHost
+
 Json = dict[str, Any]
 
 HEX = re.compile("0x[0-9a-f]+")
@@ -47,11 +49,7 @@ class ProcessConsole:
 
 def in_process(arch: str, depth: int, hosts: int = 1, **options: Any) -> Console:
     """The console core itself, without a process around it."""
-    # Loaded late: the suite can be collected without an implementation.
-    from protocol.arch import load
-
-    console: Console = load(arch).keyboard(depth=depth, hosts=hosts, **options)
-    return console
+    return SecureHost.open(arch, depth, hosts=hosts, **options).keyboard
 
 
 @contextmanager

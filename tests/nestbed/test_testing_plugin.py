@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,32 @@ def test_the_plugin_loads_nothing_of_the_emulator() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert ran.stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_a_test_marked_with_no_depths_runs_once_and_its_hosts_say_theirs(tmp_path: Path) -> None:
+    text = """
+        import pytest
+
+        @pytest.mark.nestbed_depths()
+        def test_it(secure_host):
+            assert [secure_host().depth, secure_host(depth=0).depth] == [1, 0]
+
+        class TestOfASuite:
+            @pytest.fixture(params=[0, 2])
+            def nestbed_depth(self, request):
+                return request.param
+
+            @pytest.mark.nestbed_depths()
+            def test_it(self, secure_host):
+                assert secure_host().depth in (0, 2)
+    """
+    ran = run_pytest(tmp_path, textwrap.dedent(text))
+    assert "3 passed" in ran.stdout, ran.stdout
+
+
+def test_where_no_fixture_can_be_a_host_is_opened() -> None:
+    one = SecureHost.open("s390", 0, explain=True, hosts=2)
+    assert one.sibling(1).info() == one.info()
+    with pytest.raises(ValueError, match="no such architecture; allowed"):
+        SecureHost.open("vax")
