@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from protocol.effects import Idle, Issue, Step
+from protocol.effects import Idle, Issue, Park, Step
 from protocol.errors import LocalProtocolError, OwnerGone
 
 Serve = Callable[[Issue], Step[Any]]
@@ -58,7 +58,7 @@ class Thread:
         return step.send(answer) if raised is None else step.throw(raised)
 
     def _call(self, place: int, effect: object) -> None:
-        if isinstance(effect, Idle):
+        if isinstance(effect, Idle | Park):  # whoever stands still with its locks taken goes on later
             self._answer = False
             return
         if not isinstance(effect, Issue) or place >= len(self.below):
