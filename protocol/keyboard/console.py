@@ -17,6 +17,7 @@ from protocol.effects import Fault, Idle, Park, Step, run
 from protocol.errors import LocalProtocolError, OwnerGone
 from protocol.keyboard.fields import Complaint, Fields
 from protocol.keyboard.host import Activity, Answer, Begun, Raised, SecureHost, Space
+from protocol.memory.pool import OutOfFrames
 
 READ_BYTES = 4 << 20  # of one answer, twice as many digits: what a line may have
 SURVIVES_DEATH = ("reset", "kill")
@@ -239,19 +240,26 @@ class Keyboard(Generic[H]):
 
     def _reset(self, host: H, fields: Fields) -> Answer:
         kind = fields.choice("kind", host.reset_kinds)
-        self._abandon(host)
-        run(host.reset(kind))
+        self._anew(host, host.reset(kind))
         if host.forgets(kind):
             host.book.clear()
         host.dead = ""
         return {}
 
     def _kill(self, host: H, fields: Fields) -> Answer:
-        self._abandon(host)
-        run(host.kill())
+        self._anew(host, host.kill())
         host.book.clear()
         host.dead = ""
         return {}
+
+    def _anew(self, host: H, step: Step[None]) -> None:
+        """The host restarts, or a fresh one comes; without memory for it the host stands still."""
+        self._abandon(host)
+        try:
+            run(step)
+        except OutOfFrames as short:
+            host.dead = str(short)
+            raise Complaint("limit", str(short)) from None
 
     def _abandon(self, host: H) -> None:
         """Bring every call and every stay of the host to an end; nobody gets an answer."""

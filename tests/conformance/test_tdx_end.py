@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from tdx_field import DEBUG, Td, TdxHost, td_params
+from driver import Keyboard, in_process
+from tdx_field import DEBUG, GLOBAL_HKID, Td, TdxHost, td_params
 from tdx_names import MIB2, NDA, PAGE, SUCCESS
+
+from protocol.arch.tdx.locks import Held
 
 BUILDERS: dict[str, Callable[[TdxHost], Td]] = {}
 
@@ -148,3 +152,47 @@ def test_many_tds_in_all_states_at_once(tdx_host: TdxHost) -> None:
     assert set(tdx_host.ok("audit")["hosts"][0]["te"].values()) == {0}
     tdx_host.next_hkid = 17
     tdx_host.boot().runnable().destroy()
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_page_that_the_module_below_keeps_is_missed_and_asked_for_again(depth: int) -> None:
+    """Nothing that a host can do leads here: somebody below holds the page's lock, as if for good."""
+    keyboard = Keyboard(in_process("tdx", depth), depth)
+    host = TdxHost(keyboard).boot()
+    host.runnable()
+    console: Any = keyboard.console
+    machine = console._rig.machines[0]
+    (stuck,) = (frame for frame, kind in enumerate(machine.platform.kind.tolist()) if kind == 3)
+    held = Held(machine.platform.locks)
+    assert held.own(stuck << 2)
+    error = host.error("kill", "limit")
+    assert "the module below keeps 2 pages" in error["message"]  # the page, and so the TDR
+    assert {leak["kind"] for leak in console._rig.leaks()} == {"quarantine"}
+    host.error("call", "dead", rax=33)
+    host.error("reset", "limit", kind="boot")
+    held.release_all()
+    assert host.ok("kill") == {}
+    assert host.ok("audit")["leaks"] == []
+    assert not any(machine.platform.pages().values())
+    host.next_hkid = GLOBAL_HKID + 1
+    host.boot().runnable()
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_host_that_restarts_beside_a_page_that_is_kept_gets_it_back_later(depth: int) -> None:
+    keyboard = Keyboard(in_process("tdx", depth), depth)
+    host = TdxHost(keyboard).boot()
+    host.runnable()
+    console: Any = keyboard.console
+    machine = console._rig.machines[0]
+    (stuck,) = (frame for frame, kind in enumerate(machine.platform.kind.tolist()) if kind == 3)
+    held = Held(machine.platform.locks)
+    assert held.own(stuck << 2)
+    assert host.ok("reset", kind="boot") == {}
+    assert {leak["kind"] for leak in host.ok("audit")["leaks"]} == {"quarantine"}
+    held.release_all()
+    assert host.ok("reset", kind="boot") == {}
+    assert host.ok("audit")["leaks"] == []
+    assert not any(machine.platform.pages().values())
+    host.next_hkid = GLOBAL_HKID + 1
+    host.boot().runnable()

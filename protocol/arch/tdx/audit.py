@@ -44,7 +44,7 @@ def audit(rig: Rig) -> dict[str, Any]:
         else:
             machine = rig.machines[0]
             te, tracked = part(machine, level), statistics(level)
-            leaks += compared(machine, level, seat.number)
+            leaks += [] if level.gone else compared(machine, level, seat.number)
         donated = sum(te[kind] for kind in ("tdr", "tdcx", "tdvpr", "ept"))
         hosts.append({"tracked": tracked, "te": te, "donated_pages": donated, "secure_pages": te["reg"]})
     if rig.chain:
@@ -53,6 +53,8 @@ def audit(rig: Rig) -> dict[str, Any]:
             if isinstance(level, Machine):
                 continue  # there is one, at the bottom
             leaks += compared(rig.machines[0], level, 0)
+    for number, gone in rig.haunting:
+        leaks += [Leak("quarantine", number, lost.reason) for lost in gone.quarantine]
     return {"hosts": hosts, "leaks": [leak._asdict() for leak in leaks]}
 
 

@@ -26,7 +26,7 @@ from protocol.arch.tdx.status import RAX
 from protocol.arch.tdx.structs import U64, TdmrInfo
 from protocol.effects import Fault, Step, run
 from protocol.ledger import Ledger
-from protocol.memory.pool import Pool
+from protocol.memory.pool import OutOfFrames, Pool
 from protocol.memory.store import PAGE, PAGE_SHIFT
 from protocol.plan.operations import LevelSwap
 from protocol.tracking import Book
@@ -71,6 +71,9 @@ class Rig:
     chain: list[Hypervisor] = field(default_factory=list)
     levels: list[Level] = field(default_factory=list)  # that the hypervisors stand on
     apart: bool = False  # what is asked of a level goes by message
+    haunting: list[tuple[int, Nested]] = field(
+        default_factory=list
+    )  # seats' hosts that left something behind
     at_work: list[Hypervisor] = field(default_factory=list)  # the last one for each seat, if it is that, too
 
     # -- what a comparison asks ------------------------------------------------------------------------
@@ -142,20 +145,38 @@ class Rig:
         level = self.seats[seat].level
         if isinstance(level, Machine):
             level.reset()
+        elif level.gone:
+            yield from self.kill(seat)
         else:
             yield from level.reset()
 
     def kill(self, seat: int) -> Step[None]:
-        """The host on `seat` ends without a word and a fresh one takes its place."""
+        """The host on `seat` ends without a word and a fresh one takes its place.
+
+        Raises OutOfFrames where the module below keeps a page of a host that is gone: its GiB is missing,
+        until a later try finds the page free.
+        """
         place = self.seats[seat]
         place.lives += 1
         if isinstance(place.level, Machine):
             place.level.reset()
             return
-        yield from place.level.death()
+        if not place.level.gone:
+            self.haunting.append((seat, place.level))
+        for each in list(self.haunting):
+            yield from each[1].death()
+            if not each[1].lost:
+                self.haunting.remove(each)
         for lp in place.lps:
             lp.reset()
-        place.level = _guest_host(self, place.lps, place.number, place.memory_bytes, self.profile)
+        try:
+            place.level = _guest_host(self, place.lps, place.number, place.memory_bytes, self.profile)
+        except OutOfFrames:
+            kept = sum(len(level.lost_frames) for _, level in self.haunting)
+            raise OutOfFrames(
+                f"no memory for a fresh host: the module below keeps {kept} pages of hosts that are gone; "
+                "try again when it is done with them"
+            ) from None
 
 
 def compose(

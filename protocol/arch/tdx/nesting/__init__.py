@@ -75,6 +75,8 @@ class Nested(Frames, Front):
         self.shadows = Shadows(self)
         self.book = Book(ledger, f"l{below.level}")
         self.quarantine = Quarantine()
+        self.lost: list[tuple[TrackedTd, list[int]]] = []  # TDs that would not end, the frames that they keep
+        self.gone = False
         self.book.add("te_context")
         self.page_books: list[Book] = []
         self._apart: dict[int, Book] = {}  # GiB of the guest host -> book of the host above it that has it
@@ -204,20 +206,27 @@ class Nested(Frames, Front):
 
     # -- the guest host starts anew, or ends -------------------------------------------------------
 
+    @property
+    def lost_frames(self) -> list[int]:
+        """Frames of the guest host's that the module below keeps."""
+        return [frame for _, frames in self.lost for frame in frames]
+
     def reset(self, cause: str = "l1_reboot") -> Step[None]:
         """Its machine restarts."""
         yield from teardown.everything(self, cause)
-        self.power_on()
+        self.power_on(self.lost_frames)
         for lp in self.lps:
             lp.reset()
 
     def death(self, cause: str = "l1_crash") -> Step[None]:
-        """It is gone without a word."""
+        """It is gone without a word. Said again, what was lost then is asked for once more."""
         yield from teardown.everything(self, cause)
-        self.leave({lost.first for lost in self.quarantine})
-        self.book.drop("te_context")
-        for lp in self._under:
-            lp.above = None
+        self.leave(self.lost_frames)
+        if not self.gone:
+            self.gone = True
+            self.book.drop("te_context")
+            for lp in self._under:
+                lp.above = None
 
 
 TREATMENTS = {code: memory.reissue(row) for code, row in memory.ROWS.items()} | {

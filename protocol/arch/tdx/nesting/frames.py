@@ -211,16 +211,25 @@ class Frames(GuestHost[Any]):
         self.lines[first:last] = ALL_LINES
         self.spoilt[first:last] = 0
 
-    def power_on(self) -> None:
-        """Zero everything; nothing belongs to anybody."""
+    def power_on(self, lost: Sequence[int]) -> None:
+        """Zero everything; nothing belongs to anybody, but `lost` frames, which nobody gets back yet."""
         self.attention[:] = 0
         self._guard_module()
-        self.clear(np.arange(self.size >> PAGE_SHIFT))
+        self.clear(np.delete(np.arange(self.size >> PAGE_SHIFT), lost))
+        self.attention[lost] |= DONATED
 
-    def leave(self, lost: set[int]) -> None:
-        """The guest host is gone: its GiBs go back to the level below, but for those with a lost frame."""
-        self.below.memory.clear(self.slots)
-        self.below.gibs.give([gib for gib in self.gibs if gib not in {frame >> GIB_SHIFT for frame in lost}])
+    def leave(self, lost: Sequence[int]) -> None:
+        """The guest host is gone: its GiBs go back to the level below, but for those with a frame in `lost`.
+
+        May be said again, when less is lost.
+        """
+        kept = {int(self.slots[frame]) >> GIB_SHIFT for frame in lost}
+        free = [gib for gib in self.gibs if gib not in kept]
+        for gib in free:
+            first = self._own_gib[gib] << GIB_SHIFT
+            self.below.memory.clear(self.slots[first : first + GIB_FRAMES])
+        self.below.gibs.give(free)
+        self.gibs = [gib for gib in self.gibs if gib in kept]
 
     # -- what is answered above --------------------------------------------------------------------
 
