@@ -26,6 +26,7 @@ LIVE = {
     *(m.FRAME_ERRORS, m.RESTARTS, m.FOLDED, m.BUILD),
 }  # of a process while it lives
 RUNTIME = "nestbed-runtime"  # the one that is about the program alone
+SCHEMA = os.environ.get("NESTBED_GRAFANA_SCHEMA")
 PROMTOOL = os.environ.get("NESTBED_PROMTOOL") or shutil.which("promtool")
 
 
@@ -59,6 +60,27 @@ def test_the_files_are_what_the_source_makes() -> None:
     assert {path.name for path in FILES} == set(made)
     for name, text in made.items():
         assert (FOLDER / name).read_text() == text, "python -m dashboards.build writes it"
+
+
+@pytest.mark.filterwarnings("ignore:Prefer using dashboardv2:DeprecationWarning")
+def test_grafanas_own_types_know_every_field(board: Json) -> None:
+    """Read and written again nothing is missing: a field that they do not know would be."""
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    assert json.loads(json.dumps(Dashboard.from_json(board), cls=JSONEncoder)) == board
+
+
+@pytest.mark.skipif(SCHEMA is None, reason="NESTBED_GRAFANA_SCHEMA names no dashboard.jsonschema.json")
+def test_the_schema_of_the_sdk_allows_it(board: Json) -> None:
+    """It lies in the SDK's repository and in no package, so whoever has it says where."""
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(Path(str(SCHEMA)).read_text())
+    # It wants objects where Grafana itself writes the name of a series, or a number.
+    schema["definitions"]["MatcherConfig"]["properties"]["options"] = {}
+    schema["definitions"]["DynamicConfigValue"]["properties"]["value"] = {}
+    found = [error.message for error in jsonschema.Draft7Validator(schema).iter_errors(board)]
+    assert found == []
 
 
 def test_uids_and_titles_are_unique_and_say_whose_they_are() -> None:
