@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
     from actors.commands.metrics import Watching
     from actors.compare.openmetrics import Recording
     from actors.compare.outcome import Json, Outcome
-    from actors.compare.progress import Progress
+    from actors.compare.tracing import Tracing
     from actors.record import Transcripts
     from actors.scenario import Resolved
     from protocol.cost.table import Costs
     from protocol.plan.scenario import Scenario, Threshold
 
-    Run = Callable[[Scenario, Progress, Transcripts | None, int, Costs], Outcome]
+    Run = Callable[..., Outcome]  # as actors.compare.run.run
 
 CHANGES_SHOWN = 50
 LINGER_S = 86_400.0
@@ -61,6 +62,7 @@ class Wanted:
     quiet: bool = False
     processes: int = 1
     costs: Path | None = None
+    trace: int = 0  # one operation in so many; 0: none
 
 
 def compare(
@@ -126,6 +128,15 @@ def compare(
         Path | None,
         typer.Option("--costs", metavar="FILE", help="Costs of your own, laid over the shipped table."),
     ] = None,
+    trace: Annotated[
+        int,
+        typer.Option(
+            "--trace",
+            metavar="N",
+            min=0,
+            help="Follow one operation in N of each kind: trace.json, and pictures in the report; 0: none.",
+        ),
+    ] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Run a scenario on every path with one seed and print what each of them costs.
@@ -149,7 +160,12 @@ def compare(
     _may_have(resolved.scenario, {"--processes": processes > 1, "--record": record is not None})
     if processes > 1:
         _may_be_split(resolved.scenario, record)
-    wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes, costs)
+    if trace and (resolved.scenario.fidelity == "bulk" or processes > 1):
+        end(
+            exit_codes.USAGE,
+            "--trace: needs every message in this process; allowed: call fidelity, 1 process",
+        )
+    wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes, costs, trace)
     raise typer.Exit(perform(resolved, wanted))
 
 
@@ -182,7 +198,8 @@ def perform(resolved: Resolved, wanted: Wanted, run: Run | None = None) -> int:
     base = _base(wanted.diff)
     folder = _folder(resolved, wanted)
     recording = None if folder is None else _recording(wanted)
-    outcome, error = _run(resolved, wanted, run, recording)
+    tracing = _tracing(wanted, resolved.scenario.seed)
+    outcome, error = _run(resolved, wanted, run, recording, tracing)
     judged = [each.as_dict() for each in verdicts(_judgeable(resolved.scenario, outcome), outcome.results)]
     content = bundle(resolved.scenario, outcome, resolved.origins, judged)
     if wanted.as_json:
@@ -194,7 +211,7 @@ def perform(resolved: Resolved, wanted: Wanted, run: Run | None = None) -> int:
         word = "holds" if verdict["holds"] else "FAILED"
         say(f"threshold {verdict['what']} {verdict['wanted']} on {verdict['arch']}: {word}")
     if folder is not None and recording is not None:
-        _leave(folder, content, recording)
+        _leave(folder, content, recording, tracing, wanted)
     if error is not None:
         traceback.print_exception(error)
         say("the run failed; what was finished until then is reported")
@@ -239,6 +256,12 @@ def _writable(option: str, folder: Path) -> None:
 # -- the run -----------------------------------------------
 
 
+def _tracing(wanted: Wanted, seed: int) -> Tracing | None:
+    from actors.compare.tracing import Tracing, sampled
+
+    return Tracing(sampled(wanted.trace), seed) if wanted.trace else None
+
+
 def _recording(wanted: Wanted) -> Recording:
     from actors.compare.openmetrics import Recording
 
@@ -246,11 +269,16 @@ def _recording(wanted: Wanted) -> Recording:
 
 
 def _run(
-    resolved: Resolved, wanted: Wanted, run: Run | None, recording: Recording | None
+    resolved: Resolved,
+    wanted: Wanted,
+    run: Run | None,
+    recording: Recording | None,
+    tracing: Tracing | None,
 ) -> tuple[Outcome, Exception | None]:
     """Run with everything around it. An error is returned with what was finished before it."""
     from actors.compare.outcome import Outcome
     from actors.compare.progress import Stopped, choose, stoppable
+    from actors.compare.tracing import waterfalls
 
     run = run or _runner()
     costs = _costs(wanted.costs)
@@ -264,7 +292,10 @@ def _run(
         error = None
         try:
             with stoppable(progress, say_from_a_signal):
-                outcome = run(resolved.scenario, progress, transcripts, wanted.processes, costs)
+                more = {} if tracing is None else {"tracing": tracing}
+                outcome = run(resolved.scenario, progress, transcripts, wanted.processes, costs, **more)
+            if tracing is not None:
+                outcome.traces.extend(waterfalls(tracing, costs, resolved.scenario.depth))
         except Stopped:
             outcome = Outcome(list(progress.results), stopped=True)
         except Exception as failure:  # told at the end, after what was finished
@@ -327,12 +358,20 @@ def _judgeable(scenario: Scenario, outcome: Outcome) -> tuple[Threshold, ...]:
     return tuple(t for t in counted if not outcome.stopped or t.what.split(".")[1] in finished)
 
 
-def _leave(folder: Path, content: Json, recording: Recording) -> None:
+def _leave(
+    folder: Path, content: Json, recording: Recording, tracing: Tracing | None, wanted: Wanted
+) -> None:
     from actors.compare.bundle import write, write_text
+    from actors.compare.tracing import chrome_trace, exemplars
 
     try:
         write(folder, content)
-        write_text(folder / "metrics.om", recording.text(content["results"]))
+        examples = {} if tracing is None else exemplars(tracing)
+        write_text(folder / "metrics.om", recording.text(content["results"], examples))
+        if tracing is not None:
+            depth = content["scenario"]["depth"]
+            picture = json.dumps(chrome_trace(tracing, _costs(wanted.costs), depth))
+            write_text(folder / "trace.json", picture + "\n")
     except OSError as error:
         end(exit_codes.ENVIRONMENT, f"--out {folder}: cannot be written: {error.strerror}")
     leave_report(folder / "report.html", content)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from protocol.cost.table import Costs
     from protocol.ledger import Key
     from protocol.plan.scenario import Scenario
+    from protocol.trace.span import Span
     from protocol.trace.timeline import Bar
 
     Priced = Callable[[Traced], Callable[[Mapping[Key, int]], int]]
@@ -76,12 +77,14 @@ def trace(
     of a row are those of whoever handled the message; all rows together are what the operation took. Bars and
     spans of --chrome and --otlp stand in modelled time, which is no time of any hardware.
     """
+    from actors.compare.tracing import price_of
+
     flags = overrides(settings, arch=arch, paths=path or ["nested"], depth=depth, seed=seed)
     if scenario is None:
         flags = ALONE | flags
     resolved = resolve(scenario, flags)
     found = _follow(resolved.scenario, op, nth)
-    price = partial(_price, _costs(), resolved.scenario.depth)
+    price = partial(price_of, _costs(), resolved.scenario.depth)
     if chrome is not None:
         _write("--chrome", chrome, _chrome(found, price))
     if mermaid is not None:
@@ -123,24 +126,6 @@ def _costs() -> Costs:
     from actors.costs import shipped
 
     return shipped()
-
-
-def _price(costs: Costs, depth: int, traced: Traced) -> Callable[[Mapping[Key, int]], int]:
-    """What counts of one path cost, in modelled nanoseconds."""
-    from protocol.arch import load
-    from protocol.cost.price import priced
-    from protocol.ledger import flatten
-    from protocol.plan.workload import NESTED
-
-    comparison = load(traced.arch).comparison
-    assert comparison is not None
-    prices, guests = comparison.prices, depth + 1 if traced.path == NESTED else 1
-
-    def price(counts: Mapping[Key, int]) -> int:
-        ns: int = priced(costs, prices, guests, {"": flatten(counts)})["ns"]
-        return ns
-
-    return price
 
 
 # -- for a person ----------------------------------------------------------------------------------
@@ -247,7 +232,7 @@ def _send(url: str, found: list[Traced], price: Priced) -> None:
     from actors.observe.otlp import CannotSend, send
     from protocol.trace.timeline import timeline
 
-    bars: list[Bar] = [bar for each in found for bar in timeline(each.root, price(each))]
+    bars: list[Bar[Span]] = [bar for each in found for bar in timeline(each.root, price(each))]
     try:
         send(url, bars)
     except CannotSend as error:

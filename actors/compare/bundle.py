@@ -38,6 +38,8 @@ def document(scenario: Scenario, outcome: Outcome, verdicts: list[Json]) -> Json
         **({"sensitivity": outcome.sensitivity} if outcome.sensitivity else {}),
         "wall": outcome.wall,
     }
+    if outcome.traces:
+        made["traces"] = outcome.traces
     if verdicts:
         made["thresholds"] = verdicts
     if outcome.stopped:

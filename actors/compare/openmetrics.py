@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector as PrometheusCollector
+from prometheus_client.samples import Exemplar
 
 from actors.observe import metrics as m
 from actors.observe.collector import expected_keys
@@ -79,9 +81,12 @@ class Recording:
         if name is None:
             machine.books, self._current = (), None  # a finished machine gives its memory back
 
-    def text(self, results: Iterable[Json]) -> str:
-        """The recorded run, ending in `# EOF`: the paths that were finished."""
-        points = _Points(self.began, self._now())
+    def text(self, results: Iterable[Json], exemplars: Mapping[tuple[str, ...], str] | None = None) -> str:
+        """The recorded run, ending in `# EOF`: the paths that were finished.
+
+        `exemplars` are ids of traces by architecture, path and key of the ledger.
+        """
+        points = _Points(self.began, self._now(), exemplars or {})
         for result in results:
             machine = self._machines.get((result["arch"], result["path"]), _Machine(self.began))
             points.add_counts(result, machine.began, machine.ends)
@@ -104,7 +109,13 @@ def _held(books: Iterable[Book]) -> dict[tuple[str, str], int]:
 class _Points(PrometheusCollector):
     """Points by family and labels, each series in the order of time."""
 
-    def __init__(self, began: float, ended: float) -> None:
+    def __init__(
+        self, began: float, ended: float, exemplars: Mapping[tuple[str, ...], str] | None = None
+    ) -> None:
+        self._exemplars = {
+            (m.BY_LEDGER[family], (arch, path, *labels)): Exemplar({"trace_id": trace}, 1)
+            for (arch, path, family, *labels), trace in (exemplars or {}).items()
+        }
         self._series: dict[m.Family, defaultdict[Labels, list[Point]]] = {
             family: defaultdict(list) for family in m.FAMILIES
         }
@@ -149,9 +160,24 @@ class _Points(PrometheusCollector):
                 continue
             metric = family.metric()
             for labels, points in series.items():
+                example = self._exemplars.get((family, labels))
                 for at, value in _in_order(points):
-                    metric.add_metric(labels, value, timestamp=at)
+                    _add_point(metric, labels, value, at, example if value == points[-1][1] else None)
             yield metric
+
+
+def _add_point(
+    metric: CounterMetricFamily | GaugeMetricFamily,
+    labels: Labels,
+    value: float,
+    at: float,
+    example: Exemplar | None,
+) -> None:
+    if example is None:
+        metric.add_metric(labels, value, timestamp=at)
+    else:
+        assert isinstance(metric, CounterMetricFamily), "only what is counted has an example"
+        metric.add_metric(labels, value, timestamp=at, exemplar=example)
 
 
 def _in_order(points: list[Point]) -> list[Point]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from actors.compare.answer import BY, Answer, Claim, Part, answer, held, number, ratio
@@ -16,6 +16,7 @@ from actors.compare.charts import bars_of_exits, bars_of_phases, shares_of_treat
 from actors.compare.outcome import Json
 from actors.compare.style import STYLE
 from actors.compare.tables import Row, Table, columns
+from actors.compare.waterfall import waterfalls
 
 SIZE = 300_000  # bytes; a report is mailed
 REVISION_UNKNOWN = "not known"
@@ -52,7 +53,7 @@ def _page(bundle: Mapping[str, Any], said: Answer, details: list[str]) -> str:
     title = f"nestbed: {said.name}, seed {said.seed}"
     body = [
         tag("header", *_verdict(said)),
-        tag("main", *_main(said), *_details(said, details), *_scenario(bundle)),
+        tag("main", *_main(said, bundle.get("traces", ())), *_details(said, details), *_scenario(bundle)),
         tag("footer", *_footer(bundle, said)),
     ]
     head = (
@@ -97,9 +98,13 @@ def _threshold(verdict: Json) -> str:
 # -- the rest ----------------------------------------------
 
 
-def _main(said: Answer) -> Iterator[str]:
+def _main(said: Answer, traces: Sequence[Json] = ()) -> Iterator[str]:
     for part in said.parts:
         yield from _part(part)
+    if traces:
+        yield tag("h2", "One operation of each kind, message by message", id="traces")
+        yield tag("p", "Lengths are modelled time, which is no time of any hardware.", class_="note")
+        yield from waterfalls(traces, escaped)
     if said.claims:
         yield tag("h2", "What the talk claims", id="claims")
         heads = ("", "claim", "basis", "figures")

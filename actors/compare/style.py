@@ -46,6 +46,10 @@ thead th { border-bottom: 1px solid var(--line); font-weight: 600; white-space: 
 svg { display: block; width: 100%; max-width: 56rem; height: auto; margin: .5rem 0; }
 svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 svg .soft { fill: var(--soft); }
+svg .bar { fill: #9468b8; opacity: .85; }
+svg .depth0, svg .depth1 { fill: #6c7a89; }
+svg .depth2 { fill: #d55e00; }
+svg .depth3 { fill: #5b2a86; }
 summary { cursor: pointer; margin: .5rem 0; font-weight: 600; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); font-size: .9rem; }
 @media print {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nestbed import __version__
 from protocol.trace.chrome import category, name
-from protocol.trace.span import calls
+from protocol.trace.span import Span, calls
 from protocol.trace.timeline import Bar
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class CannotSend(Exception):
     """The spans did not reach a collector. The message says why."""
 
 
-def send(url: str, bars: Sequence[Bar]) -> None:
+def send(url: str, bars: Sequence[Bar[Span]]) -> None:
     """Send the bars of operations to `url`, like http://127.0.0.1:4318/v1/traces. Raises CannotSend."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -46,7 +46,7 @@ def send(url: str, bars: Sequence[Bar]) -> None:
         raise CannotSend("the collector did not take them")
 
 
-def _span(bar: Bar, begin_ns: int) -> ReadableSpan:
+def _span(bar: Bar[Span], begin_ns: int) -> ReadableSpan:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import Status, StatusCode

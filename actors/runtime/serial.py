@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 
 from actors.runtime.mailbox import CAPACITY, MailboxFull
 from actors.runtime.port import Deliver, Port, ignore
-from actors.runtime.tracing import Followed
+from actors.runtime.tracing import Followed, settled
 
 Follow = Callable[[object, Deliver], Deliver]
 
@@ -45,7 +45,7 @@ class Serial:
             else:
                 self._busy = not self._over
         elif len(self._waiting) < self.capacity:
-            self._waiting.append((message, deliver, owner))
+            self._waiting.append((message, settled(deliver), owner))
         else:
             deliver(None, MailboxFull(f"{self.capacity} messages wait already"))
 

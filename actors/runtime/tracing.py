@@ -30,20 +30,26 @@ _root: ContextVar[Span | None] = ContextVar("root", default=None)
 
 
 class Followed:
-    """What delivers the answer of a message that is traced. A `Deliver`."""
+    """What delivers the answer of a message that is traced, or that is known not to be. A `Deliver`."""
 
     __slots__ = ("_deliver", "_tracer", "span")
 
-    def __init__(self, tracer: Tracer, span: Span, deliver: Deliver) -> None:
+    def __init__(self, tracer: Tracer | None, span: Span | None, deliver: Deliver) -> None:
         self._tracer, self.span, self._deliver = tracer, span, deliver
 
     def __call__(self, value: object, error: BaseException | None) -> None:
-        self._tracer.end(self.span, error)
+        if self._tracer is not None and self.span is not None:
+            self._tracer.end(self.span, error)
         self._deliver(value, error)
 
     def before(self, deliver: Deliver) -> Followed:
         """The same span, ended before `deliver` gets the answer, which will come by here after that."""
         return Followed(self._tracer, self.span, deliver)
+
+
+def settled(deliver: Deliver) -> Deliver:
+    """`deliver` of a message that waits: if nobody follows it, it is no part of what goes on when it ends."""
+    return deliver if type(deliver) is Followed else Followed(None, None, deliver)
 
 
 class Traceable(Protocol):
@@ -65,7 +71,7 @@ class Tracer:
         runtime: Traceable,
         divert: Callable[[Counts | None], None],
         describe: Describe = lambda message: type(message).__name__,
-        seed: int = 0,
+        seed: object = 0,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.roots: list[Span] = []
@@ -92,6 +98,16 @@ class Tracer:
         finally:
             _root.reset(token)
             self.end(root, error)
+
+    def alone(self, who: str, what: str) -> Span:
+        """A span of an operation that is not followed; `close` ends it."""
+        self._numbers += 1
+        return Span(trace_id(self._seed, -self._numbers), self._numbers, None, who, what, self._clock())
+
+    def close(self, span: Span, error: BaseException | None) -> None:
+        """An operation that was not followed is over."""
+        span.ended_ns = self._clock()
+        span.error = None if error is None else _words(error)
 
     def sent(self, who: str, message: object, deliver: Deliver) -> Deliver:
         """A message is on its way to `who`; returns what has to deliver its answer."""
@@ -126,8 +142,9 @@ class Tracer:
 
     def end(self, span: Span, error: BaseException | None) -> None:
         if span.ended_ns is None:
-            span.ended_ns = self._clock()
-            span.error = None if error is None else _words(error)
+            self.close(span, error)
+            if span is self._current:  # whoever worked on it goes on with something else, if with anything
+                self._become(None, self._working)
             self._live -= 1
             if not self._live:
                 self._runtime.tracer = None

@@ -16,7 +16,7 @@ from protocol.trace.timeline import Bar
 Json = dict[str, Any]
 
 
-def events(path: str, bars: Iterable[Bar], process: int) -> Iterator[Json]:
+def events(path: str, bars: Iterable[Bar[Span]], process: int) -> Iterator[Json]:
     """The events of one operation. `path` names the process in the picture, `process` numbers it."""
     bars = list(bars)
     threads = {who: number for number, who in enumerate(dict.fromkeys(bar.span.who for bar in bars), 1)}

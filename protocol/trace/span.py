@@ -60,7 +60,7 @@ class Span:
         return {key: n for key, n in found.items() if n}
 
 
-def trace_id(seed: int, number: int) -> bytes:
+def trace_id(seed: object, number: int) -> bytes:
     """The id of the `number`th trace of a run: the same in every run of one seed."""
     return blake2b(f"trace:{seed}:{number}".encode(), digest_size=16).digest()
 

@@ -7,20 +7,32 @@ rest after: when exactly it counted is not known, and nothing but the picture de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, cast
 
 from protocol.ledger import Key
-from protocol.trace.span import Span
 
 Price = Callable[[Mapping[Key, int]], int]
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A span in modelled time: nanoseconds from the beginning of the operation."""
+class Tree(Protocol):
+    """What can be laid on a line of time: a span, or a row of a folded tree."""
 
-    span: Span
+    @property
+    def counts(self) -> Mapping[Key, int]: ...
+    @property
+    def children(self) -> Sequence[Tree]: ...
+
+
+T = TypeVar("T", bound=Tree)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar(Generic[T]):
+    """A node of a tree in modelled time: nanoseconds from the beginning of the operation."""
+
+    span: T
     depth: int
     begin_ns: int
     end_ns: int
@@ -30,21 +42,21 @@ class Bar:
         return self.end_ns - self.begin_ns
 
 
-def timeline(root: Span, price: Price) -> list[Bar]:
+def timeline(root: T, price: Price) -> list[Bar[T]]:
     """The bars of a tree in the order of their beginnings. `price` says what counts cost, in nanoseconds."""
-    bars: list[Bar] = []
+    bars: list[Bar[T]] = []
     _lay(root, 0, 0, price, bars)
     return bars
 
 
-def _lay(span: Span, depth: int, at: int, price: Price, bars: list[Bar]) -> int:
+def _lay(span: T, depth: int, at: int, price: Price, bars: list[Bar[T]]) -> int:
     """Lay `span` down from `at` on; returns where it ends. Trees are as deep as levels are many."""
     place = len(bars)
     bars.append(Bar(span, depth, at, at))
     own = price(span.counts)
     now = at + own // 2
     for child in span.children:
-        now = _lay(child, depth + 1, now, price, bars)
+        now = _lay(cast(T, child), depth + 1, now, price, bars)
     now += own - own // 2
     bars[place] = Bar(span, depth, at, now)
     return now

@@ -38,7 +38,7 @@ def shown(span: Span) -> Any:
 
 
 async def test_each_count_belongs_to_whoever_handled_the_message() -> None:
-    async with open_runtime() as runtime:
+    async with open_runtime(lambda: 0.0) as runtime:
         ledger, tracer = traced(runtime)
         te = Actor("te", lambda _: ledger.count(("pages", "import")), runtime)
 
@@ -61,7 +61,7 @@ async def test_each_count_belongs_to_whoever_handled_the_message() -> None:
 
 async def test_operations_under_way_at_once_do_not_mix() -> None:
     slow = Slow()
-    async with open_runtime() as runtime:
+    async with open_runtime(lambda: 0.0) as runtime:
         ledger, tracer = traced(runtime)
 
         def host(message: object) -> Step[None]:
@@ -88,7 +88,7 @@ async def test_operations_under_way_at_once_do_not_mix() -> None:
 
 async def test_what_waits_before_an_actor_keeps_its_operation() -> None:
     slow = Slow()
-    async with open_runtime() as runtime:
+    async with open_runtime(lambda: 0.0) as runtime:
         ledger, tracer = traced(runtime)
 
         def host(message: object) -> Step[None]:
@@ -107,8 +107,28 @@ async def test_what_waits_before_an_actor_keeps_its_operation() -> None:
         assert found == {name: {("pages", name): 1} for name in ("one", "two")}
 
 
+async def test_what_waits_untraced_is_no_part_of_whoever_was_before_it() -> None:
+    slow = Slow()
+    async with open_runtime(lambda: 0.0) as runtime:
+        ledger, tracer = traced(runtime)
+
+        def host(message: object) -> Step[None]:
+            ledger.count(("pages", str(message)))
+            yield from issue("uvc")
+
+        l1 = Actor("l1", host, runtime, perform=slow.perform)
+        door = Serial(l1, follow=l1.follow)
+        with tracer.operation("test", "one") as root:
+            door.submit("one", lambda _value, _error: None)
+        door.submit("two", lambda _value, _error: None)
+        slow.waiting.pop()(None, None)
+        slow.waiting.pop()(None, None)
+        assert root.total() == {("pages", "one"): 1}
+        assert ledger.flat() == {"pages": 2, "pages.one": 1, "pages.two": 1}
+
+
 async def test_what_is_not_traced_is_counted_as_ever() -> None:
-    async with open_runtime() as runtime:
+    async with open_runtime(lambda: 0.0) as runtime:
         ledger, tracer = traced(runtime)
         te = Actor("te", lambda _: ledger.count(("pages", "import")), runtime)
         await te.ask("uvc")
@@ -117,7 +137,7 @@ async def test_what_is_not_traced_is_counted_as_ever() -> None:
 
 
 async def test_what_a_task_counts_by_itself_is_its_operations() -> None:
-    async with open_runtime() as runtime:
+    async with open_runtime(lambda: 0.0) as runtime:
         ledger, tracer = traced(runtime)
         with tracer.operation("host 0", "create") as root, tracing(tracer):
             ledger.count(("hosting", "start"))
@@ -128,7 +148,7 @@ async def test_what_a_task_counts_by_itself_is_its_operations() -> None:
 
 
 async def test_an_error_is_kept_with_its_span() -> None:
-    async with open_runtime() as runtime:
+    async with open_runtime(lambda: 0.0) as runtime:
         _, tracer = traced(runtime)
 
         def refuse(_message: object) -> None:
@@ -143,7 +163,7 @@ async def test_an_error_is_kept_with_its_span() -> None:
 
 async def test_no_more_spans_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.runtime.tracing.SPANS", 3)
-    async with open_runtime() as runtime:
+    async with open_runtime(lambda: 0.0) as runtime:
         ledger, tracer = traced(runtime)
         te = Actor("te", lambda _: ledger.count(("pages", "import")), runtime)
         with tracer.operation("test", "load"):
