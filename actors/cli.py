@@ -15,6 +15,7 @@ import typer
 
 from actors import exit_codes
 from actors.commands import (
+    answers,
     architectures,
     calls,
     compare,
@@ -45,6 +46,7 @@ EXAMPLES = {
         "nestbed compare boot-4g --path nested --path hosted --set guest.vcpus=4",
         "nestbed compare --json > base.json; nestbed compare --diff base.json",
     ),
+    "answers": ("nestbed answers b", "nestbed answers --out docs/answers --check"),
     "load": (
         "nestbed load",
         "nestbed load --virtual --arch s390 --arch sev --set load.rate_per_min=6000",
@@ -169,6 +171,7 @@ def _start(
 COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare.compare,
     "load": load.load,
+    "answers": answers.answers,
     "report": report.show,
     "calls": calls.show,
     "explain": explain.explain,

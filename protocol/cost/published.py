@@ -141,7 +141,8 @@ def checked(costs: Costs) -> Iterator[Checked]:
         value, low, high = (
             figure.model(_at(costs, figure.group, which, used)) for which in ("value", "low", "high")
         )
-        yield Checked(figure, value, min(low, high), max(low, high), tuple(dict.fromkeys(used)))
+        ends = (value, low, high)
+        yield Checked(figure, value, min(ends), max(ends), tuple(dict.fromkeys(used)))
 
 
 def _at(costs: Costs, group: str, which: str, used: list[str]) -> Get:
