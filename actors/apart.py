@@ -8,12 +8,13 @@ reclaims everything.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
-from actors.kvm import Kvm
+from actors.kvm import End, Kvm
 from actors.node import NODE, NodeConfig, control_codec
 from actors.ram import MachineRam, RamFile
 from actors.remote_memory import TrapServer
@@ -41,6 +42,14 @@ class ApartL1:
     kvm: Pair
     traps: Pair
 
+    async def gone(self, kvm: Kvm) -> None:
+        """Wait until nothing of it is left at L0, and give its file back."""
+        reclaimed = Reply()
+        kvm.watch(self.name, lambda notice: reclaimed.deliver(notice, None))
+        await reclaimed.wait()
+        self.level.moved_out()
+        self.ram.close()
+
 
 @dataclass(slots=True)
 class ApartNode:
@@ -58,21 +67,20 @@ class ApartNode:
         """Wait until nothing of its hosts is left, the process included."""
         await self.child.ended.wait()
         for l1 in self.l1s:
-            reclaimed = Reply()
-            kvm.watch(l1.name, lambda notice, reply=reclaimed: reply.deliver(notice, None))  # type: ignore[misc]
-            await reclaimed.wait()
-            l1.level.moved_out()
-            l1.ram.close()
+            await l1.gone(kvm)
 
 
-def settle(rig: Any, seat: int, kvm: Kvm, name: str, codec: Codec) -> ApartL1:
-    """Give the L1 on `seat` its file, and a port to L0's hypervisor that only its link reaches."""
+def settle(rig: Any, seat: int, kvm: Kvm, name: str, codec: Codec, end: End | None = None) -> ApartL1:
+    """Give the L1 on `seat` its file, and a port to L0's hypervisor that only its link reaches.
+
+    `end` is what L0 does when it is gone, if nobody else is to have its place.
+    """
     level = rig.seats[seat].level
     file = RamFile.create(len(level.slots))
     ram = MachineRam(rig.machines[0].storage, file, level.slots.copy())
     level.live_in(ram, file.attention)
     directory = Directory()
-    directory.add("kvm", kvm.add(name, rig.below(seat)[0], lambda cause: rig.end(seat, cause)))
+    directory.add("kvm", kvm.add(name, rig.below(seat)[0], end or (lambda cause: rig.end(seat, cause))))
     pair = Pair()
     link = Link(pair.stream(), directory.serve, encode=codec.encode, decode=codec.decode)
     return ApartL1(name, level, ram, file, codec, link, pair, Pair())
@@ -89,25 +97,26 @@ async def start_node(nursery: trio.Nursery, config: NodeConfig, l1s: list[ApartL
     child = await start(nursery, "node", command, pairs, [l1.file.fd for l1 in l1s])
     node = ApartNode(child, Link(control.stream(), encode=words.encode, decode=words.decode), l1s)
     for l1 in l1s:
-        nursery.start_soon(_serve_traps, l1.traps.stream(), TrapServer(l1.level, l1.codec), child)
-        nursery.start_soon(_until_death, l1, kvm)
+        nursery.start_soon(serve_traps, l1, child.kill)
+        nursery.start_soon(until_death, l1, kvm)
     nursery.start_soon(node.control.run)
     return node
 
 
-async def _until_death(l1: ApartL1, kvm: Kvm) -> None:
+async def until_death(l1: ApartL1, kvm: Kvm) -> None:
     """The end of the link is the death of the L1, whoever caused it."""
     await l1.link.run()
     kvm.gone(l1.name, "l1_crash")
 
 
-async def _serve_traps(stream: trio.SocketStream, server: TrapServer, child: Child) -> None:
-    """Answer accesses that trap until the host ends, or sends what is none: then it is ended."""
-    async with stream:
+async def serve_traps(l1: ApartL1, violated: Callable[[], None]) -> None:
+    """Answer accesses that trap until the host ends, or sends what is none: then `violated` ends it."""
+    server = TrapServer(l1.level, l1.codec)
+    async with l1.traps.stream() as stream:
         try:
             while data := await stream.receive_some(RECEIVE_BYTES):
                 await stream.send_all(server.feed(data))
         except RemoteProtocolError:
-            child.kill()
+            violated()
         except trio.BrokenResourceError:
             pass  # the same as an end

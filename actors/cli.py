@@ -20,18 +20,22 @@ from actors.commands import (
     calls,
     compare,
     console,
+    doctor,
     explain,
     feasibility,
     hosted,
     image,
     load,
     measure,
+    node,
     policy,
     replay,
     report,
     scenario,
     soak,
     trace,
+    up,
+    why,
 )
 from nestbed import __version__
 
@@ -53,6 +57,13 @@ EXAMPLES = {
         "nestbed load --set load.model=closed --set load.clients=16 --processes 2",
     ),
     "report": ("nestbed report nestbed-default",),
+    "up": ("nestbed up lab.toml", "nestbed up lab.toml --dry-run"),
+    "node": (
+        "nestbed node lab.toml --rank 0 --count 3",
+        "nestbed node lab.toml --part l0-0.l1-1 --directory /run/nestbed/lab",
+    ),
+    "why": ("nestbed why lab",),
+    "doctor": ("nestbed doctor", "nestbed doctor --ready --url http://127.0.0.1:9464"),
     "calls": (
         "nestbed calls s390 --brief",
         "nestbed calls s390 create_config unpack",
@@ -164,7 +175,7 @@ def _start(
 
     Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 a run failed, 2
     arguments or a scenario that make no sense, 3 the environment (a port taken, a directory not writable),
-    99 a threshold failed or a count changed, 130 interrupted.
+    75 what a node stands on is gone, 99 a threshold failed or a count changed, 130 interrupted.
     """
 
 
@@ -173,6 +184,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "load": load.load,
     "answers": answers.answers,
     "report": report.show,
+    "up": up.up,
+    "node": node.node,
+    "why": why.why,
+    "doctor": doctor.doctor,
     "calls": calls.show,
     "explain": explain.explain,
     "feasibility": feasibility.show,

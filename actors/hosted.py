@@ -13,7 +13,7 @@ from functools import partial
 import trio
 
 from actors.runtime.port import Deliver, Port
-from protocol.errors import LevelGone, OperationFailed, TeRefused
+from protocol.errors import LevelGone, NotDelivered, OperationFailed, TeRefused
 from protocol.hosting.machine import (
     CreateGuest,
     DestroyGuest,
@@ -107,6 +107,10 @@ class HostedGuests:
         else:
             course.waiting[step] = partial(self._perform, message, answered)
 
+    def number(self, effect: CreateGuest) -> int:
+        """What L0's software calls the guest: the number that its owner gave it; -1 if it gave none."""
+        return _number(effect)
+
     def _whose(self, effect: MachineEffect) -> tuple[int, int]:
         """Owner and number of the guest that an effect is about."""
         if isinstance(effect, CreateGuest):
@@ -140,7 +144,7 @@ class HostedGuests:
                 raise AssertionError(f"no step of a machine: {effect!r}")
 
     def _create(self, effect: CreateGuest, deliver: Deliver) -> None:
-        host, number = self._hosts.get(effect.owner_cid), _number(effect)
+        host, number = self._hosts.get(effect.owner_cid), self.number(effect)
         if host is None or number < 0:
             deliver(Died(1), None)
             return
@@ -169,6 +173,21 @@ class HostedGuests:
             deliver(value, error)
 
         return answered
+
+
+class NumberedGuests(HostedGuests):
+    """The same where owners know nothing of each other: L0 numbers the guests itself."""
+
+    def number(self, effect: CreateGuest) -> int:
+        taken = {place.guest for place in self._places.values()}
+        return next(number for number in range(len(taken) + 1) if number not in taken)
+
+    def guest_of(self, child: bytes) -> int:
+        """The number of the guest of `child`. Raises NotDelivered if none runs."""
+        place = self._places.get(child)
+        if place is None or not place.running:
+            raise NotDelivered("no guest of that name runs")
+        return place.guest
 
 
 def _number(effect: CreateGuest) -> int:

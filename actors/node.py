@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from random import Random
@@ -31,6 +31,7 @@ from protocol.codec import Codec
 from protocol.effects import Effect, Issue, Step, issue
 from protocol.errors import OperationFailed
 from protocol.ledger import Ledger
+from protocol.nesting.guest_host import OwnMemory
 from protocol.plan import operations as op
 from protocol.tracking import Book, summary
 
@@ -135,7 +136,7 @@ class Node:
         self, config: NodeConfig, directory: Directory, runtime: Runtime, nursery: trio.Nursery
     ) -> None:
         self._nursery = nursery
-        self._config = config
+        self.config = config
         self._directory = directory
         self._runtime = runtime
         comparison = load(config.arch).comparison
@@ -152,10 +153,11 @@ class Node:
         self._rigs: dict[int, tuple[Any, int, Port]] = {}  # seat -> its rig, its place there, who is below
         self._hosts: dict[int, SecureHost] = {}
         self._books: dict[int, Book] = {}
+        self.links: list[Link] = []  # to L0, one for each L1
 
-    async def bring_up(self, memories: Sequence[RemoteMemory], below: Sequence[Port]) -> None:
+    async def bring_up(self, memories: Sequence[OwnMemory], below: Sequence[Port]) -> None:
         """Compose what is above each L1, which stands on messages."""
-        config = self._config
+        config = self.config
         for number, (memory, port) in enumerate(zip(memories, below, strict=True)):
             seats = config.seats if config.depth > 1 else config.seats[number : number + 1]
             level = self.comparison.linked(memory, config.l1_cpus)
@@ -179,9 +181,9 @@ class Node:
     def _hypervisors(self, rig: Any, port: Port) -> Kvm | None:
         """Those above L0: L1's, then those of the levels between."""
         kvm = None
-        for number in range(1, self._config.depth):
+        for number in range(1, self.config.depth):
             if kvm is not None:
-                serve = rig.below(0)[self._config.depth - number]
+                serve = rig.below(0)[self.config.depth - number]
                 port = kvm.add(f"l{number}", serve, _never_ends)
             kvm = Kvm(f"l{number}.kvm", port, self._runtime)
         return kvm
@@ -192,18 +194,17 @@ class Node:
         return top.add(self._name(seat), rig.below(place)[0], lambda cause: rig.end(place, cause))
 
     def _name(self, seat: int) -> str:
-        return f"l{self._config.depth}.{seat}"
+        return f"l{self.config.depth}.{seat}"
 
     def _handle(self, message: object) -> object:
         match message:
             case Phase(name):
                 self.ledger.phase = name
             case Boot(seat, life):
+                self._end(seat)
                 self._boot(seat, life)
             case End(seat):
-                self._hosts.pop(seat).actor.stop()
-                self._directory.remove(f"host.{seat}")
-                self._books[seat].forget()
+                self._end(seat)
             case Above(seat, what, pages):
                 return issue(what, seat, pages)
             case SwapUnder(seat, event):
@@ -236,8 +237,18 @@ class Node:
         control = Control(name, steps[effect.operation])
         self._top.actor.submit(control, deliver, name)
 
+    def _end(self, seat: int) -> None:
+        """The host is gone; if there is none, nothing changes."""
+        host = self._hosts.pop(seat, None)
+        if host is not None:
+            host.actor.stop()
+            self._directory.remove(f"host.{seat}")
+            self._books[seat].forget()
+
     def _boot(self, seat: int, life: int) -> None:
-        config = self._config
+        config = self.config
+        if seat not in self._rigs:
+            raise OperationFailed(f"no seat {seat} here; there are {', '.join(map(str, self._rigs))}")
         rig, place, port = self._rigs[seat]
         book = self._books.setdefault(seat, Book(self.ledger, f"l{config.depth}"))
         name = self._name(seat)
@@ -254,15 +265,54 @@ class Node:
         self._nursery.start_soon(host.actor.run)  # what it dies of, this process dies of
         self._directory.add(f"host.{seat}", host.port)
 
-    def _tracking(self) -> list[Any]:
-        """(holder, peaks by plane) of every book here: hosts' own, and those of hypervisors."""
+    def books(self) -> list[Book]:
+        """Every book here: hosts' own, and those of hypervisors."""
         rigs = {id(rig): rig for rig, _, _ in self._rigs.values()}
-        books = [book for rig in rigs.values() for book in rig.books()] + list(self._books.values())
-        return [[book.holder, summary(book)] for book in books]
+        return [book for rig in rigs.values() for book in rig.books()] + list(self._books.values())
+
+    def actors(self) -> Iterator[tuple[str, Actor]]:
+        """Whoever acts here, each with its role."""
+        if self._top is not None:
+            yield "kvm", self._top.actor
+        for host in self._hosts.values():
+            yield "host", host.actor
+
+    def _tracking(self) -> list[Any]:
+        """(holder, peaks by plane) of every book."""
+        return [[book.holder, summary(book)] for book in self.books()]
 
 
 def _never_ends(cause: str) -> Step[None]:
     raise AssertionError(f"a hypervisor of the chain ended: {cause}")
+
+
+async def settle_in(
+    config: NodeConfig,
+    of_l1: Sequence[Inherited],
+    directory: Directory,
+    runtime: Runtime,
+    nursery: trio.Nursery,
+    gone: Callable[[], None],
+) -> Node:
+    """Bring up hosts on what was inherited; `gone` is called when L0 is."""
+    node = Node(config, directory, runtime, nursery)
+    nursery.start_soon(node.actor.run)
+    codec = Codec(node.comparison.wire)
+    memories = [
+        RemoteMemory(RamFile.attach(fds.ram, config.l1_frames), adopt_blocking(fds.traps, TRAP_S), codec)
+        for fds in of_l1
+    ]
+
+    async def until_the_end(link: Link) -> None:
+        await link.run()
+        gone()
+
+    node.links = [Link(adopt(fds.kvm), encode=codec.encode, decode=codec.decode) for fds in of_l1]
+    for link in node.links:
+        nursery.start_soon(until_the_end, link)
+    await node.bring_up(memories, [link.port("kvm") for link in node.links])
+    directory.add(NODE, node.actor)
+    return node
 
 
 async def serve(config: NodeConfig, of_l1: Sequence[Inherited], control: int) -> None:
@@ -270,26 +320,10 @@ async def serve(config: NodeConfig, of_l1: Sequence[Inherited], control: int) ->
     directory = Directory()
     words = control_codec()
     async with trio.open_nursery() as nursery, open_runtime() as runtime:
-        node = Node(config, directory, runtime, nursery)
-        nursery.start_soon(node.actor.run)
-        codec = Codec(node.comparison.wire)
-        memories = [
-            RemoteMemory(RamFile.attach(fds.ram, config.l1_frames), adopt_blocking(fds.traps, TRAP_S), codec)
-            for fds in of_l1
-        ]
-
-        async def until_the_end(link: Link) -> None:
-            await link.run()
-            nursery.cancel_scope.cancel()
-
-        links = [Link(adopt(fds.kvm), encode=codec.encode, decode=codec.decode) for fds in of_l1]
-        for link in links:
-            nursery.start_soon(until_the_end, link)
-        await node.bring_up(memories, [link.port("kvm") for link in links])
-        directory.add(NODE, node.actor)
+        await settle_in(config, of_l1, directory, runtime, nursery, nursery.cancel_scope.cancel)
         driver = Link(adopt(control), directory.serve, encode=words.encode, decode=words.decode)
-        nursery.start_soon(until_the_end, driver)
-        await trio.sleep_forever()
+        await driver.run()
+        nursery.cancel_scope.cancel()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

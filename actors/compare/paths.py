@@ -37,7 +37,7 @@ class HostedForOwners(Here):
         count = parts.scenario.l1.count
         self._cids = [FIRST_CID + number for number in range(count)]
         self.machine = HostedGuests(dict.fromkeys(self._cids, l0.host.port), self._unpack)
-        limits = _limits(parts.scenario)
+        limits = limits_of(parts.scenario)
         self.hosting = Service(limits, seed=parts.scenario.seed, book=self._service_books)
         self.broker = Broker(self.hosting, self.machine, self._now_ms, parts.runtime)
         holder = f"l{parts.scenario.depth}"
@@ -153,7 +153,7 @@ class MixedStage(Here):
         yield from (played for played in self._hosted.actors() if played[0] != "te")
 
 
-def _limits(scenario: Scenario) -> Limits:
+def limits_of(scenario: Scenario) -> Limits:
     """Quotas that the scenario's guests fit: each owner as many as the plan gives it."""
     guest, guests = scenario.guest, scenario.guest.per_l1
     share = Share(

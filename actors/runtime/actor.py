@@ -127,10 +127,11 @@ async def open_runtime(clock: Callable[[], float] | None = None) -> AsyncIterato
 class _InFlight:
     """A step under way. It stands in its actor's table from its first yield to its end."""
 
-    __slots__ = ("actor", "deliver", "error", "orphaned", "owner", "state", "step", "value")
+    __slots__ = ("actor", "deliver", "effect", "error", "orphaned", "owner", "state", "step", "value")
 
     def __init__(self, actor: Actor, step: Step[Any], deliver: Deliver, owner: Hashable) -> None:
         self.actor, self.step, self.deliver, self.owner = actor, step, deliver, owner
+        self.effect: Effect | None = None  # what it yielded last
         self.state = ASKED
         self.orphaned = False  # its owner is gone and it has not been told yet
 
@@ -150,6 +151,12 @@ class _InFlight:
         if self.state != FINISHED:
             self.state = FINISHED
             self.deliver(value, error)
+
+
+def _what(effect: Effect | None) -> str:
+    """An effect in a few words: its kind, and which operation."""
+    operation = getattr(effect, "operation", None)
+    return type(effect).__name__.lower() if operation is None else f"{operation} below"
 
 
 def _nothing_below(effect: Effect, _deliver: Deliver) -> None:
@@ -284,6 +291,10 @@ class Actor:
         waiting = mailbox.statistics() if mailbox is not None else MailboxStatistics(0, 0, self._capacity)
         return waiting, len(self._in_flight or ())
 
+    def under_way(self) -> list[tuple[Hashable, str]]:
+        """On whose behalf steps are parked, and what each of them waits for."""
+        return [(entry.owner, _what(entry.effect)) for entry in self._in_flight or ()]
+
     # -- one message ---------------------------------------------------------------------
 
     def _put(self, message: object, deliver: Deliver, owner: Hashable) -> None:
@@ -391,7 +402,7 @@ class Actor:
         if self._in_flight is None:
             self._in_flight = {}
         self._in_flight[entry] = None
-        entry.state = ASKED
+        entry.state, entry.effect = ASKED, effect
         try:
             self._perform(effect, entry.resume)
         except (LocalProtocolError, *_ANSWERS) as refused:

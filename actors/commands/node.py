@@ -1,0 +1,102 @@
+"""`nestbed node`: one process of a deployment that a platform places: a pod, a job's index, a unit."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from actors import exit_codes
+from actors.commands.speak import end, say
+from actors.commands.up import DeploymentFile, Directory, assigned, place_of, read
+
+if TYPE_CHECKING:
+    from actors.deployment.parts import Part
+    from actors.deployment.process import Assignment
+
+
+def node(
+    deployment: DeploymentFile,
+    part: Annotated[
+        str | None,
+        typer.Option("--part", metavar="NAME", help="Be this part alone, such as l0-0, l0-0.l1-1 or load."),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", metavar="N", min=0, help="Which instance this is.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="N", min=1, help="How many instances there are.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", min=0, help="Seed of everything that is drawn.")
+    ] = None,
+    directory: Directory = None,
+    metrics_port: Annotated[
+        int,
+        typer.Option("--metrics-port", metavar="N", min=0, max=65535, help="Port of the metrics; 0: any."),
+    ] = 0,
+    metrics_host: Annotated[
+        str, typer.Option("--metrics-host", metavar="HOST", help="Address on which metrics are served.")
+    ] = "127.0.0.1",
+) -> None:
+    """Run one process of a deployment, for a platform that starts and places processes itself.
+
+    Without --part it runs whole machines: the instance of rank r of n has the machines r, r + n, ... with
+    their L1s and their load. Rank and count come from the flags, else from NESTBED_RANK and NESTBED_COUNT,
+    else from JOB_COMPLETION_INDEX (with NESTBED_COUNT), SLURM_PROCID and SLURM_NTASKS, or the ordinal of a
+    StatefulSet in POD_INDEX or POD_NAME. It ends with exit code 75 when what it stands on is gone: start it
+    again.
+    """
+    settings, resolved = read(deployment, seed)
+    place = place_of(directory, settings.name)
+    if part is None:
+        settings = settings.model_copy(update={"placement": "together"})
+    whole = assigned(deployment, settings, resolved, place)
+    chosen = _named(whole, part) if part is not None else _ranked(whole, rank, count)
+    raise typer.Exit(perform(whole, chosen, metrics_host, metrics_port))
+
+
+def _named(whole: Assignment, name: str) -> tuple[Part, ...]:
+    found = tuple(part for part in whole.parts if part.name == name)
+    if not found:
+        listed = ", ".join(part.name for part in whole.parts)
+        end(exit_codes.USAGE, f"--part {name}: no such part; allowed: {listed}")
+    return found
+
+
+def _ranked(whole: Assignment, rank: int | None, count: int | None) -> tuple[Part, ...]:
+    from actors.deployment.parts import NoRank, Role, machines_of, rank_of
+
+    try:
+        mine = rank_of(rank, count, os.environ)
+    except NoRank as error:
+        end(exit_codes.USAGE, str(error))
+    machines = machines_of(mine.rank, mine.count, whole.deployment.machines)
+    listed = ", ".join(map(str, machines)) or "none"
+    say(f"rank {mine.rank} of {mine.count} ({mine.source}): machines {listed}")
+    if not machines:
+        end(exit_codes.USAGE, f"{whole.deployment.machines} machines leave none for rank {mine.rank}")
+    return tuple(part for part in whole.parts if part.machine in machines or part.role is Role.LOAD)
+
+
+def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int) -> int:
+    """Be these parts; returns the exit code."""
+    from dataclasses import replace
+
+    import trio
+
+    from actors.deployment.child import BODIES
+    from actors.deployment.place import Unusable
+    from actors.deployment.process import live
+    from actors.observe.exporter import CannotListen
+    from actors.runtime.notify import notify
+
+    place = whole.place
+    try:
+        place.prepare(tuple(part.name for part in parts))
+        epochs = place.next_epochs([part.name for part in parts])
+        mine = replace(whole, parts=parts, epochs=epochs, metrics_host=host, metrics_port=port)
+        return trio.run(live, mine, BODIES, None, lambda: notify("READY=1"))
+    except (Unusable, CannotListen) as error:
+        end(exit_codes.ENVIRONMENT, str(error))

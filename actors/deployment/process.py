@@ -1,0 +1,305 @@
+"""What every process of a deployment has, whatever its part.
+
+- A lifeline to its supervisor: renewals of its lease come over it, and the order to end. When it breaks, the
+  supervisor is gone, and so is this process within seconds. One that a platform started has none.
+- A fence: past its lease it answers nobody and ends (exit code GONE), for somebody else has its place.
+- A control socket, for the load, `nestbed why` and `nestbed doctor`: only processes of the same user.
+- Metrics, /healthz and /readyz on a port of the loopback.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from actors import exit_codes
+from actors.deployment import words
+from actors.deployment.fence import Fence
+from actors.deployment.parts import Part, Role
+from actors.deployment.place import Place
+from actors.deployment.settings import Deployment, scenario_of
+from actors.deployment.why import pictures
+from actors.observe.collector import Collector, registry_of
+from actors.observe.exporter import LOOPBACK
+from actors.observe.exporter import serve as serve_metrics
+from actors.runtime.actor import Actor, Runtime, open_runtime
+from actors.runtime.link import Link, Serve
+from actors.runtime.port import Directory
+from actors.runtime.supervisor import unwrap
+from actors.runtime.transport.unix import adopt, is_ours, listen
+from protocol.errors import RemoteProtocolError
+from protocol.plan.scenario import Scenario
+from protocol.tracking import Book
+
+LAST_WORDS_S = 4.0  # for an end in order, once nobody wants this process any more
+CONNECTIONS = 64  # to the control socket, at the same time
+
+Body = Callable[["Process", Part], Coroutine[Any, Any, None]]
+Numbers = Callable[[], dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a process is told when it starts. `epochs` has one for each of its parts."""
+
+    deployment: Deployment
+    scenario: Scenario
+    parts: tuple[Part, ...]
+    place: Place
+    folder: Path  # where the deployment file is: its scenario may be beside it
+    epochs: dict[str, int]
+    metrics_port: int = 0
+    metrics_host: str = LOOPBACK
+
+    def of(self, part: Part, epochs: dict[str, int]) -> Assignment:
+        """The same for a process with this part alone."""
+        return replace(self, parts=(part,), epochs=epochs)
+
+    def write(self) -> str:
+        """All of it as a text, for the process that is to be."""
+        return json.dumps(
+            {
+                "deployment": self.deployment.model_dump(mode="json"),
+                "folder": str(self.folder),
+                "parts": [[part.name, part.role.value, part.machine, part.host] for part in self.parts],
+                "place": str(self.place.root),
+                "epochs": self.epochs,
+                "metrics": [self.metrics_host, self.metrics_port],
+            }
+        )
+
+    @classmethod
+    def read(cls, text: str) -> Assignment:
+        """What `write` wrote."""
+        given = json.loads(text)
+        deployment = Deployment.model_validate(given["deployment"], strict=False)
+        folder = Path(given["folder"])
+        parts = tuple(Part(name, Role(role), *numbers) for name, role, *numbers in given["parts"])
+        host, port = given["metrics"]
+        scenario = scenario_of(deployment, folder).scenario
+        place = Place(Path(given["place"]))
+        return cls(deployment, scenario, parts, place, folder, given["epochs"], port, host)
+
+
+@dataclass(slots=True)
+class Health:
+    """How one part is."""
+
+    ready: bool = False
+    detail: str = "starting"
+    numbers: Numbers = dict
+
+
+class Live:
+    """Books as they are whenever somebody looks."""
+
+    def __init__(self, books: Callable[[], Iterable[Book]]) -> None:
+        self._books = books
+
+    def __iter__(self) -> Iterator[Book]:
+        return iter(self._books())
+
+
+class Process:
+    """One process, its parts, and the way in which it ends."""
+
+    def __init__(self, assignment: Assignment, nursery: trio.Nursery, runtime: Runtime) -> None:
+        self.assignment = assignment
+        self.deployment, self.scenario = assignment.deployment, assignment.scenario
+        self.place = assignment.place
+        self.nursery = nursery
+        self.runtime = runtime
+        self.directories = {part.name: Directory() for part in assignment.parts}
+        self.collector = Collector()
+        self.fence = Fence(lambda: self.end(exit_codes.GONE, "fenced: its lease was over"))
+        self.health = {part.name: Health() for part in assignment.parts}
+        self.casts: list[Callable[[], Iterable[tuple[str, Actor]]]] = []
+        self.locks: list[Callable[[], Iterable[tuple[str, str]]]] = []
+        self.links: dict[str, Link] = {}
+        self.stopping = trio.Event()
+        self.code = exit_codes.OK
+        self.when_ready: Callable[[], None] = lambda: None
+        self.port = 0
+        self.violations: dict[str, int] = {}
+        self._connections = 0
+        self.actor = Actor(words.PART, self._handle, runtime)
+        for directory in self.directories.values():
+            directory.add(words.PART, self.actor)
+
+    # -- what the parts say of themselves
+
+    def directory(self, part: Part) -> Directory:
+        """Whom others reach on the control socket of `part`."""
+        return self.directories[part.name]
+
+    def epoch(self, part: Part) -> int:
+        return self.assignment.epochs.get(part.name, 1)
+
+    def ready(self, part: Part, detail: str = "", numbers: Numbers | None = None) -> None:
+        """Others may rely on `part` from now on."""
+        health = self.health[part.name]
+        health.ready, health.detail = True, detail
+        if numbers is not None:
+            health.numbers = numbers
+        if self.all_ready():
+            self.when_ready()
+
+    def all_ready(self) -> bool:
+        return all(health.ready for health in self.health.values()) and not self.stopping.is_set()
+
+    def cast(self, actors: Callable[[], Iterable[tuple[str, Actor]]]) -> None:
+        """These act in this process: for metrics, and for `nestbed why`."""
+        self.casts.append(actors)
+        for role in ("te", "kvm", "host", "guest", "broker"):
+            self.collector.attach_actors(role, partial(_playing, actors, role))
+
+    # -- its end
+
+    def end(self, code: int, why: str) -> None:
+        """Wind down; the first to say so says why."""
+        if not self.stopping.is_set():
+            self.code = code
+            if code:
+                sys.stderr.write(f"nestbed: {', '.join(self.health)}: {why}\n")
+                sys.stderr.flush()
+            self.stopping.set()
+
+    async def wind_down(self) -> None:
+        """End everything once somebody wants that."""
+        await self.stopping.wait()
+        self.nursery.cancel_scope.cancel()
+
+    async def lifeline(self, link: Link) -> None:
+        """Live as long as the supervisor does."""
+        await link.run()
+        self.end(exit_codes.GONE, "the supervisor is gone")
+
+    # -- what it is asked
+
+    def _handle(self, message: object) -> object:
+        match message:
+            case words.Renew(until):
+                self.fence.renew(until)
+                return self._status()
+            case words.Status():
+                return self._status()
+            case words.Stop():
+                self.end(exit_codes.OK, "told to end")
+                return None
+            case words.Why():
+                return {"parts": list(self.health), "pictures": self.why()}
+        raise RemoteProtocolError("kind", f"not asked of a process: {type(message).__name__}")
+
+    def _status(self) -> dict[str, Any]:
+        healths = self.health.values()
+        numbers: dict[str, int] = {}
+        for health in healths:
+            numbers |= health.numbers()
+        return {
+            "ready": self.all_ready(),
+            "detail": "; ".join(health.detail for health in healths if health.detail),
+            "port": self.port,
+            "numbers": numbers,
+        }
+
+    def why(self) -> list[dict[str, Any]]:
+        """What is under way here, actor by actor."""
+        cast = [played for actors in self.casts for played in actors()]
+        held = [lock for locks in self.locks for lock in locks()]
+        return pictures(cast, held, self.links)
+
+    # -- who connects
+
+    async def control(self, part: Part) -> None:
+        """Serve this process's actors to others on the machine, on the path of `part`."""
+        listener = listen(self.place.control(part.name))
+        serve = self.fence.before(self.directory(part).serve)
+        self.nursery.start_soon(trio.serve_listeners, partial(self._serve, serve), [listener])
+
+    async def _serve(self, serve: Serve, stream: trio.SocketStream) -> None:
+        if not is_ours(stream) or self._connections >= CONNECTIONS:
+            await trio.aclose_forcefully(stream)
+            return
+        self._connections += 1
+        codec = words.codec()
+        link = Link(stream, serve, encode=codec.encode, decode=codec.decode)
+        try:
+            await link.run()
+        finally:
+            self._connections -= 1
+            if link.violation is not None:
+                reason = link.violation.reason
+                self.violations[reason] = self.violations.get(reason, 0) + 1
+
+
+def _playing(actors: Callable[[], Iterable[tuple[str, Actor]]], role: str) -> Iterator[Actor]:
+    return (actor for played, actor in actors() if played == role)
+
+
+async def live(
+    assignment: Assignment,
+    bodies: Mapping[Role, Body],
+    lifeline: int | None = None,
+    when_ready: Callable[[], None] = lambda: None,
+) -> int:
+    """Be a process with these parts until its supervisor, its machine or somebody with a signal ends it.
+
+    Returns the exit code. `lifeline` is the descriptor of the link to the supervisor. Raises CannotListen.
+    """
+    process: Process | None = None
+    try:
+        async with trio.open_nursery() as nursery, open_runtime() as runtime:
+            process = Process(assignment, nursery, runtime)
+            process.when_ready = when_ready
+            await _live(process, bodies, lifeline)
+    except BaseExceptionGroup as group:
+        fault = unwrap(group)
+        if fault is None:
+            raise
+        raise fault from fault.__cause__
+    assert process is not None
+    return process.code
+
+
+async def _live(process: Process, bodies: Mapping[Role, Body], lifeline: int | None) -> None:
+    assignment, nursery = process.assignment, process.nursery
+    nursery.start_soon(process.wind_down)
+    nursery.start_soon(_signals, process)
+    if lifeline is not None:
+        codec = words.codec()
+        directory = process.directory(assignment.parts[0])
+        link = Link(adopt(lifeline), directory.serve, encode=codec.encode, decode=codec.decode)
+        nursery.start_soon(process.lifeline, link)
+    registry = registry_of(process.collector)
+    port, host = assignment.metrics_port, assignment.metrics_host
+    async with serve_metrics(registry, port, host=host, ready=process.all_ready) as process.port:
+        for part in assignment.parts:
+            await process.control(part)
+        async with trio.open_nursery() as running:
+            for part in assignment.parts:
+                running.start_soon(bodies[part.role], process, part)
+        if not process.stopping.is_set():
+            process.end(exit_codes.OK, "everything is done")
+
+
+async def _signals(process: Process) -> None:
+    """SIGTERM and Ctrl-C end it in order; SIGUSR1 has it say what is under way."""
+    from actors.deployment.why import as_text
+
+    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    with suppress(RuntimeError), trio.open_signal_receiver(*wanted) as signals:
+        async for number in signals:
+            if number == signal.SIGUSR1:
+                sys.stderr.write(as_text({", ".join(process.health): process.why()}))
+                sys.stderr.flush()
+            else:
+                process.end(exit_codes.OK, "told to end by a signal")

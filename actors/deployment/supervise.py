@@ -1,0 +1,209 @@
+"""The supervisor of a deployment, in the foreground: it starts the parts, keeps them, takes them down.
+
+Parts are children of a `Supervisor`: from left to right a machine, its L1s, the next machine, at last the
+load; each starts when the one before is ready, and they go down in reverse. A part that ends against the
+order is started again under a higher epoch, within the budget; when that is spent, everything goes down.
+
+An L1 that ends because its machine did has done nothing wrong: it comes back when the machine does, and that
+takes nothing from the budget.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from actors.deployment.life import End, Life, begin
+from actors.deployment.parts import Part, Role, machine_name
+from actors.deployment.process import Assignment
+from actors.runtime.forker import Forker
+from actors.runtime.supervisor import Child, Restart, Running, Supervisor
+
+SHUTDOWN_S = 5.0
+READY_S = 120.0
+Say = Callable[[str], None]
+
+
+class PartEnded(Exception):
+    """A part ended that should not have."""
+
+
+class NotReady(Exception):
+    """A part did not become ready in its time."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """A part as its supervisor sees it, for the table."""
+
+    part: Part
+    state: str = "waiting"  # waiting | starting | ready | down | done
+    life: Life | None = None
+    restarts: int = 0
+    changed: float = field(default_factory=time.monotonic)
+
+    def become(self, state: str) -> None:
+        self.state, self.changed = state, time.monotonic()
+
+
+class Deployed:
+    """A deployment that is up. `run` is its whole life."""
+
+    def __init__(self, assignment: Assignment, say: Say) -> None:
+        deployment = assignment.deployment
+        self.assignment = assignment
+        self.seen = {part.name: Seen(part) for part in assignment.parts}
+        self.targets: dict[str, int] = {}
+        self.ready = trio.Event()
+        self.forker = Forker("actors.deployment.child", deployment.arch)
+        self._say = say
+        self._epochs = assignment.place.epochs()
+        self._nursery: trio.Nursery | None = None
+        self._machines = {part.machine: trio.Event() for part in assignment.parts if part.machine >= 0}
+        self._silent: list[Life] = []
+        self._going_down = False
+        self.supervisor = Supervisor(
+            [
+                Child(part.name, partial(self._keep, part), Restart.TRANSIENT, SHUTDOWN_S)
+                for part in assignment.parts
+            ],
+            intensity=deployment.restart.intensity,
+            period_s=deployment.restart.period_s,
+        )
+
+    async def run(self) -> None:
+        """Bring everything up and keep it, until the load is done with its rounds or this is cancelled.
+
+        Raises RestartsExceeded, NotReady, CannotFork.
+        """
+        async with trio.open_nursery() as self._nursery:
+            await self._nursery.start(self.forker.run)
+            try:
+                await self._supervised()
+            finally:
+                await self._nothing_is_left()
+
+    async def _nothing_is_left(self) -> None:
+        """Every process that was started is gone; so is the helper."""
+        self.kill_all()
+        lives = [*self._silent, *(seen.life for seen in self.seen.values() if seen.life is not None)]
+        with trio.CancelScope(shield=True):
+            for life in lives:
+                await life.process.watched.wait()
+        self.forker.close()
+
+    async def _supervised(self) -> None:
+        async with trio.open_nursery() as nursery:
+            supervisor: Supervisor = await nursery.start(self.supervisor.run)
+            self.ready.set()
+            load = self.seen.get("load")
+            while load is not None and load.state != "done":
+                await trio.sleep(0.05)
+            if load is not None:
+                for name in reversed(self.seen):
+                    await supervisor.stop(name)
+
+    # -- one part, through all of its lives
+
+    async def _keep(self, part: Part, running: Running) -> None:
+        """One child of the supervisor: returns when the part is done, raises when it has to start again."""
+        seen = self.seen[part.name]
+        if running.life > 1:
+            seen.restarts += 1
+        while True:
+            if part.role is Role.HOSTS:
+                await self._machines[part.machine].wait()
+            life = await self._begin(part, seen)
+            try:
+                await self._until_over(life, seen, running)
+            finally:
+                await self._ended(life, seen)
+            if running.stopping.is_set():
+                return
+            if part.role is Role.LOAD and life.end is End.ENDED and life.process.code == 0:
+                seen.become("done")
+                return
+            self._say(f"{part.name}: {life.how()} (epoch {life.epoch})")
+            if part.role is Role.HOSTS and not self._machines[part.machine].is_set():
+                continue  # its machine took it along
+            raise PartEnded(f"{part.name}: {life.how()}")
+
+    async def _begin(self, part: Part, seen: Seen) -> Life:
+        assert self._nursery is not None
+        epoch = self._epochs[part.name] = self._epochs.get(part.name, 0) + 1
+        place = self.assignment.place
+        place.write_epochs(self._epochs)
+        mine = self.assignment.of(part, {part.name: epoch})
+        seen.become("starting")
+        seen.life = await begin(self._nursery, self.forker, mine, part, epoch)
+        return seen.life
+
+    async def _until_over(self, life: Life, seen: Seen, running: Running) -> None:
+        """Until the process ends, is silent, or nobody wants it any more."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_then, life.over, nursery.cancel_scope)
+            nursery.start_soon(self._stop_when_wanted, life, running)
+            with trio.move_on_after(READY_S) as waiting:
+                await life.ready.wait()
+            if waiting.cancelled_caught:
+                raise NotReady(f"{life.part.name}: not ready within {READY_S:g} s")
+            seen.become("ready")
+            self.targets[life.part.name] = life.status["port"]
+            self._tell_targets()
+            if life.part.role is Role.MACHINE:
+                self._machines[life.part.machine].set()
+            running.started()
+            await trio.sleep_forever()
+
+    async def _stop_when_wanted(self, life: Life, running: Running) -> None:
+        await running.stopping.wait()
+        await life.stop()
+
+    async def _ended(self, life: Life, seen: Seen) -> None:
+        """Its end, for all who stood on it. A silent one is left to find itself fenced."""
+        seen.become("down")
+        self.targets.pop(life.part.name, None)
+        self._tell_targets()
+        if life.end is End.SILENT:
+            self._silent.append(life)
+        else:
+            life.kill()
+            with trio.CancelScope(shield=True):
+                await life.process.watched.wait()
+        if life.part.role is Role.MACHINE:
+            self._machines[life.part.machine] = trio.Event()
+            for other in self.seen.values():
+                if other.part.role is Role.HOSTS and other.part.machine == life.part.machine and other.life:
+                    other.life.kill()
+
+    # -- what others read
+
+    def _tell_targets(self) -> None:
+        """Keep the file for Prometheus true."""
+        labels = {
+            name: {
+                "deployment": self.assignment.deployment.name,
+                "part": name,
+                "role": seen.part.role.value,
+                "machine": machine_name(seen.part.machine) if seen.part.machine >= 0 else "",
+            }
+            for name, seen in self.seen.items()
+        }
+        self.assignment.place.write_targets(self.targets, labels)
+
+    def kill_all(self) -> None:
+        """Everything down, at once."""
+        for life in self._silent:
+            life.kill()
+        for seen in self.seen.values():
+            if seen.life is not None:
+                seen.life.kill()
+
+
+async def _then(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

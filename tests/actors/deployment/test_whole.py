@@ -1,0 +1,70 @@
+"""Deployments of real processes: brought up, driven, watched, taken down; any placement does the same."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+import trio
+
+from actors.deployment import words
+from actors.deployment.account import read
+
+pytestmark = pytest.mark.slow
+
+Lab = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+@pytest.mark.parametrize(
+    ("placement", "parts"),
+    [("apart", ["l0-0", "l0-0.l1-0", "l0-0.l1-1", "load"]), ("together", ["l0-0", "load"])],
+)
+async def test_a_load_has_its_rounds_and_nothing_of_it_is_left(
+    lab: Lab, placement: str, parts: list[str]
+) -> None:
+    async with lab(placement=placement, load={"rounds": 2}) as running:
+        assert list(running.deployed.seen) == parts
+        targets = json.loads(running.place.targets.read_text())
+        assert [target["labels"]["part"] for target in targets] == parts
+        audit = await running.ask("l0-0", words.MACHINE, words.Audit())
+        assert audit["leaks"] == ()
+        await running.until(lambda: running.deployed.seen["load"].state == "done")
+    totals, begun = read(running.place.journal)
+    assert (totals.failed, totals.unknown, totals.rounds, begun) == (0, 0, 8, {})
+
+
+async def test_every_part_has_metrics_and_says_that_it_is_ready(lab: Lab) -> None:
+    async with lab() as running:
+        await running.until(lambda: running.numbers("load").get("ok", 0) > 20)
+        ports = {part: running.deployed.targets[part] for part in running.deployed.seen}
+        for part, port in ports.items():
+            page = await trio.to_thread.run_sync(fetched, port, "/metrics")
+            assert b"nestbed_build_info" in page, part
+            assert await trio.to_thread.run_sync(fetched, port, "/readyz") == b"ready\n"
+        page = await trio.to_thread.run_sync(fetched, ports["l0-0"], "/metrics")
+        counted = [line for line in page.splitlines() if line.startswith(b"nestbed_te_issued_total")]
+        assert any(float(line.split()[-1]) > 0 for line in counted)
+
+
+def fetched(port: int, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        content: bytes = answer.read()
+        return content
+
+
+async def test_a_hypervisor_between_and_its_hosts_share_a_process(lab: Lab) -> None:
+    async with lab({"depth": "2"}, load={"rounds": 1, "paths": ["nested"]}) as running:
+        assert list(running.deployed.seen) == ["l0-0", "l0-0.l1-0", "load"]
+        await running.until(lambda: running.deployed.seen["load"].state == "done")
+    totals, _ = read(running.place.journal)
+    assert (totals.failed, totals.unknown, totals.rounds) == (0, 0, 2)
+
+
+async def test_two_machines_are_driven_at_once(lab: Lab) -> None:
+    async with lab(machines=2, placement="together", load={"rounds": 1}) as running:
+        await running.until(lambda: running.deployed.seen["load"].state == "done")
+    assert read(running.place.journal)[0].rounds == 8
