@@ -42,11 +42,16 @@ class ApartL1:
     kvm: Pair
     traps: Pair
 
-    async def gone(self, kvm: Kvm) -> None:
-        """Wait until nothing of it is left at L0, and give its file back."""
+    async def gone(self, kvm: Kvm, keeps_frames: Callable[[], bool] = lambda: False) -> None:
+        """Wait until nothing of it is left at L0, and give its file back.
+
+        `keeps_frames`: whether the next guest host on its seat gets the same frames.
+        """
         reclaimed = Reply()
         kvm.watch(self.name, lambda notice: reclaimed.deliver(notice, None))
         await reclaimed.wait()
+        if keeps_frames():
+            self.ram.evict()
         self.level.moved_out()
         self.ram.close()
 

@@ -76,6 +76,10 @@ class MachineRam:
         self._storage.forget(self._number)
         self._file.close()
 
+    def evict(self) -> None:
+        """The guest host's place is kept for the next one, its memory is not."""
+        self._storage.evict(self._number)
+
     def left(self, below: np.ndarray) -> None:
         self._storage.leave(below)
 

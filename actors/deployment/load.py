@@ -7,6 +7,7 @@ trouble begins anew: its host is reset and boots, its children at the broker are
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -29,7 +30,7 @@ from protocol.arch import load as slice_of
 from protocol.errors import NestbedError, NotDelivered, OperationalError, OperationFailed
 from protocol.plan import operations as op
 from protocol.plan.scenario import Scenario
-from protocol.plan.workload import HOSTED, NESTED, workload
+from protocol.plan.workload import HOSTED, NESTED, Workload, workload
 
 AGAIN_S = 0.05  # between two tries to reach somebody
 OPERATION_S = 60.0  # what takes longer has an unknown outcome
@@ -81,8 +82,16 @@ class Load:
                         self.account.round(driven.name)
                         left -= 1
             except* (Trouble, OperationalError, OSError) as trouble:
-                driven.trouble = str(unwrap(trouble))
+                self._note(driven, unwrap(trouble))
             await trio.sleep(AGAIN_S)
+
+    def _note(self, driven: Nested | Hosted, trouble: BaseException | None) -> None:
+        """Say into the log what was the matter, once for each kind."""
+        text = f"{type(trouble).__name__}: {trouble}"
+        if text != driven.trouble:
+            driven.trouble = text
+            sys.stderr.write(f"nestbed: {driven.name}: {text}\n")
+            sys.stderr.flush()
 
     async def do(self, who: str, what: str, act: Callable[[], Awaitable[Any]]) -> Any:
         """Do one operation, and account for it. Raises Trouble unless it succeeds."""
@@ -119,6 +128,12 @@ async def linked(path: Path) -> AsyncIterator[Link]:
         nursery.cancel_scope.cancel()
 
 
+def plan_of(process: Process, scenario: Scenario, path: str) -> Workload:
+    """What the guests live through, without what their architecture lacks."""
+    lacking = getattr(slice_of(process.deployment.arch).comparison, "lacks", {})
+    return workload(scenario, path).without(lacking)
+
+
 class Nested:
     """One guest host, driven by operations of its plan."""
 
@@ -131,7 +146,7 @@ class Nested:
         self._node = f"node.{first}"
         self.name = f"{self._machine}.l1-{seat}"
         self.trouble = ""
-        phases = workload(load.process.scenario, NESTED).hosts[seat].phases
+        phases = plan_of(load.process, load.process.scenario, NESTED).hosts[seat].phases
         self._plan = [act for phase in LIFE for act in phases.get(phase, ()) if isinstance(act, op.Operation)]
 
     @asynccontextmanager
@@ -173,7 +188,7 @@ class Hosted:
         assert comparison is not None
         data = None if self._guest.image is None else Path(self._guest.image).read_bytes()
         self._image = comparison.pack_image(comparison.image(scenario.seed, self._guest.image_pages, data))
-        plan = workload(scenario, HOSTED).hosts[seat]
+        plan = plan_of(process, scenario, HOSTED).hosts[seat]
         acts = [act for phase in ("boot", "run", "page_change") for act in plan.phases.get(phase, ())]
         self._acts = {
             guest: [act for act in acts if isinstance(act, _ACTS) and act.guest == guest]
@@ -203,7 +218,7 @@ class Hosted:
             "image": image, "vcpus": self._guest.vcpus, "memory_mib": self._guest.memory_mib,
             "labels": {"guest": str(guest)},
         }  # fmt: skip
-        key = self._load.next_life().to_bytes(16, "big")
+        key = asker.epoch.to_bytes(4, "big") + self._load.next_life().to_bytes(12, "big")
         started = await self._do("start", lambda: asker.ask("start", key, spec=spec))
         child: bytes = started["child"]
         for act in acts:

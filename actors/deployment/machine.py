@@ -226,7 +226,7 @@ class Machine:
         if l1.link.violation is not None:
             self.violations[l1.link.violation.reason] += 1
         self._requester_gone(seat)
-        await l1.gone(self.kvm)
+        await l1.gone(self.kvm, lambda: self.rig.seats[seat].level is l1.level)
         del self._seated[seat]
         self.process.links.pop(f"l1-{seat}", None)
         seated.gone.set()
@@ -288,7 +288,7 @@ class Machine:
             self.l0.host.port.submit(argument, deliver)
             return
         name = f"l1.{argument}"
-        step: partial[Step[None]] = partial(self.rig.reset, argument, "load-normal")
+        step: partial[Step[None]] = partial(self.rig.reset, argument, self.comparison.reboot)
         self.kvm.actor.submit(Control(name, step), deliver, name)
 
     def audit(self) -> dict[str, Any]:

@@ -131,6 +131,12 @@ class Physical:
         self.home[frames] = homes[homes.size - frames.size :]
         self._spare = [homes[: homes.size - frames.size]]
 
+    def evict(self, store: int) -> None:
+        """All frames leave that still live in this store: what was there is gone, and they hold zeroes."""
+        held = np.flatnonzero((self.home >> np.uint64(_STORE_SHIFT)) == store)
+        self.leave(held)
+        self.clear_many(held)
+
     def forget(self, store: int) -> None:
         """The store goes away: all frames have left it."""
         held = (self.home >> np.uint64(_STORE_SHIFT)) == store

@@ -66,7 +66,7 @@ async def test_whoever_is_killed_at_any_moment_everything_comes_back(
     lab: Lab, seed: int, paths: list[str]
 ) -> None:
     random = Random(seed)
-    async with lab(load={"paths": paths}) as running:
+    async with lab(load={"paths": paths}, patience_s=60 + 5 * KILLS) as running:
         victims = [*running.deployed.seen, HELPER]
         await settled(running)
         for _ in range(KILLS // 2):

@@ -11,27 +11,31 @@ from typing import Any
 import pytest
 import trio
 
-from actors.deployment import words
 from actors.deployment.account import read
+from protocol.arch import architectures, load
 
 pytestmark = pytest.mark.slow
 
 Lab = Callable[..., AbstractAsyncContextManager[Any]]
 
 
+SPLIT = [
+    name for name in architectures() if "--processes" not in getattr(load(name).comparison, "cannot", {})
+]
+
+
+@pytest.mark.parametrize("arch", SPLIT)
 @pytest.mark.parametrize(
     ("placement", "parts"),
     [("apart", ["l0-0", "l0-0.l1-0", "l0-0.l1-1", "load"]), ("together", ["l0-0", "load"])],
 )
 async def test_a_load_has_its_rounds_and_nothing_of_it_is_left(
-    lab: Lab, placement: str, parts: list[str]
+    lab: Lab, arch: str, placement: str, parts: list[str]
 ) -> None:
-    async with lab(placement=placement, load={"rounds": 2}) as running:
+    async with lab(arch=arch, placement=placement, load={"rounds": 2}) as running:
         assert list(running.deployed.seen) == parts
         targets = json.loads(running.place.targets.read_text())
         assert [target["labels"]["part"] for target in targets] == parts
-        audit = await running.ask("l0-0", words.MACHINE, words.Audit())
-        assert audit["leaks"] == ()
         await running.until(lambda: running.deployed.seen["load"].state == "done")
     totals, begun = read(running.place.journal)
     assert (totals.failed, totals.unknown, totals.rounds, begun) == (0, 0, 8, {})
