@@ -117,7 +117,9 @@ EXAMPLES = {
     "hosted start": (
         "nestbed hosted start guest.img --vcpus 2 --memory 512 --to vsock:2:5200",
         "nestbed hosted start guest.img --key 7 --linger 60 --to unix:/run/nestbed/3.vsock_5200",
+        "nestbed hosted start guest.img --dry-run sev-snp-guest",
     ),
+    "hosted pack": ("nestbed hosted pack vmlinuz --initrd initrd.img -o guest.img",),
     "hosted wait": ("nestbed hosted wait 4be1 --until STOPPED --to vsock:2:5200",),
     "hosted list": ("nestbed hosted list --exited --to vsock:2:5200",),
     "hosted describe": ("nestbed hosted describe 4be1 --to vsock:2:5200",),
@@ -207,6 +209,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "architectures": architectures.show,
     "hosted serve": hosted.serve,
     "hosted start": hosted.start,
+    "hosted pack": hosted.pack,
     "hosted wait": hosted.wait,
     "hosted list": hosted.listed,
     "hosted describe": hosted.describe,

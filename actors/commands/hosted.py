@@ -16,6 +16,7 @@ from actors.commands.options import AsJson
 from actors.commands.speak import end, say
 
 if TYPE_CHECKING:
+    from actors.hosting.serve import Options
     from nestbed.client import Hosting
     from protocol.hosting.policy import Policy
 
@@ -110,6 +111,9 @@ def serve(
     profile: Annotated[
         str, typer.Option("--profile", metavar="NAME", help="Whose CPUs and memory: peer, nitro or l1vh.")
     ] = "peer",
+    qemu: Annotated[
+        bool, typer.Option("--qemu", help="Offer --vmm qemu as well: real QEMU, under software emulation.")
+    ] = False,
     admin: Annotated[
         bool, typer.Option("--admin", help="Take orders as lines on standard input: reboot CID, audit.")
     ] = False,
@@ -134,6 +138,8 @@ def serve(
         end(exit_codes.USAGE, f"--profile {profile}: allowed: {', '.join(PROFILES)}")
     rules = None if policy is None else read_policy(policy)
     options = Options(directory, cids, Limits(profile=profile), policy=rules)
+    if qemu:
+        _offer_qemu(options)
 
     async def run() -> None:
         async with open_service(options) as hosting:
@@ -149,6 +155,17 @@ def serve(
         raise typer.Exit(exit_codes.INTERRUPTED) from None
     except* (StoreError, OSError) as group:
         end(exit_codes.ENVIRONMENT, str(_first(group)))
+
+
+def _offer_qemu(options: Options) -> None:
+    import shutil
+
+    from actors.hosting.vmm.qemu import MACHINES, Qemu
+
+    program = MACHINES["tcg"].program
+    if shutil.which(program) is None:
+        end(exit_codes.ENVIRONMENT, f"--qemu: {program} is not here; on Debian: apt install qemu-system-x86")
+    options.vmms["qemu"] = Qemu()
 
 
 def read_policy(path: Path) -> Policy:
@@ -176,7 +193,7 @@ def _first(group: BaseException) -> BaseException:
 
 def start(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The guest's image, any file.")],
-    to: To,
+    to: To = "",
     vcpus: Annotated[int, typer.Option("--vcpus", metavar="N", help="CPUs of the guest.")] = 1,
     memory: Annotated[int, typer.Option("--memory", metavar="MIB", help="Memory of the guest.")] = 64,
     label: Annotated[
@@ -196,8 +213,21 @@ def start(
     vmm: Annotated[str, typer.Option("--vmm", metavar="NAME", help="emulated or qemu.")] = "emulated",
     debug: Annotated[bool, typer.Option("--debug", help="Its console can be read.")] = False,
     reserve: Annotated[bool, typer.Option("--reserve", help="Only take its share.")] = False,
+    dry_run: Annotated[
+        str | None,
+        typer.Option("--dry-run", metavar="TE", help="Start nothing: show QEMU's command line for that TE."),
+    ] = None,
 ) -> None:
-    """Bring an image and start a secure guest from it; its name is printed once it is ready."""
+    """Bring an image and start a secure guest from it; its name is printed once it is ready.
+
+    With --dry-run nothing is asked of anybody: TE is tcg, sev-snp-guest, tdx-guest, s390-pv-guest or
+    pef-guest.
+    """
+    if dry_run is not None:
+        _show_command(dry_run, vcpus, memory)
+        return
+    if not to:
+        end(exit_codes.USAGE, f"--to ADDRESS is missing; {ADDRESS} may have it, too")
     labels = dict(each.partition("=")[::2] for each in label or ())
     if any(not name or not value for name, value in labels.items()):
         end(exit_codes.USAGE, "--label: allowed: NAME=VALUE")
@@ -216,6 +246,35 @@ def start(
             {"child": child.id, "cid": child.cid, "state": child.state, "replayed": child.replayed}
             | {"charged": dict(child.charged)}
         )
+
+
+def _show_command(te: str, vcpus: int, memory: int) -> None:
+    import shlex
+
+    from actors.hosting.vmm.qemu import MACHINES, MEMBERS, command
+
+    if te not in MACHINES:
+        end(exit_codes.USAGE, f"--dry-run {te}: allowed: {', '.join(MACHINES)}")
+    facts = {"vcpus": str(vcpus), "memory_mib": str(memory), "nonce": "NONCE"}
+    line = command(te, Path("GUEST"), facts, dict.fromkeys(MEMBERS[:2], True))
+    sys.stdout.write(shlex.join(line) + "\n")
+    if MACHINES[te].note:
+        say(MACHINES[te].note)
+
+
+def pack(
+    kernel: Annotated[Path, typer.Argument(metavar="KERNEL", help="A kernel that QEMU boots.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where the image goes.")],
+    initrd: Annotated[Path | None, typer.Option("--initrd", metavar="FILE", help="Initial RAM disk.")] = None,
+    cmdline: Annotated[str, typer.Option("--cmdline", metavar="TEXT", help="Kernel command line.")] = "",
+) -> None:
+    """Make the image of a guest that QEMU runs: a kernel and what belongs to it in one file."""
+    from actors.hosting.vmm import qemu
+
+    try:
+        qemu.pack(out, kernel, initrd, cmdline)
+    except OSError as error:
+        end(exit_codes.ENVIRONMENT, f"{error.filename or out}: {error.strerror}")
 
 
 def wait(

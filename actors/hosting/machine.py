@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from actors.hosting.ready import EMERGENCY, ReadyListener
+from actors.hosting.ready import EMERGENCY, ReadyChannel, ReadyListener
 from actors.hosting.vmm.emulated import Vmm
 from actors.hosting.vmm.files import GuestFiles
 from actors.runtime.port import Deliver
@@ -63,13 +63,12 @@ class Running:
 
     pid: int
     ended: trio.Event = field(default_factory=trio.Event)
-    wanted: bool = False  # it was told to end
 
 
 class ProcessMachine:
     """The port `machine` of the broker. `vmms` are those that are offered, by name.
 
-    `ended` is told of guests that ended by themselves, `wrote` what they write on their consoles.
+    `ended` is told of each guest that ended, and how, `wrote` what they write on their consoles.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class ProcessMachine:
             return Vanished()
         match effect:
             case LoadGuest():
-                return await trio.to_thread.run_sync(_load, files)
+                return await trio.to_thread.run_sync(_load, files, self.vmm_of(files))
             case StartGuest(child, timeout_ms):
                 return await self._start(child, files, timeout_ms)
             case StopGuest(child, grace_ms):
@@ -132,7 +131,7 @@ class ProcessMachine:
     def address_of(self, child: bytes, port: int) -> Address | None:
         """Where a port of a guest is reached."""
         files = self._files.get(child)
-        return None if files is None else Address("hybrid", files.socket("vsock"), port)
+        return None if files is None else self.vmm_of(files).channel(files, port)
 
     # -- a guest's life
 
@@ -146,6 +145,7 @@ class ProcessMachine:
             "ready_port": READY_PORTS + effect.cid % PORTS,
             "nonce": nonce.hex(),
             "digest": spec.image.hex(),
+            "policy": spec.policy,
             "vcpus": spec.vcpus,
             "memory_mib": spec.memory_mib,
             "owner": effect.owner_cid,
@@ -162,11 +162,15 @@ class ProcessMachine:
         if child in self._running and self._running[child].ended.is_set():
             return Died(files.exit())
         facts = files.facts()
-        listener = ReadyListener(files, facts)
+        listener = self._ready(files, facts)
         with listener:
             if child not in self._running:
                 self._spawn(child, files)
             return await self._until_ready(child, files, listener, timeout_ms)
+
+    def _ready(self, files: GuestFiles, facts: Mapping[str, str]) -> ReadyListener | ReadyChannel:
+        kind = ReadyListener if self.vmm_of(files).dials else ReadyChannel
+        return kind(files, facts)
 
     def _spawn(self, child: bytes, files: GuestFiles) -> None:
         files.forget_exit()
@@ -182,7 +186,7 @@ class ProcessMachine:
         self._watch(child, files, pid)
 
     async def _until_ready(
-        self, child: bytes, files: GuestFiles, listener: ReadyListener, timeout_ms: int
+        self, child: bytes, files: GuestFiles, listener: ReadyListener | ReadyChannel, timeout_ms: int
     ) -> Failure | None:
         """Race readiness against the end of the process and of the time."""
         running = self._running[child]
@@ -221,7 +225,6 @@ class ProcessMachine:
         running = self._running.get(child)
         if running is None or running.ended.is_set():
             return None
-        running.wanted = True
         if grace_ms:
             with trio.move_on_after(grace_ms / 1000):
                 with suppress(OSError, trio.BrokenResourceError):
@@ -240,14 +243,13 @@ class ProcessMachine:
         running = self._running.get(child)
         if running is None or running.ended.is_set():
             return Vanished()
-        with ReadyListener(files, files.facts()) as listener:
+        with self._ready(files, files.facts()) as listener:
             await self.vmm_of(files).reset(files)
             return await self._until_ready(child, files, listener, timeout_ms)
 
     async def _destroy(self, child: bytes, files: GuestFiles) -> Failure | None:
         running = self._running.get(child)
         if running is not None:
-            running.wanted = True
             failure = await self._killed(files, running)
             if failure is not None:
                 return failure
@@ -279,10 +281,9 @@ class ProcessMachine:
         finally:
             os.close(pidfd)
         with suppress(ChildProcessError):  # a process that a former life of the service started
-            os.waitpid(running.pid, os.WNOHANG)
+            files.note_end(os.waitpid(running.pid, os.WNOHANG)[1])
         running.ended.set()
-        if not running.wanted:
-            self._ended(child, files.exit())
+        self._ended(child, files.exit())
 
     async def _read_console(self, child: bytes, files: GuestFiles, running: Running) -> None:
         while not running.ended.is_set():
@@ -315,7 +316,7 @@ class ProcessMachine:
         return found
 
 
-def _load(files: GuestFiles) -> Failure | None:
+def _load(files: GuestFiles, vmm: Vmm) -> Failure | None:
     """Measure what lies there: it has to be what was announced."""
     facts = files.facts()
     with (files.path / "image").open("rb") as file:
@@ -324,6 +325,10 @@ def _load(files: GuestFiles) -> Failure | None:
         file.seek(0)
         measurement = hashlib.file_digest(file, "sha384").hexdigest()
     (files.path / "measurement").write_text(measurement)
+    try:
+        vmm.prepare(files)
+    except ValueError:
+        return ImageChanged()
     return None
 
 

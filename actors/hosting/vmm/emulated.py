@@ -15,7 +15,16 @@ CONTROL_BYTES = 256
 
 
 class Vmm(Protocol):
-    """A kind of virtual machine monitor. What it is told raises OSError where it does not answer."""
+    """A kind of virtual machine monitor. What it is told raises OSError where it does not answer.
+
+    `dials`: its guests announce their readiness by dialling their host, not on their channel.
+    """
+
+    dials: bool
+
+    def prepare(self, files: GuestFiles) -> None:
+        """Make ready what `command` needs of the image. Raises OSError, ValueError: it is not one."""
+        ...
 
     def command(self, files: GuestFiles) -> list[str]:
         """The program and its arguments."""
@@ -37,9 +46,18 @@ class Vmm(Protocol):
         """Write a dump of the running guest to the file `dump`."""
         ...
 
+    def channel(self, files: GuestFiles, port: int) -> Address:
+        """Where a port of the guest is reached."""
+        ...
+
 
 class Emulated:
     """A `Vmm` whose guest is a small program (`guest.py`)."""
+
+    dials = True
+
+    def prepare(self, files: GuestFiles) -> None:
+        pass
 
     def command(self, files: GuestFiles) -> list[str]:
         program = Path(__file__).with_name("guest.py")
@@ -57,6 +75,9 @@ class Emulated:
     async def dump(self, files: GuestFiles) -> None:
         if await self._say(files, "dump") != "ok":
             raise ConnectionResetError("the guest was not dumped")
+
+    def channel(self, files: GuestFiles, port: int) -> Address:
+        return Address("hybrid", files.socket("vsock"), port)
 
     async def _say(self, files: GuestFiles, line: str) -> str:
         stream = await connect(Address("unix", files.socket("control")))

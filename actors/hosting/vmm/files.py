@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 EXIT_KILLED = 137
+SIGNALLED = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,12 @@ class GuestFiles:
         except (OSError, ValueError):
             return None
         return int(pid) if born != "0" and _born(int(pid)) == born else None
+
+    def note_end(self, status: int) -> None:
+        """Keep how the process ended, where the guest has not said so itself."""
+        code = os.waitstatus_to_exitcode(status)
+        if not (self.path / "exit").exists() and self.path.exists():
+            self._replace("exit", str(code if code >= 0 else SIGNALLED - code))
 
     def exit(self) -> int:
         """With which status the guest ended; 137 where it could not say so."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import trio
 
+from actors.runtime.transport.fabric import FabricStream
 from protocol.vsock.address import CID_ANY, CID_HOST, CID_LOCAL, Address
 from protocol.vsock.hybrid import REQUEST_TIMEOUT_S, connect_line, read_ok
 
@@ -129,6 +130,8 @@ async def serve_all(
 
 def peer_of(stream: trio.abc.Stream) -> Peer:
     """Who is at the other end of an accepted stream."""
+    if isinstance(stream, FabricStream):
+        return Peer(cid=stream.connection.peer_cid)
     if not isinstance(stream, trio.SocketStream):
         return Peer()
     if stream.socket.family == socket.AF_UNIX:

@@ -1,0 +1,233 @@
+"""How the service runs QEMU: under software emulation here, and the command lines of real secure guests.
+
+A guest's image is a tar archive with `kernel` and, if it needs them, `initrd` and `cmdline`. In the guest's
+directory QEMU serves `control` (QMP), `console` (the first serial port) and `channel` (the second one): the
+guest announces itself on the latter, 32 hexadecimal digits that stand behind `--` on its command line and one
+byte, and reads that byte back. The port is then its one channel.
+
+The real ones need a machine with the hardware, an image with the owner's part in it (an encrypted one on s390
+and POWER), and firmware that measures. Their options are those of QEMU's documentation; here they are shown
+and not run.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from actors.hosting.vmm.files import GuestFiles
+from actors.runtime.transport.address import connect
+from protocol.vsock.address import Address
+
+MEMBERS = ("kernel", "initrd", "cmdline")
+MEMBER_BYTES = 1 << 30
+QMP_S = 5.0
+LINE_BYTES = 64 * 1024
+ANSWER_TO = "nestbed"  # the id of our one command
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One kind of QEMU machine: program, machine type, and what makes it a secure one."""
+
+    program: str
+    accel: str
+    machine: str
+    secure: tuple[str, ...] = ()
+    cpu: str = ""
+    console: str = "console=ttyS0"
+    note: str = ""
+
+
+MACHINES: Mapping[str, Machine] = {
+    "tcg": Machine("qemu-system-x86_64", "tcg", "pc"),
+    "sev-snp-guest": Machine(
+        "qemu-system-x86_64",
+        "kvm",
+        "q35,confidential-guest-support=te0,memory-backend=ram0,vmport=off",
+        (
+            "-object",
+            "memory-backend-memfd,id=ram0,size={memory_mib}M,share=true,prealloc=false",
+            "-object",
+            "sev-snp-guest,id=te0,cbitpos=51,reduced-phys-bits=1,policy={policy:#x},kernel-hashes=on",
+            "-bios",
+            "OVMF.amdsev.fd",
+        ),
+        cpu="EPYC-v4",
+        note="policy 0: 0x30000, the least one; firmware with the table of hashes",
+    ),
+    "tdx-guest": Machine(
+        "qemu-system-x86_64",
+        "kvm",
+        "q35,kernel-irqchip=split,confidential-guest-support=te0,memory-backend=ram0",
+        (
+            "-object",
+            "memory-backend-ram,id=ram0,size={memory_mib}M",
+            "-object",
+            "tdx-guest,id=te0",
+            "-bios",
+            "OVMF.inteltdx.fd",
+        ),
+        cpu="host",
+    ),
+    "s390-pv-guest": Machine(
+        "qemu-system-s390x",
+        "kvm",
+        "s390-ccw-virtio,confidential-guest-support=te0",
+        ("-object", "s390-pv-guest,id=te0"),
+        console="",
+        note="the kernel is an image of genprotimg: initrd and command line are inside, encrypted",
+    ),
+    "pef-guest": Machine(
+        "qemu-system-ppc64",
+        "kvm",
+        "pseries,confidential-guest-support=te0",
+        ("-object", "pef-guest,id=te0"),
+        console="console=hvc0",
+        note="the initrd carries the ESM blob",
+    ),
+}
+LEAST_SNP_POLICY = 0x30000
+
+
+def command(kind: str, directory: Path, facts: Mapping[str, str], members: Mapping[str, bool]) -> list[str]:
+    """Return the command line of a guest of `kind`, one of MACHINES, whose files are in `directory`.
+
+    `facts`: memory_mib, vcpus, nonce and policy, as text; `members` which parts the image has.
+    """
+    machine = MACHINES[kind]
+    policy = int(facts.get("policy", "0")) or LEAST_SNP_POLICY
+    fill = {"memory_mib": facts["memory_mib"], "policy": policy}
+    line = [machine.program, "-nodefaults", "-no-user-config", "-display", "none"]
+    line += ["-accel", machine.accel, "-machine", machine.machine]
+    line += ["-cpu", machine.cpu] if machine.cpu else []
+    line += ["-m", f"{facts['memory_mib']}M", "-smp", facts["vcpus"]]
+    line += [option.format(**fill) for option in machine.secure]
+    line += ["-kernel", str(directory / "kernel")]
+    if kind != "s390-pv-guest":
+        line += ["-initrd", str(directory / "initrd")] if members.get("initrd") else []
+        text = (directory / "cmdline").read_text().strip() if members.get("cmdline") else ""
+        line += ["-append", " ".join(filter(None, (machine.console, text, "--", facts["nonce"])))]
+    if kind == "s390-pv-guest":
+        line += _sclp(directory)
+    elif kind == "pef-guest":
+        line += _spapr(directory)
+    else:
+        for name in ("console", "channel"):
+            line += ["-chardev", _listening(directory, name), "-serial", f"chardev:{name}"]
+    line += ["-chardev", _listening(directory, "control"), "-mon", "chardev=control,mode=control"]
+    return line
+
+
+def _listening(directory: Path, name: str) -> str:
+    return f"socket,id={name},path={directory / name},server=on,wait=off"
+
+
+def _sclp(directory: Path) -> list[str]:
+    """s390 has its console on the SCLP, and a second one for the channel."""
+    return [
+        *("-chardev", _listening(directory, "console"), "-device", "sclpconsole,chardev=console"),
+        *("-chardev", _listening(directory, "channel"), "-device", "sclplmconsole,chardev=channel"),
+    ]
+
+
+def _spapr(directory: Path) -> list[str]:
+    """POWER has virtual terminals."""
+    return [
+        *("-chardev", _listening(directory, "console"), "-device", "spapr-vty,chardev=console"),
+        *("-chardev", _listening(directory, "channel"), "-device", "spapr-vty,chardev=channel"),
+    ]
+
+
+class Qemu:
+    """A `Vmm` that is a QEMU process. `program` is where it is, if not on the path."""
+
+    dials = False
+
+    def __init__(self, kind: str = "tcg", program: str = "") -> None:
+        self._kind = kind
+        self._program = program
+
+    def prepare(self, files: GuestFiles) -> None:
+        """Take the image apart. Raises OSError, ValueError: it is not one for QEMU."""
+        unpack(files.path / "image", files.path)
+
+    def command(self, files: GuestFiles) -> list[str]:
+        there = {name: (files.path / name).exists() for name in MEMBERS}
+        made = command(self._kind, files.path, files.facts(), there)
+        return [self._program or made[0], *made[1:]]
+
+    async def entered(self, files: GuestFiles) -> bool:
+        answer = await self._ask(files, "query-status")
+        return bool(answer.get("running"))
+
+    async def stop(self, files: GuestFiles) -> None:
+        await self._ask(files, "system_powerdown")
+
+    async def reset(self, files: GuestFiles) -> None:
+        await self._ask(files, "system_reset")
+
+    async def dump(self, files: GuestFiles) -> None:
+        target = f"file:{files.socket('dump')}"
+        await self._ask(files, "dump-guest-memory", paging=False, protocol=target)
+
+    def channel(self, files: GuestFiles, port: int) -> Address:
+        return Address("unix", files.socket("channel"))
+
+    async def _ask(self, files: GuestFiles, execute: str, **arguments: object) -> dict[str, object]:
+        """One command of QMP. Raises OSError where it is refused or not answered."""
+        stream = await connect(Address("unix", files.socket("control")))
+        async with stream:
+            with trio.fail_after(QMP_S), suppress(trio.BrokenResourceError):
+                await stream.send_all(b'{"execute": "qmp_capabilities"}\n')
+                said = {"execute": execute, "arguments": arguments, "id": ANSWER_TO}
+                await stream.send_all(json.dumps(said).encode() + b"\n")
+                buffer = b""
+                while data := await stream.receive_some(LINE_BYTES):
+                    *lines, buffer = (buffer + data).split(b"\n")
+                    for line in lines:
+                        answer = json.loads(line)
+                        if answer.get("id") == ANSWER_TO:
+                            if "error" in answer:
+                                raise OSError(f"QEMU: {answer['error'].get('desc', '')}")
+                            returned: dict[str, object] = answer["return"]
+                            return returned
+        raise ConnectionResetError("QEMU ended the conversation")
+
+
+def unpack(image: Path, into: Path) -> None:
+    """Write the members of an image beside it. Raises OSError, ValueError: it is not one for QEMU."""
+    try:
+        with tarfile.open(image) as archive:
+            names = archive.getnames()
+            if "kernel" not in names or not set(names) <= set(MEMBERS):
+                found = ", ".join(names)[:80]
+                raise ValueError(f"an image for QEMU has kernel, initrd and cmdline, not {found}")
+            for name in names:
+                member = archive.extractfile(name)
+                if member is None or archive.getmember(name).size > MEMBER_BYTES:
+                    raise ValueError(f"{name} is no file, or larger than {MEMBER_BYTES} bytes")
+                (into / name).write_bytes(member.read())
+    except tarfile.TarError as error:
+        raise ValueError(f"no tar archive: {error}") from error
+
+
+def pack(into: Path, kernel: Path, initrd: Path | None = None, cmdline: str = "") -> None:
+    """Make an image for QEMU. Raises OSError."""
+    import io
+
+    with tarfile.open(into, "w") as archive:
+        archive.add(kernel.resolve(), "kernel")
+        if initrd is not None:
+            archive.add(initrd.resolve(), "initrd")
+        if cmdline:
+            data = cmdline.encode()
+            info = tarfile.TarInfo("cmdline")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))

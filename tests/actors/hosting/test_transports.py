@@ -1,0 +1,238 @@
+"""One interface over every transport: the fabric in memory, hybrid sockets with socat, the real VSOCK."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import socket
+import subprocess
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from actors.broker import Broker
+from actors.hosting.serve import serve_on
+from actors.runtime.actor import open_runtime
+from actors.runtime.transport.address import connect, listen_unix, listen_vsock, peer_of, vsock_probe
+from actors.runtime.transport.fabric import MemoryVsock
+from protocol.hosting import Identity, Service
+from protocol.hosting.machine import CreateGuest, DestroyGuest
+from protocol.vsock.address import Address
+from protocol.wire import FrameDecoder, pack_frame
+
+IMAGE = b"image"
+SPEC = {"image": hashlib.sha256(IMAGE).digest(), "vcpus": 1, "memory_mib": 16}
+NO_VSOCK = vsock_probe()
+SOCAT = shutil.which("socat")
+
+
+class Machine:
+    """L0's machine as a port that answers at once."""
+
+    def __init__(self):
+        self.guests = set()
+
+    def submit(self, message, deliver, owner=None):
+        if isinstance(message, CreateGuest):
+            self.guests.add(message.child)
+        if isinstance(message, DestroyGuest):
+            self.guests.remove(message.child)
+        deliver(None, None)
+
+
+class Client:
+    """A requester's end of a stream."""
+
+    def __init__(self, stream):
+        self.stream, self.decoder, self.got, self.rid = stream, FrameDecoder(), [], 0
+
+    async def ask(self, kind, **body):
+        self.rid += 1
+        rid = self.rid.to_bytes(16, "big")
+        frame = {"v": 1, "t": kind, "rid": rid, "epoch": 1, "dl": None, "key": None, "b": body}
+        await self.stream.send_all(pack_frame(frame))
+        while not self.got:
+            data = await self.stream.receive_some(65_536)
+            if not data:
+                return None
+            self.got += self.decoder.feed(data)
+        return self.got.pop(0)["b"]
+
+
+@asynccontextmanager
+async def a_broker():
+    async with open_runtime() as runtime, trio.open_nursery() as nursery:
+        machine = Machine()
+        yield Broker(Service(), machine, lambda: 0, runtime), machine, nursery
+        nursery.cancel_scope.cancel()
+
+
+def by_cid(peer):
+    return Identity(peer.cid, 1) if peer.cid is not None and peer.cid >= 3 else None
+
+
+# The fabric in memory
+
+
+async def test_over_the_fabric_the_context_id_of_the_peer_is_who_asks():
+    async with a_broker() as (broker, machine, nursery):
+        vsock = MemoryVsock()
+        listener = vsock.listen(vsock.fabric.host, 5200)
+        await nursery.start(serve_on, broker, listener, by_cid)
+        clients = {}
+        for cid in (3, 4):
+            endpoint = vsock.fabric.add(cid)
+            clients[cid] = Client(await vsock.connect(endpoint, 2, 5200))
+            assert (await clients[cid].ask("hello", versions=[1]))["id"] == cid
+        three = clients[3]
+        await three.ask("image.put", digest=SPEC["image"], size=5, offset=0, data=IMAGE)
+        child = (await three.ask("start", spec=SPEC))["child"]
+        assert (await clients[4].ask("describe", child=child))["name"] == "NOT_FOUND"
+        assert (await clients[4].ask("destroy", child=child)) == {"state": "RELEASED"}
+        assert machine.guests == {child}
+
+
+async def test_a_reset_of_the_transport_ends_the_connection_and_not_the_requester():
+    async with a_broker() as (broker, machine, nursery):
+        vsock = MemoryVsock()
+        await nursery.start(serve_on, broker, vsock.listen(vsock.fabric.host, 5200), by_cid)
+        endpoint = vsock.fabric.add(3)
+        client = Client(await vsock.connect(endpoint, 2, 5200))
+        await client.ask("hello", versions=[1])
+        await client.ask("image.put", digest=SPEC["image"], size=5, offset=0, data=IMAGE)
+        child = (await client.ask("start", spec=SPEC))["child"]
+        endpoint.transport_reset()
+        vsock.wake()
+        with pytest.raises(trio.BrokenResourceError):
+            await client.ask("list")
+        again = Client(await vsock.connect(endpoint, 2, 5200))
+        assert (await again.ask("describe", child=child))["state"] == "READY"
+        assert machine.guests == {child}
+
+
+async def test_nobody_listens_and_nobody_is_there(autojump_clock):
+    vsock = MemoryVsock()
+    endpoint = vsock.fabric.add(3)
+    with pytest.raises(ConnectionResetError):
+        await vsock.connect(endpoint, 2, 5200)
+    began = trio.current_time()
+    with pytest.raises(TimeoutError):
+        await vsock.connect(endpoint, 77, 5200)
+    assert 2 <= trio.current_time() - began < 2.5
+
+
+async def test_more_than_the_credit_goes_through_while_it_is_read():
+    vsock = MemoryVsock()
+    listener = vsock.listen(vsock.fabric.host, 7)
+    stream = await vsock.connect(vsock.fabric.add(3), 2, 7)
+    other = await listener.accept()
+    data = bytes(range(256)) * 4096
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_all, data)
+        got = b""
+        while len(got) < len(data):
+            got += await other.receive_some(50_000)
+    assert got == data
+    await stream.send_eof()
+    assert await other.receive_some(1) == b""
+    await other.aclose()
+
+
+# Hybrid sockets
+
+
+def needs_socat():
+    return pytest.mark.skipif(not SOCAT, reason="socat is not here; on Debian: apt install socat")
+
+
+@needs_socat()
+@pytest.mark.slow
+def test_socat_reaches_a_port_of_a_guest_by_connect(service_process):
+    """A program that was written for this scheme, byte for byte: the line, the answer, then the stream."""
+    service = service_process()
+    with service.client() as host:
+        child = host.start(b"#!nestbed\nready\n", vcpus=1, memory_mib=16, ready="notified")
+        uds = service.directory / "guests" / str(child.cid) / "vsock"
+        said = subprocess.run(
+            [SOCAT, "-t", "2", "-", f"UNIX-CONNECT:{uds}"],
+            input=b"CONNECT 7\nhello",
+            capture_output=True,
+            check=False,
+        )
+        assert said.stdout == b"OK 1073741824\nhello"
+        refused = subprocess.run(
+            [SOCAT, "-t", "2", "-", f"UNIX-CONNECT:{uds}"],
+            input=b"CONNECT 8\n",
+            capture_output=True,
+            check=False,
+        )
+        assert refused.stdout == b"", "a refusal is the end, without a byte"
+        host.destroy(child.id)
+
+
+@needs_socat()
+@pytest.mark.slow
+async def test_our_end_speaks_to_a_multiplexer_made_of_socat(short_directory):
+    """The other way round: socat plays the VMM, answers OK and then more in the same breath."""
+    uds = short_directory / "vsock"
+    script = short_directory / "vmm"
+    script.write_text("read line; printf 'OK 1073741900\\nbeyond the line'; cat")
+    command = [SOCAT, f"UNIX-LISTEN:{uds}", f"EXEC:sh {script}"]
+    with subprocess.Popen(command) as process:
+        while not uds.exists():
+            await trio.sleep(0.01)
+        stream = await connect(Address("hybrid", str(uds), 5200))
+        got = b""
+        while len(got) < 15:
+            got += await stream.receive_some(100)
+        assert got == b"beyond the line", "not a byte of what follows the line was lost"
+        await stream.aclose()
+        process.terminate()
+
+
+async def test_who_answers_something_else_is_not_spoken_to(short_directory):
+    listener = listen_unix(str(short_directory / "vsock"))
+
+    async def odd(stream):
+        await stream.receive_some(100)
+        await stream.send_all(b"HELLO\n")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, odd, [listener])
+        with pytest.raises(ConnectionResetError):
+            await connect(Address("hybrid", str(short_directory / "vsock"), 1))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_socket_is_for_its_owner_alone_and_says_who_connects(short_directory):
+    path = short_directory / "s"
+    listener = listen_unix(str(path))
+    assert path.stat().st_mode & 0o777 == 0o700
+    async with listener, await connect(Address("unix", str(path))):
+        accepted = await listener.accept()
+        async with accepted:
+            assert peer_of(accepted).uid is not None
+        with pytest.raises(OSError):
+            listen_unix(str(path))
+    again = listen_unix(str(path))  # nobody listens there any more
+    await again.aclose()
+
+
+# The real one
+
+
+@pytest.mark.skipif(bool(NO_VSOCK), reason=f"no AF_VSOCK within this machine: {NO_VSOCK}")
+async def test_over_the_real_vsock_the_loopback_asks():
+    async with a_broker() as (broker, _, nursery):
+        listener = listen_vsock(0xFFFF_FFFF)
+        port = listener.socket.getsockname()[1]
+        await nursery.start(serve_on, broker, listener, lambda peer: Identity(3, 1))
+        client = Client(await connect(Address("vsock", "1", port)))
+        assert (await client.ask("hello", versions=[1]))["id"] == 3
+
+
+def test_the_probe_says_why_or_nothing():
+    assert isinstance(NO_VSOCK, str)
+    if not hasattr(socket, "AF_VSOCK"):
+        assert "AF_VSOCK" in NO_VSOCK
