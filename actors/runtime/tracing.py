@@ -22,6 +22,7 @@ from typing import Protocol
 from actors.runtime.port import Deliver
 from protocol.errors import NestbedError
 from protocol.trace.span import Counts, Span, trace_id
+from protocol.wire import Trace
 
 Describe = Callable[[object], str]
 SPANS = 200_000  # of one run; what comes beyond is not followed, and counted
@@ -132,6 +133,11 @@ class Tracer:
     def leave(self, before: tuple[Span | None, bool]) -> None:
         """That work is over for now."""
         self._become(*before)
+
+    def context(self) -> Trace | None:
+        """Where whatever happens now belongs; None if it is part of nothing that is followed."""
+        span = self._current if self._working else _root.get()
+        return None if span is None else span.context
 
     def enter_task(self) -> tuple[Span | None, bool]:
         """What this task does by itself, with no actor at work, belongs to its operation. See `tracing`."""
