@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from protocol.arch.tdx.compose import Rig, compose
+from protocol.arch.tdx.firmware import sections
 from protocol.arch.tdx.host.system import Host
 from protocol.arch.tdx.linked import WIRE, LinkedTdx
 from protocol.arch.tdx.prices import PRICES
@@ -24,7 +25,6 @@ from protocol.tracking import Book
 LACKS = {
     "swap": "Linux does not swap the memory of TDs: guest_memfd holds it, so no host here does",
     "reset": "a TD cannot be reset: its VCPUs and its measurement are fixed, so it is ended and built anew",
-    "attest": "a TD's report is no operation of this host software yet",
     "secret": "a TD has no secrets in the TDX module: what its owner gives it comes after attestation",
     "dump": "no call of the TDX module dumps a TD for its owner",
 }
@@ -83,7 +83,7 @@ class TdxComparison:
         chosen = place.lps if cpus is None else [place.lps[number] for number in cpus]
         seen = rig.seen(place.level)
         level = seen if record is None else RecordedTdx(seen, record)
-        return Host(level, chosen, depth=rig.depth, image=image, book=book, bulk=bulk)
+        return Host(level, chosen, depth=rig.depth, image=image, book=book, bulk=bulk, machine_seed=rig.seed)
 
     # -- with L1 in a process of its own: not built
 
@@ -99,9 +99,10 @@ class TdxComparison:
     # -- images
 
     def image(self, seed: int, pages: int, data: bytes | None) -> bytes:
-        """What is added and measured page by page: the bytes of a file, or some drawn from the seed."""
+        """What is added page by page: firmware that says what goes where, or any bytes."""
         if data is None:
             return shake_256(f"{seed}:guest image".encode()).digest(pages * PAGE)
+        sections(data)  # is the firmware one that can be loaded?
         return data + bytes(-len(data) % PAGE)
 
     def pack_image(self, image: bytes) -> bytes:

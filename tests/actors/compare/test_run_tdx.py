@@ -16,8 +16,10 @@ from actors.compare.outcome import Outcome
 from actors.compare.progress import Progress
 from actors.compare.run import run
 from actors.costs import load as load_costs
+from protocol.arch.tdx.firmware import mrtd
+from protocol.arch.tdx.machine import Machine
 from protocol.arch.tdx.profiles import PROFILES
-from protocol.plan.fit import mistakes
+from protocol.plan.fit import FIRST_PAGES, mistakes
 from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario, Strategy
 
 LIFE = ("create", "load", "boot", "run", "page_change", "destroy")
@@ -171,6 +173,43 @@ def test_two_runs_count_the_same(depth: int) -> None:
     for again in (second, packed):
         for one, other in zip(first.results, again.results, strict=True):
             assert one | {"contention": {}} == other | {"contention": {}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_measurement_is_the_same_on_every_path(
+    depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that a hosted guest's image travels in, too: neither path, depth nor neighbours are in it."""
+    found: list[bytes] = []
+    perform = Machine.perform
+
+    def watched(machine: Machine, spec: Any, call: Any) -> Any:
+        tdr = call.r[1] >> 12
+        status = yield from perform(machine, spec, call)
+        if spec.name == "mr_finalize":
+            found.append(machine.tds[tdr].mrtd)
+        return status
+
+    monkeypatch.setattr(Machine, "perform", watched)
+    image = tmp_path / "firmware"
+    image.write_bytes(bytes(range(256)) * 16 * IMAGE)
+    outcome(depth, guest=replace(small().guest, image=str(image)))
+    assert len(found) >= 3 * GUESTS  # direct, nested, hosted; some are loaded again after a reboot
+    assert set(found) == {mrtd(image.read_bytes(), FIRST_PAGES << 12)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+def test_evidence_takes_one_call_of_the_guest_and_one_exit(depth: int) -> None:
+    """And the first time a page of the guest's own, and a buffer that it shares."""
+    found = by_path(outcome(depth, run=Run(attestations=3)))
+    for path in ("direct", "nested", "hosted"):
+        phase = found[path]["phases"]["attest"]
+        assert phase["te_calls.tdg_mr_report.guest.native.guest"] == 3 * GUESTS, path
+        assert issued(found[path], "attest")["mem_page_aug"] == 3 * GUESTS
+    quotes = {name: n for name, n in found["direct"]["phases"]["attest"].items() if ".tdvmcall." in name}
+    assert sum(quotes.values()) == (3 + 1) * GUESTS  # each quote, and MapGPA of the buffer
 
 
 @pytest.mark.slow

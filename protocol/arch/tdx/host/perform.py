@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from protocol.arch.tdx import firmware
 from protocol.arch.tdx.cpu import registers
 from protocol.arch.tdx.guest import Read, Tdcall, Touch
-from protocol.arch.tdx.host import bulk
+from protocol.arch.tdx.host import attest, bulk
 from protocol.arch.tdx.host.shared import SharedEpt
 from protocol.arch.tdx.host.vm import MAP_GPA, SHARED_BIT, Vcpu, Vm, run, tables
 from protocol.arch.tdx.profiles import MIB, TDCS_PAGES, TDVPS_PAGES
@@ -124,21 +125,20 @@ def _vcpu(host: Host, vm: Vm, number: int) -> Step[None]:
 
 
 def _load(host: Host, operation: op.Load) -> Step[None]:
-    """The image page by page, each measured in sixteen pieces; then the measurement is final."""
+    """The image page by page, what is measured in sixteen pieces; then the measurement is final."""
     vm, call = host.guest(operation.guest), host.module.call
     if host.image is None:
         raise OperationFailed("this host has no image")
     source = host.page()
-    for number in range(len(host.image) // PAGE):
-        page, under = FIRST_PAGES + number, host.page()
-        where = page << PAGE_SHIFT
-        yield from tables(host, vm, page)
-        host.module.write(source, host.image[number * PAGE : (number + 1) * PAGE])
-        yield from call("mem_page_add", rcx=where, rdx=vm.tdr, r8=under, r9=source)
-        vm.private[page] = under
-        vm.accepted.add(page)
+    for page in firmware.placed(host.image, FIRST_PAGES << PAGE_SHIFT):
+        number, under = page.gpa >> PAGE_SHIFT, host.page()
+        yield from tables(host, vm, number)
+        host.module.write(source, page.data)
+        yield from call("mem_page_add", rcx=page.gpa, rdx=vm.tdr, r8=under, r9=source)
+        vm.private[number] = under
+        vm.accepted.add(number)
         host.keep("native_page", 1)
-        for at in range(where, where + PAGE, CHUNK):
+        for at in range(page.gpa, page.gpa + PAGE, CHUNK) if page.measured else ():
             yield from call("mr_extend", rcx=at, rdx=vm.tdr)
     host.give([source])
     yield from call("mr_finalize", rcx=vm.tdr)
@@ -207,7 +207,7 @@ def _write(host: Host, operation: op.Write) -> Step[None]:
 def _read(host: Host, operation: op.Read) -> Step[bytes]:
     vm, vcpu = yield from _accepted(host, operation)
     yield from run(host, vm, vcpu, [Read((operation.page << PAGE_SHIFT) + operation.at, operation.length)])
-    return host.heard
+    return host.heard[-1]
 
 
 def _accepted(host: Host, operation: op.Write | op.Read) -> Step[tuple[Vm, int]]:
@@ -260,6 +260,15 @@ def _change(host: Host, operation: op.Change) -> Step[None]:
     yield from _use(host, vm, vcpu, pages, 0)
 
 
+def _attest(host: Host, operation: op.Attest) -> Step[bytes]:
+    """The first time the guest makes a page of its own ready, and shares the buffer; the quote."""
+    vm, vcpu = _of(host, operation)
+    if attest.OWN_PAGE not in vm.accepted:
+        yield from _accept(host, vm, vcpu, [attest.OWN_PAGE])
+        yield from _open(host, vm, vcpu, list(attest.BUFFER_PAGES))
+    return (yield from attest.evidence(host, vm, vcpu, operation.number))
+
+
 def _exits(host: Host, operation: op.Exits) -> Step[None]:
     vm, vcpu = _of(host, operation)
     function = EVENTS.get(operation.reason)
@@ -290,4 +299,5 @@ _ACTS: dict[type, Callable[[Any, Any], Step[Any]]] = {
     op.Share: _share,
     op.Change: _change,
     op.Exits: _exits,
+    op.Attest: _attest,
 }

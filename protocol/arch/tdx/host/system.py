@@ -3,18 +3,19 @@
 A `Host` stands on any level: the machine, or an emulation that is asked by message. It owns its memory
 through a pool of its own frames: behind the PAMT.
 
-Left out: attestation, 2 MiB pages, pre-faulting, the slow order of teardown.
+Left out: 2 MiB pages, pre-faulting, the slow order of teardown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from protocol.arch.tdx.cpu import Lp
 from protocol.arch.tdx.host.module import Failed, Module, tdmr
 from protocol.arch.tdx.host.vm import GuestFailed, Vm
-from protocol.effects import Step
+from protocol.effects import Fault, Step
 from protocol.errors import OperationFailed
 from protocol.memory.pool import Pool
 from protocol.memory.store import PAGE_SHIFT
@@ -22,6 +23,7 @@ from protocol.plan import operations as op
 from protocol.tracking import Book
 
 if TYPE_CHECKING:
+    from protocol.arch.tdx.quote import QuotingEnclave
     from protocol.arch.tdx.runs import Level
 
 
@@ -37,18 +39,23 @@ class Host:
         image: bytes | None = None,
         book: Book | None = None,
         bulk: bool = False,
+        machine_seed: int = 0,
     ) -> None:
-        """A host that is off. `bulk`: runs of equal page operations go in one step, with exact counts."""
+        """A host that is off. `bulk`: runs of equal page operations go in one step, with exact counts.
+
+        `machine_seed` is that of the machine, on which the quoting enclave is that it asks.
+        """
         self.level = level
         self.depth = depth
         self.image = image
         self.guests: dict[int, Vm] = {}
-        self.heard = b""  # what the last load of a guest found that was to be shown
+        self.heard: list[bytes] = []  # what loads of a guest found that were to be shown, in its last run
         self.keys: list[int] = []
         self.pool = Pool(0, 0)
         self._lps = list(lps)
         self._book = book
         self._bulk = bulk
+        self._machine_seed = machine_seed
         self._module: Module | None = None
 
     @property
@@ -93,6 +100,27 @@ class Host:
             return (yield from act(self, operation))
         except Failed as refused:
             raise OperationFailed(str(refused)) from None
+
+    def give_quote(self, vm: Vm, gpa: int, size: int) -> None:
+        """Answer GetQuote in the guest's buffer."""
+        from protocol.arch.tdx.host.attest import answer
+
+        answer(self, vm, gpa, size)
+
+    @cached_property
+    def quoting(self) -> QuotingEnclave:
+        """The quoting enclave of the machine."""
+        from protocol.arch.tdx.machine.report import report_key
+        from protocol.arch.tdx.quote import QuotingEnclave
+
+        return QuotingEnclave(self._machine_seed, report_key(self._machine_seed))
+
+    def load(self, address: int, length: int) -> bytes:
+        """Read memory of the host's own."""
+        data: bytes | Fault = self.level.read(address, length)
+        if isinstance(data, Fault):
+            raise OperationFailed(f"a load at {address:#x} raises {data.name}")
+        return data
 
     # -- memory ------------------------------------------------------------------------------------
 

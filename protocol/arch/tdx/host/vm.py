@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 INTERRUPT, EPT_VIOLATION, TDCALL = 1, 48, 77
 SHARED_BIT = 1 << 47
 MAP_GPA = 0x10001
+GET_QUOTE = 0x10002  # unconfirmed, as the fact sheet has it
 SUCCESS = 0  # of a TDVMCALL
 
 
@@ -77,6 +78,7 @@ def run(
     """
     program = program or Program(vmm_reasons=frozenset(reasons))
     program.steps.extend(steps)
+    host.heard.clear()
     r = registers(rcx=vm.vcpus[vcpu].handle)
     while program.steps:
         r = yield from turn(host, vm, vcpu, program, r)
@@ -91,7 +93,7 @@ def turn(host: Host, vm: Vm, vcpu: int, program: Program, r: Registers) -> Step[
     for result in program.collect():
         _look(vm, result)
         if "hex" in result:
-            host.heard = bytes.fromhex(result["hex"])
+            host.heard.append(bytes.fromhex(result["hex"]))
     following = registers(rcx=place.handle)
     if out[RAX] == EPT_VIOLATION:
         yield from _violation(host, vm, out)
@@ -148,7 +150,9 @@ def tables(host: Host, vm: Vm, page: int) -> Step[None]:
 
 
 def _answer(host: Host, vm: Vm, out: Registers) -> Step[None]:
-    """Of all sub-functions only MapGPA does more than to be answered."""
+    """Of all sub-functions only GetQuote and MapGPA do more than to be answered."""
+    if out[R11] == GET_QUOTE and not out[R10]:
+        host.give_quote(vm, out[R12], out[R13])
     if out[R11] != MAP_GPA:
         return
     first, count = (out[R12] & ~SHARED_BIT) >> PAGE_SHIFT, out[R13] >> PAGE_SHIFT

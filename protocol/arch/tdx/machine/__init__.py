@@ -220,10 +220,6 @@ class Machine(Front):
         self._made += 1
         return blake2b(f"{self.seed}:{purpose}:{self._made}".encode(), digest_size=length).digest()
 
-    def machine_key(self, purpose: str) -> bytes:
-        """A key fused into this machine."""
-        return blake2b(f"{self.seed}:{purpose}".encode(), digest_size=32).digest()
-
     def stage(self, tdr: int, state: OpState) -> str:
         """Put a TD into an op state, as if calls of section 2.6 had led there with an empty image."""
         td = self.tds.get(tdr >> PAGE_SHIFT) if not tdr & OFFSET else None
