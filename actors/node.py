@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import trio
 
+from actors.describe import describe
 from actors.host import SecureHost
 from actors.kvm import Control, Kvm
 from actors.ram import RamFile
@@ -25,6 +26,7 @@ from actors.remote_memory import RemoteMemory
 from actors.runtime.actor import Actor, Runtime, open_runtime
 from actors.runtime.link import Link
 from actors.runtime.port import Deliver, Directory, Port
+from actors.runtime.tracing import Tracer
 from actors.runtime.transport.unix import adopt, adopt_blocking
 from protocol.arch import load
 from protocol.codec import Codec
@@ -33,9 +35,12 @@ from protocol.errors import OperationFailed
 from protocol.ledger import Ledger
 from protocol.nesting.guest_host import OwnMemory
 from protocol.plan import operations as op
+from protocol.trace.join import pieces
 from protocol.tracking import Book, summary
 
 TRAP_S = 5.0  # an access that traps is answered sooner, or L0 is gone
+NUMBERS = 1 << 40  # of spans for each process of a run
+PIECES = 500  # of traces, in one frame
 NODE = "node"  # the actor that the driver tells what is to happen to hosts
 OPERATIONS = (
     op.Pages, op.BootHost, op.Shutdown, op.Create, op.Load, op.Start, op.Touch, op.Share, op.Exits, op.Change,
@@ -88,6 +93,13 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Traces:
+    """Say what was traced here, from piece `first` on, as much as fits a frame."""
+
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """Which hosts live here. Memory in bytes, of a host at `depth`; `l1_frames` and `l1_cpus`: of each L1.
 
@@ -106,6 +118,7 @@ class NodeConfig:
     strategy: dict[str, str]
     image_pages: int
     image: str | None = None
+    traced: int = 0  # the number of this process among those whose messages are followed; 0: they are not
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -126,7 +139,7 @@ class Inherited(NamedTuple):
 
 def control_codec() -> Codec:
     """What the driver of a run and a node say to each other."""
-    return Codec((*OPERATIONS, Phase, Boot, End, Above, SwapUnder, op.LevelSwap, Tally))
+    return Codec((*OPERATIONS, Phase, Boot, End, Above, SwapUnder, op.LevelSwap, Tally, Traces))
 
 
 class Node:
@@ -154,6 +167,11 @@ class Node:
         self._hosts: dict[int, SecureHost] = {}
         self._books: dict[int, Book] = {}
         self.links: list[Link] = []  # to L0, one for each L1
+        self.tracer: Tracer | None = None
+        if config.traced:
+            seed = f"{config.seed}:node"
+            first = config.traced * NUMBERS
+            self.tracer = Tracer(runtime, self.ledger.divert, describe, seed, first=first)
 
     async def bring_up(self, memories: Sequence[OwnMemory], below: Sequence[Port]) -> None:
         """Compose what is above each L1, which stands on messages."""
@@ -211,6 +229,8 @@ class Node:
                 return issue("swap", seat, event)
             case Tally():
                 return {"phases": self.ledger.phases(), "tracking": self._tracking()}
+            case Traces(first):
+                return self._traces(first)
             case _:
                 raise OperationFailed(f"nothing that a node does: {type(message).__name__}")
         return None
@@ -265,6 +285,10 @@ class Node:
         self._nursery.start_soon(host.actor.run)  # what it dies of, this process dies of
         self._directory.add(f"host.{seat}", host.port)
 
+    def _traces(self, first: int) -> list[Any]:
+        every = [] if self.tracer is None else list(pieces(self.tracer.adopted.values()))
+        return [list(piece) for piece in every[first : first + PIECES]]
+
     def books(self) -> list[Book]:
         """Every book here: hosts' own, and those of hypervisors."""
         rigs = {id(rig): rig for rig, _, _ in self._rigs.values()}
@@ -309,6 +333,7 @@ async def settle_in(
 
     node.links = [Link(adopt(fds.kvm), encode=codec.encode, decode=codec.decode) for fds in of_l1]
     for link in node.links:
+        link.tracer = node.tracer
         nursery.start_soon(until_the_end, link)
     await node.bring_up(memories, [link.port("kvm") for link in node.links])
     directory.add(NODE, node.actor)
@@ -320,8 +345,9 @@ async def serve(config: NodeConfig, of_l1: Sequence[Inherited], control: int) ->
     directory = Directory()
     words = control_codec()
     async with trio.open_nursery() as nursery, open_runtime() as runtime:
-        await settle_in(config, of_l1, directory, runtime, nursery, nursery.cancel_scope.cancel)
+        node = await settle_in(config, of_l1, directory, runtime, nursery, nursery.cancel_scope.cancel)
         driver = Link(adopt(control), directory.serve, encode=words.encode, decode=words.decode)
+        driver.tracer = node.tracer
         await driver.run()
         nursery.cancel_scope.cancel()
 

@@ -160,11 +160,8 @@ def compare(
     _may_have(resolved.scenario, {"--processes": processes > 1, "--record": record is not None})
     if processes > 1:
         _may_be_split(resolved.scenario, record)
-    if trace and (resolved.scenario.fidelity == "bulk" or processes > 1):
-        end(
-            exit_codes.USAGE,
-            "--trace: needs every message in this process; allowed: call fidelity, 1 process",
-        )
+    if trace and resolved.scenario.fidelity == "bulk":
+        end(exit_codes.USAGE, "--trace: bulk folds what several levels do; allowed: --fidelity call")
     wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes, costs, trace)
     raise typer.Exit(perform(resolved, wanted))
 

@@ -15,12 +15,13 @@ import trio
 from actors.apart import ApartL1, ApartNode, settle, start_node
 from actors.compare.stage import EVERYTHING, SWEPT, Json, Parts, reclaimed
 from actors.kvm import Kvm
-from actors.node import Above, Boot, End, NodeConfig, Phase, SwapUnder, Tally
+from actors.node import Above, Boot, End, NodeConfig, Phase, SwapUnder, Tally, Traces
 from actors.runtime.actor import Actor
 from actors.te import TrustedEntity
 from protocol.codec import Codec
 from protocol.hosting import Service
 from protocol.plan import operations as op
+from protocol.trace.join import Piece
 from protocol.tracking import Book
 
 MIB = 1 << 20
@@ -68,7 +69,10 @@ class GuestHostsElsewhere:
         for dealt in self._dealt:
             l1s = [settle(self.rig, seat, self.kvm, f"l1.{seat}", codec) for seat in dealt]
             seats = tuple(dealt) if self._parts.scenario.depth == 1 else tuple(range(len(self._lives)))
+            for l1 in l1s:
+                l1.link.tracer = self._parts.tracer
             node = await start_node(nursery, self._config(seats, l1s), l1s, self.kvm)
+            node.control.tracer = self._parts.tracer
             self._nodes.append(node)
             self._node_of |= dict.fromkeys(seats, node)
         for host in range(len(self._lives)):
@@ -92,6 +96,7 @@ class GuestHostsElsewhere:
             strategy=self._words,
             image_pages=scenario.guest.image_pages,
             image=scenario.guest.image,
+            traced=0 if self._parts.tracer is None else len(self._nodes) + 1,
         )
 
     async def _boot(self, host: int) -> None:
@@ -153,6 +158,16 @@ class GuestHostsElsewhere:
     async def tally(self) -> list[Json]:
         """What every node counted."""
         return [await node.tell(Tally()) for node in self._nodes]
+
+    async def traces(self) -> list[list[Piece]]:
+        """What was traced in every node, fetched frame by frame."""
+        return [await self._traces_of(node) for node in self._nodes]
+
+    async def _traces_of(self, node: ApartNode) -> list[Piece]:
+        found: list[Piece] = []
+        while part := await node.tell(Traces(len(found))):
+            found += [Piece(*piece) for piece in part]
+        return found
 
     async def close(self) -> None:
         for node in self._nodes:

@@ -111,6 +111,7 @@ async def _path(
             parts.transcript = partial(_transcript, transcripts, scenario, arch.name, plan.path)
         if tracing is not None:
             tracing.begin(arch.name, plan.path, runtime, ledger)
+            parts.tracer = tracing.tracer
         staged = await stage(parts, plan, processes, nursery)
         perform = staged.perform if tracing is None else partial(_traced, staged, tracing)
         progress.attach(arch.name, plan.path, ledger, _LiveBooks(staged))
@@ -126,6 +127,8 @@ async def _path(
                 await _side_by_side(perform, plan, phase)
         _nothing_is_left(staged)
         tallies = [_own_tally(ledger, staged.books()), *await staged.tally()]
+        if tracing is not None:
+            tracing.join(await staged.traces())
         await staged.close()
         nursery.cancel_scope.cancel()
     return _result(scenario, arch, plan, ledger, tallies)

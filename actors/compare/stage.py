@@ -18,6 +18,7 @@ from actors.kvm import Kvm
 from actors.runtime.actor import Actor, ActorDeath, Runtime
 from actors.runtime.mailbox import Reply
 from actors.runtime.port import Port
+from actors.runtime.tracing import Tracer
 from actors.runtime.transport.memory import connect
 from actors.te import TrustedEntity
 from protocol.arch.contract import Comparison, Rig, Software
@@ -27,6 +28,7 @@ from protocol.hosting import Service
 from protocol.ledger import Ledger
 from protocol.plan import operations as op
 from protocol.plan.scenario import Scenario
+from protocol.trace.join import Piece
 from protocol.tracking import Book
 
 Json = dict[str, Any]
@@ -66,6 +68,10 @@ class Stage(Protocol):
         """What was counted elsewhere."""
         ...
 
+    async def traces(self) -> list[list[Piece]]:
+        """What was traced elsewhere, by process."""
+        ...
+
     async def close(self) -> None:
         """The run is over: end whatever lives elsewhere, and give back what it held."""
         ...
@@ -80,6 +86,9 @@ class Here:
         pass
 
     async def tally(self) -> list[Json]:
+        return []
+
+    async def traces(self) -> list[list[Piece]]:
         return []
 
     async def close(self) -> None:
@@ -97,6 +106,7 @@ class Parts:
     runtime: Runtime
     image: Any
     transcript: Callable[[int], Say | None] = lambda _host: None  # where what host k does is written down
+    tracer: Tracer | None = None  # follows messages to other processes, too
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from actors.broker import Request
-from actors.kvm import Control, FromHost, TearDown
+from actors.describe import describe
 from actors.runtime.actor import Runtime
 from actors.runtime.tracing import Tracer
 from nestbed import __version__
 from protocol.arch import load
 from protocol.cost.price import priced
 from protocol.cost.table import Costs
-from protocol.effects import Issue
 from protocol.ledger import Key, Ledger, flatten
 from protocol.plan import operations as op
 from protocol.plan.workload import NESTED
 from protocol.trace.chrome import document, events
 from protocol.trace.fold import Row, fold
+from protocol.trace.join import Piece, join, pieces
 from protocol.trace.span import Span
 from protocol.trace.text import label
 from protocol.trace.timeline import Bar, Price, timeline
@@ -69,14 +68,22 @@ class Tracing:
         self.dropped = 0  # messages that were too many to follow
         self._wanted, self._seed, self._clock = wanted, seed, clock
         self._came: Counter[str] = Counter()
-        self._tracer: Tracer | None = None
+        self.tracer: Tracer | None = None  # of the path that is under way
+        self._joined = 0  # of `found`, those of paths that are over
         self._machine = ("", "")
 
     def begin(self, arch: str, path: str, runtime: Runtime, ledger: Ledger) -> None:
         """Another path begins."""
         self._machine = (arch, path)
         self._came.clear()
-        self._tracer = Tracer(runtime, ledger.divert, describe, f"{self._seed}:{arch}:{path}", self._clock)
+        self._joined = len(self.found)
+        self.tracer = Tracer(runtime, ledger.divert, describe, f"{self._seed}:{arch}:{path}", self._clock)
+
+    def join(self, processes: Iterable[Iterable[Piece]]) -> None:
+        """Put what other processes traced on this path below the operations that it belongs to."""
+        assert self.tracer is not None, "no path has begun"
+        roots = [traced.root for traced in self.found[self._joined :]]
+        join(roots, pieces(self.tracer.adopted.values()), *processes)
 
     @contextmanager
     def operation(self, host: int, act: op.Operation | op.Event) -> Iterator[None]:
@@ -84,7 +91,7 @@ class Tracing:
         arch, path = self._machine
         number = self._came[act.name]
         self._came[act.name] += 1
-        tracer = self._tracer
+        tracer = self.tracer
         assert tracer is not None, "no path has begun"
         if not self._wanted(path, act.name, number):
             with self._noted(tracer, f"host {host}", act):
@@ -116,36 +123,6 @@ class Tracing:
     def noted(self) -> list[Traced]:
         """What was kept of operations that were not followed."""
         return [*self.failed, *self._slowest.values()]
-
-
-def describe(message: object) -> str:
-    """A message in a few words: what it asks for, never what it carries."""
-    match message:
-        case FromHost(effect=effect):
-            return describe(effect)
-        case Issue(operation="run", arguments=(inner,)):
-            return describe(inner)
-        case Issue(operation=operation):
-            return operation
-        case Request(frame={"t": str(kind)}):
-            return kind
-        case Control():
-            return "control"
-        case TearDown():
-            return "tear down"
-        case op.Operation() | op.Event():
-            return " ".join((message.name, *_said(message)))
-    return type(message).__name__
-
-
-def _said(message: op.Operation | op.Event) -> Iterator[str]:
-    """The fields of an operation that say what it is, amounts and numbers."""
-    for field in fields(message):
-        value = getattr(message, field.name)
-        if isinstance(value, op.Pages):
-            yield f"{field.name}={len(value)}"
-        elif value is not False:
-            yield field.name if value is True else f"{field.name}={value}"
 
 
 def price_of(costs: Costs, depth: int, traced: Traced) -> Price:

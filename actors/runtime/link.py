@@ -20,12 +20,14 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
 
 from actors.runtime.mailbox import MailboxFull, Reply
 from actors.runtime.port import Deliver
+from actors.runtime.tracing import Tracer, context_of
 from protocol.errors import (
     LevelGone,
     LocalProtocolError,
@@ -128,6 +130,7 @@ class Link:
         self._closed = False
         self._counts: Counter[str] = Counter()
         self.violation: RemoteProtocolError | None = None
+        self.tracer: Tracer | None = None  # of this side, if its messages are to be followed to the other
 
     # -- asking ----------------------------------------------------------------------------
 
@@ -162,6 +165,9 @@ class Link:
         if self._closed:
             deliver(None, LevelGone("the link is closed"))
             return
+        if self.tracer is not None and trace is None:
+            deliver = self.tracer.sent(target, message, deliver)
+            trace = context_of(deliver)
         self._numbers = number = self._numbers + 1
         frame = pack_envelope(Envelope(Kind.ASK, number, trace, target, self._encode(message)), self._limit)
         call = _Call(number, deliver, frame)
@@ -303,11 +309,13 @@ class Link:
         if len(self._serving) >= self._window:
             raise RemoteProtocolError("credit", f"more than {self._window} calls outstanding")
         self._serving.add(number)
-        self._serve(
-            envelope.target,
-            self._decode(envelope.body),
-            lambda value, error: self._answer(number, value, error),
-        )
+        deliver: Deliver = partial(self._answer, number)
+        body, trace = self._decode(envelope.body), envelope.trace
+        if trace is None or not trace.sampled or self.tracer is None:
+            self._serve(envelope.target, body, deliver)
+            return
+        with self.tracer.serving(trace, deliver) as followed:
+            self._serve(envelope.target, body, followed)
 
     def _answer(self, number: int, value: object, error: BaseException | None) -> None:
         if self._closed:

@@ -48,6 +48,12 @@ class Followed:
         return Followed(self._tracer, self.span, deliver)
 
 
+def context_of(deliver: Deliver) -> Trace | None:
+    """What travels with a message, so that it is followed over there, too."""
+    span = deliver.span if type(deliver) is Followed else None
+    return None if span is None else span.context
+
+
 def settled(deliver: Deliver) -> Deliver:
     """`deliver` of a message that waits: if nobody follows it, it is no part of what goes on when it ends."""
     return deliver if type(deliver) is Followed else Followed(None, None, deliver)
@@ -74,13 +80,16 @@ class Tracer:
         describe: Describe = lambda message: type(message).__name__,
         seed: object = 0,
         clock: Callable[[], int] = time.perf_counter_ns,
+        first: int = 0,
     ) -> None:
+        """Numbers of spans begin above `first`: those of the processes of a run must not meet."""
         self.roots: list[Span] = []
+        self.adopted: dict[int, Span] = {}  # stubs of spans of other processes, by their numbers
         self.dropped = 0  # messages that were not followed: SPANS of them were already
         self._runtime = runtime
         self._live = 0  # spans that have begun and not ended
         self._divert, self._describe, self._seed, self._clock = divert, describe, seed, clock
-        self._numbers = 0
+        self._numbers = self._first = first
         self._current: Span | None = None
         self._working = False  # an actor is at work: whatever it sends, it is not the task that asks
 
@@ -117,12 +126,28 @@ class Tracer:
         parent = self._current if self._working else _root.get()
         if parent is None:
             return deliver
-        if self._numbers >= SPANS:
+        if self._numbers - self._first >= SPANS:
             self.dropped += 1
             return deliver
         span = self._span(parent.trace_id, parent, who, self._describe(message))
         parent.children.append(span)
         return Followed(self, span, deliver)
+
+    @contextmanager
+    def serving(self, trace: Trace, deliver: Deliver) -> Iterator[Deliver]:
+        """Serve a message that is traced elsewhere; gives what has to deliver its answer."""
+        number = int.from_bytes(trace.span_id, "big")
+        stub = self.adopted.get(number)
+        if stub is None:
+            stub = self.adopted[number] = Span(trace.trace_id, number, None, "", "", self._clock())
+            self._live += 1
+            self._runtime.tracer = self
+        followed = Followed(self, stub, deliver)
+        before = self.enter(followed)
+        try:
+            yield followed
+        finally:
+            self.leave(before)
 
     def enter(self, deliver: Deliver) -> tuple[Span | None, bool]:
         """Work begins, or goes on, on the message whose answer `deliver` takes. `leave` gets the result."""

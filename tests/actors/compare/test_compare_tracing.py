@@ -74,9 +74,32 @@ def test_the_report_draws_them(left: Path) -> None:
     assert "uvc create_config at l0.kvm, modified" in text
 
 
-@pytest.mark.parametrize("flags", [("--fidelity", "bulk"), ("--processes", "2")])
-def test_what_cannot_be_followed_is_said(flags: tuple[str, ...]) -> None:
-    result = run("compare", "--trace", "1", *flags)
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", ["1", "2"])
+def test_messages_are_followed_into_other_processes(tmp_path: Path, depth: str) -> None:
+    """What was counted over there is in the trace, below the message that caused it."""
+    small = (*SMALL[:-4], "--path", "nested", "--depth", depth, "--set", "guest.per_l1=1")
+    found = []
+    for processes in ("1", "2"):
+        flags = ("--quiet", "--trace", "1", "--processes", processes, "--out", str(tmp_path / processes))
+        result = run("compare", *flags, *small)
+        assert result.exit_code == exit_codes.OK, result.output
+        events = json.loads((tmp_path / processes / "trace.json").read_text())["traceEvents"]
+        counts: Counter[str] = Counter()
+        for event in events:
+            if event["ph"] == "b" and event["pid"] == 1:
+                counts.update(event["args"]["counts"])
+        found.append(counts)
+    assert found[0]["exits"] > 100
+    assert not found[1] - found[0], "nothing is found twice"
+    # Stores that trap come by a connection of their own, and are no messages.
+    less = found[0] - found[1]
+    assert less["exits"] == less["exits.1.table_write.kernel"] == less["entries.1"]
+    assert {name.split(".")[0] for name in less} == {"exits", "entries", "table_ops"}
+
+
+def test_what_cannot_be_followed_is_said() -> None:
+    result = run("compare", "--trace", "1", "--fidelity", "bulk")
     assert result.exit_code == exit_codes.USAGE
     assert "--trace: " in result.output
 
