@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
+import sysconfig
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from actors.compare.run import run as compare
 from actors.scenario import known_architectures, load
 from protocol.arch.s390.image import Digests
 
-CAP = 1 << 20  # bytes of a real file that a test takes
+MOST = 64 << 20  # bytes of a real kernel that a test takes
 
 
 @pytest.fixture(autouse=True)
@@ -164,23 +167,37 @@ def test_an_image_that_would_not_boot_is_refused_before_the_run(
     assert why in result.stderr
 
 
-@pytest.fixture
-def program() -> Path:
-    """A real program of this machine: machine code that the test itself runs, as much of it as is taken."""
-    found = next(Path(numpy.__file__).parent.rglob("_multiarray_umath*.so"))
-    path = Path("program")
-    path.write_bytes(found.read_bytes()[:CAP])
-    assert path.stat().st_size == CAP
-    assert path.read_bytes()[:4] == b"\x7fELF"
-    return path
+def is_program(path: Path) -> bool:
+    """An ELF file or a bzImage, as its own header says."""
+    with path.open("rb") as file:
+        head = file.read(0x206)
+    return head[:4] == b"\x7fELF" or head[0x202:] == b"HdrS"
+
+
+def real_kernels() -> list[Path]:
+    """What this machine has that boots: kernels first, then the machine code that runs this very test."""
+    python = Path(sys.executable).resolve()
+    library = Path(sysconfig.get_config_var("LIBDIR") or "/") / (sysconfig.get_config_var("LDLIBRARY") or "")
+    kernels = [*Path("/boot").glob("vmlinuz*"), *Path("/usr/lib/modules").glob("*/vmlinuz")]
+    numbers = Path(numpy.__file__).parent.rglob("_multiarray_umath*.so")
+    return [
+        path
+        for path in (*sorted(kernels), library, python, *numbers)
+        if path.is_file() and os.access(path, os.R_OK) and path.stat().st_size <= MOST and is_program(path)
+    ]
+
+
+KERNEL = next(iter(real_kernels()), None)
 
 
 @pytest.mark.slow
-def test_a_real_program_boots_on_every_path_with_equal_digests(
-    program: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(KERNEL is None, reason="no kernel in /boot, no ELF file that Python runs from")
+@pytest.mark.parametrize("kernel", [KERNEL], ids=lambda path: f"of {path.name}" if path else "none")
+def test_a_real_kernel_boots_on_every_path_with_equal_digests(
+    kernel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the Ultravisor digested while it unpacked is on each path what `nestbed measure` says."""
-    result = run("image", "build", str(program), "--cmdline", "root=/dev/vda", "-o", "real.img")
+    result = run("image", "build", str(kernel), "--cmdline", "root=/dev/vda", "-o", "real.img")
     assert result.exit_code == exit_codes.OK, result.output
     said = json.loads(run("measure", "--json", "real.img").stdout)
     seen: dict[str, set[tuple[int, str, str, str]]] = defaultdict(set)
@@ -191,10 +208,22 @@ def test_a_real_program_boots_on_every_path_with_equal_digests(
         return compare_digests(self, expected)
 
     monkeypatch.setattr(Digests, "compare", recording)
+    pages = -(-kernel.stat().st_size // 4096) + 1
+    flags = {
+        "fidelity": "bulk",
+        "guest.memory_mib": str(pages // 256 + 4),
+        "guest.per_l1": "1",
+        "l1.count": "1",
+        "run.reboots": "0",
+        "run.deaths": "0",
+    }
     for path in ("direct", "nested", "hosted"):
-        outcome = compare(scenario_of(Path("real.img"), paths=path).scenario, Progress())
-        assert [each["path"] for each in outcome.results] == [path]
-        assert outcome.results[0]["counts"]
-    pages = -(-program.stat().st_size // 4096) + 1
+        outcome = compare(scenario_of(Path("real.img"), paths=path, **flags).scenario, Progress())
+        (booted,) = outcome.results
+        assert booted["path"] == path
+        calls = {name: n for name, n in booted["phases"]["load"].items() if name.startswith("te_issued.")}
+        assert sum(n for name, n in calls.items() if ".unpack." in name) == pages
+        assert sum(n for name, n in calls.items() if ".verify." in name) == 1
+        assert booted["phases"]["run"]["exits"] > 0, "it runs"
     wanted = {(pages, said["PLD"], said["ALD"], said["TLD"])}
     assert dict(seen) == dict.fromkeys(("direct", "nested", "hosted"), wanted)
