@@ -73,11 +73,6 @@ DIFFERENCES = (
         _storage_limit,
     ),
     Difference(
-        "a CPU that is inside when a dump of its guest begins may leave",
-        "the level below may have to enter it anew; SIE refuses a guest that is dumped; no script does it",
-        lambda request, answer: answer,
-    ),
-    Difference(
         "info names the depth",
         "the console's own statement, not the architecture's",
         _without("info", "depth"),

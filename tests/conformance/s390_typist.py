@@ -44,12 +44,25 @@ class Typist:
             self.junk,
             *[self.dump] * 2,
             *[self.stay] * 2,
+            self.stay_in_a_dump,
             *[self.park] * 2,
             self.run_normal,
             self.inject,
             self.move_a_cpu,
             self.give_and_take,
             self.end_everything,
+        ]
+
+    def think_of_dumps(self) -> None:
+        """Type little else than what a guest with a CPU inside meets while it is dumped."""
+        self.actions = [
+            self.boot,
+            *[self.stay_in_a_dump] * 6,
+            *[self.change_a_table] * 2,
+            *[self.gaddr_call] * 2,
+            self.page_call,
+            *[self.run] * 3,
+            self.share_and_pin,
         ]
 
     def some_guest(self) -> SecureGuest | None:
@@ -289,6 +302,30 @@ class Typist:
             self.host.call("set_state", 1, handle=self.random.choice(self.handles), state=state)
         self.host.ask("kick", cpu=0)
         self.host.read(sie, 0x400)
+
+    def stay_in_a_dump(self) -> None:
+        """The same while the guest is dumped: nobody can enter it anew, so whoever leaves is outside."""
+        guest = self.some_guest()
+        if guest is None or not guest.cpus:
+            return
+        host, sie = self.host, self.random.choice(guest.cpus).sie
+        host.control(cr1=guest.space.asce)
+        host.ask("enter", vcpu=hex(sie), stay=True)
+        host.cpu(1, running=True)
+        host.call("dump_init", 1, handle=guest.handle)
+        for _ in range(self.random.randint(1, 4)):
+            gaddr = self.random.choice(GADDRS)
+            self.random.choice([self.change_a_table, lambda: None])()
+            name = self.random.choice(["convert_from", "destroy_storage", "pin"])
+            if self.random.random() < 0.4:
+                host.call(name, 1, paddr=self.some_page())
+            if self.random.random() < 0.4:
+                host.call("convert_to", 1, handle=guest.handle, gaddr=self.random.choice(GADDRS))
+            do = [{"touch": hex(gaddr), "write": self.random.random() < 0.5}, {"read": hex(WORK), "len": 8}]
+            host.ask("guest", vcpu=hex(sie), do=do, replace=self.random.random() < 0.5)
+        host.ask("kick", cpu=0)
+        host.read(sie, 0x400)
+        host.call("dump_complete", 1, handle=guest.handle, area=host.alloc())
 
     def park(self) -> None:
         """A call stops inside the Ultravisor; others collide with it or do not; then it goes on."""

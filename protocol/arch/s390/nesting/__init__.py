@@ -67,6 +67,7 @@ TREATMENTS: Mapping[str, Treatment] = {
     "unpin": memory.unpin,
     "unshare_all": memory.unshare_all,
     "verify": vm.verify,
+    "dump_init": dump.init,
     "dump_storage_state": dump.storage_state,
     "dump_cpu": dump.cpu_state,
     "dump_complete": dump.complete,

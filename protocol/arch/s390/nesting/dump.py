@@ -1,4 +1,9 @@
-"""Treatment of the dump calls: the area is the guest host's, in its home space, so the answer is bounced."""
+"""Treatment of the dump calls: the area is the guest host's, in its home space, so the answer is bounced.
+
+A CPU that is in its guest when a dump begins stays there until it leaves by itself (`machine.dump`), and
+nobody can enter it anew. So this level must have no exit of its own to put right until then: what it swapped
+out comes back first and stays, and the shadow follows the guest host's tables.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,9 @@ from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.issue import Issuer
 from protocol.arch.s390.machine.dump import NO_ACCESS, PIECE, WRONG_STATE
 from protocol.arch.s390.nesting.memory import restore
-from protocol.arch.s390.nesting.vm import BOUNCE_LENGTH, NOT_NOW, Treated, bounce
+from protocol.arch.s390.nesting.vm import BOUNCE_LENGTH, NOT_NOW, Treated, bounce, passed
 from protocol.arch.s390.profiles import DUMP_FINALIZE_LEN, DUMP_STORAGE_LEN
-from protocol.arch.s390.structs import DUMP_AREA, DUMP_STORAGE, EXECUTED, Outcome, block
+from protocol.arch.s390.structs import DUMP_AREA, DUMP_STORAGE, EXECUTED, NODATA, Outcome, block
 from protocol.calls import CallSpec
 from protocol.effects import Fault
 from protocol.memory.physical import chunks
@@ -20,6 +25,17 @@ from protocol.memory.store import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from protocol.arch.s390.nesting import Nested
+
+
+def init(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
+    config = nested.configs[NODATA.unpack_from(uvcb)[0]]
+    if any(secure.inside for secure in config.cpus.values()):
+        serial = config.space.serial
+        for frame in [frame for (whose, _), frame in nested.away_at.items() if whose == serial]:
+            if not (yield from restore(nested, nested.issuer(cpu), frame)):
+                return NOT_NOW
+        nested.shadows.follow(config.space)
+    return (yield from passed(nested, spec, cpu, uvcb))
 
 
 def storage_state(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:

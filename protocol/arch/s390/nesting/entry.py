@@ -99,6 +99,7 @@ def enter(nested: Nested, cpu: Cpu, address: int, program: Program, stay: bool, 
         _copy_out(nested, address, secure, entry.sida, left)
     finally:
         secure.inside = False
+        secure.config.space.follows &= any(other.inside for other in secure.config.cpus.values())
         if secure.ended:
             drop_shadow(nested, secure)
     nested.ledger.count(("reflections", str(nested.below.level), str(nested.level)))
@@ -208,7 +209,7 @@ def _run(
         left: Left = yield from nested.below.memory.enter(own, secure.block, program, stay, level)
         if isinstance(left, Fault):
             again = yield from _put_right(nested, cpu, secure, left)
-        elif left.code == VALIDITY and again:  # a dump or a reset began while the CPU was inside
+        elif left.code == VALIDITY and again:  # a reset began, or a dump in the middle of putting right
             return KICK
         elif left.code == PREFIX:
             again = yield from _prefix_put_right(nested, cpu, secure)

@@ -300,7 +300,8 @@ def swap(nested: Nested, frame: int) -> Step[bool]:
     """Put another frame of this level under `frame` of the guest host; True if it was done.
 
     Invisible to the guest host and to its guests. A page that its guest shares is left where it is: to export
-    it would take it away from the guest host as well. So is one that a call under way names.
+    it would take it away from the guest host as well. So is one that a call under way names, and any of a
+    guest with a CPU inside that could not be entered again.
     """
     if (
         nested.keeping
@@ -309,7 +310,8 @@ def swap(nested: Nested, frame: int) -> Step[bool]:
         or nested.attention_of(frame) & LEFTOVER
     ):
         return False
-    if not begin(nested, frame):
+    whose = nested.space_of(frame)
+    if (whose is not None and whose.follows) or not begin(nested, frame):
         return False
     nested.keeping = True
     # Out of the guest's reach first: it could share the page between the question and the export.

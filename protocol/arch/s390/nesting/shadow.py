@@ -6,6 +6,10 @@ the guest host's tables: they may be empty when a guest is created. Each table t
 write-protected; a store to it traps and takes away exactly the entries that it changes. A frame that the
 level below moves is found by the reverse map.
 
+A space that *follows* has no gaps: it maps whatever the guest host's tables map, from the very store on that
+says so. Nobody can enter a guest anew that is being dumped, so while a CPU is in such a guest a gap of this
+level's own making would throw it out.
+
 A page is *held* while a call that names it is under way below: it may lose its entry but gets no other one,
 so the frame that the call used is known when the answer comes.
 """
@@ -59,6 +63,7 @@ class Space:
     __slots__ = (
         "asce",
         "first",
+        "follows",
         "held",
         "length",
         "mso",
@@ -83,6 +88,7 @@ class Space:
         self.upper: dict[Table, None] = {}
         self.read_only: dict[int, None] = {}
         self.held: dict[int, int] = {}  # page -> calls under way that name it
+        self.follows = False
         self.users = 0  # CPUs inside: a space of a normal guest is not recycled then
 
     def hold(self, page: int) -> None:
@@ -213,6 +219,26 @@ class Shadows:
         self.map(space, address >> PAGE_SHIFT, frame, protect)
         return frame
 
+    def follow(self, space: Space) -> None:
+        """Map all that the guest host maps for its guest, now and until `follows` is taken back."""
+        space.follows = True
+        self._close_gaps(space, space.first, space.first + (space.length >> PAGE_SHIFT))
+
+    def _close_gaps(self, space: Space, first: int, last: int) -> None:
+        """Map what the guest host maps of these pages, and watch the tables that say what it maps."""
+        page = max(first, space.first)
+        end = min(last, space.first + (space.length >> PAGE_SHIFT))
+        while page < end:
+            trail: list[dat.Step] = []
+            found = dat.walk(self._host.peek, space.asce, page << PAGE_SHIFT, False, trail)
+            for step in trail:
+                self._protect(space, Table(step.origin, step.length, step.level, step.base))
+            if not isinstance(found, Fault) and page not in space.held:
+                write = not isinstance(self.walk(space, page << PAGE_SHIFT, True), Fault)
+                self.fill(space, page << PAGE_SHIFT, write)
+            ends_above = isinstance(found, Fault) and trail[-1:] and trail[-1].level != PAGE_TABLE
+            page = (page // SEGMENT_PAGES + 1) * SEGMENT_PAGES if ends_above else page + 1
+
     def map(self, space: Space, page: int, frame: int, protect: bool = False) -> bool:
         """Map a page; False, with nothing stored, if it is mapped so already."""
         number, index = divmod(page, SEGMENT_PAGES)
@@ -275,6 +301,10 @@ class Shadows:
             if first < last:
                 index, final = (first - table.origin) >> 3, (last - 1 - table.origin) >> 3
                 self._entries_changed(self.spaces[serial], table, index, final)
+                if self.spaces[serial].follows:
+                    pages = 1 << (SEGMENT_SHIFT - PAGE_SHIFT + 11 * table.level if table.level >= 0 else 0)
+                    base = table.base >> PAGE_SHIFT
+                    self._close_gaps(self.spaces[serial], base + index * pages, base + (final + 1) * pages)
 
     def _entries_changed(self, space: Space, table: Table, first: int, last: int) -> None:
         if table.level == PAGE_TABLE:

@@ -15,11 +15,13 @@ from guest_bench import Bench, Guest, block
 
 from protocol.arch.s390.compose import Rig, compose
 from protocol.arch.s390.evidence.dump import Opened, open_dump
+from protocol.arch.s390.guest import Read
+from protocol.arch.s390.instructions import KICKED
 from protocol.arch.s390.nesting import memory
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.profiles import PROFILES
 from protocol.crossing import inline
-from protocol.effects import run
+from protocol.effects import Idle, run
 
 PAGE, MIB, FREE = 0x1000, 0x100000, 0x20000
 SEED = 11
@@ -134,6 +136,27 @@ def test_the_guest_lives_on_after_all_that(nest: Nest, guest: Guest) -> None:
     finish(guest)
     nest.swap_everything(guest)
     assert guest.read(FREE, len(SECRET)) == SECRET
+
+
+def test_no_level_throws_a_cpu_out_of_its_guest_when_a_dump_begins(nest: Nest, guest: Guest) -> None:
+    """What the levels swapped out is back when the dump begins, and stays: nobody can enter the CPU anew."""
+    bench, program = guest.bench, guest.programs[0]
+    bench.cpu.cr[1] = guest.asce
+    inside = bench.uv.enter(bench.cpu, guest.blocks[0], program, True, nest.rig.depth + 1)
+    assert next(inside) == Idle()
+    assert nest.swap_everything(guest), "an ordinary guest with a CPU inside is swapped"
+    bench.cpu = bench.uv.cpus[1]
+    bench.cpu.running = True
+    begin(guest)
+    assert not nest.swap_everything(guest)
+    program.steps.append(Read(FREE, 20))
+    assert inside.send(True) == Idle(), "it stays"
+    assert program.collect() == [{"hex": SECRET[:20].hex()}]
+    with pytest.raises(StopIteration) as left:
+        inside.send(False)
+    assert left.value.value.code == KICKED
+    finish(guest)
+    assert nest.swap_everything(guest), "as any other again"
 
 
 def test_each_level_copies_what_it_bounces(nest: Nest, guest: Guest) -> None:
