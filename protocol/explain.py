@@ -110,7 +110,7 @@ def hexadecimal(code: int) -> str:
 def explain(
     calls: Mapping[int, CallSpec], explainer: Explainer | None, question: str
 ) -> tuple[tuple[Meaning, ...], tuple[str, ...]]:
-    """Answer `CALL:RC[:RRC]`, `RC` or `CALL`: all that it may mean, and remarks. Raises Unknown."""
+    """Answer `CALL:RC[:RRC]`, `RC[:RRC]` or `CALL`: all that it may mean, and remarks. Raises Unknown."""
     parts = question.split(":")
     if not 1 <= len(parts) <= 3 or not all(parts):
         raise Unknown(f"{question}: allowed: CALL:RC, CALL:RC:RRC, RC, or CALL alone")
@@ -118,7 +118,7 @@ def explain(
         return _alone(calls, explainer, parts[0])
     call = _call(calls, parts[0])
     if call is None:
-        raise Unknown(f"{parts[0]}: no such call; allowed: {', '.join(row.name for row in calls.values())}")
+        return _without_call(calls, explainer, parts)
     code, *rest = (_number(part, explainer) for part in parts[1:])
     plain, remarks = explainer.plain(code) if explainer is not None else (code, ())
     known = tuple(of_call(call, explainer))
@@ -176,6 +176,27 @@ def _alone(
     if not found:
         raise Unknown(f"no call answers {_shown(code, None, explainer)}")
     return tuple(found), tuple(remarks)
+
+
+def _without_call(
+    calls: Mapping[int, CallSpec], explainer: Explainer | None, parts: Sequence[str]
+) -> tuple[tuple[Meaning, ...], tuple[str, ...]]:
+    """A code and its reason, whatever the call; if no call answers the two together, each as a code."""
+    first, *rest = parts
+    try:
+        if len(rest) != 1:
+            raise Unknown(first)
+        found, remarks = _alone(calls, explainer, first)
+        reason = _number(rest[0], explainer)
+        together = tuple(one for one in found if one.reason == reason)
+        if together:
+            return together, (*remarks, f"{first} is no call: these answer it for this reason")
+        others, more = _alone(calls, explainer, rest[0])
+    except Unknown:
+        names = ", ".join(row.name for row in calls.values())
+        raise Unknown(f"{first}: no such call; allowed: {names}") from None
+    both = f"{first} is no call, and no call answers it for reason {rest[0]}: both are read as codes"
+    return (*found, *others), (*remarks, *more, both)
 
 
 def _call(calls: Mapping[int, CallSpec], text: str) -> CallSpec | None:

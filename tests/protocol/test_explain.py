@@ -57,6 +57,16 @@ def test_a_meaning_says_its_place_and_its_basis() -> None:
     assert remarks == ()
 
 
+def test_a_code_and_its_reason_need_no_call() -> None:
+    assert asked("0x102:7") == [("make", 0x102, 7)]
+
+
+def test_two_codes_that_nothing_answers_together_are_both_explained() -> None:
+    found, remarks = explain(CALLS, None, "0x101:0x102")
+    assert [(one.call, one.code) for one in found] == [("make", 0x101), ("make", 0x102), ("make", 0x102)]
+    assert remarks[-1].startswith("0x101 is no call, and no call answers it for reason 0x102")
+
+
 def test_without_a_reason_all_reasons_are_meant() -> None:
     assert asked("make:0x102") == [("make", 0x102, 7), ("make", 0x102, None)]
     assert asked("make:0x102:0") == [("make", 0x102, None)]
