@@ -131,11 +131,12 @@ def _bring_back(child: Child, found: Found | None, life: Lifecycle, registry: Re
     owner = child.origin.owner
     if not child.account.is_now(owner) and child.grace_until_ms is None:
         doom(child, "gone")
-    if child.doom:
+    half_built = state in {State.LOADING, State.STARTING}
+    if child.doom and not half_built:
         yield from life.settle(child)
         return "finished" if child.state is State.RELEASED else ""
     if state in {State.RESERVED, State.LOADING, State.FAILED} or (
-        state is State.STARTING and not (found and found.running)
+        state is State.STARTING and (child.doom or not (found and found.running))
     ):
         yield from _roll_back(child, life, registry)
         return "rolled_back"

@@ -10,12 +10,15 @@ from typing import Any
 from protocol.crossing import Thread
 from protocol.errors import OperationFailed, OwnerGone, RemoteProtocolError
 from protocol.soak import checks
+from protocol.soak.hosted import PACE_MS, Hosted
 from protocol.soak.island import Host, Island
 from protocol.soak.options import KINDS, LIVENESS, Options, Tally, Violation
 from protocol.soak.ports import Architecture
 
 FAULT = 0.012  # of all steps
 WEIGHTS = {"hold": 6, "swap": 5, "interrupt": 5, "starve": 2, "reset": 1, "kill": 1}
+OF_NETWORK = {"partition": 6, "stall": 6, "restart": 3, "power": 1}
+OF_HOSTED = 0.3  # of all faults, where there is a hosting service
 HELD = 400  # steps that messages are held at most
 RESTLESS = 200_000  # steps to come to rest: more, and something goes round in circles
 ISLANDS = (1, 3)
@@ -35,6 +38,7 @@ class Episode:
         self.step = 0
         self.allowed = frozenset(KINDS) - options.without
         self.islands = [self._island(place) for place in range(self.random.randint(*ISLANDS))]
+        self.hosted = self._hosted()
         self._kinds: dict[str, Callable[[Island, Host], bool]] = {
             "hold": self._hold,
             "swap": self._swap,
@@ -52,6 +56,12 @@ class Episode:
         self.tally.faults.update(["hostile"] * hostile)
         name = f"l0-{place}"
         return Island(name, arch, depth, hosts, self.seed, hostile, self.tally)
+
+    def _hosted(self) -> list[Hosted]:
+        """Every other episode has an L0 with a hosting service as well."""
+        if self.number % 2:
+            return []
+        return [Hosted("l0-h", self._arch(self.number // 2), self.seed, self.allowed, self.tally)]
 
     def _arch(self, place: int) -> Architecture:
         every = sorted(self._arches)
@@ -75,6 +85,7 @@ class Episode:
         """One step."""
         if faults and self.random.random() < FAULT:
             self._fault()
+        acts = [act for hosted in self.hosted for act in hosted.ready()]
         ready = [
             (island, host, thread)
             for island in self.islands
@@ -82,14 +93,27 @@ class Episode:
             if host.held_until < self.step
             for thread in host.threads()
         ]
-        if not ready:
+        if not ready and not acts:
             self._tick()
             return
-        self.hop(*ready[self.random.randrange(len(ready))])
+        if ready and (not acts or self.random.random() < 0.5):
+            self.hop(*self.random.choice(ready))
+            return
+        name, act = self.random.choice(acts)
+        self.tally.note("hosted", name)
+        try:
+            act()
+        except Violation:
+            raise
+        except Exception as error:
+            raise Violation("hosting", f"the service: {type(error).__name__}: {error}") from error
+        self._tick()
 
     def _tick(self) -> None:
         self.step += 1
         self.tally.steps += 1
+        for hosted in self.hosted:
+            hosted.pass_time(self.random.randrange(PACE_MS))
         for island in self.islands:
             island.feed(self.step)
             for host in island.hosts:
@@ -147,6 +171,11 @@ class Episode:
         ) from error
 
     def _fault(self) -> None:
+        if self.hosted and self.random.random() < OF_HOSTED:
+            (kind,) = self.random.choices(list(OF_NETWORK), list(OF_NETWORK.values()))
+            if kind in self.allowed:
+                self._of_hosted(kind)
+            return
         island = self.random.choice(self.islands)
         host = self.random.choice(island.hosts)
         (kind,) = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))
@@ -158,6 +187,17 @@ class Episode:
         ):
             self.tally.faults[kind] += 1
             self.tally.note("fault", kind, host.name)
+
+    def _of_hosted(self, kind: str) -> None:
+        self.tally.faults[kind] += 1
+        self.tally.note("fault", kind)
+        for hosted in self.hosted:
+            if kind == "restart":
+                hosted.restart()
+            elif kind == "power":
+                hosted.lose_power()
+            else:
+                hosted.close_a_way(kind)
 
     def _hold(self, island: Island, host: Host) -> bool:
         host.held_until = self.step + self.random.randrange(1, HELD)
@@ -189,6 +229,8 @@ class Episode:
 
     def look(self) -> None:
         """Bring every island to rest, and hold everything against everything."""
+        for hosted in self.hosted:
+            hosted.look()
         for island in self.islands:
             self._rest(island)
             for host in island.hosts:
@@ -217,6 +259,10 @@ class Episode:
                 island.end(host, "end")
             self._ended(island)
             checks.nothing_left(island)
+        for hosted in self.hosted:
+            if self.options.mode == LIVENESS:
+                hosted.live_out()
+            hosted.end()
 
     def _live_out(self, island: Island, host: Host) -> None:
         """Nothing goes wrong any more: whatever was begun comes to an end."""

@@ -51,6 +51,24 @@ class Loot:
                     self.numbers.append(int.from_bytes(block[at : at + 8], "big"))
 
 
+def looked_at(step: Step[Any], loot: Loot, level: Any) -> Step[Any]:
+    """The step, and others see what it issues."""
+    answer: Any = None
+    error: BaseException | None = None
+    while True:
+        try:
+            effect = step.send(answer) if error is None else step.throw(error)
+        except StopIteration as stop:
+            return stop.value
+        answer = error = None
+        if isinstance(effect, Issue):
+            loot.see(effect, level)
+        try:
+            answer = yield effect
+        except OperationalError as raised:
+            error = raised
+
+
 def numbers(value: Any) -> Iterator[int]:
     """All numbers in a request, without what the link says."""
     if type(value).__name__ in SAID_BY_THE_LINK or isinstance(value, bool):
@@ -65,8 +83,9 @@ def numbers(value: Any) -> Iterator[int]:
 class Corrupted:
     """The steps of a host's software, with what a hostile kernel makes of them."""
 
-    def __init__(self, step: Step[Any], random: Random, loot: Loot, level: Any) -> None:
+    def __init__(self, step: Step[Any], random: Random, loot: Loot, level: Any, patience: int = 0) -> None:
         self._step, self._random, self._loot, self._level = step, random, loot, level
+        self._patience = patience  # so many messages are left as they are
 
     def steps(self) -> Step[Any]:
         """Ends as the software does; an outage of the level is told to it as always."""
@@ -85,7 +104,8 @@ class Corrupted:
 
     def _issue(self, effect: Effect) -> Step[Any]:
         random = self._random
-        if not isinstance(effect, Issue):
+        self._patience -= 1
+        if not isinstance(effect, Issue) or self._patience >= 0:
             return (yield effect)
         if random.random() < STORED:
             self._store()

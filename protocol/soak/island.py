@@ -7,6 +7,7 @@ steps end at once, what serves it gets its answer first, and only then does the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -15,7 +16,7 @@ from protocol.crossing import Serve, Thread
 from protocol.effects import Step
 from protocol.ledger import Ledger
 from protocol.plan import operations as op
-from protocol.soak.hostile import Corrupted, Loot
+from protocol.soak.hostile import Corrupted, Loot, looked_at
 from protocol.soak.living import Life
 from protocol.soak.options import Tally
 from protocol.soak.ports import Architecture, Comparison, Rig
@@ -30,6 +31,7 @@ STRATEGIES = {
     "handles": ("passed", "mapped"),
     "donation": ("full", "full", "bounded", "off"),
 }
+PATIENCE = (0, 200, 1000, 3000)  # messages before a hostile host begins
 SPARED = 24  # frames that a starved hypervisor has beyond what it owes
 
 
@@ -59,7 +61,15 @@ class Island:
     """A machine of one architecture, and `hosts` guest hosts side by side at `depth`."""
 
     def __init__(
-        self, name: str, arch: Architecture, depth: int, hosts: int, seed: str, hostile: int, tally: Tally
+        self,
+        name: str,
+        arch: Architecture,
+        depth: int,
+        hosts: int,
+        seed: str,
+        hostile: int,
+        tally: Tally,
+        strategy: Mapping[str, str] | None = None,
     ) -> None:
         comparison = arch.comparison
         assert comparison is not None, f"{arch.name} has no host software"
@@ -67,10 +77,11 @@ class Island:
         self.random = Random(f"{seed}:{name}")
         self.comparison: Comparison = comparison
         self.lacks = frozenset(getattr(comparison, "lacks", {}))
-        strategy = {key: self.random.choice(words) for key, words in STRATEGIES.items()}
+        drawn_words = {key: self.random.choice(words) for key, words in STRATEGIES.items()}
+        words = drawn_words | dict(strategy or {})
         memory = max(MEMORY_MIB, arch.profiles[PROFILE].host_least_mib()[0] + 8) * MIB
         drawn = self.random.getrandbits(30)
-        self.rig: Rig = comparison.compose(PROFILE, depth, hosts, memory, CPUS, drawn, strategy, Ledger())
+        self.rig: Rig = comparison.compose(PROFILE, depth, hosts, memory, CPUS, drawn, words, Ledger())
         self.image = comparison.image(drawn, IMAGE_PAGES, None)
         self.loot = Loot(self.random)
         self.starving: list[tuple[Any, Any, int]] = []  # pool, frames, the step at which they come back
@@ -91,7 +102,9 @@ class Island:
         host.life = Life(host.name, software, Random(f"{stream}:life"), self, hostile=host.hostile)
         step: Step[Any] = host.life.live()
         if host.hostile:
-            step = Corrupted(step, Random(f"{stream}:hostile"), self.loot, self.level(host)).steps()
+            chance = Random(f"{stream}:hostile")
+            step = Corrupted(step, chance, self.loot, self.level(host), chance.choice(PATIENCE)).steps()
+        step = looked_at(step, self.loot, self.level(host))
         host.thread = Thread(host.name, step, self.rig.below(host.seat))
 
     def level(self, host: Host) -> Any:
@@ -113,6 +126,9 @@ class Island:
             how, host.ending, host.thread, host.life = host.ending, "", None, None
             host.teardown = Thread(f"{host.name}:{how}", self._ends(host, how), self._beneath(host))
             host.swept = how in ("end", "kill")
+        elif host.life is not None and host.thread is not None and host.thread.done:
+            if not host.life.stopping:  # it was refused its boot, or is worn out
+                self.end(host, "reset" if self.random.random() < 0.5 else "kill")
         elif host.teardown is not None and host.teardown.done:
             gone = host.teardown
             host.teardown = None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TAG = bytes.fromhex("a7c3915e2bd8f0644c197e83b5da2f61")  # what a secret begins with
 SECRET = 32  # bytes of one
 AT = 0x40  # where in its page: what only touches a page stores at its beginning
+IN_VAIN = 12
 GUESTS = 2  # of one host at a time
 MEMORY_MIB, VCPUS = 16, 2
 TOUCHED, KEPT, SHARED = 1100, 1600, 2048  # pages of a guest: for use, for secrets, for I/O
@@ -54,6 +55,7 @@ class Life:
         self.numbers = 0
         self.stopping = False
         self.operations = 0
+        self.in_vain = 0  # operations that failed since the last one that did not
         self.lacks = island.lacks
 
     # -- a life ----------------------------------------------------------------------------------------------
@@ -63,6 +65,8 @@ class Life:
         if not (yield from self._do(op.BootHost())):
             return "refused"
         while not self.stopping:
+            if self.in_vain > IN_VAIN:
+                return "worn out"  # a host that gets nowhere is rebooted by whoever watches it
             yield from self._something()
         for number in list(self.guests):
             yield from self._end(number)
@@ -157,10 +161,12 @@ class Life:
             self._refused(act, refused, failed)
             return False
         except ValueError:
+            self.in_vain += 1
             if not failed and not self.hostile:
                 raise
             return False
         self.island.tally.done[f"{act.name}_done"] += 1
+        self.in_vain = 0
         if not isinstance(result, bytes):
             result = True
         self.observed.append((act.name, repr(result)))
@@ -168,6 +174,7 @@ class Life:
 
     def _refused(self, act: op.Operation, refused: OperationFailed, failed: bool) -> None:
         self.island.tally.done[f"{act.name}_refused"] += 1
+        self.in_vain += 1
         self.observed.append((act.name, f"refused: {refused}"))
         if not self.hostile and not failed and not self.island.starved:
             raise Violation("service", f"{self.name} was refused {act}: {refused}") from refused

@@ -23,6 +23,8 @@ KINDS: Mapping[str, str] = {
     "duplicate": "it comes twice",
     "partition": "one way between two hosts is closed for a while",
     "stall": "one way between two hosts holds everything for a while, then lets it go",
+    "refuse": "an L0 with a hosting service refuses a step of a guest's life, though nothing is wrong",
+    "restart": "the process of a hosting service dies: its disk has what was committed",
     "power": "an L0 with a hosting service loses power: secure state is gone",
     "skew": "the clocks of hosts run at different speeds",
 }

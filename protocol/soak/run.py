@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from protocol.soak.episode import Episode
+from protocol.soak.isolation import alone_and_beside
 from protocol.soak.options import EPISODE, KINDS, Options, Tally, Violation
 from protocol.soak.ports import Architecture
+
+ISOLATED = 3  # every so many episodes one life is compared beside a hostile host and alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,9 @@ def one(
     episode = Episode(options, number, tally, arches)
     try:
         episode.run(steps)
+        if number % ISOLATED == 0 and "hostile" not in options.without:
+            arch = arches[sorted(arches)[number // ISOLATED % len(arches)]]
+            alone_and_beside(arch, 1 + number // ISOLATED % 2, episode.seed, tally)
     except Violation as violation:
         tally.note("violation", violation.check)
         return Failure(violation.check, violation.detail, number, episode.step, options.without)

@@ -19,11 +19,16 @@ from protocol.arch.pef.nesting import teardown
 from protocol.arch.s390.linked import Server, SieAnswer
 from protocol.arch.s390.nesting import Nested
 from protocol.errors import RemoteProtocolError
+from protocol.hosting import Gathering, Service
+from protocol.hosting.registry import Registry
 from protocol.memory.physical import Physical
 from protocol.memory.pool import Pool
 from protocol.memory.store import PAGE, PAGE_SHIFT
-from protocol.soak import Options, Outcome, episode, soak
+from protocol.nesting.locks import Locks
+from protocol.soak import Options, Outcome, episode, hosted, soak
+from protocol.soak.isolation import alone_and_beside
 from protocol.soak.living import TAG
+from protocol.soak.options import Tally, Violation
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +156,35 @@ def a_teardown_never_ends(patch: Patch) -> None:
     patch.setattr(episode, "RESTLESS", 5_000)
 
 
+def one_key_makes_two_children(patch: Patch) -> None:
+    patch.setattr(Service, "_replayed", lambda *_: None)
+
+
+def a_stranger_finds_a_child(patch: Patch) -> None:
+    """Whoever asks for a child by its name gets it."""
+    real = Registry.find
+
+    def find(self: Registry, requester: Any, name: bytes) -> Any:
+        return self.children.get(name) or real(self, requester, name)
+
+    patch.setattr(Registry, "find", find)
+
+
+def what_was_not_durable_is_answered(patch: Patch) -> None:
+    """Replies do not wait for the disk, which is slow; then the process dies."""
+    patch.setattr(Gathering, "after", lambda _self, then: then())
+    patch.setattr(hosted, "COMMITS", 0.002)
+
+
+def a_guest_host_sees_the_locks_of_its_sibling(patch: Patch) -> None:
+    held: set[Any] = set()
+
+    def made(self: Locks) -> None:
+        self._held = held
+
+    patch.setattr(Locks, "__init__", made)
+
+
 MUTATIONS: list[tuple[str, str, Mutation]] = [
     ("history", "s390", a_store_of_a_guest_is_lost),
     ("secrecy", "tdx", the_machine_keeps_a_copy_outside_of_its_vault),
@@ -163,6 +197,9 @@ MUTATIONS: list[tuple[str, str, Mutation]] = [
     ("level", "s390", a_level_raises),
     ("protocol", "s390", a_server_closes_the_link_of_who_did_nothing),
     ("liveness", "pef", a_teardown_never_ends),
+    ("hosting", "pef", one_key_makes_two_children),
+    ("hosting", "pef", a_stranger_finds_a_child),
+    ("hosting", "pef", what_was_not_durable_is_answered),
 ]
 
 
@@ -183,3 +220,11 @@ def test_a_mutation_is_found(check: str, arch: str, mutation: Mutation, monkeypa
     failure = run(arch).failure
     assert failure is not None, "nobody noticed"
     assert failure.check == check, failure
+
+
+def test_a_life_is_the_same_beside_a_hostile_host(monkeypatch: Patch) -> None:
+    arch = load("s390")
+    alone_and_beside(arch, 1, "seed", Tally())
+    a_guest_host_sees_the_locks_of_its_sibling(monkeypatch)
+    with pytest.raises(Violation, match=r"isolation|service"):
+        alone_and_beside(arch, 1, "seed", Tally())

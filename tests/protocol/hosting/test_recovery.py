@@ -410,3 +410,14 @@ def test_what_was_not_committed_is_gone():
     assert [row.data for row in disk.crash().rows()] == [row.data for row in disk.rows()]
     with pytest.raises(ValueError, match="kind"):
         Life(Machine(), SimulatedDisk([*disk.rows(), disk.rows().__next__()._replace(kind="odd")])).recover()
+
+
+@pytest.mark.parametrize("effects", range(4))
+def test_a_start_cut_short_whose_owner_is_gone_is_ended_by_the_next_life(life, effects):
+    """Found by `nestbed soak`: a doomed child that was half built stopped every later life."""
+    life.drive(life.handle("start", key(1), spec=SPEC), stop_after=effects)
+    life.drive(life.service.requester_gone(WHO.cid, WHO.epoch, life.now_ms), stop_after=0)
+    again = life.crash()
+    again.recover()
+    assert again.machine.guests == {}
+    assert again.audit() == []

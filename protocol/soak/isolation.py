@@ -1,0 +1,114 @@
+"""What a host does changes nothing that its sibling observes: one life beside a hostile host, and alone.
+
+A host observes what its level answers: to every request, and to its guests' loads. Both runs draw the
+victim's life from the same stream; in one of them its sibling does its worst meanwhile, dies and comes again.
+The two records must be equal, request by request, but for what a Trusted Entity draws (handles, cookies, the
+garbage in registers that it clears): there one number must stand for one number.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from protocol.crossing import Thread
+from protocol.effects import Issue, Step
+from protocol.errors import RemoteProtocolError
+from protocol.soak.episode import drop
+from protocol.soak.hostile import numbers
+from protocol.soak.island import Host, Island
+from protocol.soak.options import Tally, Violation
+from protocol.soak.ports import Architecture
+
+OPERATIONS = 60  # of the victim's life
+
+DRAWN = 1 << 32  # what is drawn is not smaller
+STRATEGY = {"handles": "mapped"}  # with others a host is told names that all hosts of a level share
+
+Seen = list[tuple[Any, ...]]
+
+
+def watched(step: Step[Any], seen: Seen) -> Step[Any]:
+    """The step, with everything that it asks and is answered."""
+    answer: Any = None
+    while True:
+        try:
+            effect = step.send(answer)
+        except StopIteration as stop:
+            return stop.value
+        if not isinstance(effect, Issue):
+            answer = yield effect
+            continue
+        asked = effect.operation, *numbers(effect.arguments)
+        answer = yield effect
+        seen.append((*asked, "->", *numbers([getattr(answer, "result", answer)])))
+
+
+def alone_and_beside(arch: Architecture, depth: int, seed: str, tally: Tally) -> None:
+    """Compare the two. Raises Violation."""
+    alone = _observed(arch, depth, seed, tally, hostile=False)
+    beside = _observed(arch, depth, seed, tally, hostile=True)
+    tally.checks["isolation"] += 1
+    tally.note("isolation", len(alone))
+    same = Renamed()
+    for number, (one, other) in enumerate(zip(alone, beside, strict=False)):
+        if not same.as_(one, other):
+            detail = f"observation {number} is {other!r:.200} beside a hostile host, {one!r:.200} alone"
+            raise Violation("isolation", f"{arch.name} at depth {depth}, seed {seed}: {detail}")
+    if len(alone) != len(beside):
+        detail = f"{len(beside)} observations beside a hostile host, {len(alone)} alone"
+        raise Violation("isolation", f"{arch.name} at depth {depth}, seed {seed}: {detail}")
+
+
+class Renamed:
+    """Are two records equal up to the names of what is drawn? Only large numbers are."""
+
+    def __init__(self) -> None:
+        self._there: dict[int, int] = {}
+        self._back: dict[int, int] = {}
+
+    def as_(self, one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+        return len(one) == len(other) and all(map(self._alike, one, other))
+
+    def _alike(self, a: Any, b: Any) -> bool:
+        if not isinstance(a, int) or not isinstance(b, int) or min(a, b) < DRAWN:
+            return bool(a == b)
+        return self._there.setdefault(a, b) == b and self._back.setdefault(b, a) == a
+
+
+def _observed(arch: Architecture, depth: int, seed: str, tally: Tally, hostile: bool) -> Seen:
+    """All that the victim observed, with its guests' loads at the end."""
+    island = Island("isolation", arch, depth, 2, seed, 1, tally, STRATEGY)
+    victim, sibling = island.hosts
+    seen: Seen = []
+    assert victim.thread is not None
+    assert victim.life is not None
+    victim.thread.stack[0] = watched(victim.thread.stack[0], seen)
+    random = Random(f"{seed}:order:{hostile}")
+    while not victim.thread.done:
+        victim.life.stopping = victim.life.operations >= OPERATIONS
+        threads = [victim.thread]
+        if hostile:
+            threads += sibling.threads()
+        thread = threads[random.randrange(len(threads))]
+        if thread is victim.thread:
+            thread.hop()
+        else:
+            _worst(island, sibling, thread, random)
+        tally.steps += 1
+    return [*seen, *victim.life.observed]
+
+
+def _worst(island: Island, host: Host, thread: Thread, random: Random) -> None:
+    """The sibling goes on; when its software fails, or now and then, it dies and comes again."""
+    place = len(thread.stack) - 1
+    try:
+        thread.hop()
+    except Exception as error:
+        if not isinstance(error, RemoteProtocolError) and (place or thread is not host.thread):
+            raise Violation("level", f"{thread.name}, {island.arch.name}: {error!r}") from error
+        drop(thread)
+        island.end(host, random.choice(("reset", "kill")))
+    if random.random() < 0.001:
+        island.end(host, random.choice(("reset", "kill")))
+    island.go_on(host)
