@@ -88,7 +88,10 @@ EXAMPLES = {
         "nestbed image build vmlinuz --pcf 0x20000000 --cck owner.key -o guest.img",
     ),
     "image show": ("nestbed image show guest.img",),
-    "measure": ("nestbed measure --arch s390 guest.img",),
+    "measure": (
+        "nestbed measure --arch s390 guest.img",
+        "nestbed measure --arch snp --path nested --firmware OVMF.fd --vcpus 4 --vcpu-type EPYC-v4",
+    ),
     "replay": (
         "nestbed replay said.jsonl",
         "nestbed replay said.jsonl --depth 2",

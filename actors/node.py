@@ -38,7 +38,7 @@ from protocol.plan import operations as op
 from protocol.trace.join import pieces
 from protocol.tracking import Book, summary
 
-TRAP_S = 5.0  # an access that traps is answered sooner, or L0 is gone
+TRAP_S = 60.0  # an access that traps is answered sooner, or L0 hangs: its death ends the connection at once
 NUMBERS = 1 << 40  # of spans for each process of a run
 PIECES = 500  # of traces, in one frame
 NODE = "node"  # the actor that the driver tells what is to happen to hosts

@@ -114,9 +114,9 @@ def shipped() -> dict[str, str]:
 
 def known_architectures() -> Known:
     """Every architecture that can be compared, with its profiles."""
-    from protocol.arch import architectures, load
+    from protocol.arch import kinds, load
 
-    loaded = (load(name) for name in architectures())
+    loaded = (load(name) for name in kinds())
     return {each.name: each.profiles for each in loaded if getattr(each, "comparison", None) is not None}
 
 

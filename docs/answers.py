@@ -13,7 +13,7 @@ from actors.answers import QUESTIONS, page
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "answers"
-ARCHITECTURES = ("s390", "sev", "tdx", "pef")
+ARCHITECTURES = ("s390", "snp", "tdx", "pef")
 README_RUNS = ((), tuple(word for arch in ARCHITECTURES for word in ("--arch", arch)))
 BLOCK = re.compile(r"(```text\n)(.*?)(\n?```)", re.DOTALL)
 

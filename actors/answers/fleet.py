@@ -19,7 +19,7 @@ MACHINES, GUESTS = 1_000, 1_000  # guests of each machine
 SHARD_GUESTS = 32
 SIZES = (10, 100, 1_000)  # machines
 USED = 0.7  # of the narrowest resource
-SLOW = "sev"  # whose machine has one secure processor for all
+SLOW = "snp"  # whose machine has one secure processor for all
 
 
 def fleet() -> Page:

@@ -11,10 +11,10 @@ from actors.scenario import load as scenario_of
 
 SCENARIO = "impact"
 RESTART = ("destroy", "create", "load", "boot")
-FIRMWARE = {"sev": "boot_verifier"}
+FIRMWARE = {"snp": "boot_verifier"}
 WAYS: Mapping[str, str] = {
     "s390": "cold restart of every guest: no call moves a configuration",
-    "sev": "legacy SEV: SEND and RECEIVE (built in Linux); SNP: the ABI has it, no kernel issues it",
+    "snp": "legacy SEV: SEND and RECEIVE (built in Linux); SNP: the ABI has it, no kernel issues it",
     "tdx": "the ABI has TDH.EXPORT and TDH.IMPORT, no kernel issues them; until then a cold restart",
     "pef": "cold restart of every guest: the ultravisor has no call for it",
 }

@@ -12,19 +12,19 @@ from actors.compare.progress import Progress
 from actors.compare.run import run
 from actors.costs import shipped
 from actors.scenario import BrokenScenario, load
-from protocol.arch import architectures
+from protocol.arch import kinds
 from protocol.arch import load as load_architecture
 from protocol.cost.formulas import Formulas, groups
 from protocol.cost.table import Costs
 from protocol.feasibility import Feasibility, Fence
 
 LIFE = ("create", "load", "boot", "run", "page_change", "destroy")  # what every architecture has
-ORDER = ("s390", "sev", "tdx", "pef")  # as the talk names them
+ORDER = ("s390", "snp", "tdx", "pef")  # as the talk names them
 
 
 def arches() -> list[str]:
     """Architectures in the order of the talk; others behind."""
-    return [name for name in ORDER if name in architectures()]
+    return [name for name in ORDER if name in kinds()]
 
 
 @cache

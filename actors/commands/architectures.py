@@ -10,9 +10,9 @@ from actors.commands.speak import tell, tell_json
 
 def show(as_json: AsJson = False) -> None:
     """List the architectures, and how real nesting is on each of them."""
-    from protocol.arch import architectures, load
+    from protocol.arch import kinds, load
 
-    found = [_facts(load(name)) for name in architectures()]
+    found = [_facts(load(name)) for name in kinds()]
     if as_json:
         tell_json(found)
         return

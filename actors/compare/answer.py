@@ -222,9 +222,9 @@ def _texts(turning: Any) -> Iterator[str]:
 
 def titles_of(arches: Iterable[str]) -> dict[str, str]:
     """The titles of those architectures that this program has."""
-    from protocol.arch import architectures, load
+    from protocol.arch import kinds, load
 
-    return {name: load(name).title for name in arches if name in architectures()}
+    return {name: load(name).title for name in arches if name in kinds()}
 
 
 def _claim(claim: Mapping[str, Any]) -> Claim:

@@ -66,7 +66,7 @@ def run(
     try:
         for arch in scenario.arch:
             for plan in plans_of[arch]:
-                with _alone():
+                with alone():
                     path = partial(_path, scenario, load(arch), plan, progress, done, steps, transcripts)
                     result = trio.run(path, processes, tracing)
                 done += len(plan.phases)
@@ -145,7 +145,7 @@ def _own_tally(ledger: Ledger, books: Iterable[Book]) -> Json:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """One failure comes out as itself, and not in the group that its nursery put around it."""
     try:
         yield

@@ -42,8 +42,8 @@ class BaseComparison(Generic[R]):
     wire: ClassVar[Iterable[type]]
     prices: ClassVar[Prices]
     reboot: ClassVar[str]
-    profiles: ClassVar[Mapping[str, Any]]
-    lacks: ClassVar[Mapping[str, str]] = {}
+    profiles: Mapping[str, Any]
+    lacks: Mapping[str, str] = {}
     cannot: ClassVar[Mapping[str, str]] = {}
 
     # -- what an architecture says

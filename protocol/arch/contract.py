@@ -169,8 +169,10 @@ class Architecture(Protocol):
 class Comparison(Protocol):
     """The parts of an architecture that a comparison puts together.
 
-    It may have two members more, where it is not whole. `lacks`: phases of a plan that it has not, each with
-    its reason, which stands in the results. `cannot`: options of a command that it cannot have, with reasons.
+    It may have members more. Where it is not whole, `lacks`: phases of a plan that it has not, each with its
+    reason, which stands in the results; `cannot`: options of a command that it cannot have, with reasons.
+    Where a launch is measured below, `firmware(data, vcpu_type, kernel, initrd, command_line)` makes
+    an image of a guest's firmware, and its rigs have `measurements()`: the digests of all guests.
     """
 
     @property

@@ -15,7 +15,7 @@ import nestbed
 from actors import console, exit_codes
 from actors.cli import COMMANDS, EXAMPLES, app
 from actors.record import Transcript, header_of
-from protocol.arch import architectures, load
+from protocol.arch import architectures, kinds, load
 
 Json = dict[str, Any]
 ALL = [name.split() for name in COMMANDS]
@@ -95,7 +95,7 @@ def test_what_is_nearly_right_is_guessed(wrong: list[str], hint: str) -> None:
 @pytest.mark.parametrize("command", [["architectures"], ["arch", "list"]], ids=" ".join)
 def test_architectures_are_listed(command: list[str]) -> None:
     listed = json.loads(run(*command, "--json").stdout)
-    assert [each["name"] for each in listed] == list(architectures())
+    assert [each["name"] for each in listed] == list(kinds())
     for each in listed:
         architecture = load(each["name"])
         assert (each["title"], each["realism"]) == (architecture.title, architecture.realism)

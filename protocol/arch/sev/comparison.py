@@ -9,8 +9,11 @@ from protocol.arch.comparison import BaseComparison, Place, PlainImages
 from protocol.arch.sev.compose import Rig
 from protocol.arch.sev.cpu import Cpu
 from protocol.arch.sev.crypto.keys import derive
+from protocol.arch.sev.host.kinds import KINDS, Kind
 from protocol.arch.sev.host.system import Host, Kernel
+from protocol.arch.sev.image import firmware_image
 from protocol.arch.sev.linked import WIRE, LinkedSev
+from protocol.arch.sev.ovmf import kernel_hashes
 from protocol.arch.sev.prices import PRICES
 from protocol.arch.sev.profiles import PROFILES, Profile
 from protocol.keyboard.recorded import Say
@@ -18,25 +21,37 @@ from protocol.ledger import Ledger
 from protocol.nesting.guest_host import OwnMemory
 from protocol.tracking import Book
 
+_RESET = "no call of the firmware takes a launched guest back to its start: it is ended and launched anew"
+_DUMP = "no call of the firmware dumps a guest for its owner"
+_SECRETS = "a secret is injected before the launch is finished, and none is part of the plan's launch"
 LACKS = {
+    "swap": "Linux does not swap the memory of SEV guests: it is pinned, so no host here does",
+    "reset": _RESET,
+    "secret": _SECRETS,
+    "dump": _DUMP,
+}
+SNP_LACKS = {
     "swap": "Linux does not swap the memory of SNP guests: guest_memfd holds it, so no host here does",
-    "reset": "the registers of an SNP guest are encrypted: it is ended and launched anew, and never reset",
+    "reset": _RESET,
     "attest": "a guest's request to the firmware is no operation of this host software yet",
     "secret": "an SNP guest has no secrets in the firmware: what its owner gives it comes after attestation",
-    "dump": "no call of the firmware dumps an SNP guest for its owner",
+    "dump": _DUMP,
 }
 CANNOT = {"--record": "its host software writes no transcript yet"}
 
 
 class SevComparison(PlainImages, BaseComparison[Rig]):
-    """See `protocol.arch.contract.Comparison`."""
+    """Of guests of one kind. See `protocol.arch.contract.Comparison`."""
 
     wire = WIRE
     prices = PRICES
     reboot = "power"
-    profiles = PROFILES
-    lacks = LACKS
     cannot = CANNOT
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+        self.profiles = {name: profile.of_kind(kind.name) for name, profile in PROFILES.items()}
+        self.lacks = SNP_LACKS if kind.snp else LACKS
 
     def rig(
         self, profile: Profile, depth: int, seed: int, strategy: Mapping[str, str], ledger: Ledger
@@ -62,13 +77,29 @@ class SevComparison(PlainImages, BaseComparison[Rig]):
         if bulk or record is not None:
             raise ValueError("bulk and transcripts are not built for this architecture")
         kernel = None if place.pool is None else Kernel(place.pool, rig.own_asids, rig.chain[0].lock)
-        return Host(place.level, place.cpus, random, depth=place.depth, image=image, book=book, kernel=kernel)
+        return Host(
+            place.level,
+            place.cpus,
+            random,
+            depth=place.depth,
+            image=image,
+            book=book,
+            kernel=kernel,
+            kind=self._kind,
+        )
 
     def linked(self, memory: OwnMemory, cpus: int) -> LinkedSev:
         return LinkedSev(memory, [Cpu(number) for number in range(cpus)])
+
+    def firmware(
+        self, data: bytes, vcpu_type: str, kernel: bytes | None, initrd: bytes, command_line: str
+    ) -> bytes:
+        """An image that is launched as QEMU launches firmware. Raises ValueError for what cannot be."""
+        hashes = b"" if kernel is None else kernel_hashes(kernel, initrd, command_line)
+        return firmware_image(data, vcpu_type, hashes)
 
     def drawn(self, seed: int, length: int) -> bytes:
         return derive(seed, "guest image", length)
 
 
-COMPARISON = SevComparison()
+COMPARISONS = {name: SevComparison(kind) for name, kind in KINDS.items()}

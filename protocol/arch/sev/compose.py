@@ -79,7 +79,7 @@ class Rig(composition.Rig[Kvm]):
         return Machine(storey.profile, storey.size, cpus, CALLS, self.ledger, self.seed + number)
 
     def storeys(self, wanted: Wanted) -> list[Storey]:
-        """Software of L0's own has as many ASIDs of the lower range as all hosts at the top together."""
+        """Software of L0's own has as many ASIDs as all hosts at the top together."""
         hosts, memory, cpus, spare = wanted
         below = [Storey(_size(hosts, memory), hosts * cpus, self.profile.below(hosts))]
         for _ in range(self.depth - 1):
@@ -87,8 +87,8 @@ class Rig(composition.Rig[Kvm]):
             below.insert(0, Storey(_size(1, above.size), above.cpus, above.profile.below(1)))
         if spare:
             l0 = below[0]
-            size, own = l0.size + -(-spare // BLOCK) * BLOCK, hosts * (self.profile.min_sev_asid - 1)
-            below[0] = Storey(size, l0.cpus + SOFTWARE_CPUS, l0.profile.with_own(own))
+            size, profile = l0.size + -(-spare // BLOCK) * BLOCK, l0.profile.with_own(hosts, self.profile)
+            below[0] = Storey(size, l0.cpus + SOFTWARE_CPUS, profile)
         return below
 
     def hypervisor(self, number: int, level: Any, wanted: Wanted) -> Step[Kvm]:
@@ -165,10 +165,13 @@ class Rig(composition.Rig[Kvm]):
 
     @property
     def own_asids(self) -> range:
-        """ASIDs of the lower range for software of L0's own: those behind the shares of its guest hosts."""
-        guests = self.levels[1:2] or [seat.level for seat in self.seats]
-        shared = sum(level.profile.min_sev_asid - 1 for level in guests)
-        return range(1 + shared, self.levels[0].profile.min_sev_asid)
+        """ASIDs for software of L0's own: those of a range behind the shares of its guest hosts."""
+        guests = [level.profile for level in self.levels[1:2] or [seat.level for seat in self.seats]]
+        l0: Profile = self.levels[0].profile
+        if self.profile.kind != "sev":
+            return range(1 + sum(one.min_sev_asid - 1 for one in guests), l0.min_sev_asid)
+        shared = sum(one.asids - one.min_sev_asid + 1 for one in guests)
+        return range(l0.min_sev_asid + shared, l0.asids + 1)
 
     def stands(self) -> None:
         """What is counted begins when the hosts at the top come up."""
@@ -221,6 +224,14 @@ class Rig(composition.Rig[Kvm]):
         for level in self.emulations():
             found["lent_pages"] += int(np.count_nonzero(level.real))
         return found
+
+    def measurements(self) -> list[str]:
+        """The launch digests of all guests on the machine, in hex."""
+        found: list[bytes] = []
+        for machine in self.machines:
+            found += [guest.digest for guest in machine.platform.guests.values()]
+            found += [guest.digest for guest in machine.platform.contexts.values()]
+        return [digest.hex() for digest in found]
 
     def guest_key(self, seat: int, context: int) -> bytes:
         """The message key of VMPL0 of an SNP guest, which has it from its secrets page:

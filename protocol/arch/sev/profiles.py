@@ -42,6 +42,7 @@ class Profile:
     owned: bool = False
     handles: int = 1024
     asid_limit: int = ASID_LIMIT
+    kind: str = "snp"  # of the guests in a comparison
 
     def below(self, hosts: int) -> Profile:
         """The machine that carries `hosts` guest hosts with the full limits of this profile each."""
@@ -55,14 +56,19 @@ class Profile:
             owned=False,
         )
 
-    def with_own(self, es: int) -> Profile:
-        """The same with `es` ASIDs more in the lower range, behind those that it has."""
+    def with_own(self, hosts: int, one: Profile) -> Profile:
+        """The same with more ASIDs, behind those that it has: as many as `hosts` of profile `one` have."""
+        es, sev = (one.min_sev_asid - 1) * hosts, (one.asids - one.min_sev_asid + 1) * hosts
         return replace(
             self,
-            asids=self.asids + es,
+            asids=self.asids + es + sev,
             min_sev_asid=self.min_sev_asid + es,
-            asid_limit=max(self.asid_limit, self.asids + es + 1),
+            asid_limit=max(self.asid_limit, self.asids + es + sev + 1),
         )
+
+    def of_kind(self, kind: str) -> Profile:
+        """For comparisons of guests of this kind."""
+        return replace(self, kind=kind)
 
     # What a plan of a comparison asks.
 
@@ -71,11 +77,14 @@ class Profile:
 
         The last is KVM's limit on VCPUs, not the firmware's: it knows VMSAs only.
         """
+        sev = self.kind == "sev"
+        bound = self.asids - self.min_sev_asid + 1 if sev else self.min_sev_asid - 1
+        which = "SEV guests" if sev else "SNP and ES guests"
         return (
-            Limit("guest.per_l1", self.min_sev_asid - 1, "SNP and ES guests bound at a time"),
+            Limit("guest.per_l1", bound, f"{which} bound at a time"),
             Limit("guest.memory_mib", self.memory_mib, "MiB of memory of the host"),
             Limit("guest.vcpus", 512, "VCPUs of a guest"),
-            Limit("run.level_swaps", 0, "pages that a level below swaps: not built for SNP guests"),
+            Limit("run.level_swaps", 0, "pages that a level below swaps: not built for AMD guests"),
         )
 
     def host_least_mib(self) -> tuple[int, str]:

@@ -22,21 +22,22 @@ ALL_MEMORY_MIB = 4 * 65536  # of all hosts of a console: page tables of states a
 
 
 class Sev:
-    """AMD: the secure processor and the RMP."""
+    """AMD: the secure processor and the RMP. What is compared are guests of one kind."""
 
-    name = "sev"
-    title = "AMD SEV, SEV-ES, SEV-SNP"
-    realism = "built"
+    def __init__(self, name: str, title: str, realism: str) -> None:
+        self.name = name
+        self.title = title
+        self.realism = realism  # somebody runs nested SNP; nobody has written nested SEV and SEV-ES
 
     @property
     def comparison(self) -> Comparison:
-        from protocol.arch.sev.comparison import COMPARISON
+        from protocol.arch.sev.comparison import COMPARISONS
 
-        return COMPARISON
+        return COMPARISONS[self.name]
 
     @property
     def profiles(self) -> Mapping[str, Profile]:
-        return PROFILES
+        return {name: profile.of_kind(self.name) for name, profile in PROFILES.items()}
 
     @property
     def calls(self) -> Mapping[int, CallSpec]:
@@ -79,4 +80,8 @@ def _within(what: str, value: int, low: int, high: int) -> None:
         raise ValueError(f"{what}: {value}; allowed: {low} to {high}")
 
 
-SLICE = Sev()
+SLICE = Sev("sev", "AMD SEV", "software")
+KINDS = {
+    "sev-es": Sev("sev-es", "AMD SEV-ES", "software"),
+    "snp": Sev("snp", "AMD SEV-SNP", "built"),
+}

@@ -31,7 +31,7 @@ def small(**changes: Any) -> Scenario:
     exits = Exits(ExitKind(3, "kernel"), ExitKind(2, "vmm"), ExitKind(2, "vmm"), ExitKind(2, "kernel"))
     base = Scenario(
         name="small",
-        arch=("sev",),
+        arch=("snp",),
         l1=GuestHosts(count=2, memory_mib=64, cpus=2),
         guest=Guests(
             per_l1=GUESTS // 2,
@@ -184,7 +184,7 @@ def test_two_runs_count_the_same(depth: int, profile: str) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_with_its_reason(changes: dict[str, Any], where: str) -> None:
-    (found,) = mistakes(small(**changes), {"sev": PROFILES["small"]})
+    (found,) = mistakes(small(**changes), {"snp": PROFILES["small"]})
     assert found.path == where
     assert found.hint or "not built" in found.allowed
 
@@ -193,7 +193,7 @@ def test_what_cannot_be_is_refused_with_its_reason(changes: dict[str, Any], wher
 @pytest.mark.parametrize("option", [["--record", "there"]])
 def test_an_option_that_it_cannot_have_ends_with_a_usage_error(option: list[str], tmp_path: Path) -> None:
     with chdir(tmp_path):
-        done = CliRunner().invoke(app, ["compare", "--arch", "sev", *option])
+        done = CliRunner().invoke(app, ["compare", "--arch", "snp", *option])
     assert done.exit_code == exit_codes.USAGE
     assert f"{option[0]}: sev: " in done.output
     assert not list(tmp_path.iterdir())
@@ -202,14 +202,14 @@ def test_an_option_that_it_cannot_have_ends_with_a_usage_error(option: list[str]
 @pytest.mark.slow
 def test_two_architectures_stand_side_by_side() -> None:
     """Each has all phases that it can: what one lacks the other keeps."""
-    found = run(small(arch=("s390", "sev"), l1=GuestHosts(count=2, memory_mib=2060, cpus=2)), Progress())
+    found = run(small(arch=("s390", "snp"), l1=GuestHosts(count=2, memory_mib=2060, cpus=2)), Progress())
     assert [(result["arch"], result["path"]) for result in found.results] == [
-        (arch, path) for arch in ("s390", "sev") for path in ("direct", "nested", "hosted")
+        (arch, path) for arch in ("s390", "snp") for path in ("direct", "nested", "hosted")
     ]
-    s390, sev = (next(r for r in found.results if r["arch"] == arch) for arch in ("s390", "sev"))
+    s390, sev = (next(r for r in found.results if r["arch"] == arch) for arch in ("s390", "snp"))
     assert s390["phases"]["swap"]["te_issued"] > 0
     assert sev["phases"]["swap"] is None
-    assert {claim["arch"] for claim in found.claims} == {"s390", "sev"}
+    assert {claim["arch"] for claim in found.claims} == {"s390", "snp"}
 
 
 def counted(found: Outcome) -> Any:
@@ -237,3 +237,42 @@ def test_nested_and_hosted_guests_live_side_by_side_on_one_l0(depth: int) -> Non
         if key.startswith("te_calls.SNP_ACTIVATE.") and ".own." in key
     ]
     assert own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vcpus", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["sev", "sev-es"])
+def test_a_legacy_launch_takes_the_commands_of_the_fact_sheet(kind: str, vcpus: int) -> None:
+    """Sections 6.2 and 6.3: r + V + 5 commands of the launch, r = 1; two for the end; three at the probe.
+
+    Every path issues the same, and pages change hands without any: no RMPUPDATE, no RECLAIM.
+    """
+    guests = replace(small().guest, vcpus=vcpus)
+    told = by_path(outcome(1, arch=(kind,), guest=guests))
+    assert {told[path]["realism"] for path in told} == {"built", "software"}
+    vmsas = {"LAUNCH_UPDATE_VMSA": GUESTS * vcpus} if kind == "sev-es" else {}
+    for path in ("direct", "hosted"):
+        assert issued(told[path], "create") == {"LAUNCH_START": GUESTS, "ACTIVATE": GUESTS}
+        assert issued(told[path], "load") == vmsas | {
+            "LAUNCH_UPDATE_DATA": GUESTS,
+            "LAUNCH_MEASURE": 2 * GUESTS,
+            "LAUNCH_FINISH": GUESTS,
+        }
+        assert issued(told[path], "destroy") == {"DEACTIVATE": GUESTS, "DECOMMISSION": GUESTS}
+        for phase in ("boot", "run", "page_change"):
+            assert issued(told[path], phase) == {}
+    asked = [key for key in told["nested"]["phases"]["load"] if key.startswith("te_calls.")]
+    assert {key.split(".")[1] for key in asked if key.endswith(".1")} == {
+        *vmsas,
+        "LAUNCH_UPDATE_DATA",
+        "LAUNCH_MEASURE",
+        "LAUNCH_FINISH",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sev", "sev-es", "snp"])
+def test_kinds_run_at_depth_two_beside_l0s_own_and_in_processes(kind: str) -> None:
+    found = run(small(arch=(kind,), depth=2, paths=("nested", "mixed")), Progress())
+    apart = run(small(arch=(kind,), depth=2, paths=("nested",)), Progress(), processes=2)
+    assert counted(apart) == counted(found)[:1]

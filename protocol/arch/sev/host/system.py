@@ -19,6 +19,7 @@ from protocol.arch.sev.cpu import MFDM, RMP_BASE, RMP_END, SME, SNP_EN, SYSCFG, 
 from protocol.arch.sev.hands import Hands
 from protocol.arch.sev.host.asids import AsidPool, FlushLock
 from protocol.arch.sev.host.driver import Driver, Failed
+from protocol.arch.sev.host.kinds import KINDS, Kind
 from protocol.arch.sev.host.vm import GuestFailed, Vm
 from protocol.arch.sev.status import Status
 from protocol.arch.sev.structs import PAGE, RMP_HEAD, TWO_MIB
@@ -61,8 +62,10 @@ class Host:
         image: bytes | None = None,
         book: Book | None = None,
         kernel: Kernel | None = None,
+        kind: Kind = KINDS["snp"],
     ) -> None:
-        """A host that is off."""
+        """A host that is off. All its guests are of one kind."""
+        self.kind = kind
         self._kernel = kernel
         self.level = level
         self.depth = depth
@@ -121,6 +124,10 @@ class Host:
         """The address of a page of the host's own, zeroed."""
         return self._allocate(PAGE, PAGE)
 
+    def run_of_pages(self, count: int) -> int:
+        """The address of so many pages in one piece, zeroed."""
+        return self._allocate(count * PAGE, PAGE)
+
     def give(self, pages: Sequence[int]) -> None:
         """These pages are free again: unassigned, and nobody's."""
         self.pool.give([page // PAGE for page in pages])
@@ -140,7 +147,8 @@ class Host:
 
     def boot(self) -> Step[None]:
         """The RMP is laid out (which the platform's boot code does), SNP switched on everywhere; then the
-        driver's probe; then KVM's save area on every CPU. A hypervisor has done all that for its own.
+        driver's probe; then KVM's save area on every CPU. Without SNP the first two are left out. A
+        hypervisor has done all that for its own.
         """
         if self._kernel is not None:
             self.pool = self._kernel.pool
@@ -150,11 +158,11 @@ class Host:
             return
         size = self.level.size
         rmp_len = -(-(RMP_HEAD + ENTRY * (size // PAGE)) // MIB) * MIB
-        self._tmr = -(-(RMP_AT + rmp_len) // TWO_MIB) * TWO_MIB
+        self._tmr = -(-(RMP_AT + rmp_len) // TWO_MIB) * TWO_MIB  # without SNP it is smaller
         free = self._tmr // PAGE + TWO_MIB // PAGE
         self.pool = Pool(free, size // PAGE - free)
         driver = Driver(self._hands, self._allocate)
-        for number in range(len(self._hands.seat.cpus)):
+        for number in range(len(self._hands.seat.cpus) if self.kind.snp else 0):
             for msr, value in (
                 (RMP_BASE, RMP_AT),
                 (RMP_END, RMP_AT + rmp_len - 1),
@@ -164,7 +172,9 @@ class Host:
         yield from driver.probe()
         for number in range(len(self._hands.seat.cpus)):
             yield from driver.write_msr(number, VM_HSAVE_PA, self.page())
-        self.asids = AsidPool(range(1, self.level.profile.min_sev_asid))
+        profile = self.level.profile
+        lower, upper = range(1, profile.min_sev_asid), range(profile.min_sev_asid, profile.asids + 1)
+        self.asids = AsidPool(lower if self.kind.encrypted_state else upper)
         self._driver = driver
 
     def shut_down(self) -> Step[None]:
@@ -179,6 +189,9 @@ class Host:
             return
         yield from driver.command("SHUTDOWN")
         yield from driver.wbinvd_everywhere()
+        if not self.kind.snp:
+            self._driver = None
+            return
         for allowed in ((0, Status.DFFLUSH_REQUIRED), (0,)):
             status = yield from driver.command(
                 "SNP_SHUTDOWN_EX", allowed, length=SNP_SHUTDOWN_LEN, flags=IOMMU_SHUTDOWN

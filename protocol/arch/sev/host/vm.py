@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING, Any
 from protocol.arch.sev.guest import GuestStep, Program
 from protocol.arch.sev.host.driver import Driver
 from protocol.arch.sev.host.tables import Tables
-from protocol.arch.sev.rmp import NPF_ENC
-from protocol.arch.sev.structs import EXIT_INTR, EXIT_NPF, EXIT_VMGEXIT, PAGE, SHARED, U64, Exit, NewState
+from protocol.arch.sev.structs import (
+    EXIT_HLT,
+    EXIT_INTR,
+    EXIT_NPF,
+    EXIT_VMGEXIT,
+    PAGE,
+    SHARED,
+    U64,
+)
 from protocol.effects import Fault, Step
 from protocol.errors import OperationFailed
 
@@ -41,8 +48,9 @@ class Vm:
     pages: int
     tables: Tables
     asid: int = 0
-    context: int = 0
+    context: int = 0  # of an SNP guest; any other has a handle
     response: int = 0
+    handle: int = 0
     vmsas: list[int] = field(default_factory=list)
     vmcbs: list[int] = field(default_factory=list)
     ghcbs: list[int] = field(default_factory=list)
@@ -50,10 +58,17 @@ class Vm:
     shared: dict[int, int] = field(default_factory=dict)
     open: set[int] = field(default_factory=set)
     accepted: set[int] = field(default_factory=set)  # what the guest knows: its validated pages
+    measurement: bytes = b""  # of a legacy guest: the MAC and the nonce
+    report: bytes = b""
 
     def ghcb(self, vcpu: int) -> int:
         """The guest address of the GHCB of a VCPU."""
         return (self.pages + vcpu) * PAGE
+
+    @property
+    def device(self) -> int:
+        """The guest address of a device's page, behind all else: nothing is ever mapped there."""
+        return (self.pages + len(self.vmcbs)) * PAGE
 
 
 def run(host: Host, vm: Vm, vcpu: int, steps: Iterable[GuestStep], reasons: Iterable[str] = ()) -> Step[None]:
@@ -72,35 +87,16 @@ def run(host: Host, vm: Vm, vcpu: int, steps: Iterable[GuestStep], reasons: Iter
             if "hex" in result:
                 host.heard = bytes.fromhex(result["hex"])
         if left.code == EXIT_NPF:
-            yield from _nested_fault(host, vm, left)
+            yield from host.kind.nested_fault(host, vm, left, program)
         elif left.code == EXIT_VMGEXIT:
             yield from _answer(host, vm, vcpu)
-        elif left.code != EXIT_INTR:
+        elif left.code not in (EXIT_INTR, EXIT_HLT):
             raise GuestFailed(f"guest {vm.number} leaves with {left.code:#x}")
 
 
 def _look(vm: Vm, result: dict[str, Any]) -> None:
     if "fault" in result or int(result.get("rax", "0x0"), 16) or result.get("cf"):
         raise GuestFailed(f"a step of guest {vm.number} ends with {result}")
-
-
-# -- nested faults -----------------------------------------------------------------------------------------
-
-
-def _nested_fault(host: Host, vm: Vm, left: Exit) -> Step[None]:
-    """The first touch of a page: private or shared, as the guest meant it and as the VMM was told."""
-    page, driver = left.info2 // PAGE, host.driver
-    private = bool(left.info1 & NPF_ENC)
-    if page >= vm.pages or private is (page in vm.open) or page in (vm.private if private else vm.shared):
-        raise GuestFailed(f"guest {vm.number} faults at {left.info2:#x}, code {left.info1:#x}")
-    under = host.page()
-    if private:
-        yield from driver.rmpupdate(under, NewState(page * PAGE, True, False, False, vm.asid))
-        vm.private[page] = under
-    else:
-        vm.shared[page] = under
-    host.keep("native_page", 1)
-    vm.tables.map(page * PAGE, under)
 
 
 # -- VMGEXIT -----------------------------------------------------------------------------------------------

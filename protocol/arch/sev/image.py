@@ -1,0 +1,74 @@
+"""What guests are launched with: plain bytes, or firmware as QEMU starts it.
+
+An image travels as bytes, of whole pages. Plain ones are loaded from the first page behind 64 KiB on, with
+VCPUs whose registers are zero. Firmware has a head that says so, and its VCPUs start as a type of QEMU's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+
+import msgpack
+
+from protocol.arch.sev.ovmf import Firmware
+from protocol.arch.sev.status import PageType
+from protocol.arch.sev.structs import PAGE, SNP_ACTIVE, U64, VMSA_FEATURES
+from protocol.arch.sev.vmsa import FIRST_START, VCPU_TYPES, after_reset
+from protocol.plan.fit import FIRST_PAGES
+
+_HEAD = Struct("<16sI")  # what it is, and the length of what follows
+_MAGIC = b"nestbed firmware"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page to be added: its type counts for SNP guests alone."""
+
+    gpa: int
+    kind: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is measured, in order: pages, then the registers of each VCPU."""
+
+    pages: Sequence[Page]
+    vmsas: Sequence[bytes]
+
+
+def firmware_image(firmware: bytes, vcpu_type: str, hashes: bytes = b"") -> bytes:
+    """An image of firmware. Raises ValueError for an unknown VCPU type and for what is no firmware."""
+    Firmware(firmware)
+    if vcpu_type not in VCPU_TYPES:
+        raise ValueError(f"VCPU type {vcpu_type!r}; allowed: {', '.join(VCPU_TYPES)}")
+    body: bytes = msgpack.packb((vcpu_type, hashes, firmware))
+    packed = _HEAD.pack(_MAGIC, len(body)) + body
+    return packed + bytes(-len(packed) % PAGE)
+
+
+def launch_of(image: bytes, vcpus: int, snp: bool) -> Launch:
+    """What a guest with so many VCPUs is launched with. Raises ValueError for firmware that cannot do it."""
+    if not image.startswith(_MAGIC):
+        pages = [
+            Page((FIRST_PAGES + n) * PAGE, PageType.NORMAL, image[n * PAGE : (n + 1) * PAGE])
+            for n in range(len(image) // PAGE)
+        ]
+        plain = bytearray(PAGE)
+        plain[VMSA_FEATURES : VMSA_FEATURES + 8] = U64.pack(SNP_ACTIVE if snp else 0)
+        return Launch(pages, [bytes(plain)] * vcpus)
+    _, length = _HEAD.unpack_from(image)
+    vcpu_type, hashes, data = msgpack.unpackb(image[_HEAD.size : _HEAD.size + length])
+    firmware, rdx = Firmware(data), VCPU_TYPES[vcpu_type]
+    starts = [FIRST_START] + ([firmware.start_of_others] * (vcpus - 1) if vcpus > 1 else [])
+    vmsas = [after_reset(start, rdx, snp) for start in starts]
+    if snp:
+        return Launch([Page(*each) for each in firmware.pages(hashes)], vmsas)
+    legacy = [
+        Page(firmware.gpa + at, PageType.NORMAL, data[at : at + PAGE]) for at in range(0, len(data), PAGE)
+    ]
+    if hashes:  # not a whole page: it is encrypted where the firmware looks for it
+        legacy.append(Page(firmware.hash_table, PageType.NORMAL, hashes))
+    return Launch(legacy, vmsas)
