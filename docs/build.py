@@ -14,7 +14,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from docs import feasible
+from docs import families, feasible
 from docs.page import Page, written
 from docs.record import ROOT, measure, record, record_file
 from protocol.arch import architectures
@@ -34,6 +34,8 @@ def documents() -> Iterator[tuple[Path, str]]:
     """Every document that is made, and its text."""
     for name, page in pages().items():
         yield ARCH / f"{name}.md", written(page)
+    page = ROOT / "docs" / "metrics.md"
+    yield page, families.metrics(page)
     yield ARCH / "feasibility.md", feasible.feasibility()
     for name, one in feasible.said().items():
         yield ARCH / f"{name}-worklist.md", feasible.worklist(one)
