@@ -14,14 +14,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from statistics import median
+from urllib.request import urlopen
 
 import trio
 
+from actors.commands.metrics import served
+from actors.compare.progress import Progress
+from actors.compare.run import run
 from actors.host import SecureHost
 from actors.kvm import Kvm
 from actors.observe.collector import Collector
 from actors.runtime.actor import Runtime, open_runtime
 from actors.runtime.tracing import Tracer
+from actors.scenario import load
 from actors.te import TrustedEntity
 from benchmarks.run import Case
 from benchmarks.uv_calls import no_end, prepared
@@ -34,6 +39,7 @@ TURNS = 30
 TURN_S = 0.05
 SAMPLE = 100
 SCRAPES_A_SECOND = 10
+SCRAPES = 40
 
 Watch = Callable[[Runtime, Ledger], AbstractContextManager[Tracer | None]]
 
@@ -94,6 +100,37 @@ async def _turn(l1: SecureHost, cpu: Cpu, tracer: Tracer | None) -> float:
     return done / took
 
 
+# -- an answer while the program is busy -----------------------------------------------------
+
+
+def scrapes(busy: bool) -> float:
+    """Milliseconds that the slowest of SCRAPES answers took, with a comparison under way or not."""
+    with served(0, depth=1) as (watching, port):
+        progress = Progress()
+        progress.on_attach, progress.on_staged = watching.attach, watching.staged
+        over = threading.Event()
+
+        def compare() -> None:
+            while not over.is_set():
+                run(load("default", flags={"paths": "nested"}, environment={}).scenario, progress)
+
+        thread = threading.Thread(target=compare if busy else over.wait)
+        thread.start()
+        try:
+            return max(_scrape(port) for _ in range(SCRAPES))
+        finally:
+            over.set()
+            thread.join()
+
+
+def _scrape(port: int) -> float:
+    begin = time.perf_counter()
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        answer.read()
+    time.sleep(0.05)
+    return 1000 * (time.perf_counter() - begin - 0.05)
+
+
 @cache
 def _measured(watch: Watch) -> tuple[float, float]:
     return trio.run(in_turns, watch)
@@ -108,3 +145,6 @@ def cases() -> Iterable[Case]:
             partial(lambda watch: _measured(watch)[0], watch),
             partial(lambda watch: _measured(watch)[1], watch),
         )
+    yield Case(
+        "slowest scrape while a comparison runs", "ms", partial(scrapes, True), partial(scrapes, False)
+    )

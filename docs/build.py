@@ -34,8 +34,8 @@ def documents() -> Iterator[tuple[Path, str]]:
     """Every document that is made, and its text."""
     for name, page in pages().items():
         yield ARCH / f"{name}.md", written(page)
-    page = ROOT / "docs" / "metrics.md"
-    yield page, families.metrics(page)
+    catalogue = ROOT / "docs" / "metrics.md"
+    yield catalogue, families.metrics(catalogue)
     yield ARCH / "feasibility.md", feasible.feasibility()
     for name, one in feasible.said().items():
         yield ARCH / f"{name}-worklist.md", feasible.worklist(one)
