@@ -38,6 +38,7 @@ from protocol.tracking import Book
 if TYPE_CHECKING:
     from struct import Struct
 
+    from protocol.arch.s390.host.destroy import SetAside
     from protocol.arch.s390.image import Image
 
 SPEC = {spec.name: spec for spec in CALLS.values()}
@@ -112,6 +113,7 @@ class Host:
         self.bulk = bulk
         self.query: Query | None = None
         self.guests: dict[int, Guest] = {}
+        self.aside: SetAside | None = None  # a guest that ended, some of whose pages are still there
         self.leaked = 0  # frames whose owner would not die: never used again
         self.heard = b""  # what the last load of a guest found that was to be shown
         self._random = random

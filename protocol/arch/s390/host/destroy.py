@@ -1,4 +1,4 @@
-"""Rows 12 to 14: a guest ends: in order, in order but behind its back, or because its VMM was killed.
+"""Rows 12 to 14: a guest ends: in order, behind the back of its host, or because its VMM was killed.
 
 What the Ultravisor will not give back is never used again: Linux leaks it, and so does this host (`leaked`).
 """
@@ -6,6 +6,7 @@ What the Ultravisor will not give back is never used again: Linux leaks it, and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 
 ASYNCHRONOUS_ABOVE = 1 << 31  # bytes: smaller guests are not worth a second thread
 PREFIX_END = (1 << 31) >> PAGE_SHIFT  # a prefix lies below 2 GiB
+BEHIND = 16  # pages of a guest set aside that go before each operation of the host; a kernel has a thread
+
+
+@dataclass(slots=True)
+class SetAside:
+    """A guest that ended, some of whose pages are still secure. `ended`: its configuration is gone."""
+
+    guest: Guest
+    frames: np.ndarray
+    ended: bool
 
 
 def destroy(host: Host, guest: Guest) -> Step[None]:
@@ -35,12 +46,17 @@ def destroy(host: Host, guest: Guest) -> Step[None]:
 
 
 def destroy_behind(host: Host, guest: Guest) -> Step[None]:
-    """Row 13: prepare, then perform at once, as nobody waits here. Kernels do the second half in a thread."""
-    if guest.size <= ASYNCHRONOUS_ABOVE:
+    """Row 13: prepare; the rest goes behind the back of whatever the host does next, a new guest's start too.
+
+    One guest can be set aside at a time. Another one, and one that is not worth it, is destroyed in order.
+    """
+    if guest.size <= ASYNCHRONOUS_ABOVE or host.aside is not None:
         yield from destroy(host, guest)
         return
     ended = yield from prepare(host, guest)
-    yield from perform(host, guest, ended)
+    del host.guests[guest.number]
+    pages, frames = mapped(host.level, guest.table)
+    host.aside = SetAside(guest, frames[pages >= PREFIX_END], ended)
 
 
 def prepare(host: Host, guest: Guest) -> Step[bool]:
@@ -55,13 +71,18 @@ def prepare(host: Host, guest: Guest) -> Step[bool]:
     return ended
 
 
-def perform(host: Host, guest: Guest, ended: bool) -> Step[None]:
-    """The rest of the pages, then the configuration if it is still there."""
-    pages, frames = mapped(host.level, guest.table)
-    yield from _release_pages(host, guest, frames[pages >= PREFIX_END])
+def go_on(host: Host, aside: SetAside, count: int) -> Step[None]:
+    """Perform, as far as `count` pages; after the last one the configuration, if it is still there."""
+    guest, frames = aside.guest, aside.frames
+    aside.frames = frames[count:]
+    yield from _release_pages(host, guest, frames[:count])
+    if aside.frames.size:
+        return
+    host.aside = None
+    ended = aside.ended
     if not ended and not guest.vcpus:
         ended = yield from _end_configuration(host, guest, "destroy_config")
-    _forget(host, guest, ended)
+    _give_back(host, guest, ended)
 
 
 def kill(host: Host, guest: Guest) -> Step[None]:
@@ -158,8 +179,16 @@ def take_back(host: Host, frames: np.ndarray) -> None:
 
 
 def _forget(host: Host, guest: Guest, ended: bool) -> None:
-    """The guest is gone. What belongs to a configuration or CPU that would not go stays donated for ever."""
+    """The guest is gone."""
     host.guests.pop(guest.number, None)
+    _give_back(host, guest, ended)
+
+
+def _give_back(host: Host, guest: Guest, ended: bool) -> None:
+    """All that it took is the host's again.
+
+    What belongs to a configuration or CPU that would not go stays donated for ever.
+    """
     if not ended:
         host.leaked += len(guest.vcpus) * ((host.up.cpu_len >> PAGE_SHIFT) + 2)
         host.leaked += (host.up.conf_base_len >> PAGE_SHIFT) + SCA_FRAMES + guest.table.frames

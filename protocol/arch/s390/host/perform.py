@@ -11,7 +11,7 @@ from protocol.arch.s390.host import PREFAULT
 from protocol.arch.s390.host import pages as page
 from protocol.arch.s390.host.boot import boot, shut_down
 from protocol.arch.s390.host.create import create
-from protocol.arch.s390.host.destroy import destroy, destroy_behind, kill
+from protocol.arch.s390.host.destroy import BEHIND, destroy, destroy_behind, go_on, kill
 from protocol.arch.s390.host.dump import dump
 from protocol.arch.s390.host.guests import Guest, Vcpu
 from protocol.arch.s390.host.lifecycle import LOAD_NORMAL, MODIFIED_CLEAR, start
@@ -48,7 +48,15 @@ def perform(host: Host, operation: op.Operation) -> Step[Any]:
     act = _ACTS.get(type(operation))
     if act is None:
         raise ValueError(f"no operation of an s390 host: {operation!r}")
-    return act(host, operation)
+    return act(host, operation) if host.aside is None else _beside(host, operation, act)
+
+
+def _beside(host: Host, operation: op.Operation, act: Callable[[Any, Any], Step[None]]) -> Step[None]:
+    """Some of the pages of a guest that is set aside go first; all of them before the host does."""
+    assert host.aside is not None
+    count = host.aside.frames.size if isinstance(operation, op.Shutdown) else BEHIND
+    yield from go_on(host, host.aside, count)
+    yield from act(host, operation)
 
 
 # -- host and life cycle ---------------------------------------------------------------------------

@@ -213,19 +213,6 @@ def test_pinned_pages_are_released_too() -> None:
     assert bench.level.statistics()["te"]["pins"] == 0
 
 
-def test_a_large_guest_is_destroyed_fast_and_behind_its_back() -> None:
-    size = Size(2, 3, 5, 2, 2056)
-    bench = up(size)
-    far = Pages(524288, 4, 4)
-    bench.do(Touch(0, 0, far))
-    assert calls(bench.do(Destroy(0, behind=True))) == {
-        "destroy_cpu": 2,
-        "destroy_config_fast": 1,
-        "destroy_storage": size.resident + 4,
-    }
-    assert bench.level.statistics()["secure_pages"] == 0
-
-
 def test_a_small_guest_is_never_destroyed_behind_its_back() -> None:
     bench = up(Size(1, 3, 5, 2, 8))
     assert "destroy_config_fast" not in calls(bench.do(Destroy(0, behind=True)))
