@@ -127,3 +127,50 @@ def test_the_table_in_memory_is_what_the_columns_say() -> None:
     assert int.from_bytes(raw[:8], "little") == 5 | 0x7000 | 9 << 51
     assert rmp.rendered(7 * MIB + 8 * 9, 8) == (1).to_bytes(8, "little")
     assert rmp.assigned_pages() == 1
+
+
+STATES = st.builds(
+    NewState,
+    st.integers(0, 40).map(lambda page: page * PAGE),
+    st.booleans(),
+    st.just(False),
+    st.booleans(),
+    st.integers(0, 3),
+)
+
+
+def contents(rmp: Rmp) -> list[list[int]]:
+    return [column.tolist() for column in (rmp.flags, rmp.asid, rmp.gpa, rmp.perms, rmp.counters)]
+
+
+@given(
+    before=st.lists(st.tuples(st.integers(0, 40), STATES), max_size=30),
+    valid=st.sets(st.integers(0, 40)),
+    first=st.integers(0, 40),
+    count=st.integers(1, 40),
+    new=STATES,
+)
+@settings(deadline=None, max_examples=150)
+def test_a_run_of_updates_is_that_of_each_page(
+    before: list[tuple[int, NewState]], valid: set[int], first: int, count: int, new: NewState
+) -> None:
+    """In one step if each would be done, and then the table is the same, byte by byte."""
+    tables = []
+    for _ in range(2):
+        rmp = Rmp(4096, 16)
+        rmp.build(8 << 20, (8 << 20) + 0x4000 + 4096 * 16, np.ones(4096, bool))
+        for page, state in before:
+            rmp.update((1024 + page) * PAGE, state)
+        for page in valid:
+            if rmp.asid_of(1024 + page):
+                rmp.change(1024 + page, VALIDATED)
+        tables.append(rmp)
+    one, other = tables
+    codes = [
+        one.update((1024 + first + n) * PAGE, new._replace(gpa=new.gpa + n * PAGE if new.asid else new.gpa))
+        for n in range(count)
+    ]
+    done = other.update_run(1024 + first, count, new)
+    assert done is (not any(codes))
+    if done:
+        assert contents(one) == contents(other)
