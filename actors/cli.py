@@ -28,6 +28,7 @@ from actors.commands import (
     load,
     measure,
     node,
+    pki,
     policy,
     replay,
     report,
@@ -63,6 +64,8 @@ EXAMPLES = {
         "nestbed node lab.toml --part l0-0.l1-1 --directory /run/nestbed/lab",
     ),
     "why": ("nestbed why lab",),
+    "pki init": ("nestbed pki init keys",),
+    "pki issue": ("nestbed pki issue keys machine l0-0 --host l0-0.example",),
     "doctor": ("nestbed doctor", "nestbed doctor --ready --url http://127.0.0.1:9464"),
     "calls": (
         "nestbed calls s390 --brief",
@@ -193,6 +196,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "node": node.node,
     "why": why.why,
     "doctor": doctor.doctor,
+    "pki init": pki.init,
+    "pki issue": pki.issue,
     "calls": calls.show,
     "explain": explain.explain,
     "feasibility": feasibility.show,
@@ -251,6 +256,7 @@ def build() -> typer.Typer:
             no_args_is_help=True, help="Serve the hosting interface, or ask it for secure guests."
         ),
         "policy": typer.Typer(no_args_is_help=True, help="Look at policies of the hosting interface."),
+        "pki": typer.Typer(no_args_is_help=True, help="Make certificates for links between machines."),
         "image": typer.Typer(no_args_is_help=True, help="Build images of secure guests, look at them."),
     }
     for name, does in COMMANDS.items():

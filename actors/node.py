@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from actors.runtime.actor import Actor, Runtime, open_runtime
 from actors.runtime.link import Link
 from actors.runtime.port import Deliver, Directory, Port
 from actors.runtime.tracing import Tracer
+from actors.runtime.transport.pki import Credentials
+from actors.runtime.transport.tls import dial, only
 from actors.runtime.transport.unix import adopt, adopt_blocking
 from protocol.arch import load
 from protocol.codec import Codec
@@ -35,6 +38,7 @@ from protocol.errors import OperationFailed
 from protocol.ledger import Ledger
 from protocol.nesting.guest_host import OwnMemory
 from protocol.plan import operations as op
+from protocol.roles import DRIVER, MACHINE, may_ask
 from protocol.trace.join import pieces
 from protocol.tracking import Book, summary
 
@@ -317,8 +321,9 @@ async def settle_in(
     runtime: Runtime,
     nursery: trio.Nursery,
     gone: Callable[[], None],
+    streams: Sequence[trio.abc.Stream] = (),
 ) -> Node:
-    """Bring up hosts on what was inherited; `gone` is called when L0 is."""
+    """Bring up hosts on what was inherited; `gone` is called when L0 is. `streams`: links that were not."""
     node = Node(config, directory, runtime, nursery)
     nursery.start_soon(node.actor.run)
     codec = Codec(node.comparison.wire)
@@ -331,7 +336,8 @@ async def settle_in(
         await link.run()
         gone()
 
-    node.links = [Link(adopt(fds.kvm), encode=codec.encode, decode=codec.decode) for fds in of_l1]
+    over = streams or [adopt(fds.kvm) for fds in of_l1]
+    node.links = [Link(stream, encode=codec.encode, decode=codec.decode) for stream in over]
     for link in node.links:
         link.tracer = node.tracer
         nursery.start_soon(until_the_end, link)
@@ -340,27 +346,44 @@ async def settle_in(
     return node
 
 
-async def serve(config: NodeConfig, of_l1: Sequence[Inherited], control: int) -> None:
+async def serve(
+    config: NodeConfig, of_l1: Sequence[Inherited], control: int, name: str = "node", dialled: str = ""
+) -> None:
     """Live until L0 or the driver is gone."""
     directory = Directory()
     words = control_codec()
+    streams = [await dial_home(dialled, f"{name}.{number}") for number in range(len(of_l1) if dialled else 0)]
+    driven = await dial_home(dialled, f"{name}.control") if dialled else adopt(control)
     async with trio.open_nursery() as nursery, open_runtime() as runtime:
-        node = await settle_in(config, of_l1, directory, runtime, nursery, nursery.cancel_scope.cancel)
-        driver = Link(adopt(control), directory.serve, encode=words.encode, decode=words.decode)
+        stop = nursery.cancel_scope.cancel
+        node = await settle_in(config, of_l1, directory, runtime, nursery, stop, streams)
+        serve_driver = only(may_ask(DRIVER), directory.serve)
+        driver = Link(driven, serve_driver, encode=words.encode, decode=words.decode)
         driver.tracer = node.tracer
         await driver.run()
         nursery.cancel_scope.cancel()
+
+
+async def dial_home(dialled: str, ticket: str) -> trio.abc.Stream:
+    """Open a link to the process that started this one."""
+    host, port, *paths = json.loads(dialled)
+    credentials = Credentials(*map(Path, paths))
+    return await dial(host, port, credentials, MACHINE, ticket)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m actors.node`: started by whoever drives a run, not by a person."""
     parser = argparse.ArgumentParser(prog="python -m actors.node", description=__doc__)
     parser.add_argument("--config", required=True, help="one JSON object, see NodeConfig")
+    parser.add_argument("--name", default="node", help="what this process is called in its certificate")
     parser.add_argument("--l1", action="append", required=True, help="KVM,TRAPS,RAM: descriptors of one L1")
-    parser.add_argument("--control", type=int, required=True, help="the descriptor of the driver's link")
+    parser.add_argument("--control", type=int, default=-1, help="the descriptor of the driver's link")
+    parser.add_argument(
+        "--dial", default="", help="open the links instead: address, certificate, key, authority"
+    )
     given = parser.parse_args(arguments)
     of_l1 = [Inherited(*map(int, text.split(","))) for text in given.l1]
-    trio.run(serve, NodeConfig.read(given.config), of_l1, given.control)
+    trio.run(serve, NodeConfig.read(given.config), of_l1, given.control, given.name, given.dial)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ REASONS = (
     "kind",  # a kind of frame that does not exist
     "order",  # a frame that is not legal now: before the hello, a reply to nothing
     "credit",  # more calls outstanding than were granted
+    "role",  # asked for what the role in the peer's certificate does not allow
 )
 
 Message = list[Any] | dict[str, Any]

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 CHANGES_SHOWN = 50
 LINGER_S = 86_400.0
 PROCESSES = 64
+BETWEEN = ("unix", "tcp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,9 @@ def compare(
     _may_have(resolved.scenario, {"--processes": processes > 1, "--record": record is not None})
     if processes > 1:
         _may_be_split(resolved.scenario, record)
+    elif resolved.scenario.transport in BETWEEN:
+        how = resolved.scenario.transport
+        end(exit_codes.USAGE, f"--transport {how}: is between processes; allowed: with --processes 2 or more")
     if trace and resolved.scenario.fidelity == "bulk":
         end(exit_codes.USAGE, "--trace: bulk folds what several levels do; allowed: --fidelity call")
     wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes, costs, trace)

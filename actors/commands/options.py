@@ -90,7 +90,7 @@ Transport = Annotated[
     typer.Option(
         "--transport",
         metavar="HOW",
-        help="memory: messages as they are; packed: packed and unpacked.",
+        help="memory: messages as they are; packed: packed and unpacked; unix, tcp: between processes.",
         autocompletion=lambda incomplete: [w for w in _words("transport") if w.startswith(incomplete)],
     ),
 ]

@@ -8,19 +8,24 @@ one process.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import trio
 
-from actors.apart import ApartL1, ApartNode, settle, start_node
+from actors.apart import ApartL1, ApartNode, Remote, settle, start_node
 from actors.compare.stage import EVERYTHING, SWEPT, Json, Parts, reclaimed
 from actors.kvm import Kvm
 from actors.node import Above, Boot, End, NodeConfig, Phase, SwapUnder, Tally, Traces
 from actors.runtime.actor import Actor
+from actors.runtime.transport.pki import Authority
+from actors.runtime.transport.tls import Exchange, Peer
 from actors.te import TrustedEntity
 from protocol.codec import Codec
 from protocol.hosting import Service
 from protocol.plan import operations as op
+from protocol.roles import HOSTS, MACHINE
 from protocol.trace.join import Piece
 from protocol.tracking import Book
 
@@ -57,6 +62,7 @@ class GuestHostsElsewhere:
         self._node_of: dict[int, ApartNode] = {}
         self._lives = [0] * hosts.count
         self._left_over: set[int] = set()
+        self._keys: TemporaryDirectory[str] | None = None
 
     def actors(self) -> Iterator[tuple[str, Actor]]:
         """Those of this process: guest hosts and their guests are the others'."""
@@ -66,12 +72,19 @@ class GuestHostsElsewhere:
     async def start(self, nursery: trio.Nursery) -> None:
         """Start the processes; every host comes up in its own."""
         codec = Codec(self._parts.comparison.wire)
-        for dealt in self._dealt:
-            l1s = [settle(self.rig, seat, self.kvm, f"l1.{seat}", codec) for seat in dealt]
+        remote = await self._reached(nursery) if self._parts.scenario.transport == "tcp" else None
+        for number, dealt in enumerate(self._dealt):
+            name = f"node-{number}"
+            l1s = []
+            for place, seat in enumerate(dealt):
+                expected = None
+                if remote is not None:
+                    expected = remote.exchange.expect(f"{name}.{place}", Peer(HOSTS, name))
+                l1s.append(settle(self.rig, seat, self.kvm, f"l1.{seat}", codec, stream=expected))
             seats = tuple(dealt) if self._parts.scenario.depth == 1 else tuple(range(len(self._lives)))
             for l1 in l1s:
                 l1.link.tracer = self._parts.tracer
-            node = await start_node(nursery, self._config(seats, l1s), l1s, self.kvm)
+            node = await start_node(nursery, self._config(seats, l1s), l1s, self.kvm, name, remote)
             node.control.tracer = self._parts.tracer
             self._nodes.append(node)
             self._node_of |= dict.fromkeys(seats, node)
@@ -79,6 +92,13 @@ class GuestHostsElsewhere:
             await self._boot(host)
         if self._parts.scenario.depth > 1:  # L1's hypervisor came up by messages, which belong to no phase
             self.rig.stands()
+
+    async def _reached(self, nursery: trio.Nursery) -> Remote:
+        """Take links over TLS on the loopback, under an authority of this run alone."""
+        self._keys = TemporaryDirectory(prefix="nestbed-")
+        authority = Authority.create(Path(self._keys.name), days=1)
+        exchange = Exchange(authority.issue(MACHINE, "l0", ["127.0.0.1"]))
+        return Remote(exchange, authority, await exchange.listen(nursery, "127.0.0.1"))
 
     def _config(self, seats: tuple[int, ...], l1s: list[ApartL1]) -> NodeConfig:
         scenario = self._parts.scenario
@@ -173,6 +193,8 @@ class GuestHostsElsewhere:
         for node in self._nodes:
             node.child.kill()
             await node.gone(self.kvm)
+        if self._keys is not None:
+            self._keys.cleanup()
 
     def books(self) -> Iterable[Book]:
         return tuple(self.rig.books())

@@ -201,6 +201,7 @@ class Machine:
         self._seated[seat] = seated = Seated(l1)
         self.process.links[f"l1-{seat}"] = l1.link
         self.process.nursery.start_soon(self._keep, seat, seated)
+        assert l1.kvm is not None
         try:
             config = pack_frame([self.config(seat).text()])
             files = [l1.kvm.theirs, l1.traps.theirs, l1.file.fd]

@@ -44,6 +44,8 @@ WINDOW = 64  # calls that a peer may have outstanding here
 WINDOW_LIMIT = 1 << 16  # the largest grant that is believed
 HELD = 1024  # calls that wait for the window
 HELLO_S = 5.0
+FRAME_S = 30.0  # from the first byte of a frame to its last
+UNSENT_BYTES = 8 << 20  # answers that a peer does not read; it may not ask for more of them
 READ_BYTES = 65536
 
 Serve = Callable[[str, object, Deliver], None]
@@ -124,6 +126,7 @@ class Link:
         self._held: dict[int, _Call] = {}
         self._serving: set[int] = set()
         self._out: list[bytes] = []
+        self._unsent = 0  # bytes, those that are being written included
         self._deadlines: list[tuple[float, int]] = []
         self._wake_writer = trio.Event()
         self._wake_timer = trio.Event()
@@ -219,28 +222,37 @@ class Link:
 
     async def _read(self) -> None:
         decoder = FrameDecoder(self._limit)
-        hello_by = trio.current_time() + HELLO_S
+        due = trio.current_time() + HELLO_S  # when what the peer has begun has to be whole
         try:
             while True:
-                with trio.CancelScope(deadline=hello_by) as waits_for_hello:
+                with trio.CancelScope(deadline=due) as waits:
                     data = await self._stream.receive_some(READ_BYTES)
-                if waits_for_hello.cancelled_caught:
-                    raise RemoteProtocolError("order", f"no hello within {HELLO_S:g} s")
+                if waits.cancelled_caught:
+                    wanted = "rest of a frame" if self._granted is not None else "hello"
+                    raise RemoteProtocolError("order", f"no {wanted} in its time")
                 if not data:
                     decoder.end()
                     return
                 self._counts["bytes_received"] += len(data)
-                for message in decoder.feed(data):
+                messages = decoder.feed(data)
+                for message in messages:
                     self._counts["received"] += 1
                     self._take(open_envelope(message))
                 if decoder.violation is not None:
                     raise decoder.violation
                 if self._granted is not None:
-                    hello_by = float("inf")
+                    due = self._frame_due(due, decoder.pending, len(messages))
         except RemoteProtocolError as violation:
             self.violation = violation
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the same as an end: everyone who waits is told
+
+    @staticmethod
+    def _frame_due(due: float, pending: int, complete: int) -> float:
+        """By when the frame has to be whole that has begun; never, if none has."""
+        if not pending:
+            return float("inf")
+        return trio.current_time() + FRAME_S if complete or due == float("inf") else due
 
     async def _write(self, scope: trio.CancelScope) -> None:
         try:
@@ -252,6 +264,7 @@ class Link:
                 self._out.clear()
                 self._counts["bytes_sent"] += len(data)
                 await self._stream.send_all(data)
+                self._unsent -= len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             scope.cancel()
 
@@ -279,6 +292,7 @@ class Link:
 
     def _send(self, frame: bytes) -> None:
         self._counts["sent"] += 1
+        self._unsent += len(frame)
         self._out.append(frame)
         self._wake_writer.set()
 
@@ -308,6 +322,8 @@ class Link:
             raise RemoteProtocolError("order", f"call {number} is outstanding")
         if len(self._serving) >= self._window:
             raise RemoteProtocolError("credit", f"more than {self._window} calls outstanding")
+        if self._unsent > UNSENT_BYTES:
+            raise RemoteProtocolError("credit", f"{self._unsent} bytes of answers are not read")
         self._serving.add(number)
         deliver: Deliver = partial(self._answer, number)
         body, trace = self._decode(envelope.body), envelope.trace

@@ -232,7 +232,11 @@ class Scenario:
     depth: int = _whole(1, 1, 3, "level of the hosts whose guests are secure; the direct path is always 0")
     profile: str = _word("small", None, "sizes and limits of the Trusted Entity")
     fidelity: str = _word("call", ("call", "bulk"), "every page call by itself, or runs of them in one step")
-    transport: str = _word("memory", ("memory", "packed"), "messages as they are, or packed and unpacked")
+    transport: str = _word(
+        "memory",
+        ("memory", "packed", "unix", "tcp"),
+        "messages as they are, packed, over Unix sockets or TLS",
+    )
     machine: Machine = field(default_factory=Machine, metadata=_SECTION)
     l1: GuestHosts = field(default_factory=GuestHosts, metadata=_SECTION)
     guest: Guests = field(default_factory=Guests, metadata=_SECTION)
