@@ -17,6 +17,7 @@ from actors import exit_codes
 from actors.commands import (
     answers,
     architectures,
+    calibrate,
     calls,
     compare,
     console,
@@ -50,6 +51,14 @@ EXAMPLES = {
         "nestbed compare",
         "nestbed compare boot-4g --path nested --path hosted --set guest.vcpus=4",
         "nestbed compare --json > base.json; nestbed compare --diff base.json",
+    ),
+    "calibrate": (
+        "nestbed calibrate destroyed.csv --slope s390.te_page_reclaim_dead --source 'our z16' --out own.toml",
+        "nestbed calibrate --here --out here.toml",
+    ),
+    "predict": (
+        "nestbed predict exits.txt --arch s390 --memory 4096 --vcpus 2",
+        "nestbed predict report.txt --seconds 60 --arch sev --memory 8192 --costs own.toml",
     ),
     "answers": ("nestbed answers b", "nestbed answers --out docs/answers --check"),
     "load": (
@@ -191,6 +200,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare.compare,
     "load": load.load,
     "answers": answers.answers,
+    "calibrate": calibrate.calibrate,
+    "predict": calibrate.predict,
     "report": report.show,
     "up": up.up,
     "node": node.node,

@@ -1,7 +1,8 @@
 """Where hosting is cheaper and where nesting is: by guests of a host, how long they live, how busy they are.
 
-A host costs something once, a guest something once, and each of its exits something. Per guest, with g guests
-on a host that live for T seconds and make r exits in each of them, nesting costs more than hosting by
+A host costs something once, a guest something once, and each of its exits something. Per guest, with g
+guests on a host that live for T seconds and make r exits in each of them, nesting costs more than hosting
+by
 
     D = host / g + guest + r * T * exit
 
