@@ -66,7 +66,7 @@ EXAMPLES = {
         "nestbed load --virtual --arch s390 --arch sev --set load.rate_per_min=6000",
         "nestbed load --set load.model=closed --set load.clients=16 --processes 2",
     ),
-    "report": ("nestbed report nestbed-default",),
+    "report": ("nestbed report nestbed-default", "nestbed report --diff before after"),
     "up": ("nestbed up lab.toml", "nestbed up lab.toml --dry-run"),
     "node": (
         "nestbed node lab.toml --rank 0 --count 3",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +15,21 @@ if TYPE_CHECKING:
     from actors.compare.outcome import Json
 
 
+LOAD_BYTES = 64 << 20
+
+
 def show(
     run: Annotated[
         Path,
         typer.Argument(metavar="RUN", help="A bundle's directory, its run.json, or what --json printed."),
     ],
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="OTHER", help="With --diff: the run to compare it with.", show_default=False),
+    ] = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Say what differs between two runs; 99 if any count does.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -26,16 +37,68 @@ def show(
         ),
     ] = None,
 ) -> None:
-    """Print the answer of a finished run once more and write its report anew. Nothing is run."""
+    """Print the answer of a finished run once more and write its report anew. Nothing is run.
+
+    What `nestbed load --out` left in a bundle's directory is shown in its report. With --diff the report is
+    about two runs: what was set otherwise, what was counted otherwise, and how modelled time changed.
+    """
+    if diff != (other is not None):
+        end(exit_codes.USAGE, "--diff compares two runs: nestbed report --diff RUN OTHER")
+    if other is not None:
+        raise typer.Exit(_differ(run, other, out))
+    content = _read(run)
+    tell_answer(content)
+    leave_report(out or _folder(run) / "report.html", content)
+
+
+def _folder(run: Path) -> Path:
+    return run if run.is_dir() else run.parent
+
+
+def _read(run: Path) -> Json:
+    """A run, and the load test beside it if there is one."""
     from actors.compare.diff import BadBase, read_base
 
     try:
         content = read_base(run)
     except BadBase as error:
         end(exit_codes.USAGE, str(error))
-    tell_answer(content)
-    folder = run if run.is_dir() else run.parent
-    leave_report(out or folder / "report.html", content)
+    beside = _folder(run) / "load.json"
+    if run.is_dir() and beside.is_file():
+        content["load"] = _load(beside)
+    return content
+
+
+def _load(file: Path) -> Json | None:
+    """What a load test left; one that cannot be read is said, and left out."""
+    try:
+        data = file.read_bytes()
+        found = json.loads(data) if len(data) <= LOAD_BYTES else None
+    except (OSError, ValueError) as error:
+        say(f"{file}: left out: {error}")
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("load"), dict) or "clock" not in found:
+        say(f"{file}: left out: no load test")
+        return None
+    return found
+
+
+def _differ(before: Path, now: Path, out: Path | None) -> int:
+    """Say and write what differs between two runs."""
+    from actors.compare.bundle import write_text
+    from actors.compare.diff import changes, one_sided
+    from actors.compare.differences import page, sentences
+
+    a, b = _read(before), _read(now)
+    tell(*sentences(a, b))
+    target = out or _folder(now) / "diff.html"
+    try:
+        write_text(target, page(a, b, str(before), str(now)))
+    except OSError as error:
+        end(exit_codes.ENVIRONMENT, f"{target}: cannot be written: {error.strerror}")
+    say(f"report: {target}")
+    changed = changes(a["results"], b["results"]) or one_sided(a["results"], b["results"])
+    return exit_codes.MISSED if changed else exit_codes.OK
 
 
 def tell_answer(content: Json) -> None:

@@ -3,10 +3,10 @@
 Exits are what guests and guest hosts cost L0; what it does by itself, like cleaning up behind a host that is
 gone, is none. So where that is the work, calls at the real Trusted Entity are compared as well.
 
-A path costs something once and something each time. The phases of a run say how much of both: what host_setup
-took, divided by the hosts, is what a host costs once; what run took, divided by the exits that the guests
-made, is what an exit costs. Two such lines meet once, or never. Where an event costs more the more of them
-there are, this is the average over the scenario's number of them.
+A path costs something once and something each time. The phases of a run say how much of both: what
+host_setup took, divided by the hosts, is what a host costs once; what run took, divided by the exits that
+the guests made, is what an exit costs. Two such lines meet once, or never. Where an event costs more the
+more of them there are, this is the average over the scenario's number of them.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ def document(scenario: Scenario, outcome: Outcome, verdicts: list[Json]) -> Json
         "claims": outcome.claims,
         "breakeven": outcome.breakeven or break_even(as_dict(scenario), outcome.results),
         **({"sensitivity": outcome.sensitivity} if outcome.sensitivity else {}),
+        **({"model": outcome.model} if outcome.model else {}),
         "wall": outcome.wall,
     }
     if outcome.traces:

@@ -1,8 +1,8 @@
 """A finished run as OpenMetrics text with timestamps, for whoever wants it in a Prometheus of their own.
 
-The families and labels are those of /metrics. A counter has a point where its path begins, at 0, one at the
-end of each phase, and one at the end of the run; its last point is the count in run.json. The times are those
-of this program's own run: they order the phases, and say nothing about any hardware.
+The families and labels are those of /metrics. A counter has a point where its path begins, at 0, one at
+the end of each phase, and one at the end of the run; its last point is the count in run.json. The times
+are those of this program's own run: they order the phases, and say nothing about any hardware.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ class Outcome:
     claims: list[Json] = field(default_factory=list)
     breakeven: Json = field(default_factory=dict)
     sensitivity: Json = field(default_factory=dict)  # by architecture
+    model: Json = field(default_factory=dict)
     traces: list[Json] = field(default_factory=list)  # pictures of operations, if any was traced
     wall: Json = field(default_factory=dict)
     stopped: bool = False

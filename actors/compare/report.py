@@ -6,21 +6,22 @@ is escaped. The whole list of counts goes in while the file stays small; else it
 
 from __future__ import annotations
 
-import html
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from actors.compare.answer import BY, Answer, Claim, Part, answer, held, number, ratio
 from actors.compare.charts import bars_of_exits, bars_of_phases, shares_of_treatments
+from actors.compare.hatched import HATCHES
+from actors.compare.markup import escaped, tag, wide
+from actors.compare.modelled import census, load_section, model_section, part_section
 from actors.compare.outcome import Json
+from actors.compare.sensitivity import said as sentences
 from actors.compare.style import STYLE
 from actors.compare.tables import Row, Table, columns
 from actors.compare.waterfall import waterfalls
 
-SIZE = 300_000  # bytes; a report is mailed
+SIZE = 380_000  # bytes; a report is mailed
 REVISION_UNKNOWN = "not known"
-_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def report(bundle: Mapping[str, Any], titles: Mapping[str, str] | None = None) -> str:
@@ -38,22 +39,12 @@ def report(bundle: Mapping[str, Any], titles: Mapping[str, str] | None = None) -
     return _page(bundle, said, details[:kept])
 
 
-def escaped(value: object) -> str:
-    """A text as it may stand anywhere in the file."""
-    return html.escape(_NOT_IN_XML.sub("�", str(value)))
-
-
-def tag(name: str, *inside: str, **attributes: str) -> str:
-    """An element. What is inside is markup already; attributes are texts. `class_` is class."""
-    given = "".join(f' {key.rstrip("_")}="{escaped(text)}"' for key, text in attributes.items())
-    return f"<{name}{given}>{''.join(inside)}</{name}>"
-
-
 def _page(bundle: Mapping[str, Any], said: Answer, details: list[str]) -> str:
     title = f"nestbed: {said.name}, seed {said.seed}"
     body = [
+        HATCHES,
         tag("header", *_verdict(said)),
-        tag("main", *_main(said, bundle.get("traces", ())), *_details(said, details), *_scenario(bundle)),
+        tag("main", *_main(bundle, said), *_details(said, details), *_scenario(bundle)),
         tag("footer", *_footer(bundle, said)),
     ]
     head = (
@@ -82,6 +73,8 @@ def _verdict(said: Answer) -> Iterator[str]:
     for part in said.parts:
         if part.breakeven:
             yield tag("p", escaped(f"{part.arch}: {part.breakeven[0]}"))
+        if part.sensitivity:
+            yield tag("p", escaped(f"{part.arch}, modelled: {sentences(part.sensitivity)[0]}"))
         yield bars_of_exits(part, escaped)
 
 
@@ -98,18 +91,22 @@ def _threshold(verdict: Json) -> str:
 # -- the rest ----------------------------------------------
 
 
-def _main(said: Answer, traces: Sequence[Json] = ()) -> Iterator[str]:
+def _main(bundle: Mapping[str, Any], said: Answer) -> Iterator[str]:
+    yield from census(bundle)
     for part in said.parts:
         yield from _part(part)
+    traces = bundle.get("traces") or ()
     if traces:
         yield tag("h2", "One operation of each kind, message by message", id="traces")
         yield tag("p", "Lengths are modelled time, which is no time of any hardware.", class_="note")
         yield from waterfalls(traces, escaped)
+    yield from load_section(bundle.get("load"))
+    yield from model_section(bundle.get("model"))
     if said.claims:
         yield tag("h2", "What the talk claims", id="claims")
         heads = ("", "claim", "basis", "figures")
         rows = [_claim_row(claim) for claim in said.claims]
-        yield _wide(tag("thead", tag("tr", *(tag("th", each) for each in heads))), tag("tbody", *rows))
+        yield wide(tag("thead", tag("tr", *(tag("th", each) for each in heads))), tag("tbody", *rows))
 
 
 def _part(part: Part) -> Iterator[str]:
@@ -129,11 +126,7 @@ def _part(part: Part) -> Iterator[str]:
             yield chart
     for table in part.tables:
         yield from _table(table)
-    if part.modelled:
-        yield tag("h3", "Modelled time (virtual, not measured)")
-        yield tag(
-            "ul", *(tag("li", escaped(f"{path}: {text}")) for path, text in part.modelled), class_="modelled"
-        )
+    yield from part_section(part)
 
 
 def _table(table: Table) -> Iterator[str]:
@@ -143,7 +136,7 @@ def _table(table: Table) -> Iterator[str]:
         heads.append(tag("th", escaped(name), scope="col", class_=f"n {_path(name)}"))
         if name != "direct":
             heads.append(tag("th", "to direct", scope="col", class_="n"))
-    yield _wide(
+    yield wide(
         tag("thead", tag("tr", *heads)),
         tag("tbody", *(_row(row, table.columns) for row in table.rows)),
     )
@@ -165,11 +158,6 @@ def _claim_row(claim: Claim) -> str:
     return tag("tr", word, *rest)
 
 
-def _wide(*inside: str) -> str:
-    """A table that scrolls by itself where the screen is narrow."""
-    return tag("div", tag("table", *inside), class_="wide")
-
-
 def _path(column: str) -> str:
     return column.partition(" ")[0]
 
@@ -187,7 +175,7 @@ def _all_counts(part: Part) -> str:
             tag("td", escaped(number(value if type(value) is int else None)), class_="n") for value in values
         ]
         rows.append(tag("tr", tag("th", escaped(name), scope="row"), *cells))
-    inside = _wide(tag("thead", tag("tr", *heads)), tag("tbody", *rows))
+    inside = wide(tag("thead", tag("tr", *heads)), tag("tbody", *rows))
     return tag("details", tag("summary", escaped(f"{part.arch}: all {len(names):,} counts")), inside)
 
 
@@ -214,7 +202,7 @@ def _scenario(bundle: Mapping[str, Any]) -> Iterator[str]:
         for name, value, origin in _settings(bundle.get("scenario") or {}, origins)
     ]
     heads = tag("thead", tag("tr", *(tag("th", each, scope="col") for each in ("setting", "value", "from"))))
-    yield tag("details", tag("summary", "The scenario"), _wide(heads, tag("tbody", *rows)))
+    yield tag("details", tag("summary", "The scenario"), wide(heads, tag("tbody", *rows)))
 
 
 def _settings(
@@ -235,7 +223,7 @@ def _footer(bundle: Mapping[str, Any], said: Answer) -> Iterator[str]:
     yield tag("p", escaped(made))
     where = (str(environment[key]) for key in ("system", "kernel", "processor") if environment.get(key))
     python = (bundle.get("versions") or {}).get("python", "")
-    yield tag("p", escaped(f"Run on {' '.join(where)}, Python {python}."))
+    yield tag("p", escaped(f"Run on {' '.join(where)}, Python {python}."), class_="wall")
     yield tag(
         "p",
         "Counts are exact for this scenario and seed; bytes of records are estimates. "
@@ -243,4 +231,4 @@ def _footer(bundle: Mapping[str, Any], said: Answer) -> Iterator[str]:
     )
     if said.wall:
         wall = f"Wall clock of the emulator itself: {said.wall}. It says nothing about any hardware."
-        yield tag("p", escaped(wall), class_="note")
+        yield tag("p", escaped(wall), class_="note wall")

@@ -19,6 +19,7 @@ import trio
 
 from actors.compare.breakeven import break_even
 from actors.compare.claims import claims
+from actors.compare.model import model
 from actors.compare.outcome import Json, Outcome
 from actors.compare.paths import stage
 from actors.compare.progress import Progress, Stopped
@@ -82,6 +83,8 @@ def run(
         if costs is not None:
             found = sensitivity(costs, as_dict(scenario), load(arch), results)
             outcome.sensitivity.update({arch: found} if found is not None else {})
+    if costs is not None:
+        outcome.model.update(model(costs, scenario.arch))
     outcome.breakeven.update(break_even(as_dict(scenario), outcome.results))
     outcome.wall["seconds"] = round(time.perf_counter() - began, 3)
     return outcome

@@ -44,6 +44,11 @@ thead th { border-bottom: 1px solid var(--line); font-weight: 600; white-space: 
 .level2 th { padding-left: 2.8rem; }
 .level2 { color: var(--soft); }
 svg { display: block; width: 100%; max-width: 56rem; height: auto; margin: .5rem 0; }
+svg.defs { position: absolute; width: 0; height: 0; margin: 0; }
+svg .grid { stroke: var(--line); stroke-width: 1; }
+svg .axis { stroke: var(--ink); stroke-width: 1; }
+svg .whisker { stroke: var(--ink); stroke-width: 1.5; fill: none; }
+svg .point { fill: var(--paper); stroke: var(--ink); stroke-width: 2; }
 svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 svg .soft { fill: var(--soft); }
 svg .bar { fill: #9468b8; opacity: .85; }

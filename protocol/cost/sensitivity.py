@@ -73,13 +73,14 @@ def sobol(
     """The shares of every cost, the largest total first. A model without variance has none to share."""
     one, other = drawn(costs, samples, random), drawn(costs, samples, random)
     of_one, of_other = model(one), model(other)
+    mean = float(np.mean(np.concatenate([of_one, of_other])))  # far from 0 it would drown the estimate
     variance = float(np.var(np.concatenate([of_one, of_other])))
     found = []
     for place, cost in enumerate(costs):
         exchanged = one.copy()
         exchanged[:, place] = other[:, place]
         of_exchanged = model(exchanged)
-        first = float(np.mean(of_other * (of_exchanged - of_one))) / variance if variance else 0.0
+        first = float(np.mean((of_other - mean) * (of_exchanged - of_one))) / variance if variance else 0.0
         total = float(np.mean((of_one - of_exchanged) ** 2)) / 2 / variance if variance else 0.0
         found.append(Share(cost, max(0.0, first), total))
     return sorted(found, key=lambda share: (-share.total, share.cost.name))
