@@ -68,7 +68,7 @@ class WrongOptions(Exception):
 
 def keyboard(options: Options, explain: bool = False) -> Keyboard:
     """The keyboard of a fresh machine; with `explain` it says who refused a call. Raises WrongOptions."""
-    from protocol.arch import architectures, load
+    from protocol.arch import kinds, load
 
     _within("--depth", options.depth, 0, DEPTH)
     _within("--hosts", options.hosts, 1, HOSTS)
@@ -77,7 +77,7 @@ def keyboard(options: Options, explain: bool = False) -> Keyboard:
     if options.cpus is not None:
         _within("--cpus", options.cpus, 1, CPUS)
     _within("--seed", options.seed, 0, 2**63 - 1)
-    names = tuple(architectures())
+    names = kinds()
     if options.arch not in names:
         raise WrongOptions(f"--arch {options.arch}: no such architecture; allowed: {', '.join(names)}")
     architecture = load(options.arch)

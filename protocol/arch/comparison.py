@@ -44,7 +44,7 @@ class BaseComparison(Generic[R]):
     reboot: ClassVar[str]
     profiles: Mapping[str, Any]
     lacks: Mapping[str, str] = {}
-    cannot: ClassVar[Mapping[str, str]] = {}
+    cannot: Mapping[str, str] = {}
 
     # -- what an architecture says
 

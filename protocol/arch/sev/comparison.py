@@ -16,6 +16,7 @@ from protocol.arch.sev.linked import WIRE, LinkedSev
 from protocol.arch.sev.ovmf import kernel_hashes
 from protocol.arch.sev.prices import PRICES
 from protocol.arch.sev.profiles import PROFILES, Profile
+from protocol.arch.sev.recorded import RecordedSev
 from protocol.keyboard.recorded import Say
 from protocol.ledger import Ledger
 from protocol.nesting.guest_host import OwnMemory
@@ -37,7 +38,7 @@ SNP_LACKS = {
     "secret": "an SNP guest has no secrets in the firmware: what its owner gives it comes after attestation",
     "dump": _DUMP,
 }
-CANNOT = {"--record": "its host software writes no transcript yet"}
+CANNOT = {"--record": "what measures a launch is fresh each time, so no transcript of it can be asked again"}
 
 
 class SevComparison(PlainImages, BaseComparison[Rig]):
@@ -46,12 +47,12 @@ class SevComparison(PlainImages, BaseComparison[Rig]):
     wire = WIRE
     prices = PRICES
     reboot = "power"
-    cannot = CANNOT
 
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
         self.profiles = {name: profile.of_kind(kind.name) for name, profile in PROFILES.items()}
         self.lacks = SNP_LACKS if kind.snp else LACKS
+        self.cannot = {} if kind.snp else CANNOT
 
     def rig(
         self, profile: Profile, depth: int, seed: int, strategy: Mapping[str, str], ledger: Ledger
@@ -74,11 +75,11 @@ class SevComparison(PlainImages, BaseComparison[Rig]):
         book: Book | None,
         record: Say | None,
     ) -> Host:
-        if bulk or record is not None:
-            raise ValueError("bulk and transcripts are not built for this architecture")
+        if bulk:
+            raise ValueError("bulk is not built for this architecture")
         kernel = None if place.pool is None else Kernel(place.pool, rig.own_asids, rig.chain[0].lock)
         return Host(
-            place.level,
+            place.level if record is None else RecordedSev(place.level, record),
             place.cpus,
             random,
             depth=place.depth,

@@ -22,7 +22,7 @@ def written(folder: Path, scenario: Scenario) -> Path:
     return folder
 
 
-MEMORY_MIB = {"s390": 2060, "tdx": 256}  # of a host
+MEMORY_MIB = {"s390": 2060, "snp": 64, "tdx": 256}  # of a host
 
 
 @pytest.fixture(scope="module", params=MEMORY_MIB)
