@@ -173,8 +173,8 @@ class TrapServer:
         return length > 0 and (address < 0 or address + length > self._level.size)
 
     def _has(self, frame: int) -> bool:
-        """Whether the host may store to this frame: it is there, not donated and not secure."""
-        return 0 <= frame < self._level.size >> PAGE_SHIFT and not self._level.attention_of(frame) & ~TABLE
+        """Whether the host may store to all of this frame, which is there."""
+        return 0 <= frame < self._level.size >> PAGE_SHIFT and bool(self._level.may_clear(frame))
 
 
 __all__ = ["RemoteMemory", "TrapServer"]

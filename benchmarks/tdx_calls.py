@@ -51,7 +51,7 @@ def guest_at(depth: int, memory_mib: int = 256) -> tuple[Any, Host, Vm]:
     """A host at `depth` with a TD that runs: the rig, the host, the TD."""
     rig = compose(PROFILES["small"], depth, memory_bytes=memory_mib * MIB)
     seat = rig.seats[0]
-    host = Host(seat.level, seat.lps, depth=depth, image=bytes(4096))
+    host = Host(seat.level, seat.cpus, depth=depth, image=bytes(4096))
     for operation in (op.BootHost(), op.Create(0, memory_mib=2048, vcpus=1), op.Load(0)):
         run(host.perform(operation))
     return rig, host, host.guests[0]

@@ -75,6 +75,11 @@ class Front:
     lps: list[Lp]
     size: int
 
+    @property
+    def cpus(self) -> list[Lp]:
+        """LPs, as compositions of any architecture call them."""
+        return self.lps
+
     # -- what differs
     # ------------------------------------------------------------------------------------------
 

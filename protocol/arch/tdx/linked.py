@@ -6,11 +6,16 @@ level below sees of the LP on hardware; the answer says whether an interrupt sti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from protocol.arch.tdx import guest
 from protocol.arch.tdx.cpu import REGISTER_NAMES, Lp, Registers
 from protocol.arch.tdx.guest import Program
+from protocol.arch.tdx.profiles import Profile
+from protocol.calls import CallSpec
 from protocol.effects import Fault, Issue, Step, issue
 from protocol.errors import RemoteProtocolError
 from protocol.nesting.linked import LinkedLevel
@@ -73,14 +78,37 @@ WIRE = (
 class LinkedTdx(LinkedLevel):
     """The TDX module of a level that is asked by message."""
 
-    def __init__(self, level: Any) -> None:
-        super().__init__(level)
-        self.lps: list[Lp] = level.lps
-        self.profile = level.profile
-        self.calls = level.calls
-        self.direct_store = level.direct_store
-        self.plain = level.plain
-        self.stage = level.stage
+    def __init__(self, memory: Any, lps: list[Lp] | None = None) -> None:
+        """`memory` is the level itself, if it is in this process, or the port to the memory of a guest host.
+
+        Then `lps` are the host's own, and `profile` is set where somebody knows what it was promised.
+        """
+        super().__init__(memory)
+        self.lps = memory.lps if lps is None else lps
+        if lps is None:
+            self.profile: Profile = memory.profile
+            self.stage = memory.stage
+
+    @property
+    def cpus(self) -> list[Lp]:
+        return self.lps
+
+    @property
+    def calls(self) -> Mapping[int, CallSpec]:
+        """The leaves that this host is offered."""
+        from protocol.arch.tdx.calls import CALLS
+
+        return self.profile.offered(CALLS)
+
+    def direct_store(self, address: int, data: bytes) -> Fault | None:
+        """MOVDIR64B. A host elsewhere makes whole pages plain with `clear`: this is a store like another."""
+        store = getattr(self.memory, "direct_store", self.memory.poke)
+        fault: Fault | None = store(address, data)
+        return fault
+
+    def plain(self, frames: np.ndarray) -> bool:
+        found = getattr(self.memory, "plain", None)
+        return found is not None and bool(found(frames))
 
     def call(self, lp: Lp, r: Registers, park: bool = False) -> Step[Registers | Fault]:
         answered: Answered = yield from issue(SEAMCALL, Seamcall(_seen(lp), r, park))

@@ -42,7 +42,6 @@ PAMT_MIB = 5  # of a GiB: four, and less than one for its upper levels
 
 _ONE_WAY = "tdx has one way to do that"
 _REFUSED = {
-    ("paths", "mixed"): "tdx has no software of L0's own beside its guest hosts yet",
     ("strategy.handles", "mapped"): "the handle of a TD is the address of its root page",
     ("strategy.donation", "bounded"): f"{_ONE_WAY}: a TD's page is the very page below, too",
     ("strategy.donation", "off"): f"{_ONE_WAY}: a TD's page is the very page below, too",
@@ -84,6 +83,7 @@ class Profile:
     maxphyaddr: int = 52
     migration: bool = False
     linux: bool = False
+    own_keyids: int = 0  # of a level below: for TDs of its own, behind those of its guest hosts
 
     @property
     def features(self) -> int:
@@ -122,16 +122,16 @@ class Profile:
 
     def below(self, hosts: int, memory_mib: int, cpus: int) -> Profile:
         """The machine that carries `hosts` guest hosts of this profile: KeyIDs for all TDs, and one more."""
-        keyids = hosts * self.tdx_keyids + 1
+        wider = self._with_keyids(hosts * self.tdx_keyids + 1)
+        return replace(wider, memory_mib=memory_mib, cpus=cpus, own_keyids=0)
+
+    def with_own(self, keyids: int) -> Profile:
+        """The same with so many KeyIDs for TDs of its own."""
+        return replace(self._with_keyids(self.tdx_keyids + keyids), own_keyids=keyids)
+
+    def _with_keyids(self, keyids: int) -> Profile:
         bits = (self.mktme_keyids + keyids).bit_length()
-        return replace(
-            self,
-            memory_mib=memory_mib,
-            cpus=cpus,
-            tdx_keyids=keyids,
-            hkid_bits=bits,
-            hkid_shift=self.maxphyaddr - bits,
-        )
+        return replace(self, tdx_keyids=keyids, hkid_bits=bits, hkid_shift=self.maxphyaddr - bits)
 
     # -- what a plan of a comparison asks ----------------------------------------------------------
 

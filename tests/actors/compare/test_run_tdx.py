@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from actors import exit_codes
-from actors.cli import app
 from actors.compare.outcome import Outcome
 from actors.compare.progress import Progress
 from actors.compare.run import run
@@ -225,7 +221,6 @@ def test_runs_of_pages_in_one_step_count_the_same(depth: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
-        ({"paths": ("nested", "mixed")}, "paths"),
         ({"strategy": Strategy(pages="prefault")}, "strategy.pages"),
         ({"strategy": Strategy(teardown="async")}, "strategy.teardown"),
         ({"strategy": Strategy(handles="mapped")}, "strategy.handles"),
@@ -246,14 +241,28 @@ def test_a_host_has_a_cpu_in_each_package() -> None:
     assert found.allowed.startswith("at least 2")
 
 
+def counted(found: Outcome) -> Any:
+    """Everything that must not depend on where hosts live."""
+    return [(result["path"], result["phases"], result["tracking"]) for result in found.results]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("option", [["--processes", "2"]])
-def test_an_option_that_it_cannot_have_ends_with_a_usage_error(option: list[str], tmp_path: Path) -> None:
-    with chdir(tmp_path):
-        done = CliRunner().invoke(app, ["compare", "--arch", "tdx", *option])
-    assert done.exit_code == exit_codes.USAGE
-    assert f"{option[0]}: tdx: " in done.output
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("depth", [1, 2])
+def test_hosts_in_processes_of_their_own_count_the_same(depth: int) -> None:
+    scenario = small(depth=depth, paths=("nested",))
+    apart = run(scenario, Progress(), processes=3)
+    assert counted(apart) == counted(run(scenario, Progress()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+def test_nested_and_hosted_guests_live_side_by_side_on_one_l0(depth: int) -> None:
+    """Half of the TDs are L0's own, with KeyIDs of its own; nothing of either is left."""
+    mixed = by_path(outcome(depth, paths=("mixed",)))["mixed"]
+    assert issued(mixed, "create")["mng_create"] == GUESTS
+    made = {key: n for key, n in mixed["phases"]["create"].items() if key.startswith("te_calls.mng_create.")}
+    assert sum(n for key, n in made.items() if ".own." in key) == GUESTS // 2
+    assert sum(n for key, n in made.items() if ".modified." in key) == GUESTS // 2 * depth
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from protocol.arch.tdx.cpu import Lp
 from protocol.arch.tdx.host.module import Failed, Module, tdmr
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from protocol.arch.tdx.runs import Level
 
 
+class Kernel(NamedTuple):
+    """A kernel that is up already, and has a hypervisor beside: the frames and the KeyIDs of its own TDs."""
+
+    pool: Pool
+    keys: list[int]
+
+
 class Host:
     """One secure host. `depth` is its own level, 0 for L0; `image` is what its guests are loaded with."""
 
@@ -40,6 +47,7 @@ class Host:
         book: Book | None = None,
         bulk: bool = False,
         machine_seed: int = 0,
+        kernel: Kernel | None = None,
     ) -> None:
         """A host that is off. `bulk`: runs of equal page operations go in one step, with exact counts.
 
@@ -56,6 +64,7 @@ class Host:
         self._book = book
         self._bulk = bulk
         self._machine_seed = machine_seed
+        self._kernel = kernel
         self._module: Module | None = None
 
     @property
@@ -146,6 +155,10 @@ class Host:
     # -- the host comes up, and goes ---------------------------------------------------------------
 
     def boot(self) -> Step[None]:
+        if self._kernel is not None:
+            self._module = Module(self.level, self._lps)
+            self.pool, self.keys = self._kernel
+            return
         info = tdmr(self.level.size)
         free = info.pamt[2].end
         module = Module(self.level, self._lps)

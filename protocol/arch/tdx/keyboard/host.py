@@ -38,7 +38,7 @@ class Seat(Protocol):
     @property
     def level(self) -> Level: ...
     @property
-    def lps(self) -> list[Lp]: ...
+    def cpus(self) -> list[Lp]: ...
     @property
     def memory_bytes(self) -> int: ...
 
@@ -50,7 +50,7 @@ class TdxHost(SecureHost):
         areas = [(cmr.base, cmr.end) for cmr in seat.level.platform.cmrs]
         super().__init__(AllocationBook(areas, PAGE))
         self.memory = seat.memory_bytes
-        self.cpus = len(seat.lps)
+        self.cpus = len(seat.cpus)
         self._seat = seat
         self._do_reset = reset
         self._do_kill = kill
@@ -90,7 +90,7 @@ class TdxHost(SecureHost):
             raise fields.wrong("rax", "bit 63 clear: calls of the SEAM loader are not modelled")
         if r[RAX] & 0xFFFF == VP_ENTER:
             return self._begin_enter(r, cpu, fields.flag("stay"), park)
-        return Begun(self._seamcall(self._seat.lps[cpu], r, park))
+        return Begun(self._seamcall(self._seat.cpus[cpu], r, park))
 
     def enter(self, fields: Fields, cpu: int, stay: bool, park: bool) -> Begun:
         r = list(steps.registers(fields))
@@ -99,7 +99,7 @@ class TdxHost(SecureHost):
 
     def _begin_enter(self, r: Registers, cpu: int, stay: bool, park: bool) -> Begun:
         vcpu = r[RCX] & HANDLE
-        return Begun(self._vp_enter(self._seat.lps[cpu], r, vcpu, stay, park), vcpu)
+        return Begun(self._vp_enter(self._seat.cpus[cpu], r, vcpu, stay, park), vcpu)
 
     def _seamcall(self, lp: Lp, r: Registers, park: bool) -> Step[Answer]:
         self._counted["seamcall"][self._called(r)] += 1
@@ -157,7 +157,7 @@ class TdxHost(SecureHost):
 
     def insn(self, fields: Fields, cpu: int) -> Answer:
         name = fields.choice("name", INSTRUCTIONS)
-        lp = self._seat.lps[cpu]
+        lp = self._seat.cpus[cpu]
         answer: Answer
         if name == "clflush":
             fields.number("address")
@@ -193,7 +193,7 @@ class TdxHost(SecureHost):
 
     def settings(self, fields: Fields, cpu: int) -> dict[str, Any]:
         """Everything is looked at before anything is set."""
-        lp = self._seat.lps[cpu]
+        lp = self._seat.cpus[cpu]
         flags = {name: fields.flag(name) for name in ("vmx", "interrupt") if name in fields}
         cpl = fields.number("cpl", lp.cpl, high=CPL)
         if "package" in fields:

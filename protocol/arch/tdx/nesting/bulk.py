@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from protocol.arch.tdx.nesting.frames import FOREIGN
 from protocol.arch.tdx.platform import GIB_SHIFT, PAGE_SHIFT
 from protocol.arch.tdx.tables import PageType
 from protocol.nesting.guest_host import DONATED, TABLE
@@ -30,7 +31,7 @@ def bring_in(n: Nested, tdr: int, frames: np.ndarray) -> None:
     """Free frames are a TD's from now on."""
     n.platform.kind[frames] = PageType.REG
     n.platform.owner[frames] = tdr
-    n.attention[frames] |= DONATED
+    n.attention[frames] |= DONATED | FOREIGN
     for first, count in _by_gib(frames):
         n.book_of(first).add("secure_page", count)
 

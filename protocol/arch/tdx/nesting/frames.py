@@ -26,15 +26,23 @@ from protocol.nesting import guest_host
 from protocol.nesting.guest_host import DONATED, TABLE, GuestHost
 
 GIB_SHIFT = 18  # of a frame number
+FOREIGN = 32  # of attention: some lines of the frame are somebody else's, until a direct store
 GIB_FRAMES = 1 << GIB_SHIFT
 
 
 @dataclass(slots=True)
 class Hypervisor(guest_host.Hypervisor[Any]):
-    """`gibs` are numbers of whole GiBs for guest hosts, `hkids` the KeyIDs for their TDs."""
+    """`gibs` are numbers of whole GiBs for guest hosts, `hkids` the KeyIDs for their TDs.
+
+    `own` and `own_keys` are the same for TDs of its own; `pools` what emulation has for each guest host,
+    where they have not one pool together.
+    """
 
     gibs: Pool = field(default_factory=lambda: Pool(0, 0))
     hkids: list[int] = field(default_factory=list)
+    own: Pool = field(default_factory=lambda: Pool(0, 0))
+    own_keys: list[int] = field(default_factory=list)
+    pools: list[Pool] = field(default_factory=list)
 
 
 class Frames(GuestHost[Any]):
@@ -184,7 +192,11 @@ class Frames(GuestHost[Any]):
         listed = np.asarray(frames, np.int64)
         self.lines[listed] = 0
         self.spoilt[listed] = 0
+        self.attention[listed] &= 0xFF ^ FOREIGN
         super().clear(listed)
+
+    def may_clear(self, frame: int) -> bool:
+        return not self.attention_of(frame) & ~(TABLE | FOREIGN)
 
     def plain(self, frames: np.ndarray) -> bool:
         """Can they be zeroed at one go without anybody noticing?"""
@@ -199,7 +211,7 @@ class Frames(GuestHost[Any]):
         run = slice(first, first + count)
         for frame in (first + np.flatnonzero(self.attention[run] & TABLE)).tolist():
             self.table_written(frame << PAGE_SHIFT, PAGE)
-        self.attention[run] |= DONATED
+        self.attention[run] |= DONATED | FOREIGN
 
     def returned(self, first: int, count: int = 1) -> None:
         self.attention[first : first + count] &= 0xFF ^ DONATED
@@ -216,7 +228,7 @@ class Frames(GuestHost[Any]):
         self.attention[:] = 0
         self._guard_module()
         self.clear(np.delete(np.arange(self.size >> PAGE_SHIFT), lost))
-        self.attention[lost] |= DONATED
+        self.attention[lost] |= DONATED | FOREIGN
 
     def leave(self, lost: Sequence[int]) -> None:
         """The guest host is gone: its GiBs go back to the level below, but for those with a frame in `lost`.
@@ -227,7 +239,10 @@ class Frames(GuestHost[Any]):
         free = [gib for gib in self.gibs if gib not in kept]
         for gib in free:
             first = self._own_gib[gib] << GIB_SHIFT
-            self.below.memory.clear(self.slots[first : first + GIB_FRAMES])
+            slots = self.slots[first : first + GIB_FRAMES]
+            self.below.memory.clear(slots)
+            if self.ram is not None:
+                self.ram.left(slots)
         self.below.gibs.give(free)
         self.gibs = [gib for gib in self.gibs if gib in kept]
 

@@ -24,7 +24,7 @@ PAGES = np.array([*range(600, 640), 700, 1023, 1024, 1025])
 
 def host_with_guest() -> tuple[Any, Host, Vm]:
     rig = compose(PROFILES["small"], memory_bytes=256 * MIB)
-    host = Host(rig.seats[0].level, rig.seats[0].lps, depth=0, image=b"firmware".ljust(4096, b"\0"))
+    host = Host(rig.seats[0].level, rig.seats[0].cpus, depth=0, image=b"firmware".ljust(4096, b"\0"))
     for operation in (op.BootHost(), op.Create(0, memory_mib=16, vcpus=1), op.Load(0), op.Start(0)):
         run(host.perform(operation))
     vm = host.guests[0]

@@ -80,7 +80,7 @@ def measured(image: bytes) -> bytes:
 def of_a_td(image: bytes, depth: int) -> bytes:
     """MRTD as the module has it after a load by a host at `depth`: it asks by TDH.MNG.RD."""
     rig = compose(PROFILES["small"], depth, memory_bytes=128 * MIB)
-    host = Host(rig.seats[0].level, rig.seats[0].lps, depth=depth, image=image)
+    host = Host(rig.seats[0].level, rig.seats[0].cpus, depth=depth, image=image)
     for operation in (op.BootHost(), op.Create(0, memory_mib=32, vcpus=1), op.Load(0)):
         run(host.perform(operation))
     words = []

@@ -29,7 +29,7 @@ SEED = 7
 def a_quote(depth: int = 0, number: int = 0) -> bytes:
     """Of a TD that was loaded with IMAGE by a host at `depth`."""
     rig = compose(PROFILES["small"], depth, memory_bytes=128 * MIB, seed=SEED)
-    host = Host(rig.seats[0].level, rig.seats[0].lps, depth=depth, image=IMAGE, machine_seed=SEED)
+    host = Host(rig.seats[0].level, rig.seats[0].cpus, depth=depth, image=IMAGE, machine_seed=SEED)
     for operation in (op.BootHost(), op.Create(0, memory_mib=1, vcpus=1), op.Load(0), op.Start(0)):
         run(host.perform(operation))
     evidence: bytes = run(host.perform(op.Attest(0, 0, number)))

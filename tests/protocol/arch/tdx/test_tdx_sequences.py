@@ -57,7 +57,7 @@ class Counted:
         rig = compose(PROFILES[size.profile], depth, 1, size.memory_mib * MIB, size.lps, ledger=self.ledger)
         seat = rig.seats[0]
         image = b"".join(bytes([n % 251]) * PAGE for n in range(size.measured))
-        self.host = Host(seat.level, seat.lps, depth=depth, image=image, bulk=True)
+        self.host = Host(seat.level, seat.cpus, depth=depth, image=image, bulk=True)
 
     def do(self, *operations: op.Operation) -> Counter[str]:
         """Calls by their name; entries are another matter."""

@@ -34,7 +34,7 @@ class NestedHost:
         return self._next - PAGE
 
     def call(self, leaf: int, cpu: int = 0, **named: int) -> list[int]:
-        out = run(self.level.call(self.seat.lps[cpu], registers(rax=leaf, **named)))
+        out = run(self.level.call(self.seat.cpus[cpu], registers(rax=leaf, **named)))
         assert not isinstance(out, Fault)
         return list(out)
 
@@ -46,7 +46,7 @@ class NestedHost:
     def enter(self, tdvpr: int, *steps: GuestStep) -> tuple[list[int], Program]:
         program = Program()
         program.steps.extend(steps)
-        out = run(self.level.enter(self.seat.lps[0], registers(rcx=tdvpr), program))
+        out = run(self.level.enter(self.seat.cpus[0], registers(rcx=tdvpr), program))
         assert not isinstance(out, Fault)
         return list(out), program
 
@@ -61,10 +61,10 @@ class NestedHost:
         self.write(BUFFER, U64.pack(BUFFER + PAGE))
         self.write(BUFFER + PAGE, TdmrInfo(GIB, GIB, areas, ()).pack())
         self.good(33)
-        for lp in self.seat.lps:
+        for lp in self.seat.cpus:
             self.good(35, lp.number)
         self.good(45, rcx=BUFFER, rdx=1, r8=16)
-        for lp in {lp.package: lp for lp in self.seat.lps}.values():
+        for lp in {lp.package: lp for lp in self.seat.cpus}.values():
             self.good(31, lp.number)
         self.good(36, rcx=GIB)
         return self
@@ -72,7 +72,7 @@ class NestedHost:
     def td(self, hkid: int = 17) -> int:
         tdr = self.page()
         self.good(9, rcx=tdr, rdx=hkid)
-        for lp in {lp.package: lp for lp in self.seat.lps}.values():
+        for lp in {lp.package: lp for lp in self.seat.cpus}.values():
             self.good(8, lp.number, rcx=tdr)
         for _ in range(6):
             self.good(1, rcx=self.page(), rdx=tdr)
