@@ -13,8 +13,7 @@ from actors.answers import QUESTIONS, page
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "answers"
-ARCHITECTURES = ("s390", "snp", "tdx", "pef")
-README_RUNS = ((), tuple(word for arch in ARCHITECTURES for word in ("--arch", arch)))
+README_RUNS = ((), ("--arch", "s390"))
 BLOCK = re.compile(r"(```text\n)(.*?)(\n?```)", re.DOTALL)
 
 
@@ -30,23 +29,20 @@ def said(folder: Path, *options: str) -> list[str]:
     return [line.rstrip() for line in done.stdout.splitlines()]
 
 
-def headline(lines: list[str]) -> list[str]:
-    """The sentences of the answer's beginning."""
-    first = next(i for i, line in enumerate(lines) if line.startswith("s390: exits"))
-    return lines[first : lines.index("", first)]
-
-
-def first_table(lines: list[str]) -> list[str]:
-    """The first table of an answer, up to the parts by level."""
-    table = lines.index("Exits that arrive at L0")
-    end = next(i for i, line in enumerate(lines) if i > table and line.strip().startswith("from L"))
-    return lines[table:end]
+def table(lines: list[str], title: str, end: str) -> list[str]:
+    """A table of an answer from its title up to a line that begins with `end`."""
+    first = lines.index(title)
+    last = next(i for i, line in enumerate(lines) if i > first and line.strip().startswith(end))
+    return lines[first:last]
 
 
 def readme_blocks(folder: Path) -> list[str]:
-    """What each block of README has to say."""
-    one, all_of = (said(folder, *options) for options in README_RUNS)
-    return ["\n".join([*headline(one), "", *first_table(one)]), "\n".join(headline(all_of))]
+    """What each block of README has to say: all architectures in one table, one of them phase by phase."""
+    all_of, one = (said(folder, *options) for options in README_RUNS)
+    return [
+        "\n".join(table(all_of, "The architectures side by side", "-  s390")),
+        "\n".join(table(one, "Exits that arrive at L0", "from L")),
+    ]
 
 
 def readme(text: str, blocks: list[str]) -> str:

@@ -75,7 +75,8 @@ def _feasibility(all_of: Sequence[Feasibility]) -> Iterator[str]:
 
 
 def _architecture(one: Feasibility) -> Iterator[str]:
-    yield f"## {one.name}: {REALISM[str(one.realism)]}"
+    remark = f" ({one.remark})" if one.remark else ""
+    yield f"## {one.name}: {REALISM[str(one.realism)]}{remark}"
     yield ""
     for how in TREATED:
         if one.treated(how):

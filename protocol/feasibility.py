@@ -120,6 +120,7 @@ class Feasibility:
     before: Sequence[str] = ()
     before_source: str = ""
     speed_ups: frozenset[str] = frozenset()
+    remark: str = ""  # to `realism`, where not all of it is as real
 
     def treated(self, treatment: Treatment) -> list[CallSpec]:
         """Rows with this treatment, in the order of the table."""
@@ -174,6 +175,7 @@ def as_dict(said: Feasibility) -> dict[str, Any]:
     return {
         "arch": said.name,
         "realism": str(said.realism),
+        "remark": said.remark or None,
         "calls": {str(how): [line(row) for row in said.treated(how)] for how in TREATED},
         "fenced": [_fields(fence) for fence in said.fences],
         "requirements": [_fields(need) for need in said.requirements],

@@ -101,7 +101,8 @@ def _whole(said: Feasibility) -> Iterator[RenderableType]:
     from protocol.feasibility import TREATED, reason
 
     yield ""
-    yield Text(f"{said.name}: {REALISM[str(said.realism)]}", style="bold")
+    remark = f" ({said.remark})" if said.remark else ""
+    yield Text(f"{said.name}: {REALISM[str(said.realism)]}{remark}", style="bold")
     for how in TREATED:
         rows = said.treated(how)
         if rows:

@@ -131,10 +131,11 @@ def overrides(
 
 def resolve(name: str | None, flags: dict[str, str]) -> Resolved:
     """The scenario that a command was asked for, or the end of the command with everything that is wrong."""
-    from actors.scenario import BrokenScenario, UnreadableScenario, load
+    from actors.fitting import load_fitting
+    from actors.scenario import BrokenScenario, UnreadableScenario
 
     try:
-        resolved = load(name, flags=flags, environment=dict(os.environ))
+        resolved = load_fitting(name, flags=flags, environment=dict(os.environ))
     except UnreadableScenario as error:
         end(exit_codes.USAGE, str(error))
     except BrokenScenario as error:

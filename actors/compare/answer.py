@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actors.compare.beside import Beside, side_by_side
 from actors.compare.outcome import Json
 from actors.compare.tables import (
     Table,
@@ -73,6 +74,7 @@ class Answer:
     seed: int
     depth: int
     parts: tuple[Part, ...]
+    beside: tuple[Beside, ...]  # where there are several architectures
     claims: tuple[Claim, ...]
     verdicts: tuple[Json, ...]
     stopped: bool
@@ -100,6 +102,7 @@ def answer(document: Mapping[str, Any], titles: Mapping[str, str] | None = None)
         seed=int(document.get("seed", 0)),
         depth=int(scenario.get("depth", 1)),
         parts=tuple(parts),
+        beside=side_by_side(document),
         claims=tuple(_claim(each) for each in document.get("claims") or ()),
         verdicts=tuple(document.get("thresholds") or ()),
         stopped=bool(document.get("interrupted")),

@@ -37,6 +37,7 @@ def document(scenario: Scenario, outcome: Outcome, verdicts: list[Json]) -> Json
         "breakeven": outcome.breakeven or break_even(as_dict(scenario), outcome.results),
         **({"sensitivity": outcome.sensitivity} if outcome.sensitivity else {}),
         **({"model": outcome.model} if outcome.model else {}),
+        **({"census": outcome.census} if outcome.census else {}),
         "wall": outcome.wall,
     }
     if outcome.traces:

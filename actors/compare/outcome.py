@@ -25,6 +25,7 @@ class Outcome:
     sensitivity: Json = field(default_factory=dict)  # by architecture
     model: Json = field(default_factory=dict)
     traces: list[Json] = field(default_factory=list)  # pictures of operations, if any was traced
+    census: Json = field(default_factory=dict)  # by architecture: calls by category and treatment
     wall: Json = field(default_factory=dict)
     stopped: bool = False
 

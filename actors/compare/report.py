@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from actors.compare.answer import BY, Answer, Claim, Part, answer, held, number, ratio
+from actors.compare.beside import Beside
 from actors.compare.charts import bars_of_exits, bars_of_phases, shares_of_treatments
 from actors.compare.hatched import HATCHES
 from actors.compare.markup import escaped, tag, wide
@@ -92,6 +93,9 @@ def _threshold(verdict: Json) -> str:
 
 
 def _main(bundle: Mapping[str, Any], said: Answer) -> Iterator[str]:
+    for beside in said.beside:
+        yield tag("h2", escaped(beside.title))
+        yield from _beside(beside)
     yield from census(bundle)
     for part in said.parts:
         yield from _part(part)
@@ -107,6 +111,20 @@ def _main(bundle: Mapping[str, Any], said: Answer) -> Iterator[str]:
         heads = ("", "claim", "basis", "figures")
         rows = [_claim_row(claim) for claim in said.claims]
         yield wide(tag("thead", tag("tr", *(tag("th", each) for each in heads))), tag("tbody", *rows))
+
+
+def _beside(table: Beside) -> Iterator[str]:
+    """The architectures in one table, a column for each."""
+    heads = [
+        tag("th", "", scope="col"),
+        *(tag("th", escaped(n), scope="col", class_="n") for n in table.columns),
+    ]
+    rows = []
+    for level, label, cells in table.rows:
+        texts = (tag("td", escaped(text), class_="n") for text in cells)
+        rows.append(tag("tr", tag("th", escaped(label), scope="row"), *texts, class_=f"level{level}"))
+    yield wide(tag("thead", tag("tr", *heads)), tag("tbody", *rows))
+    yield from (tag("p", escaped(f"-  {note}"), class_="note") for note in table.notes)
 
 
 def _part(part: Part) -> Iterator[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import trio
 
+from actors.compare.beside import census
 from actors.compare.breakeven import break_even
 from actors.compare.claims import claims
 from actors.compare.model import model
@@ -78,6 +79,7 @@ def run(
     except Stopped:
         outcome = Outcome(outcome.results, stopped=True)
     for arch in scenario.arch:
+        outcome.census[arch] = census(load(arch).calls.values())
         results = [result for result in outcome.results if result["arch"] == arch]
         outcome.claims.extend(claims(arch, load(arch).calls.values(), results, scenario.strategy.handles))
         if costs is not None:

@@ -10,6 +10,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from actors.compare.answer import BY, Answer, Claim, Part, held, number, ratio
+from actors.compare.beside import Beside
 from actors.compare.sensitivity import said
 from actors.compare.tables import Row, Table
 
@@ -26,10 +27,12 @@ def lines(answer: Answer, width: int = 100) -> Iterator[RenderableType]:
         yield Text("STOPPED before its end: what follows is what was finished until then", style="bold red")
     for verdict in answer.verdicts:
         yield _verdict(verdict)
-    for part in answer.parts:
+    for part in answer.parts if not answer.beside else ():
         yield Text(part.headline, style="bold")
     if answer.claims:
         yield Text(held(answer.claims))
+    for beside in answer.beside:
+        yield from _beside(beside)
     for part in answer.parts:
         yield from _part(part, width)
     if answer.claims:
@@ -51,6 +54,21 @@ def _verdict(verdict: dict[str, object]) -> Text:
     found = number(value if isinstance(value, int) else None)
     text = f"threshold {verdict['what']} {verdict['wanted']} on {verdict['arch']}: {word} ({found})"
     return Text(text, style="green" if verdict["holds"] else "bold red")
+
+
+def _beside(table: Beside) -> Iterator[RenderableType]:
+    """The architectures in one table, a column for each."""
+    yield Text()
+    yield Text(table.title, style="bold")
+    grid = Grid(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    grid.add_column("", min_width=LABEL, overflow="fold")
+    for name in table.columns:
+        grid.add_column(name, justify="right", no_wrap=True)
+    for level, label, cells in table.rows:
+        style = "" if level else "bold"
+        grid.add_row(Text(INDENT * (level + 1) + label), *map(Text, cells), style=style)
+    yield grid
+    yield from (Padding(Text(f"-  {note}", style="dim"), (0, 0, 0, 2)) for note in table.notes)
 
 
 def _part(part: Part, width: int) -> Iterator[RenderableType]:

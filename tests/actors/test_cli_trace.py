@@ -77,7 +77,7 @@ BEFORE = {
 
 
 def test_as_json_every_span_has_its_ids_and_counts() -> None:
-    (found,) = json.loads(run("trace", "--op", "create", "--json").stdout)
+    (found,) = json.loads(run("trace", "--arch", "s390", "--op", "create", "--json").stdout)
     root, *spans = found["spans"]
     ids = {span["span_id"] for span in found["spans"]}
     assert all(span["parent_id"] in ids for span in spans)
@@ -93,8 +93,8 @@ def test_the_same_seed_gives_the_same_trace() -> None:
 
 def test_files_for_other_tools(tmp_path: Path) -> None:
     chrome, mermaid = tmp_path / "load.json", tmp_path / "load.mmd"
-    paths = ("--path", "nested", "--path", "hosted")
-    result = run("trace", "--op", "load", *paths, "--chrome", str(chrome), "--mermaid", str(mermaid))
+    which = ("--arch", "s390", "--path", "nested", "--path", "hosted")
+    result = run("trace", "--op", "load", *which, "--chrome", str(chrome), "--mermaid", str(mermaid))
     assert result.exit_code == exit_codes.OK, result.output
     events = json.loads(chrome.read_text())["traceEvents"]
     assert {event["args"]["name"] for event in events if event["name"] == "process_name"} == {
@@ -142,7 +142,7 @@ def test_spans_reach_a_collector_of_others() -> None:
         thread.start()
         try:
             url = f"http://127.0.0.1:{server.server_port}/v1/traces"
-            result = run("trace", "--op", "create", "--otlp", url)
+            result = run("trace", "--arch", "s390", "--op", "create", "--otlp", url)
         finally:
             server.shutdown()
             thread.join()

@@ -200,6 +200,7 @@ FEASIBILITY = Feasibility(
         "entities.py": INTERFACE,
         "teardown.py": INTERFACE,
         "pages.py": MEMORY,
+        "memory.py": MEMORY,
         "shadow.py": MEMORY,
         "entry.py": VCPU,
     },
@@ -209,4 +210,5 @@ FEASIBILITY = Feasibility(
         "the buffer can be reached",
     ),
     "3.2",
+    remark="SNP; nobody has written it for SEV and SEV-ES",
 )

@@ -139,4 +139,5 @@ FEASIBILITY = Feasibility(
         "the leaf is one that is offered",
     ),
     "3.3, 7.6",
+    frozenset({"bulk.py"}),
 )

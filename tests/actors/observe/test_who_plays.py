@@ -14,6 +14,7 @@ from actors.observe.collector import Collector
 from actors.scenario import load
 
 FLAGS = {
+    "arch": "s390",
     "paths": "direct,nested,hosted,mixed",
     "depth": "2",
     "l1.count": "2",
