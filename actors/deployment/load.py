@@ -17,6 +17,7 @@ from typing import Any
 
 import trio
 
+from actors import exit_codes
 from actors.deployment import words
 from actors.deployment.account import FAILED, OK, UNKNOWN, Account
 from actors.deployment.asker import Asker, Refused, asking
@@ -239,6 +240,7 @@ async def load(process: Process, part: Part) -> None:
     made = Load(process, part, own or machines)
     process.ready(part, "", made.account.numbers)
     await made.run()
+    process.end(exit_codes.OK, "the load is done")  # and what it drove in this process with it
 
 
 __all__ = ["Load", "Refused", "linked", "load"]
