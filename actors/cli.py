@@ -64,6 +64,7 @@ EXAMPLES = {
     "load": (
         "nestbed load",
         "nestbed load --virtual --arch s390 --arch sev --set load.rate_per_min=6000",
+        "nestbed load --deployment lab.toml --set load.rate_per_min=60",
         "nestbed load --set load.model=closed --set load.clients=16 --processes 2",
     ),
     "report": ("nestbed report nestbed-default", "nestbed report --diff before after"),

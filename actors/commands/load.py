@@ -24,6 +24,7 @@ from actors.commands.options import (
     resolve,
 )
 from actors.commands.speak import end, say, tell, tell_json
+from actors.commands.up import Directory, place_of
 
 if TYPE_CHECKING:
     from protocol.arch.contract import Architecture
@@ -67,6 +68,13 @@ def load(
         str | None,
         typer.Option("--shard", metavar="K/N", help="Be process K of N, from 0 on: print what they merge."),
     ] = None,
+    deployment: Annotated[
+        Path | None,
+        typer.Option(
+            "--deployment", metavar="FILE", help="Against a deployment that `nestbed up` runs, load = false."
+        ),
+    ] = None,
+    directory: Directory = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Write load.json there; a report beside it shows it."),
@@ -78,9 +86,15 @@ def load(
 
     What comes when is in the scenario's section load. Both paths meet the same requests at the same times;
     latency counts from when a request was meant to be sent. Thresholds load.PATH.FIGURE end with exit code
-    99.
+    99. With --deployment the load goes to the hosts and brokers of a deployment that runs.
     """
     flags = overrides(settings, arch=arch, paths=path, depth=depth, seed=seed)
+    if deployment is not None:
+        if virtual or processes > 1 or shard or replay or scenario or arch or depth:
+            end(
+                exit_codes.USAGE, "--deployment: allowed beside it: --path, --seed, --set, --directory, --out"
+            )
+        raise typer.Exit(_elsewhere(deployment, directory, flags, out, as_json, quiet))
     if replay is not None:
         flags["load.arrivals"] = "replay"
     plan = resolve(scenario, flags).scenario
@@ -97,6 +111,42 @@ def load(
         tell_json(found)
         return
     raise typer.Exit(_told(plan, found, "virtual" if virtual else "wall", out, as_json))
+
+
+def _elsewhere(
+    file: Path, directory: Path | None, flags: dict[str, str], out: Path | None, as_json: bool, quiet: bool
+) -> int:
+    """Load on a deployment that runs."""
+    import trio
+
+    from actors.deployment.settings import read_deployment, scenario_of
+    from actors.load.elsewhere import against
+    from actors.load.run import blocks
+    from actors.load.text import board
+    from actors.runtime.supervisor import unwrap
+    from actors.scenario import BrokenScenario, UnreadableScenario
+
+    try:
+        settings, _ = read_deployment(file)
+        merged = settings.model_copy(update={"set": {"paths": "nested,hosted", **settings.set, **flags}})
+        plan = scenario_of(merged, file.parent).scenario
+    except UnreadableScenario as error:
+        end(exit_codes.USAGE, str(error))
+    except BrokenScenario as error:
+        end(exit_codes.USAGE, error.text())
+    _may(plan, False, 1, None)
+    wrong = [path for path in plan.paths if path not in ("nested", "hosted")]
+    if wrong or plan.load.mix.swap or plan.load.arrivals == "replay":
+        end(exit_codes.USAGE, "--deployment: allowed: paths nested and hosted, load.mix.swap = 0, no replay")
+    place = place_of(directory, settings.name)
+    if place.control("load").exists():
+        end(exit_codes.USAGE, f"{file}: its own load drives it; allowed: load = false in it")
+    try:
+        with board(quiet) as seen:
+            sides = trio.run(blocks, plan, 0, against(place, settings, plan, seen.watch))
+    except* OSError as errors:
+        end(exit_codes.ENVIRONMENT, f"{place.root}: no part answers there: {unwrap(errors)}")
+    return _told(plan, {settings.arch: sides}, "wall", out, as_json)
 
 
 def _told(plan: Scenario, found: Json, clock: str, out: Path | None, as_json: bool) -> int:

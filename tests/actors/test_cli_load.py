@@ -80,6 +80,8 @@ def test_processes_share_the_load_and_their_percentiles_are_merged(tmp_path: Pat
         (("--replay", "none.txt"), "--replay none.txt: No such file"),
         (("--set", "run.page_changes=3"), "allowed: an even number"),
         (("--set", "load.model=half"), "one of: open, closed"),
+        (("--deployment", "lab.toml", "--virtual"), "--deployment: allowed beside it"),
+        (("--deployment", "none.toml"), "none.toml: cannot be read"),
         (("--arch", "tdx", "--set", "load.mix.swap=1"), "load.mix.swap: tdx: "),
         (
             ("--set", "load.mix.run=0", "--set", "load.mix.restart=0", "--set", "load.mix.page_change=0"),
