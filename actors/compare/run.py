@@ -73,7 +73,7 @@ def run(
                     result = trio.run(path, processes, tracing)
                 done += len(plan.phases)
                 if costs is not None:
-                    result["modelled"] = _modelled(costs, load(arch), result)
+                    result["modelled"] = _modelled(costs, load(arch), result, scenario.guest.vcpus)
                 outcome.results.append(result)
                 progress.result(result)
     except Stopped:
@@ -248,14 +248,15 @@ def _result(
     }
 
 
-def _modelled(costs: Costs, arch: Architecture, result: Json) -> Json | None:
+def _modelled(costs: Costs, arch: Architecture, result: Json, vcpus: int) -> Json | None:
     """The price of what was counted.
 
     On the mixed path secure guests run at two levels, and no rule tells their exits from those of hosts.
     """
     if result["path"] == MIXED or arch.comparison is None:
         return None
-    return priced(costs, arch.comparison.prices, guest_level(result), result["phases"])
+    prices = arch.comparison.prices.of_guests_with(vcpus)
+    return priced(costs, prices, guest_level(result), result["phases"])
 
 
 def _summed(parts: Sequence[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:

@@ -33,7 +33,7 @@ def sensitivity(
     paths = {result["path"]: result for result in results if result["arch"] == arch.name}
     if arch.comparison is None or not all(path in paths for path in PATHS):
         return None
-    prices: Prices = arch.comparison.prices
+    prices: Prices = arch.comparison.prices.of_guests_with(scenario["guest"]["vcpus"])
     found = {path: amounts(prices, guest_level(paths[path]), paths[path]["phases"]) for path in PATHS}
     common = [
         phase for phase in LIFE_OF_A_GUEST if all(found[path].get(phase, {}) is not None for path in PATHS)

@@ -45,10 +45,10 @@ class Recorded:
         return found
 
 
-def of_result(arch: Architecture, result: Json, guests: int) -> Recorded:
-    """From what a comparison counted on one path."""
+def of_result(arch: Architecture, result: Json, guests: int, vcpus: int = 1) -> Recorded:
+    """From what a comparison counted on one path, for so many guests of so many VCPUs."""
     assert arch.comparison is not None
-    prices = arch.comparison.prices
+    prices = arch.comparison.prices.of_guests_with(vcpus)
     found = amounts(prices, guest_level(result), result["phases"])
     each = {phase: None if paid is None else divided(paid, guests) for phase, paid in found.items()}
     return Recorded(prices.group, each)
@@ -59,4 +59,5 @@ def record(scenario: Scenario, arch: Architecture, paths: Iterable[str]) -> dict
     wanted = replace(scenario, arch=(arch.name,), paths=tuple(paths), thresholds=())
     outcome = run(wanted, Progress())
     guests = scenario.l1.count * scenario.guest.per_l1
-    return {result["path"]: of_result(arch, result, guests) for result in outcome.results}
+    vcpus = scenario.guest.vcpus
+    return {result["path"]: of_result(arch, result, guests, vcpus) for result in outcome.results}

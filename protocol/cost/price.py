@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from protocol.cost.table import BASES, Costs
@@ -19,6 +19,7 @@ PAGE = 4096
 LINE = 64  # bytes of one access to a guest host's memory
 KIB = 1024
 MOST = 5  # causes that are named
+KICKED = 4  # VCPUs of the guest whose page removals gave the base price
 NOT_PRICED = (
     "the guests' own time",
     "page faults inside the hosts' kernels",
@@ -47,21 +48,35 @@ Names = Callable[[Labels], Iterable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one of a family costs: entries of the table, by its labels. `per` units of the count are one."""
+    """What one of a family costs: entries of the table, by its labels.
+
+    `per` units of the count are one, and one is paid `times` times.
+    """
 
     family: str
     names: Names
     per: int = 1
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What an architecture adds to the rules of all: what its calls cost, by name."""
+    """What an architecture adds to the rules of all: what its calls cost, by name.
+
+    Calls that have to wait for every VCPU of the guest cost more the more it has: base + kick * VCPUs. The base
+    was measured with `KICKED` of them, so it holds as many kicks.
+    """
 
     group: str  # of the table
     calls: Mapping[str, tuple[str, ...]]  # call at the real Trusted Entity -> entries
     guest_calls: Mapping[str, tuple[str, ...]]  # calls that no hypervisor sees
     entry: str = "sie"  # the reason under which a guest host's guest entries arrive
+    kicks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # call -> entries, for each VCPU
+    vcpus: int = 1  # of each secure guest
+
+    def of_guests_with(self, vcpus: int) -> Prices:
+        """The same where guests have so many VCPUs."""
+        return replace(self, vcpus=vcpus)
 
 
 def rules(prices: Prices, guest_level: str) -> tuple[Rule, ...]:
@@ -89,6 +104,11 @@ def rules(prices: Prices, guest_level: str) -> tuple[Rule, ...]:
     return (
         Rule("exits", exits),
         Rule("te_issued", lambda labels: prices.calls[labels["call"]]),
+        Rule(
+            "te_issued",
+            lambda labels: prices.kicks.get(labels["call"], ()),
+            times=max(0, prices.vcpus - KICKED),
+        ),
         Rule("te_calls", native),
         Rule("translations", lambda _: ("translate_addr",)),
         Rule("lookups", lambda _: ("table_lookup",)),
@@ -166,8 +186,8 @@ def _amounts(ruled: Sequence[Rule], counts: Mapping[str, int]) -> Amounts:
     for rule in ruled:
         names = FAMILIES[rule.family][0]
         for labels, number in _labelled(counts, rule.family, names):
-            for name in rule.names(labels):
-                found[name] += number / rule.per
+            for name in rule.names(labels) if rule.times else ():
+                found[name] += number * rule.times / rule.per
     return dict(found)
 
 

@@ -46,4 +46,5 @@ PRICES = Prices(
         if spec.for_guest() and spec.name not in ("tdg_mem_page_accept", "tdg_vp_vmcall")
     },  # acceptance is part of a page's price, a TDVMCALL is an exit
     entry="vmresume",
+    kicks={"mem_page_remove": ("vcpu_kick",)},  # every VCPU has to leave the TD before a page may go
 )

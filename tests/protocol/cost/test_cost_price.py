@@ -87,3 +87,14 @@ def test_every_call_has_a_price_and_every_price_a_cost(name: str) -> None:
         for entry in names:
             assert COSTS.of(prices.group, entry)
     assert rules(prices, "1")
+
+
+@pytest.mark.parametrize(("vcpus", "kicks"), [(1, 0), (4, 0), (5, 1), (64, 60)])
+def test_what_waits_for_every_vcpu_costs_more_the_more_there_are(vcpus: int, kicks: int) -> None:
+    """Page removals of a live TD: 15.3 us with 4 VCPUs, 52.8 us with 64."""
+    prices = load("tdx").comparison.prices.of_guests_with(vcpus)
+    found = priced(COSTS, prices, 1, {"swap": {"te_issued.mem_page_remove.0": 1}})["ns"]
+    base, kick = (COSTS.of("tdx", name).value for name in ("te_page_unsecure_live", "vcpu_kick"))
+    assert found == round(base + kicks * kick)
+    if vcpus == 64:
+        assert found == pytest.approx(52_820, rel=0.01)
