@@ -63,8 +63,8 @@ class Rule:
 class Prices:
     """What an architecture adds to the rules of all: what its calls cost, by name.
 
-    Calls that have to wait for every VCPU of the guest cost more the more it has: base + kick * VCPUs. The base
-    was measured with `KICKED` of them, so it holds as many kicks.
+    Calls that have to wait for every VCPU of the guest cost more the more it has: base + kick * VCPUs. The
+    base was measured with `KICKED` of them, so it holds as many kicks.
     """
 
     group: str  # of the table
