@@ -89,6 +89,11 @@ class ChannelOver:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Ask the machine what there is, in case a notice was lost."""
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
     """Hold the records against the machine. The answer is a list of what only one of the two knows."""
 
@@ -158,6 +163,8 @@ class Broker:
             case ChannelOver(who, channel, sent, received):
                 self.service.channel_over(who, channel, sent, received)
                 return None
+            case Look():
+                return self._finish(self.service.look(self._clock()))
             case Audit():
                 return self._finish(self.service.audit())
             case Drive(step):

@@ -211,9 +211,17 @@ class Hosting:
 
         The same `key` starts nothing twice. Without one it gets its own, so a lost reply does no harm.
         """
-        digest = self.put(image)
-        body = {"spec": {"image": digest} | spec, "mode": mode}
-        answer = self.ask("start", key or self.key(), wait_s=600.0, **body)
+        key = key or self.key()
+        for left in range(self.budget.tries, 0, -1):
+            body = {"spec": {"image": self.put(image)} | spec, "mode": mode}
+            try:
+                answer = self.ask("start", key, wait_s=600.0, **body)
+                break
+            except ERRORS["NOT_FOUND"] as gone:
+                if (
+                    gone.stage != "image" or left == 1
+                ):  # the host restarted, or needed the room: bring it again
+                    raise
         return Child(answer["child"], answer["cid"], answer["state"], answer["replayed"], answer["charged"])
 
     def wait(self, child: bytes, until: str = "READY", timeout_s: float = 30.0) -> Body:

@@ -1,4 +1,4 @@
-"""`nestbed hosted ...`: the hosting service, and what a program in a guest host asks of it."""
+"""`nestbed hosted ...`: what a program in a guest host asks of the hosting service."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from actors.commands.options import AsJson
 from actors.commands.speak import end, say
 
 if TYPE_CHECKING:
-    from actors.hosting.serve import Options
     from nestbed.client import Hosting
-    from protocol.hosting.policy import Policy
 
 Json = dict[str, Any]
 ADDRESS = "NESTBED_HOSTING"
@@ -76,7 +74,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _show(value: Any) -> None:
+def show_json(value: Any) -> None:
     sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
@@ -95,100 +93,6 @@ def _child(hosting: Hosting, name: str) -> bytes:
         allowed = ", ".join(each.hex() for each in found) or "see `nestbed hosted list --exited`"
         end(exit_codes.USAGE, f"{name}: names {len(found)} children: {allowed}")
     return found[0]
-
-
-def serve(
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where journal, guests and sockets are; made if not there.")
-    ],
-    requester: Annotated[
-        list[int] | None,
-        typer.Option("--requester", metavar="CID", help="A guest host that may come; may be repeated. (3)"),
-    ] = None,
-    policy: Annotated[
-        Path | None, typer.Option("--policy", metavar="FILE", help="Who may ask what; deny by default.")
-    ] = None,
-    profile: Annotated[
-        str, typer.Option("--profile", metavar="NAME", help="Whose CPUs and memory: peer, nitro or l1vh.")
-    ] = "peer",
-    qemu: Annotated[
-        bool, typer.Option("--qemu", help="Offer --vmm qemu as well: real QEMU, under software emulation.")
-    ] = False,
-    admin: Annotated[
-        bool, typer.Option("--admin", help="Take orders as lines on standard input: reboot CID, audit.")
-    ] = False,
-) -> None:
-    """Serve the hosting interface until interrupted; guests are processes that outlive the service.
-
-    Each requester comes by a socket of its own, DIR/CID.vsock_5200: the path says who it is. Without --policy
-    it may ask everything of its own children. What a former life left is taken on again before anybody is
-    served, and told in one line of JSON on standard output.
-    """
-    import trio
-
-    from actors.hosting.serve import Options, obey, open_service
-    from actors.hosting.store import StoreError
-    from protocol.hosting import Limits
-    from protocol.hosting.profiles import PROFILES
-
-    cids = requester or [3]
-    if any(not 3 <= cid < 0x4000_0000 for cid in cids):
-        end(exit_codes.USAGE, "--requester: allowed: context ids from 3 to 1073741823")
-    if profile not in PROFILES:
-        end(exit_codes.USAGE, f"--profile {profile}: allowed: {', '.join(PROFILES)}")
-    rules = None if policy is None else read_policy(policy)
-    options = Options(directory, cids, Limits(profile=profile), policy=rules)
-    if qemu:
-        _offer_qemu(options)
-
-    async def run() -> None:
-        async with open_service(options) as hosting:
-            told = {name: getattr(hosting.recovery, name) for name in hosting.recovery.__slots__}
-            _show({"sockets": [hosting.socket_of(cid) for cid in cids], "recovered": told})
-            if admin:
-                await obey(hosting, _show)
-            await trio.sleep_forever()
-
-    try:
-        trio.run(run, strict_exception_groups=True)
-    except* KeyboardInterrupt:
-        raise typer.Exit(exit_codes.INTERRUPTED) from None
-    except* (StoreError, OSError) as group:
-        end(exit_codes.ENVIRONMENT, str(_first(group)))
-
-
-def _offer_qemu(options: Options) -> None:
-    import shutil
-
-    from actors.hosting.vmm.qemu import MACHINES, Qemu
-
-    program = MACHINES["tcg"].program
-    if shutil.which(program) is None:
-        end(exit_codes.ENVIRONMENT, f"--qemu: {program} is not here; on Debian: apt install qemu-system-x86")
-    options.vmms["qemu"] = Qemu()
-
-
-def read_policy(path: Path) -> Policy:
-    """The policy in a file, or the end of the command with everything that is wrong with it."""
-    import tomllib
-
-    from protocol.hosting.messages import MESSAGES
-    from protocol.hosting.policy import BrokenPolicy, policy_from
-
-    try:
-        return policy_from(tomllib.loads(path.read_text()), MESSAGES)
-    except OSError as error:
-        end(exit_codes.USAGE, f"{path}: cannot be read: {error.strerror}")
-    except tomllib.TOMLDecodeError as error:
-        end(exit_codes.USAGE, f"{path}: no TOML: {error}")
-    except BrokenPolicy as error:
-        end(exit_codes.USAGE, "\n".join(f"{path}: {line}" for line in error.wrong))
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
 
 
 def start(
@@ -242,7 +146,7 @@ def start(
                 end(exit_codes.USAGE, f"--key {key}: allowed: a number from 1 up")
             number = hosting.epoch.to_bytes(4, "big") + int(key).to_bytes(12, "big")
         child = hosting.start(image, key=number, mode="reserve" if reserve else "run", **spec)
-        _show(
+        show_json(
             {"child": child.id, "cid": child.cid, "state": child.state, "replayed": child.replayed}
             | {"charged": dict(child.charged)}
         )
@@ -289,7 +193,7 @@ def wait(
     if until not in STATES:
         end(exit_codes.USAGE, f"--until {until}: allowed: {', '.join(STATES)}")
     with connected(to) as hosting:
-        _show(hosting.wait(_child(hosting, child), until, timeout))
+        show_json(hosting.wait(_child(hosting, child), until, timeout))
 
 
 def listed(
@@ -301,7 +205,7 @@ def listed(
     with connected(to) as hosting:
         children = list(hosting.list(exited=exited))
     if as_json:
-        _show(children)
+        show_json(children)
         return
     for each in children:
         labels = " ".join(f"{name}={value}" for name, value in each["labels"].items())
@@ -313,7 +217,7 @@ def listed(
 def describe(child: ChildName, to: To) -> None:
     """Print all that the host tells of one child, or its exit record."""
     with connected(to) as hosting:
-        _show(hosting.describe(_child(hosting, child)))
+        show_json(hosting.describe(_child(hosting, child)))
 
 
 def console(
@@ -374,7 +278,7 @@ def attest(
     with connected(to) as hosting:
         evidence = hosting.attest(_child(hosting, child), fresh)
         if trust is None:
-            _show({"evidence": evidence, "nonce": fresh})
+            show_json({"evidence": evidence, "nonce": fresh})
             return
         try:
             said = verify(evidence, trust.read_bytes(), fresh)
@@ -382,7 +286,7 @@ def attest(
             end(exit_codes.USAGE, f"{trust}: cannot be read: {error.strerror}")
         except ValueError as error:
             end(exit_codes.FAILED, f"not to be trusted: {error}")
-        _show({"verified": True} | said)
+        show_json({"verified": True} | said)
 
 
 def dump(
@@ -398,7 +302,7 @@ def dump(
                 size = sum(file.write(piece) for piece in hosting.dump(name))
         except OSError as error:
             end(exit_codes.ENVIRONMENT, f"{out}: cannot be written: {error.strerror}")
-        _show({"bytes": size})
+        show_json({"bytes": size})
 
 
 def adopt(
@@ -414,19 +318,19 @@ def adopt(
     except ValueError:
         end(exit_codes.USAGE, "--credential: allowed: 64 hexadecimal digits")
     with connected(to) as hosting:
-        _show(hosting.adopt(proof, epoch))
+        show_json(hosting.adopt(proof, epoch))
 
 
 def hello(to: To) -> None:
     """Say hello: epoch, credential, limits, policy and profile are printed."""
     with connected(to) as hosting:
-        _show(hosting.facts)
+        show_json(hosting.facts)
 
 
 def quota(to: To) -> None:
     """Print what is charged and what is free, by dimension."""
     with connected(to) as hosting:
-        _show(hosting.quota())
+        show_json(hosting.quota())
 
 
 def stop(
@@ -437,7 +341,7 @@ def stop(
 ) -> None:
     """End a child's run; it keeps what it holds until it is destroyed."""
     with connected(to) as hosting:
-        _show({"state": hosting.stop(_child(hosting, child), "kill" if kill else "graceful", grace)})
+        show_json({"state": hosting.stop(_child(hosting, child), "kill" if kill else "graceful", grace)})
 
 
 def destroy(
@@ -451,7 +355,7 @@ def destroy(
         hosting.destroy(name)
         if acknowledge:
             hosting.acknowledge(name)
-        _show({"state": "RELEASED"})
+        show_json({"state": "RELEASED"})
 
 
 def keep(to: To) -> None:
@@ -478,7 +382,7 @@ def watch(
     with connected(to) as hosting:
         try:
             for number, event in enumerate(hosting.events(since)):
-                _show(event)
+                show_json(event)
                 if count and number >= count:
                     return
         except KeyboardInterrupt:
@@ -496,4 +400,4 @@ def explain(
     found: Code | None = known.get(code.upper())
     if found is None:
         end(exit_codes.USAGE, f"{code}: allowed: {', '.join(f'{int(each)} {each.name}' for each in ERRORS)}")
-    _show(explained(found))
+    show_json(explained(found))

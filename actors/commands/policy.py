@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from actors import exit_codes
-from actors.commands.hosted import read_policy
+from actors.commands.hosted_serve import read_policy
 from actors.commands.speak import end
 
 

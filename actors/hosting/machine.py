@@ -22,7 +22,6 @@ from actors.hosting.vmm.files import GuestFiles
 from actors.runtime.port import Deliver
 from actors.runtime.transport.address import connect
 from protocol.errors import OutcomeUnknown
-from protocol.hosting.evidence import Measured
 from protocol.hosting.machine import (
     AttestGuest,
     CreateGuest,
@@ -118,7 +117,7 @@ class ProcessMachine:
             case ResetGuest(child, timeout_ms):
                 return await self._reset(child, files, timeout_ms)
             case AttestGuest():
-                return Measured(bytes.fromhex((files.path / "measurement").read_text()))
+                return files.measured()
             case DumpGuest(child, offset, count):
                 return await self._dump(child, files, offset, count)
             case DestroyGuest(child):

@@ -17,7 +17,7 @@ import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from actors.broker import Audit, Broker, GuestEnded, Recover, RequesterGone, serve
+from actors.broker import Audit, Broker, GuestEnded, Look, Recover, RequesterGone, serve
 from actors.hosting.channels import ChannelServer
 from actors.hosting.machine import ProcessMachine, too_long
 from actors.hosting.store import Store, StoreError
@@ -32,6 +32,7 @@ from protocol.hosting.policy import Policy
 from protocol.hosting.recovery import Recovery
 
 CONNECTIONS = 256  # of one listener at once; more wait in the kernel
+LOOK_S = 5.0
 Identify = Callable[[Peer], Identity | None]
 
 
@@ -126,6 +127,12 @@ class HostingService:
             self._connections[cid].cancel()
         return self.service.epoch_of(cid)
 
+    async def look(self) -> None:
+        """Every few seconds hold the records against the machine: a notice may get lost."""
+        while True:
+            await trio.sleep(LOOK_S)
+            await self.broker.actor.ask(Look())
+
     async def audit(self) -> list[dict[str, object]]:
         """What only one of records and machine knows."""
         leaks: list[dict[str, object]] = await self.broker.actor.ask(Audit())
@@ -169,6 +176,7 @@ async def open_service(options: Options) -> AsyncIterator[HostingService]:
             nursery.start_soon(store.run)
             await hosting.recover()
             nursery.start_soon(broker.run)
+            nursery.start_soon(hosting.look)
             for cid in options.requesters:
                 await nursery.start(hosting.listen, cid)
             yield hosting

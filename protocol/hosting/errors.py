@@ -85,7 +85,7 @@ ERRORS: Mapping[Code, Row] = {
     Code.NEED_MEMORY: Row("the host lacks memory for the guest's control blocks", "host", True, ("pages",)),
     Code.CID_EXHAUSTED: Row("no CID is free", "host", True),
     Code.IMAGE_INVALID: Row("the image's bytes are not what was announced", "caller"),
-    Code.SIGNATURE: Row("the image's signature is not valid", "caller", answered=False),
+    Code.SIGNATURE: Row("the image's signature is not valid", "caller"),
     Code.BOOT_TIMEOUT: Row("the guest did not come up in time", "caller", detail=("timeout_ms",)),
     Code.BOOT_DIED: Row("the guest ended while it booted", "caller", detail=("exit",)),
     Code.TE_ERROR: Row("the Trusted Entity refused", "te", detail=("call", "rc", "rrc")),

@@ -1,8 +1,8 @@
 """Evidence about a hosted child: what runs, for whom, in which of its boots, signed by the host.
 
     evidence   msgpack map {format, payload, signature, key}
-    payload    msgpack map {child, cid, requester, epoch, measurement, debug, nonce, user_data, vmm, policy,
-               at_ms, te}
+    payload    msgpack map {child, cid, requester, epoch, measurement, debug, nonce, user_data, guest_data,
+               vmm, policy, at_ms, te}
 
 `signature` is ECDSA with SHA-384 over `payload`, in DER; `key` the public key it verifies with, in DER. A
 verifier trusts a host by its key, not because the evidence brings one. The requester's CID and epoch are in
@@ -30,10 +30,14 @@ DEBUG_MEASUREMENT = bytes(48)
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the machine says of a guest: the SHA-384 of what was loaded, and the TE's own evidence."""
+    """What the machine says of a guest: the SHA-384 of what was loaded, and the TE's own evidence.
+
+    `guest_data`: what the guest itself had bound to it, such as the key of its end of a channel.
+    """
 
     measurement: bytes
     te: bytes | None = None
+    guest_data: bytes = b""
 
 
 class Signer(Protocol):

@@ -33,6 +33,9 @@ def spec_digest(spec: Spec) -> bytes:
         spec.linger_s,
         spec.vmm,
         spec.debug,
+        spec.signature,
+        spec.signer,
+        spec.not_after,
     )
     return hashlib.sha256(msgpack.packb(fields, use_bin_type=True)).digest()
 

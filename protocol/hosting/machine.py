@@ -36,6 +36,9 @@ class Spec:
     linger_s: int = 0
     vmm: str = "emulated"
     debug: bool = False  # its owner may read its console, and its evidence says so
+    signature: bytes = b""
+    signer: bytes = b""
+    not_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,9 @@ class SpecOnWire:
     linger_s: int = wire(uint(0, LINGER_S), 0)
     vmm: str = wire(one_of("emulated", "qemu"), "emulated")
     debug: bool = wire(truth(), False)
+    signature: bytes = wire(binary(0, 256), b"")
+    signer: bytes = wire(binary(0, 256), b"")
+    not_after: int = wire(uint(0, U63), 0)
 
     def spec(self) -> Spec:
         """Return the spec; raises Refusal where it contradicts itself."""
@@ -109,6 +112,9 @@ class SpecOnWire:
             self.linger_s,
             self.vmm,
             self.debug,
+            self.signature,
+            self.signer,
+            self.not_after,
         )
 
 

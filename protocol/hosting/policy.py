@@ -14,6 +14,7 @@ TOML:
     memory_mib = 4096
     linger_s = 0
     debug = false
+    signer = ["9f86.."]          # SHA-256 of public keys, one of which has to have signed the image
 
 `hello` and `explain` of a source that any rule allows something are allowed.
 """
@@ -22,7 +23,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +32,7 @@ from protocol.hosting.errors import Code, Refusal
 from protocol.hosting.machine import Spec
 
 BOUNDS = ("vcpus", "memory_mib", "linger_s")
-FIELDS = ("allow", "call", "source", "tag", "vmm", "debug", *BOUNDS)
+FIELDS = ("allow", "call", "source", "tag", "vmm", "debug", "signer", *BOUNDS)
 ALWAYS = ("hello", "explain")
 
 
@@ -45,6 +47,7 @@ class Rule:
     vmms: frozenset[str] | None = None
     debug: bool | None = None
     bounds: tuple[tuple[str, int], ...] = ()
+    signers: frozenset[str] | None = None
 
     def concerns(self, call: str, source: int, labels: Mapping[str, str]) -> bool:
         return (
@@ -78,7 +81,7 @@ class Policy:
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(rules)
         said = [[each.allow, _sorted(each.calls), _sorted(each.sources), each.tag, _sorted(each.vmms),
-                 each.debug, list(each.bounds)] for each in self.rules]  # fmt: skip
+                 each.debug, list(each.bounds), _sorted(each.signers)] for each in self.rules]  # fmt: skip
         self.digest = hashlib.sha256(json.dumps(said).encode()).digest()
 
     def decide(
@@ -97,13 +100,14 @@ class Policy:
 
     def check(
         self, call: str, source: int, labels: Mapping[str, str] | None = None, spec: Spec | None = None
-    ) -> None:
-        """Raise Refusal (NOT_PERMITTED) unless that is allowed."""
+    ) -> frozenset[str] | None:
+        """Raise Refusal (NOT_PERMITTED) unless that is allowed; return who has to have signed, if anybody."""
         allowed, rule = self.decide(call, source, labels, spec)
         if not allowed:
             why = "no rule allows it" if rule is None else f"rule {rule} forbids it"
             detail = {"policy": self.digest, "rule": rule}
             raise Refusal(Code.NOT_PERMITTED, f"{call}: {why}", detail=detail)
+        return None if rule is None or spec is None else self.rules[rule].signers
 
 
 def policy_from(tables: Mapping[str, Any], calls: Iterable[str]) -> Policy:
@@ -119,47 +123,50 @@ def policy_from(tables: Mapping[str, Any], calls: Iterable[str]) -> Policy:
 
 
 def _rule(row: Mapping[str, Any], where: str, known: frozenset[str], wrong: list[str]) -> Rule:
-    wrong += [
-        f"{where}.{name}: not known; allowed: {', '.join(FIELDS)}" for name in row if name not in FIELDS
-    ]
+    allowed = ", ".join(FIELDS)
+    wrong += [f"{where}.{name}: not known; allowed: {allowed}" for name in row if name not in FIELDS]
 
     def say(name: str, allowed: str) -> None:
         wrong.append(f"{where}.{name}: allowed: {allowed}")
 
-    allow = row.get("allow")
+    def listed(name: str, good: Callable[[Any], bool], allowed: str, default: Any = None) -> Any:
+        value = row.get(name, default)
+        if value == "*":
+            return None
+        if not isinstance(value, list) or not value or not all(good(v) for v in value):
+            say(name, allowed)
+            return None
+        return frozenset(value)
+
+    allow, tag, debug = row.get("allow"), row.get("tag"), row.get("debug")
     if type(allow) is not bool:
         say("allow", "true or false")
-    calls = _set(row.get("call"), str, lambda v: v in known)
-    if calls is False:
-        say("call", f'"*", or a list of {", ".join(sorted(known))}')
-    sources = _set(row.get("source"), int, lambda v: 3 <= v < 1 << 32)
-    if sources is False:
-        say("source", '"*", or a list of context ids from 3 up')
-    vmms = _set(row.get("vmm", "*"), str, lambda v: v in ("emulated", "qemu"))
-    if vmms is False:
-        say("vmm", '"*", or a list of emulated, qemu')
-    tag, debug = row.get("tag"), row.get("debug")
     if tag is not None and (type(tag) is not str or not tag):
         say("tag", "the name of a label")
     if debug is not None and type(debug) is not bool:
         say("debug", "true or false")
-    bounds = []
-    for name in BOUNDS:
-        if name in row:
-            if type(row[name]) is not int or row[name] < 0:
-                say(name, "a number from 0 up")
-            else:
-                bounds.append((name, row[name]))
-    return Rule(allow is True, calls or None, sources or None, tag, vmms or None, debug, tuple(bounds))  # type: ignore[arg-type]
+    bounds = [(name, row[name]) for name in BOUNDS if name in row]
+    for name, bound in bounds:
+        if type(bound) is not int or bound < 0:
+            say(name, "a number from 0 up")
+    return Rule(
+        allow is True,
+        listed("call", lambda v: v in known, f'"*", or a list of {", ".join(sorted(known))}'),
+        listed("source", _is_cid, '"*", or a list of context ids from 3 up'),
+        tag,
+        listed("vmm", lambda v: v in ("emulated", "qemu"), '"*", or a list of emulated, qemu', "*"),
+        debug,
+        tuple(bounds),
+        listed("signer", _is_digest, "a list of SHA-256 digests of public keys, 64 digits each", "*"),
+    )
 
 
-def _set(value: Any, of: type, good: Any) -> frozenset[Any] | bool | None:
-    """None for "*", a set for a list, False for anything else."""
-    if value == "*":
-        return None
-    if not isinstance(value, list) or not value or not all(type(v) is of and good(v) for v in value):
-        return False
-    return frozenset(value)
+def _is_cid(value: Any) -> bool:
+    return type(value) is int and 3 <= value < 1 << 32
+
+
+def _is_digest(value: Any) -> bool:
+    return type(value) is str and bool(re.fullmatch("[0-9a-f]{64}", value))
 
 
 def _sorted(values: frozenset[Any] | None) -> list[Any] | None:

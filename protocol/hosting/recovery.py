@@ -170,6 +170,24 @@ def _roll_back(child: Child, life: Lifecycle, registry: Registry) -> Step[None]:
     yield from life.settle(child)
 
 
+def look(registry: Registry, life: Lifecycle) -> Step[int]:
+    """Find children whose guests ended or vanished without a word; return how many."""
+    before = [child for child in registry.children.values() if child.present and not child.busy]
+    guests: Mapping[bytes, Found] = yield Inventory()
+    found = 0
+    for child in before:
+        name = child.origin.id
+        if child.busy or registry.children.get(name) is not child:
+            continue
+        seen, state = guests.get(name), child.state
+        if seen is None:
+            life.vanished(child)
+        elif not seen.running and child.running():
+            life.ended(child, seen.exit or 0)
+        found += child.state is not state
+    return found
+
+
 def end_strays(registry: Registry) -> Step[None]:
     """End the guests that no record knows; those that the machine keeps are tried again later."""
     for name in sorted(registry.strays):

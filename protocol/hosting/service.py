@@ -13,13 +13,13 @@ nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from protocol.effects import Step
 from protocol.errors import OperationalError
 from protocol.hosting import messages as m
+from protocol.hosting import signature
 from protocol.hosting.at_once import AtOnce, need_lease
 from protocol.hosting.channels import Channel
 from protocol.hosting.errors import ERRORS, Code, Refusal, explain
@@ -32,28 +32,13 @@ from protocol.hosting.machine import AttestGuest, Await, DumpGuest, Failure
 from protocol.hosting.policy import EVERYTHING, Policy
 from protocol.hosting.ports import Book, CountingBook
 from protocol.hosting.records import Child, Identity, Requester, Tombstone
-from protocol.hosting.recovery import Recovery, audit, end_strays, reconcile, restore
+from protocol.hosting.recovery import Recovery, audit, end_strays, look, reconcile, restore
 from protocol.hosting.registry import WATCHER, Registry, answer
 from protocol.hosting.states import PAST_READY, REACHED, State
+from protocol.hosting.statistics import Statistics
 
 Body = dict[str, object]
 Reply = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What happened so far: a look that changes nothing."""
-
-    messages: Mapping[str, int]  # by type
-    refusals: Mapping[str, int]  # by name of the error
-    lookups: Mapping[str, int]  # hit, miss, denied
-    replays: Mapping[str, int]  # same, conflict
-    leases: Mapping[str, int]  # renewed, expired
-    teardowns: Mapping[str, int]  # by cause
-    image_bytes: int  # that came
-    channel_bytes: Mapping[str, int]  # sent to children, received from them
-    channel_resets: Mapping[str, int]  # by cause
-    children: Mapping[str, int]  # that are not released, by state
 
 
 class Service:
@@ -134,6 +119,11 @@ class Service:
         restore(self._registry, rows)
         return (yield from reconcile(self._registry, self._life))
 
+    def look(self, now_ms: int) -> Step[int]:
+        """Ask the machine what there is, in case a notice was lost; return how many children changed."""
+        self.at(now_ms)
+        return (yield from look(self._registry, self._life))
+
     def audit(self) -> Step[list[dict[str, object]]]:
         """Hold the records against what the machine has; return what only one of the two knows."""
         return (yield from audit(self._registry))
@@ -166,9 +156,10 @@ class Service:
     def redeem(self, who: Identity, token: bytes) -> Channel | None:
         """Return the channel that `token` opens, once; None for any other."""
         requester = self._registry.requesters.get(who.cid)
-        if requester is None or not requester.is_now(who):
-            return None
-        return requester.channels.redeem(token)
+        found = requester.channels.redeem(token) if requester and requester.is_now(who) else None
+        if found is None:
+            self._registry.lookups["denied"] += 1  # somebody guesses
+        return found
 
     def channel_over(self, who: Identity, name: bytes, sent: int, received: int) -> None:
         """Note that the stream of a channel has ended, and how many bytes it carried."""
@@ -273,7 +264,9 @@ class Service:
         child = requester.children.get(getattr(body, "child", None) or b"")
         if child is not None and requester.is_now(child.origin.owner):
             labels = dict(child.origin.spec.labels)
-        self.policy.check(request.type, requester.cid, labels, spec)
+        signers = self.policy.check(request.type, requester.cid, labels, spec)
+        if spec is not None and signers is not None:
+            signature.check(spec, signers, self._registry.now_ms)
 
     def _hello(self, who: Identity, body: m.Hello) -> Step[Body]:
         if m.VERSION not in body.versions:
@@ -420,6 +413,7 @@ class Service:
             "nonce": body.nonce,
             "user_data": body.user_data,
             "vmm": origin.spec.vmm,
+            "guest_data": measured.guest_data,
             "policy": self.policy.digest,
             "at_ms": self._registry.now_ms,
         }

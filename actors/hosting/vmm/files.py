@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from protocol.hosting.evidence import Measured
+
 EXIT_KILLED = 137
 SIGNALLED = 128
 
@@ -64,6 +66,12 @@ class GuestFiles:
 
     def forget_exit(self) -> None:
         (self.path / "exit").unlink(missing_ok=True)
+
+    def measured(self) -> Measured:
+        """What was loaded, and what the guest had bound to it since."""
+        bound = self.path / "bound"
+        guest_data = bound.read_bytes() if bound.exists() else b""
+        return Measured(bytes.fromhex((self.path / "measurement").read_text()), None, guest_data)
 
     def socket(self, name: str) -> str:
         return str(self.path / name)

@@ -8,7 +8,8 @@ It outlives the service that started it. In its directory it reads `guest.json` 
 
 An image that begins with `#!nestbed` is the guest's program, a line for each step: `print TEXT`, `sleep MS`,
 `ready`, `emergency` (it is ready, but in emergency mode), `forge NONCE` (it announces another's readiness),
-`exit STATUS`, `hang`. Any other image prints a line and is ready. Ports of the guest: 7 echoes, 9 discards, 1
+`bind HEX` (to its evidence), `exit STATUS`,
+`hang`. Any other image prints a line and is ready. Ports of the guest: 7 echoes, 9 discards, 1
 takes further steps as lines.
 
 Only the standard library, and of that only what is quick to import: there may be a thousand of these.
@@ -77,6 +78,7 @@ class Wire:
         made.setblocking(False)
         self.loop, self.socket, self.feed = loop, made, feed
         self.out = bytearray()
+        self.events = -1
         self.ended: Callable[[], None] = lambda: None
         self.closing = False  # the peer has said all: what waits is sent, then it is over
         self.read_bytes = hybrid.BUFFER_BYTES
@@ -97,7 +99,9 @@ class Wire:
         events = selectors.EVENT_WRITE if self.out else 0
         if len(self.out) < hybrid.BUFFER_BYTES and not self.closing:
             events |= selectors.EVENT_READ
-        self.loop.watch(self.socket, events, self._turn)
+        if events != self.events:
+            self.events = events
+            self.loop.watch(self.socket, events, self._turn)
 
     def _turn(self) -> None:
         if self.out:
@@ -199,6 +203,9 @@ class Guest:
             elif word == "forge":
                 self._announce(bytes.fromhex(rest), READY_WORD)
                 return
+            elif word == "bind":
+                with open(f"{self.directory}/bound", "wb") as file:
+                    file.write(bytes.fromhex(rest)[:512])
             elif word == "exit":
                 self._exit(int(rest or 0))
             elif word == "hang":

@@ -19,6 +19,8 @@ from protocol.hosting.machine import (
     CreateGuest,
     DestroyGuest,
     DumpGuest,
+    Found,
+    Inventory,
     MachineEffect,
     StartGuest,
     StopGuest,
@@ -42,6 +44,8 @@ class Machine:
 
     def perform(self, effect: MachineEffect) -> Any:
         self.asked.append(effect)
+        if isinstance(effect, Inventory):
+            return {name: Found(state == "running") for name, state in self.guests.items()}
         script = self.fail.get(type(effect))
         if script:
             return script.pop(0)

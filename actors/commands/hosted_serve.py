@@ -1,0 +1,110 @@
+"""`nestbed hosted serve`: the hosting service as a program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from actors import exit_codes
+from actors.commands.hosted import show_json
+from actors.commands.speak import end
+
+if TYPE_CHECKING:
+    from actors.hosting.serve import Options
+    from protocol.hosting.policy import Policy
+
+
+def serve(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where journal, guests and sockets are; made if not there.")
+    ],
+    requester: Annotated[
+        list[int] | None,
+        typer.Option("--requester", metavar="CID", help="A guest host that may come; may be repeated. (3)"),
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", metavar="FILE", help="Who may ask what; deny by default.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="NAME", help="Whose CPUs and memory: peer, nitro or l1vh.")
+    ] = "peer",
+    qemu: Annotated[
+        bool, typer.Option("--qemu", help="Offer --vmm qemu as well: real QEMU, under software emulation.")
+    ] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Take orders as lines on standard input: reboot CID, audit.")
+    ] = False,
+) -> None:
+    """Serve the hosting interface until interrupted; guests are processes that outlive the service.
+
+    Each requester comes by a socket of its own, DIR/CID.vsock_5200: the path says who it is. Without --policy
+    it may ask everything of its own children. What a former life left is taken on again before anybody is
+    served, and told in one line of JSON on standard output.
+    """
+    import trio
+
+    from actors.hosting.serve import Options, obey, open_service
+    from actors.hosting.store import StoreError
+    from protocol.hosting import Limits
+    from protocol.hosting.profiles import PROFILES
+
+    cids = requester or [3]
+    if any(not 3 <= cid < 0x4000_0000 for cid in cids):
+        end(exit_codes.USAGE, "--requester: allowed: context ids from 3 to 1073741823")
+    if profile not in PROFILES:
+        end(exit_codes.USAGE, f"--profile {profile}: allowed: {', '.join(PROFILES)}")
+    rules = None if policy is None else read_policy(policy)
+    options = Options(directory, cids, Limits(profile=profile), policy=rules)
+    if qemu:
+        _offer_qemu(options)
+
+    async def run() -> None:
+        async with open_service(options) as hosting:
+            told = {name: getattr(hosting.recovery, name) for name in hosting.recovery.__slots__}
+            show_json({"sockets": [hosting.socket_of(cid) for cid in cids], "recovered": told})
+            if admin:
+                await obey(hosting, show_json)
+            await trio.sleep_forever()
+
+    try:
+        trio.run(run, strict_exception_groups=True)
+    except* KeyboardInterrupt:
+        raise typer.Exit(exit_codes.INTERRUPTED) from None
+    except* (StoreError, OSError) as group:
+        end(exit_codes.ENVIRONMENT, str(_first(group)))
+
+
+def _offer_qemu(options: Options) -> None:
+    import shutil
+
+    from actors.hosting.vmm.qemu import MACHINES, Qemu
+
+    program = MACHINES["tcg"].program
+    if shutil.which(program) is None:
+        end(exit_codes.ENVIRONMENT, f"--qemu: {program} is not here; on Debian: apt install qemu-system-x86")
+    options.vmms["qemu"] = Qemu()
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy in a file, or the end of the command with everything that is wrong with it."""
+    import tomllib
+
+    from protocol.hosting.messages import MESSAGES
+    from protocol.hosting.policy import BrokenPolicy, policy_from
+
+    try:
+        return policy_from(tomllib.loads(path.read_text()), MESSAGES)
+    except OSError as error:
+        end(exit_codes.USAGE, f"{path}: cannot be read: {error.strerror}")
+    except tomllib.TOMLDecodeError as error:
+        end(exit_codes.USAGE, f"{path}: no TOML: {error}")
+    except BrokenPolicy as error:
+        end(exit_codes.USAGE, "\n".join(f"{path}: {line}" for line in error.wrong))
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

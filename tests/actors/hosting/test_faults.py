@@ -1,0 +1,198 @@
+"""The faults that need real processes: each by its name, on a service in the test's own run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+import pytest
+import trio
+
+from actors.hosting.serve import Options, open_service
+from actors.hosting.vmm.files import GuestFiles
+from nestbed.client import ERRORS, Budget, Hosting
+from protocol.hosting import Limits
+from protocol.hosting.machine import CreateGuest, ImageChanged, Inventory, LoadGuest, Spec
+
+BootTimeout = ERRORS["BOOT_TIMEOUT"]
+SPEC = {"vcpus": 1, "memory_mib": 16, "ready": "notified"}
+pytestmark = pytest.mark.slow
+
+
+@asynccontextmanager
+async def serving(directory, **limits):
+    options = Options(directory / "h", (3, 4), replace(Limits(), **limits))
+    async with open_service(options) as hosting:
+        try:
+            yield hosting
+        finally:
+            for path in (options.directory / "guests").iterdir():
+                GuestFiles(path).kill()
+
+
+def client(hosting, cid=3):
+    budget = Budget(tries=50, seconds=30, first_s=0.01, longest_s=0.1)
+    return Hosting(f"unix:{hosting.socket_of(cid)}", budget=budget)
+
+
+@asynccontextmanager
+async def asking(hosting, cid=3):
+    """A client that blocks threads and not the run that serves it."""
+    host = client(hosting, cid)
+    await in_a_thread(host.hello)
+    yield host
+    host.close()
+
+
+async def in_a_thread(call, *arguments, **more):
+    return await trio.to_thread.run_sync(lambda: call(*arguments, **more))
+
+
+async def test_a_start_storm_from_two_requesters_all_get_ready(short_directory):
+    """Each child has a ready endpoint of its own, so starts at once do not meet on one port."""
+    async with serving(short_directory) as hosting:
+        started = []
+
+        async def start(cid, number):
+            async with asking(hosting, cid) as host:
+                image = f"#!nestbed\nprint {number}\nready\n".encode()
+                started.append((await in_a_thread(host.start, image, **SPEC)).cid)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(start, 3 + number % 2, number)
+        assert len(set(started)) == 12
+        assert await hosting.audit() == []
+        assert hosting.service.statistics().children["READY"] == 12
+
+
+async def test_late_ready_is_a_timeout_and_nothing_stays(short_directory):
+    async with serving(short_directory, boot_base=300, boot_per_gib=0) as hosting:
+        async with asking(hosting) as host:
+            with pytest.raises(BootTimeout) as late:
+                await in_a_thread(host.start, b"#!nestbed\nsleep 1500\nready\n", **SPEC)
+            assert late.value.detail == {"timeout_ms": 300}
+            assert list(await in_a_thread(lambda: [*host.list()])) == []
+        assert await hosting.audit() == []
+
+
+async def test_forged_ready_from_a_sibling_is_turned_away_and_counted(short_directory):
+    """It even knows the nonce: the kernel says which process dials, and it is not the child's."""
+    limits = {"boot_base": 1_500, "boot_per_gib": 0}
+    async with serving(short_directory, **limits) as hosting, asking(hosting) as host:
+        forged = trio.Event()
+
+        async def forge():
+            guests = hosting.options.directory / "guests"
+            while not (found := [*guests.glob("*/vsock_*")]):
+                await trio.sleep(0.01)
+            files = GuestFiles(found[0].parent)
+            await in_a_thread(_announce, str(found[0]), bytes.fromhex(files.facts()["nonce"]))
+            forged.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(forge)
+            with pytest.raises(BootTimeout):
+                await in_a_thread(host.start, b"#!nestbed\nhang\n", **SPEC)
+        assert forged.is_set()
+        assert hosting.machine.forged == 1
+
+
+def _announce(path, nonce):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
+        made.connect(path)
+        made.sendall(nonce + b"\xb7")
+        with suppress(ConnectionResetError):  # turned away with our bytes unread
+            assert made.recv(1) == b""
+
+
+async def test_a_wrong_nonce_of_the_right_guest_does_not_count_either(short_directory):
+    async with serving(short_directory, boot_base=400, boot_per_gib=0) as hosting:
+        async with asking(hosting) as host:
+            with pytest.raises(BootTimeout):
+                await in_a_thread(host.start, b"#!nestbed\nforge " + b"00" * 16 + b"\n", **SPEC)
+        assert hosting.machine.forged >= 1
+
+
+async def test_the_image_changes_between_digest_and_load(short_directory):
+    async with serving(short_directory) as hosting:
+        answers = []
+
+        def answered(value, error):
+            answers.append(error or value)
+
+        async def until(n):
+            while len(answers) < n:
+                await trio.sleep(0.01)
+
+        import hashlib
+
+        spec = Spec(hashlib.sha256(b"announced").digest(), 1, 16)
+        hosting.machine.submit(CreateGuest(b"c" * 16, 77, spec, b"announced", 3), answered)
+        await until(1)
+        (hosting.options.directory / "guests" / "77" / "image").write_bytes(b"another")
+        hosting.machine.submit(LoadGuest(b"c" * 16), answered)
+        await until(2)
+        assert answers == [None, ImageChanged()]
+        assert await hosting.audit() == [{"kind": "no_owner", "child": b"c" * 16}]
+
+
+async def test_a_guest_that_is_killed_again_and_again_is_told_each_time(short_directory):
+    async with serving(short_directory) as hosting:
+        async with asking(hosting) as host:
+            for _ in range(3):
+                child = await in_a_thread(host.start, b"#!nestbed\nready\n", **SPEC)
+                pid = GuestFiles(hosting.options.directory / "guests" / str(child.cid)).process()
+                os.kill(pid, signal.SIGKILL)
+                told = await in_a_thread(host.wait, child.id, "STOPPED")
+                assert told["state"] == "STOPPED"
+                await in_a_thread(host.destroy, child.id)
+                assert (await in_a_thread(host.describe, child.id))["exit"] == 137
+        assert await hosting.audit() == []
+
+
+async def test_a_creation_that_was_cut_short_is_cleared_away(short_directory):
+    async with serving(short_directory) as hosting:
+        half = hosting.options.directory / "guests" / "99"
+        half.mkdir()
+        (half / "image").write_bytes(b"half")
+        found = []
+        hosting.machine.submit(Inventory(), lambda value, error: found.append(value))
+        while not found:
+            await trio.sleep(0.01)
+        assert found == [{}]
+        assert not half.exists()
+
+
+async def test_what_the_guest_binds_is_in_its_evidence(short_directory):
+    """The key of a channel comes with evidence: whoever asked for the child is not trusted by it."""
+    from protocol.hosting.evidence import verify
+
+    async with serving(short_directory) as hosting, asking(hosting) as host:
+        image = b"#!nestbed\nbind c0ffee\nready\n"
+        child = await in_a_thread(host.start, image, **SPEC)
+        evidence = await in_a_thread(host.attest, child.id, b"nonce")
+        key = (hosting.options.directory / "host.pub").read_bytes()
+        said = verify(evidence, key, b"nonce")
+        assert (said["guest_data"], said["requester"], said["epoch"]) == (b"\xc0\xff\xee", 3, 1)
+
+
+async def test_nothing_listens_that_was_not_asked_for(short_directory):
+    async with serving(short_directory) as hosting:
+        directory = hosting.options.directory
+        async with asking(hosting) as host:
+            child = await in_a_thread(host.start, b"#!nestbed\nready\n", **SPEC)
+            sockets = sorted(path.name for path in directory.iterdir() if path.is_socket())
+            assert sockets == ["3.vsock_5200", "3.vsock_5202", "4.vsock_5200", "4.vsock_5202"]
+            guest = directory / "guests" / str(child.cid)
+            assert sorted(path.name for path in guest.iterdir() if path.is_socket()) == [
+                "console",
+                "control",
+                "vsock",
+            ], "the ready endpoint is gone once it was used"
+            for path in (directory, guest):
+                assert path.stat().st_mode & 0o077 == 0
+            await in_a_thread(host.destroy, child.id)

@@ -1,0 +1,171 @@
+"""The client library: typed errors, retries within a budget, and nothing done twice."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from nestbed import client
+from nestbed.client import ERRORS, Budget, Hosting, HostingError, HostingUnreachable
+
+QUICK = Budget(tries=4, seconds=5, first_s=0.001, longest_s=0.01)
+
+
+class Host:
+    """A host that answers what a test gives it: a body, an error, or a connection that ends."""
+
+    def __init__(self, path: Path, answers: list[Any]) -> None:
+        self.answers, self.asked, self.connections = answers, [], 0
+        self.path = path
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(str(path))
+        self.listener.listen(8)
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                stream, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            with stream:
+                while self.turn(stream):
+                    pass
+
+    def turn(self, stream: socket.socket) -> bool:
+        head = stream.recv(4, socket.MSG_WAITALL)
+        if len(head) < 4:
+            return False
+        frame = msgpack.unpackb(stream.recv(struct.unpack(">I", head)[0], socket.MSG_WAITALL))
+        self.asked.append(frame)
+        answer = self.answers.pop(0)
+        if answer is None:
+            return False
+        kind = "err" if "code" in answer else "ok"
+        packed = msgpack.packb({"v": 1, "t": kind, "rid": frame["rid"], "b": answer})
+        stream.sendall(struct.pack(">I", len(packed)) + packed)
+        return True
+
+
+def an_error(name: str, retryable: bool = False, **more: Any) -> dict[str, Any]:
+    code = {row.name: int(row) for row in __import__("protocol.hosting.errors", fromlist=["Code"]).Code}[name]
+    return {"code": code, "name": name, "retryable": retryable, "retry_after_ms": 0, "stage": "",
+            "cause": ["because"], "who": "host", "detail": {}} | more  # fmt: skip
+
+
+@pytest.fixture
+def asking(tmp_path):
+    def make(*answers: Any, budget: Budget = QUICK) -> tuple[Hosting, Host]:
+        host = Host(tmp_path / "s", list(answers))
+        hosting = Hosting(f"unix:{tmp_path}/s", budget=budget, timeout_s=2, rng=random.Random(1))
+        made.append((hosting, host))
+        return hosting, host
+
+    made: list[tuple[Hosting, Host]] = []
+    yield make
+    for hosting, host in made:
+        hosting.close()
+        host.listener.shutdown(socket.SHUT_RDWR)
+        host.listener.close()
+        host.thread.join(2)
+
+
+def test_every_error_of_the_interface_is_an_exception_of_its_own():
+    assert len(ERRORS) > 25
+    for name, kind in ERRORS.items():
+        assert issubclass(kind, HostingError)
+        assert getattr(client, kind.__name__) is kind
+        assert kind.__name__ in client.__all__
+        assert kind.__doc__.startswith(name)
+
+
+def test_a_refusal_is_raised_with_all_that_it_says(asking):
+    hosting, host = asking(an_error("QUOTA", detail={"dimension": "vcpus"}))
+    with pytest.raises(ERRORS["QUOTA"]) as refused:
+        hosting.quota()
+    assert refused.value.detail == {"dimension": "vcpus"}
+    assert (refused.value.retryable, refused.value.who) == (False, "host")
+    assert "because" in str(refused.value)
+    assert len(host.asked) == 1, "what cannot be tried again is not"
+
+
+def test_what_may_be_tried_again_is_with_the_same_key(asking):
+    busy = an_error("NO_RESOURCE", True)
+    answer = {"child": b"c" * 16, "cid": 7, "state": "READY", "replayed": False, "charged": {}}
+    have = {"have": 5, "complete": True}
+    hosting, host = asking(have, busy, None, busy | {"retry_after_ms": 1}, answer)
+    assert hosting.start(b"image", vcpus=1, memory_mib=1).cid == 7
+    starts = [frame for frame in host.asked if frame["t"] == "start"]
+    assert len(starts) == 4
+    assert len({frame["key"] for frame in starts}) == 1
+    assert len({frame["rid"] for frame in starts}) == 4
+    assert host.connections == 2, "a lost connection is made anew"
+
+
+def test_the_budget_ends_and_the_last_error_is_told(asking):
+    hosting, host = asking(*[an_error("BUSY_RELEASING", True)] * 9)
+    with pytest.raises(ERRORS["BUSY_RELEASING"]):
+        hosting.destroy(b"c" * 16)
+    assert len(host.asked) == QUICK.tries
+    assert hosting.retries == QUICK.tries - 1
+
+
+def test_a_budget_of_one_try_tries_once(asking):
+    hosting, host = asking(None, budget=Budget(tries=1))
+    with pytest.raises(HostingUnreachable):
+        hosting.quota()
+    assert len(host.asked) == 1
+
+
+def test_nobody_there_is_told_after_the_budget(tmp_path):
+    with pytest.raises(HostingUnreachable, match="nobody"):
+        Hosting(f"unix:{tmp_path}/nobody", budget=QUICK).hello()
+
+
+def test_a_handshake_has_a_deadline(tmp_path):
+    """A guest between bind and listen: the multiplexer takes the connection and never answers."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen(8)
+    with listener, pytest.raises(HostingUnreachable, match="timed out"):
+        Hosting(f"hybrid:{tmp_path}/s:5200", budget=Budget(tries=1), timeout_s=0.05).hello()
+
+
+def test_keys_grow_and_name_the_epoch():
+    hosting = Hosting("unix:/nowhere")
+    hosting.epoch = 3
+    keys = [hosting.key() for _ in range(3)]
+    assert keys == sorted(set(keys))
+    assert {key[:4] for key in keys} == {b"\0\0\0\3"}
+
+
+def test_an_address_that_is_none_is_refused_at_once():
+    with pytest.raises(ValueError, match="allowed"):
+        Hosting("somewhere")
+    with pytest.raises(ValueError, match="vsock, hybrid and unix"):
+        Hosting("memory:2:5200", budget=Budget(tries=1)).hello()
+
+
+def test_an_image_travels_only_as_far_as_the_host_lacks_it(asking):
+    data = bytes(range(256)) * 200
+    hosting, host = asking({"have": 40_000}, {"have": len(data)})
+    hosting.put(data)
+    assert [frame["b"]["offset"] for frame in host.asked] == [0, 40_000]
+    assert host.asked[1]["b"]["data"] == data[40_000:]
+
+
+def test_all_pages_of_a_list_are_one_iterator(asking):
+    hosting, host = asking(
+        {"children": [{"child": b"a"}], "after": b"a" * 16}, {"children": [{"child": b"b"}], "after": None}
+    )
+    assert [each["child"] for each in hosting.list()] == [b"a", b"b"]
+    assert host.asked[1]["b"]["after"] == b"a" * 16
