@@ -90,6 +90,7 @@ def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int) ->
     from actors.deployment.place import Unusable
     from actors.deployment.process import live
     from actors.observe.exporter import CannotListen
+    from actors.observe.logs import BadLogging
     from actors.runtime.notify import notify
 
     place = whole.place
@@ -98,5 +99,7 @@ def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int) ->
         epochs = place.next_epochs([part.name for part in parts])
         mine = replace(whole, parts=parts, epochs=epochs, metrics_host=host, metrics_port=port)
         return trio.run(live, mine, BODIES, None, lambda: notify("READY=1"))
+    except BadLogging as error:
+        end(exit_codes.USAGE, str(error))
     except (Unusable, CannotListen) as error:
         end(exit_codes.ENVIRONMENT, str(error))

@@ -108,10 +108,15 @@ def perform(assignment: Assignment, quiet: bool) -> int:
 
     from actors.deployment.place import Unusable
     from actors.deployment.supervise import Deployed, NotReady
+    from actors.observe.logs import BadLogging, wanted
     from actors.runtime.forker import CannotFork
     from actors.runtime.supervisor import RestartsExceeded, unwrap
 
     place = assignment.place
+    try:
+        wanted(os.environ)
+    except BadLogging as error:
+        end(exit_codes.USAGE, str(error))
     try:
         place.prepare(tuple(part.name for part in assignment.parts))
         lock = place.lock()

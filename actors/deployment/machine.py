@@ -178,6 +178,7 @@ class Machine:
                     await self._admit(seat, epoch, stream)
             except RemoteProtocolError as violation:
                 self.violations[violation.reason] += 1
+                self.process.log.warning("turned away", reason=violation.reason, detail=violation.detail)
             except trio.TooSlowError:
                 self.violations["order"] += 1
             except (trio.BrokenResourceError, OSError):
@@ -199,6 +200,7 @@ class Machine:
         codec, end = Codec(self.comparison.wire), partial(self._end, seat)
         l1 = settle(self.rig, seat, self.kvm, f"l1.{seat}", codec, end)
         self._seated[seat] = seated = Seated(l1)
+        self.process.log.info("guest host seated", seat=seat, epoch=epoch)
         self.process.links[f"l1-{seat}"] = l1.link
         self.process.nursery.start_soon(self._keep, seat, seated)
         assert l1.kvm is not None
@@ -226,6 +228,7 @@ class Machine:
         self.kvm.gone(l1.name, "l1_crash")
         if l1.link.violation is not None:
             self.violations[l1.link.violation.reason] += 1
+        self.process.log.info("guest host gone", seat=seat, epoch=self._epochs[seat])
         self._requester_gone(seat)
         await l1.gone(self.kvm, lambda: self.rig.seats[seat].level is l1.level)
         del self._seated[seat]

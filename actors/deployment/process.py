@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ from actors.deployment.why import pictures
 from actors.observe.collector import Collector, registry_of
 from actors.observe.exporter import LOOPBACK
 from actors.observe.exporter import serve as serve_metrics
+from actors.observe.logs import configure, logger
 from actors.runtime.actor import Actor, Runtime, open_runtime
 from actors.runtime.link import Link, Serve
 from actors.runtime.port import Directory
@@ -131,6 +133,7 @@ class Process:
         self.port = 0
         self.violations: dict[str, int] = {}
         self._connections = 0
+        self.log = logger(part=",".join(self.health), pid=os.getpid())
         self.actor = Actor(words.PART, self._handle, runtime)
         for directory in self.directories.values():
             directory.add(words.PART, self.actor)
@@ -150,6 +153,7 @@ class Process:
         health.ready, health.detail = True, detail
         if numbers is not None:
             health.numbers = numbers
+        self.log.info("ready", epoch=self.epoch(part), detail=detail)
         if self.all_ready():
             self.when_ready()
 
@@ -168,9 +172,8 @@ class Process:
         """Wind down; the first to say so says why."""
         if not self.stopping.is_set():
             self.code = code
-            if code:
-                sys.stderr.write(f"nestbed: {', '.join(self.health)}: {why}\n")
-                sys.stderr.flush()
+            say = self.log.info if code == exit_codes.OK else self.log.warning
+            say("ending", why=why, code=code)
             self.stopping.set()
 
     async def wind_down(self) -> None:
@@ -223,9 +226,9 @@ class Process:
         """Serve this process's actors to others on the machine, on the path of `part`."""
         listener = listen(self.place.control(part.name))
         serve = self.fence.before(self.directory(part).serve)
-        self.nursery.start_soon(trio.serve_listeners, partial(self._serve, serve), [listener])
+        self.nursery.start_soon(trio.serve_listeners, partial(self._serve, part.name, serve), [listener])
 
-    async def _serve(self, serve: Serve, stream: trio.SocketStream) -> None:
+    async def _serve(self, part_of: str, serve: Serve, stream: trio.SocketStream) -> None:
         if not is_ours(stream) or self._connections >= CONNECTIONS:
             await trio.aclose_forcefully(stream)
             return
@@ -238,6 +241,7 @@ class Process:
             self._connections -= 1
             if link.violation is not None:
                 reason = link.violation.reason
+                self.log.warning("a peer broke the protocol", reason=reason, on=part_of)
                 self.violations[reason] = self.violations.get(reason, 0) + 1
 
 
@@ -253,11 +257,13 @@ async def live(
 ) -> int:
     """Be a process with these parts until its supervisor, its machine or somebody with a signal ends it.
 
-    Returns the exit code. `lifeline` is the descriptor of the link to the supervisor. Raises CannotListen.
+    Returns the exit code. `lifeline` is the descriptor of the link to the supervisor. Raises CannotListen;
+    BadLogging for an environment that wants a log of no kind.
     """
     process: Process | None = None
     try:
         async with trio.open_nursery() as nursery, open_runtime() as runtime:
+            configure(tracer=lambda: runtime.tracer)
             process = Process(assignment, nursery, runtime)
             process.when_ready = when_ready
             await _live(process, bodies, lifeline)

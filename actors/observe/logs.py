@@ -48,8 +48,7 @@ def configure(
     """
     given = os.environ if environment is None else environment
     stream = sys.stderr if to is None else to
-    level = _one_of("NESTBED_LOG_LEVEL", given, tuple(LEVELS), "info")
-    style = _one_of("NESTBED_LOG_FORMAT", given, FORMATS, "text" if stream.isatty() else "json")
+    level, style = wanted(given, "text" if stream.isatty() else "json")
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -64,6 +63,12 @@ def configure(
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
+
+
+def wanted(environment: Mapping[str, str], style: str = "json") -> tuple[str, str]:
+    """Level and format as the environment has them. Raises BadLogging."""
+    level = _one_of("NESTBED_LOG_LEVEL", environment, tuple(LEVELS), "info")
+    return level, _one_of("NESTBED_LOG_FORMAT", environment, FORMATS, style)
 
 
 def logger(**bound: object) -> Any:
