@@ -15,6 +15,7 @@ import typer
 
 from actors import exit_codes
 from actors.commands import (
+    agent,
     answers,
     architectures,
     calibrate,
@@ -75,6 +76,7 @@ EXAMPLES = {
         "nestbed node lab.toml --part l0-0.l1-1 --directory /run/nestbed/lab",
     ),
     "why": ("nestbed why lab",),
+    "agent": ("nestbed agent --listen 10.0.0.2:7700 --keys keys",),
     "pki init": ("nestbed pki init keys",),
     "pki issue": ("nestbed pki issue keys machine l0-0 --host l0-0.example",),
     "doctor": ("nestbed doctor", "nestbed doctor --ready --url http://127.0.0.1:9464"),
@@ -208,6 +210,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "up": up.up,
     "node": node.node,
     "why": why.why,
+    "agent": agent.agent,
     "doctor": doctor.doctor,
     "pki init": pki.init,
     "pki issue": pki.issue,

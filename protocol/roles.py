@@ -18,7 +18,7 @@ ROLES = (HOSTS, MACHINE, DRIVER)
 MAY_ASK: Mapping[str, tuple[str, ...]] = {
     HOSTS: ("kvm",),
     MACHINE: (),
-    DRIVER: ("node", "node.", "host.", "machine", "part"),
+    DRIVER: ("node", "node.", "host.", "machine", "part", "compare"),
 }
 
 

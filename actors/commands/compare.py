@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from actors import exit_codes
+from actors.commands.agent import may_be_elsewhere, on_agents
 from actors.commands.options import (
     Arch,
     AsJson,
@@ -138,6 +139,20 @@ def compare(
             help="Follow one operation in N of each kind: trace.json, and pictures in the report; 0: none.",
         ),
     ] = 0,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--on",
+            metavar="HOST:PORT",
+            help="Have a `nestbed agent` do the work; may be repeated, needs --keys.",
+        ),
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys", metavar="DIR", help="Directory with ca.pem and a certificate of the role driver."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Run a scenario on every path with one seed and print what each of them costs.
@@ -166,6 +181,12 @@ def compare(
         end(exit_codes.USAGE, f"--transport {how}: is between processes; allowed: with --processes 2 or more")
     if trace and resolved.scenario.fidelity == "bulk":
         end(exit_codes.USAGE, "--trace: bulk folds what several levels do; allowed: --fidelity call")
+    if on:
+        looks = processes > 1 or record is not None or bool(trace) or metrics_port is not None
+        may_be_elsewhere(resolved.scenario, looks)
+        raise typer.Exit(
+            perform(resolved, Wanted(as_json, out, diff, costs=costs, quiet=quiet), on_agents(on, keys))
+        )
     wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes, costs, trace)
     raise typer.Exit(perform(resolved, wanted))
 

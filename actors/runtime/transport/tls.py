@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,6 +25,9 @@ from protocol.wire import LENGTH_BYTES, pack_frame, unpack_body
 HANDSHAKE_S = 5.0
 CONNECTIONS = 256  # that have not said yet which link they are
 TICKET_BYTES = 256
+
+
+Welcome = Callable[["Peer", str, trio.abc.Stream], Awaitable[None]]
 
 
 class Peer(NamedTuple):
@@ -119,7 +122,9 @@ class Expected(trio.abc.Stream):
 class Exchange:
     """Takes connections and gives each to the link that it is for."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials, welcome: Welcome | None = None) -> None:
+        """`welcome` gets the connections of peers that were not expected by name, until it returns."""
+        self._welcome = welcome
         self._context = context(credentials, server=True)
         self._expected: dict[str, Expected] = {}
         self._strangers = 0
@@ -154,20 +159,23 @@ class Exchange:
         stream = trio.SSLStream(plain, self._context, server_side=True)
         self._strangers += 1
         try:
-            expected = await self._opened(stream)
+            opened = await self._opened(stream)
         finally:
             self._strangers -= 1
-        if expected is None:
+        try:
+            if opened is not None:
+                await self._use(stream, *opened)  # whoever takes connections closes them when this returns
+        except RemoteProtocolError as violation:
+            self.violations[violation.reason] += 1
+        finally:
             await trio.aclose_forcefully(stream)
-        else:
-            await expected.over.wait()  # whoever takes connections closes them when this returns
 
-    async def _opened(self, stream: trio.SSLStream[trio.SocketStream]) -> Expected | None:
-        """The link that a connection turns out to be; None, and counted, for one that is nobody's."""
+    async def _opened(self, stream: trio.SSLStream[trio.SocketStream]) -> tuple[Peer, str] | None:
+        """Who opened a connection, and which link it is to be; None, and counted, for one without a name."""
         try:
             with trio.fail_after(HANDSHAKE_S):
                 await stream.do_handshake()
-                return self._hand_over(stream, peer_of(stream), await _ticket(stream))
+                return peer_of(stream), await _ticket(stream)
         except RemoteProtocolError as violation:
             self.violations[violation.reason] += 1
         except trio.TooSlowError:
@@ -175,6 +183,12 @@ class Exchange:
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
             self.violations["malformed"] += 1  # no TLS, or no certificate that we believe
         return None
+
+    async def _use(self, stream: trio.SSLStream[trio.SocketStream], peer: Peer, ticket: str) -> None:
+        if ticket not in self._expected and self._welcome is not None:
+            await self._welcome(peer, ticket, stream)
+        else:
+            await self._hand_over(stream, peer, ticket).over.wait()
 
     def _hand_over(self, stream: trio.SSLStream[trio.SocketStream], peer: Peer, ticket: str) -> Expected:
         expected = self._expected.get(ticket)

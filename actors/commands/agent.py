@@ -1,0 +1,123 @@
+"""`nestbed agent`: does the work of comparisons that are driven from another machine."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from actors import exit_codes
+from actors.commands.speak import end, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from actors.compare.outcome import Outcome
+    from actors.compare.progress import Progress
+    from actors.runtime.transport.pki import Credentials
+    from protocol.plan.scenario import Scenario
+
+Keys = Annotated[
+    Path,
+    typer.Option(
+        "--keys", metavar="DIR", help="Directory with ca.pem and this process's certificate and key."
+    ),
+]
+
+
+def agent(
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Address on which drivers are served.")
+    ],
+    keys: Keys,
+) -> None:
+    """Run comparisons that `nestbed compare --on HOST:PORT` on another machine asks for.
+
+    Only drivers with a certificate of the same authority are served, one path at a time. The directory of
+    keys has ca.pem, and one certificate with its key for the role machine (`nestbed pki issue DIR machine
+    NAME`).
+    """
+    import trio
+
+    from protocol.roles import MACHINE
+
+    host, port = address(listen, "--listen")
+    credentials = credentials_of(keys, MACHINE)
+    try:
+        trio.run(_agent, host, port, credentials)
+    except OSError as error:
+        end(exit_codes.ENVIRONMENT, f"--listen {listen}: {error.strerror or error}")
+
+
+async def _agent(host: str, port: int, credentials: Credentials) -> None:
+    import trio
+
+    from actors.compare.fleet import Agent
+    from actors.runtime.notify import notify
+
+    made = Agent(credentials)
+    async with trio.open_nursery() as nursery:
+        chosen = await nursery.start(made.run, host, port)
+        say(f"agent on {chosen[0]}:{chosen[1]}")
+        notify("READY=1")
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                break
+        nursery.cancel_scope.cancel()
+
+
+def address(text: str, option: str) -> tuple[str, int]:
+    """HOST:PORT, or the end of the command."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65_535:
+        end(exit_codes.USAGE, f"{option} {text}: allowed: HOST:PORT, like 10.0.0.2:7700")
+    return host.strip("[]"), int(port)
+
+
+def credentials_of(folder: Path, role: str) -> Credentials:
+    """The one certificate for `role` in a directory of keys, or the end of the command."""
+    from actors.runtime.transport.pki import Credentials
+
+    found = sorted(folder.glob(f"{role}-*.pem"))
+    if len(found) != 1:
+        listed = ", ".join(path.name for path in found) or "none"
+        end(exit_codes.USAGE, f"--keys {folder}: one certificate {role}-NAME.pem is wanted; there: {listed}")
+    given = Credentials(found[0], found[0].with_suffix(".key"), folder / "ca.pem")
+    for path in (given.key, given.authority):
+        if not path.is_file():
+            end(exit_codes.USAGE, f"--keys {folder}: {path.name} is not there")
+    return given
+
+
+def may_be_elsewhere(scenario: Scenario, looks_inside: bool) -> None:
+    """What only this process can do is refused with its reason."""
+    if looks_inside:
+        end(exit_codes.USAGE, "--on: agents send results alone; allowed: without what looks into a run")
+    if scenario.guest.image is not None:
+        end(
+            exit_codes.USAGE,
+            "--on: --image: agents do not have that file; allowed: an image made from the seed",
+        )
+
+
+def on_agents(addresses: list[str], keys: Path | None) -> Callable[..., Outcome]:
+    """Have agents run everything; the answer is put together here."""
+    import trio
+
+    from actors.compare.fleet import Agents, gathered
+    from actors.compare.run import run
+    from protocol.roles import DRIVER
+
+    if keys is None:
+        end(exit_codes.USAGE, "--on: agents want to know who asks: give --keys, too")
+    found = tuple(address(each, "--on") for each in addresses)
+    agents = Agents(found, credentials_of(keys, DRIVER))
+
+    def elsewhere(
+        scenario: Scenario, progress: Progress, _transcripts: None, _processes: int, costs: Any, **_: Any
+    ) -> Outcome:
+        return run(scenario, progress, costs=costs, made=trio.run(gathered, scenario, agents))
+
+    return elsewhere
