@@ -13,12 +13,13 @@ from pef_bench import Bench, store
 
 from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.guest import Touch
-from protocol.arch.pef.kvm import pages
+from protocol.arch.pef.kvm import pages, vmm
 from protocol.arch.pef.profiles import MIB, PROFILES, Choices, Profile
 from protocol.arch.pef.tables import PAGE
 from protocol.effects import run
 
 GPA = 0x40 * PAGE
+PAIR = (("H_SVM_PAGE_IN", "passed"), ("UV_PAGE_IN", "modified"))
 
 
 @pytest.mark.slow
@@ -50,6 +51,42 @@ def test_the_example_of_the_fact_sheet() -> None:
     assert flat["exits.1.enter_nested.kernel"] == 1615 + 1  # and the way in
     assert flat["exits.1.tpm.vmm"] == 3
     assert flat["exits.2.uv_c00.kernel"] == 1615
+    of_pages = [flat[f"te_calls.{call}.memory.{how}.1"] for call, how in PAIR]
+    assert of_pages == [1610, 1610] and sum(of_pages) == 3220, "round trips between L0 and L1, two for a page"
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize(("mib", "kernel", "initrd"), [(4, 1, 1), (8, 5, 2), (48, 300, 90)])
+def test_a_transition_takes_what_section_6_says(depth: int, mib: int, kernel: int, initrd: int) -> None:
+    """M measured pages, R = 1 page of RTAS, 7 that the ultravisor shares, one slot, 3 words with the TPM."""
+    bench = Bench(depth)
+    vm = bench.vm(mib * MIB)
+    areas = bench.load(vm, kernel * PAGE, initrd * PAGE)
+    measured = sum(-(-len(areas[name].data) // PAGE) for name in ("fdt", "rtas", "initrd", "blob", "kernel"))
+    assert measured == 3 + kernel + initrd
+    bench.kvm.ucalls.clear()
+    bench.esm(vm, areas)
+    counted = bench.kvm.counted()
+    pairs = measured + 1 + 7
+    assert counted["hcalls"] == {
+        "H_SVM_INIT_START": 1,
+        "H_SVM_PAGE_IN": pairs,
+        "H_SVM_TPM_COMM": 3,
+        "H_SVM_INIT_DONE": 1,
+    }
+    assert counted["ucalls"] == {"UV_REGISTER_MEM_SLOT": 1, "UV_PAGE_IN": pairs, "UV_RETURN": 2 + pairs + 3}
+    pages = mib * MIB // PAGE
+    assert bench.kvm.tracked()["gfns_secure"] == pages - 8, (
+        "all but those that are shared, most without a call"
+    )
+    secure = bench.rig.machines[0].secure
+    assert secure.units - secure.free_units == mib // 2
+    bench.kvm.ucalls.clear()
+    assert run(vmm.svm_off(bench.kvm, bench.cpu, vm)) == 0  # 6.4: S + 1 + 1
+    assert bench.kvm.ucalls == {"UV_UNREGISTER_MEM_SLOT": 1, "UV_SVM_TERMINATE": 1, "UV_WRITE_PATE": 1}
+    bench.kvm.ucalls.clear()
+    assert run(vmm.close(bench.kvm, bench.cpu, vm)) == 0  # 6.5, of a VM that is normal again
+    assert bench.kvm.ucalls == {"UV_WRITE_PATE": 1}
 
 
 @pytest.mark.slow
