@@ -18,6 +18,7 @@ from protocol.hosting.machine import (
     CreateGuest,
     DestroyGuest,
     Died,
+    DumpGuest,
     LoadGuest,
     MachineEffect,
     NeedMemory,
@@ -28,7 +29,7 @@ from protocol.hosting.machine import (
     Vanished,
 )
 from protocol.memory.pool import OutOfFrames
-from protocol.plan.operations import Create, Destroy, Load, Operation, Reset, Start
+from protocol.plan.operations import Create, Destroy, Dump, Load, Operation, Reset, Start
 
 GUEST = "guest"  # the label that says which of its guests the owner means
 
@@ -41,6 +42,7 @@ class Place:
     host: Port
     guest: int
     running: bool = False
+    dump: bytes = b""  # the last one, until it has been fetched to its end
 
 
 STEPS = (CreateGuest, LoadGuest, StartGuest)
@@ -137,6 +139,8 @@ class HostedGuests:
                 # The guest's CPUs leave their run loop; its entities stay until it is destroyed.
                 place.running = False
                 deliver(None, None)
+            case DumpGuest(_, offset, count):
+                self._dump(place, offset, count, deliver)
             case DestroyGuest():
                 del self._places[effect.child]
                 self._do(place, Destroy(place.guest), deliver)
@@ -161,6 +165,23 @@ class HostedGuests:
             deliver(*_told(value, error))
 
         host.submit(Create(place.guest, effect.spec.memory_mib, effect.spec.vcpus), answered)
+
+    def _dump(self, place: Place, offset: int, count: int, deliver: Deliver) -> None:
+        """From the beginning it is a dump of this moment; the other pieces are of the same one."""
+        if offset:
+            size, piece = len(place.dump), place.dump[offset : offset + count]
+            if offset + count >= size:
+                place.dump = b""
+            deliver((size, piece), None)
+            return
+
+        def dumped(value: object, error: BaseException | None) -> None:
+            if isinstance(value, bytes):
+                place.dump = value
+                value = (len(value), value[:count])
+            deliver(*_told(value, error))
+
+        place.host.submit(Dump(place.guest, keep=True), dumped)
 
     @staticmethod
     def _do(place: Place, operation: Operation, deliver: Deliver) -> None:

@@ -115,6 +115,17 @@ class Requester:
     async def reset(self, guest: int) -> None:
         await self.ask("reset", child=self.children[guest])
 
+    async def dump(self, guest: int) -> bytes:
+        """Have L0 dump a guest, and fetch the dump piece by piece: it travels, as the image did."""
+        data, size = b"", 1
+        while len(data) < size:
+            piece = await self.ask("dump", child=self.children[guest], offset=len(data), count=CHUNK_BYTES)
+            if not piece["data"]:
+                raise HostingRefused("dump", {"message": f"it ends after {len(data)} of {size} bytes"})
+            self._ledger.count(("copied_bytes", "hosting_dump"), len(piece["data"]))
+            data, size = data + piece["data"], piece["size"]
+        return data
+
     async def end(self, guest: int) -> None:
         """Stop a guest and give everything of it back."""
         child = self.children.pop(guest)

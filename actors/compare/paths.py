@@ -15,7 +15,7 @@ from actors.runtime.mailbox import Reply
 from actors.runtime.tracing import tracing
 from actors.te import TrustedEntity
 from protocol.hosting import Identity, Limits, Service
-from protocol.hosting.limits import Share
+from protocol.hosting.limits import Offer, Share
 from protocol.hosting.machine import CreateGuest, LoadGuest, StartGuest
 from protocol.plan import operations as op
 from protocol.plan.scenario import Scenario
@@ -38,7 +38,8 @@ class HostedForOwners(Here):
         self._cids = [FIRST_CID + number for number in range(count)]
         self.machine = HostedGuests(dict.fromkeys(self._cids, l0.host.port), self._unpack)
         limits = limits_of(parts.scenario)
-        self.hosting = Service(limits, seed=parts.scenario.seed, book=self._service_books)
+        offer = Offer(dump=True, sealed=True)  # plans have dumps where they are sealed for the owner
+        self.hosting = Service(limits, seed=parts.scenario.seed, book=self._service_books, offer=offer)
         self.broker = Broker(self.hosting, self.machine, self._now_ms, parts.runtime)
         holder = f"l{parts.scenario.depth}"
         self._owner_books = [Book(parts.ledger, holder) for _ in range(count)]
@@ -68,6 +69,8 @@ class HostedForOwners(Here):
                 await self._courses[guest].go_on(LoadGuest)
             case op.Start(guest):
                 await self._start(guest)
+            case op.Dump(guest):
+                await self._requesters[host].dump(guest)
             case op.Destroy(guest) | op.Kill(guest):
                 await self._requesters[host].end(guest)
                 with tracing(self._parts.runtime.tracer):

@@ -62,6 +62,7 @@ class Offer:
     ready: tuple[str, ...] = ("entered",)  # notified: guests can dial their host
     channels: str = ""  # where a requester opens channels; empty: there are none
     dump: bool = False
+    sealed: bool = False  # only the owner of the image can open a dump: any child may be dumped
 
 
 @dataclass(frozen=True, slots=True)

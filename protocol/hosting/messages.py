@@ -251,7 +251,7 @@ class Attest(Message):
 
 @dataclass(frozen=True, slots=True)
 class Dump(Message):
-    """Get a part of a debug child's dump."""
+    """Get a part of a dump: of a debug child, or of any where only the owner of its image can open it."""
 
     child: bytes = wire(CHILD)
     offset: int = wire(uint(0, U63), 0)

@@ -178,7 +178,13 @@ class Reset(ForGuest):
 
 @dataclass(frozen=True, slots=True)
 class Dump(ForGuest):
-    """The host dumps the guest, CPUs and memory, sealed for its owner; then the guest may go on."""
+    """The host dumps the guest, CPUs and memory, sealed for its owner; then the guest may go on.
+
+    `keep`: the answer is the dump, in bytes that the architecture's owner can open. A plan needs none of them
+    where the host that dumps is the owner.
+    """
+
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

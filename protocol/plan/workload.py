@@ -21,7 +21,6 @@ from protocol.plan.scenario import Scenario
 
 REFILL = "refill"
 LEVEL_SWAP = "level_swap"
-DUMP = "dump"
 ORDER = PHASES
 DIRECT, NESTED, HOSTED, MIXED = "direct", "nested", "hosted", "mixed"
 
@@ -29,11 +28,6 @@ _NO_LEVEL_SWAP = {
     DIRECT: "nothing is below L0 that could swap under it",
     HOSTED: "the guests are L0's own: it swaps them as in swap",
     MIXED: "the nested path shows what it takes; here it would meet every second guest",
-}
-
-_NO_DUMP = {
-    HOSTED: "the guests are L0's own: the hosting interface has no way to hand a dump to their owner",
-    MIXED: "the hosted half has no way to hand a dump to its owner",
 }
 
 Act = op.Operation | op.Event
@@ -79,8 +73,6 @@ def workload(scenario: Scenario, path: str) -> Workload:
     """The plan of `scenario` on `path`."""
     hosts = tuple(_host(scenario, path, number) for number in range(scenario.l1.count))
     absent = {}
-    if scenario.run.dumps and path in _NO_DUMP:
-        absent[DUMP] = _NO_DUMP[path]
     if scenario.run.level_swaps and path != NESTED:
         absent[LEVEL_SWAP] = _NO_LEVEL_SWAP[path]
     if path == DIRECT:
@@ -107,8 +99,7 @@ def _host(scenario: Scenario, path: str, number: int) -> HostPlan:
     plan["reset"] = tuple(
         op.Reset(guest, clear=round_ % 2 == 0) for guest in guests for round_ in range(scenario.run.resets)
     )
-    if path not in _NO_DUMP:
-        plan[DUMP] = tuple(op.Dump(guest) for guest in guests for _ in range(scenario.run.dumps))
+    plan["dump"] = tuple(op.Dump(guest) for guest in guests for _ in range(scenario.run.dumps))
     plan["destroy"] = tuple(op.Destroy(guest) for guest in guests)
     if path != DIRECT:
         plan |= _events(scenario, number, guests)

@@ -9,10 +9,27 @@ import pytest
 
 from actors.compare.progress import Progress
 from actors.compare.run import run
+from actors.requester import Requester
+from protocol.arch.s390.comparison import COMPARISON
+from protocol.arch.s390.evidence.dump import DumpError, open_dump
+from protocol.arch.s390.host.dump import unpack
+from protocol.hosting.limits import CHUNK_BYTES
 from protocol.plan.fit import PHASES
 from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario, Strategy
 
-LIFE = ("create", "load", "boot", "attest", "secret", "run", "page_change", "swap", "reset", "destroy")
+LIFE = (
+    "create",
+    "load",
+    "boot",
+    "attest",
+    "secret",
+    "run",
+    "page_change",
+    "swap",
+    "reset",
+    "dump",
+    "destroy",
+)
 Json = dict[str, Any]
 
 
@@ -162,8 +179,7 @@ def test_evidence_and_secrets_are_the_guests_own_affair(told: dict[str, Json]) -
         assert hosted == direct, phase
 
 
-def test_a_dump_is_asked_for_where_the_guests_host_is_its_owner(told: dict[str, Json]) -> None:
-    assert issued(told["nested"], "dump") == issued(told["direct"], "dump")
+def test_dumps_take_the_same_calls_and_travel_where_somebody_else_makes_them(told: dict[str, Json]) -> None:
     made = issued(told["direct"], "dump")
     assert {name: n for name, n in made.items() if name.startswith("dump")} == {
         "dump_init": 4,
@@ -174,9 +190,37 @@ def test_a_dump_is_asked_for_where_the_guests_host_is_its_owner(told: dict[str, 
     exported = made["convert_from_secure"]
     assert made["pin"] == exported, "tried first, for each page that refused the host's load"
     assert told["nested"]["phases"]["dump"]["injections.pgm_3d"] == exported
-    for path in ("hosted", "mixed"):
-        assert told[path]["phases"]["dump"] is None
-        assert "no way to hand a dump" in told[path]["absent"]["phases.dump"]
+    for path, guests in (("hosted", 4), ("mixed", 2)):
+        phase = told[path]["phases"]["dump"]
+        bytes_each = phase["copied_bytes.hosting_dump"] / guests
+        assert exported // 4 * 4096 < bytes_each < (exported // 4 + 16) * 4096, (
+            "the memory, and what seals it"
+        )
+        assert phase["hosting.dump"] == guests * -(-bytes_each // CHUNK_BYTES)
+
+
+def test_a_hosted_guests_owner_opens_the_dump_that_l0_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the key that never left it."""
+    got: list[bytes] = []
+    fetch = Requester.dump
+
+    async def kept(self: Requester, guest: int) -> bytes:
+        got.append(await fetch(self, guest))
+        return got[-1]
+
+    monkeypatch.setattr(Requester, "dump", kept)
+    scenario = small(paths=("hosted",))
+    run(scenario, Progress())
+    assert len(set(got)) == len(got) == 4, "one of each guest, each sealed anew"
+    image = COMPARISON.image(scenario.seed, scenario.guest.image_pages, None)
+    for data in got:
+        dump, pages = unpack(data)
+        opened = open_dump(image.cck, dump.completion, dump.cpus, dump.storage_state, pages)
+        assert len(opened.cpus) == scenario.guest.vcpus
+        assert opened.read(0x10000, 0x1000).strip(b"\0"), "the image, as the guest has it"
+        assert opened.pages[16] != pages[16], "which L0 cannot read"
+        with pytest.raises(DumpError):
+            open_dump(bytes(32), dump.completion, dump.cpus, dump.storage_state, pages)
 
 
 def test_a_reboot_is_cleaned_up_with_no_call_of_the_guest_host(told: dict[str, Json]) -> None:

@@ -141,6 +141,12 @@ def test_a_debug_child_is_dumped_piece_by_piece(alice, image):
     assert got == image
 
 
+def test_where_only_the_owner_can_open_a_dump_any_child_is_dumped(small_world, join, image):
+    alice = join(small_world(service={"offer": Offer(dump=True, sealed=True)}), 3)
+    child = alice.start()["child"]
+    assert alice.ask("dump", child=child) == {"size": len(image), "data": image}
+
+
 # Evidence
 
 

@@ -70,7 +70,7 @@ def test_phases_run_in_the_order_in_which_they_are_listed(scenario: Scenario) ->
             assert set(host.phases) <= set(PHASES)
 
 
-ONLY_SOME = {"level_swap", "dump", "refill", "owner_reboot", "refill_again", "host_teardown"}
+ONLY_SOME = {"level_swap", "refill", "owner_reboot", "refill_again", "host_teardown"}
 
 
 @few

@@ -8,9 +8,11 @@ finds its pages outside when it goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgpack
 
 from protocol.arch.s390.host import MIB, SPEC, GuestFailed
 from protocol.arch.s390.host import pages as page
@@ -36,6 +38,21 @@ class Dump:
     cpus: tuple[bytes, ...]
     storage_state: bytes  # 16 bytes for each page, from address 0 on
     completion: bytes
+
+
+def pack(made: Dump, pages: Mapping[int, bytes]) -> bytes:
+    """A dump with the guest's memory in it, as it travels to the owner."""
+    packed: bytes = msgpack.packb((made.completion, made.cpus, made.storage_state, list(pages.items())))
+    return packed
+
+
+def unpack(data: bytes) -> tuple[Dump, dict[int, bytes]]:
+    """What `pack` packed. Raises ValueError for bytes that are none."""
+    try:
+        completion, cpus, state, pages = msgpack.unpackb(data)
+        return Dump(tuple(cpus), state, completion), dict(pages)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"no dump: {error}") from None
 
 
 def dump(host: Host, guest: Guest, write: Write = lambda _page, _data: None) -> Step[Dump]:

@@ -12,7 +12,7 @@ from protocol.arch.s390.host import pages as page
 from protocol.arch.s390.host.boot import boot, shut_down
 from protocol.arch.s390.host.create import create
 from protocol.arch.s390.host.destroy import BEHIND, destroy, destroy_behind, go_on, kill
-from protocol.arch.s390.host.dump import dump
+from protocol.arch.s390.host.dump import dump, pack
 from protocol.arch.s390.host.guests import Guest, Vcpu
 from protocol.arch.s390.host.lifecycle import LOAD_NORMAL, MODIFIED_CLEAR, start
 from protocol.arch.s390.host.load import load
@@ -44,19 +44,19 @@ Steps = Iterator[tuple[g.GuestStep, bool]]
 
 
 def perform(host: Host, operation: op.Operation) -> Step[Any]:
-    """Do `operation`."""
+    """Do `operation`; what it answers, if it answers anything."""
     act = _ACTS.get(type(operation))
     if act is None:
         raise ValueError(f"no operation of an s390 host: {operation!r}")
     return act(host, operation) if host.aside is None else _beside(host, operation, act)
 
 
-def _beside(host: Host, operation: op.Operation, act: Callable[[Any, Any], Step[None]]) -> Step[None]:
+def _beside(host: Host, operation: op.Operation, act: Callable[[Any, Any], Step[Any]]) -> Step[Any]:
     """Some of the pages of a guest that is set aside go first; all of them before the host does."""
     assert host.aside is not None
     count = host.aside.frames.size if isinstance(operation, op.Shutdown) else BEHIND
     yield from go_on(host, host.aside, count)
-    yield from act(host, operation)
+    return (yield from act(host, operation))
 
 
 # -- host and life cycle ---------------------------------------------------------------------------
@@ -100,9 +100,14 @@ def _reset(host: Host, operation: op.Reset) -> Step[None]:
     yield from run(host, guest, guest.vcpus[0], Feed(chain(asks, _start_others(guest))), NOTICED)
 
 
-def _dump(host: Host, operation: op.Dump) -> Step[None]:
-    """Row 11. What it holds is the owner's, and goes nowhere here."""
-    yield from dump(host, host.guest(operation.guest))
+def _dump(host: Host, operation: op.Dump) -> Step[bytes | None]:
+    """Row 11. A plan that does not ask for the dump leaves what it is made of where it is."""
+    if not operation.keep:
+        yield from dump(host, host.guest(operation.guest))
+        return None
+    pages: dict[int, bytes] = {}
+    made = yield from dump(host, host.guest(operation.guest), pages.__setitem__)
+    return pack(made, pages)
 
 
 def _destroy(host: Host, operation: op.Destroy) -> Step[None]:

@@ -13,7 +13,7 @@ from host_bench import SEED, Bench, Size, family, image_of
 from protocol.arch.s390.evidence import attestation, secrets
 from protocol.arch.s390.evidence import dump as form
 from protocol.arch.s390.host import GuestFailed, papers
-from protocol.arch.s390.host.dump import Dump, dump
+from protocol.arch.s390.host.dump import Dump, dump, unpack
 from protocol.arch.s390.host.pages import swap_out
 from protocol.arch.s390.image import Component, build, host_key
 from protocol.arch.s390.machine import Machine
@@ -127,6 +127,21 @@ def test_an_image_that_does_not_allow_dumps_is_not_dumped() -> None:
         bench.do(DumpIt(0))
     assert bench.host.pool.free == free
     bench.do(Touch(0, 0, Pages(20, 3, 3)), Destroy(0))
+
+
+def test_a_dump_that_travels_is_the_same(bench: Bench) -> None:
+    inside = memory(bench)
+    data = run(bench.host.perform(DumpIt(0, keep=True)))
+    whole, pages = unpack(data)
+    opened = form.open_dump(image_of(3).cck, whole.completion, whole.cpus, whole.storage_state, pages)
+    assert {page: opened.read(page * PAGE, PAGE) for page in inside} == inside
+    assert run(bench.host.perform(DumpIt(0))) is None, "nobody asked for it"
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x91\x01", bytes(9)])
+def test_other_bytes_are_no_dump(data: bytes) -> None:
+    with pytest.raises(ValueError, match="no dump"):
+        unpack(data)
 
 
 # -- evidence and secrets ----------------------------------------------------------------------------------
