@@ -21,6 +21,7 @@ import hashlib
 import os
 import random
 import socket
+import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ __all__ = [
     "Hosting",
     "HostingError",
     "HostingUnreachable",
+    "tls_context",
 ]
 
 FRAME_BYTES = 65_536
@@ -117,11 +119,13 @@ class Hosting:
         *,
         budget: Budget | None = None,
         timeout_s: float = 10.0,
+        tls: ssl.SSLContext | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.address = parse_address(address)
         self.budget = budget or Budget()
         self.timeout_s = timeout_s
+        self._tls = tls
         self.epoch = 0
         self.credential = b""
         self.facts: Body = {}  # what hello answered
@@ -175,7 +179,7 @@ class Hosting:
 
     def _once(self, kind: str, key: bytes | None, wait_s: float, body: Body) -> Body:
         if self._connection is None:
-            self._connection = Connection(self.address, self.timeout_s)
+            self._connection = Connection(self.address, self.timeout_s, self._tls)
         self._connection.patience(self.timeout_s + wait_s)
         _, answer = self._connection.exchange(kind, self.epoch, key, body)
         return answer
@@ -308,7 +312,7 @@ class Hosting:
         A lost connection is made anew and goes on behind the last event. Raises Gap where events are gone.
         """
         while True:
-            with Connection(self.address, self.timeout_s) as connection:
+            with Connection(self.address, self.timeout_s, self._tls) as connection:
                 try:
                     _, event = connection.exchange("watch", self.epoch, None, {"since": since})
                     connection.patience(None)
@@ -324,8 +328,8 @@ class Hosting:
 class Connection:
     """One stream, one request at a time."""
 
-    def __init__(self, address: Address, timeout_s: float) -> None:
-        self._socket = dial(address, timeout_s)
+    def __init__(self, address: Address, timeout_s: float, tls: ssl.SSLContext | None = None) -> None:
+        self._socket = dial(address, timeout_s, tls)
         self._decoder = FrameDecoder(FRAME_BYTES)
         self._got: list[Any] = []
 
@@ -366,8 +370,31 @@ class Connection:
         return frame
 
 
-def dial(address: Address, timeout_s: float) -> socket.socket:
+def tls_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
+    """TLS 1.3 for `tcp:` addresses: our certificate, and the authority of the host's. Raises OSError."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.check_hostname = False  # the certificate names a role, which is looked at
+    made.load_verify_locations(authority)
+    made.load_cert_chain(certificate, key)
+    return made
+
+
+def _secured(plain: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
+    made = tls.wrap_socket(plain)
+    said: Any = made.getpeercert() or {}
+    if not any(value.startswith("nestbed:machine:") for _, value in said.get("subjectAltName", ())):
+        made.close()
+        raise ConnectionRefusedError("the certificate at the other end is not a machine's")
+    return made
+
+
+def dial(address: Address, timeout_s: float, tls: ssl.SSLContext | None = None) -> socket.socket:
     """A connected socket. Raises OSError; ValueError for what a blocking client cannot reach."""
+    if address.scheme == "tcp":
+        if tls is None:
+            raise ValueError(f"{address}: needs certificates (tls_context)")
+        return _secured(socket.create_connection((address.place, address.port), timeout_s), tls)
     if address.scheme == "vsock":
         made = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
         where: Any = (address.cid, address.port)
@@ -375,7 +402,7 @@ def dial(address: Address, timeout_s: float) -> socket.socket:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         where = address.place
     else:
-        raise ValueError(f"{address}: this client speaks over vsock, hybrid and unix")
+        raise ValueError(f"{address}: this client speaks over vsock, hybrid, unix and tcp")
     try:
         made.settimeout(timeout_s)
         made.connect(where)

@@ -16,10 +16,13 @@ from actors.commands.options import AsJson
 from actors.commands.speak import end, say
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from nestbed.client import Hosting
 
 Json = dict[str, Any]
 ADDRESS = "NESTBED_HOSTING"
+CERTIFICATE = "NESTBED_CERTIFICATE"
 STATES = ("READY", "STOPPED", "RELEASED")
 
 To = Annotated[
@@ -28,7 +31,7 @@ To = Annotated[
         "--to",
         metavar="ADDRESS",
         envvar=ADDRESS,
-        help="Where the service is, like vsock:2:5200, unix:PATH or hybrid:PATH:PORT.",
+        help="Where the service is, like vsock:2:5200, unix:PATH, hybrid:PATH:PORT or tcp:HOST:PORT.",
     ),
 ]
 ChildName = Annotated[str, typer.Argument(metavar="CHILD", help="A child's name, or the beginning of it.")]
@@ -40,7 +43,7 @@ def connected(address: str) -> Iterator[Hosting]:
     from nestbed.client import Hosting, HostingError, HostingUnreachable
 
     try:
-        with Hosting(address) as hosting:
+        with Hosting(address, tls=_certificates(address)) as hosting:
             yield hosting
     except ValueError as wrong:
         end(exit_codes.USAGE, str(wrong))
@@ -48,6 +51,23 @@ def connected(address: str) -> Iterator[Hosting]:
         end(exit_codes.ENVIRONMENT, f"{silent}; is `nestbed hosted serve` running there?")
     except HostingError as refused:
         end(_exit_code(refused.code), _in_words(refused))
+
+
+def _certificates(address: str) -> SSLContext | None:
+    """For TCP: the certificate that NESTBED_CERTIFICATE names, its key and its authority's beside it."""
+    import os
+
+    from nestbed.client import tls_context
+
+    if not address.startswith("tcp:"):
+        return None
+    path = Path(os.environ.get(CERTIFICATE, ""))
+    if path.suffix != ".pem":
+        end(exit_codes.USAGE, f"{CERTIFICATE} is to name a certificate, as `nestbed pki issue` makes it")
+    try:
+        return tls_context(path, path.with_suffix(".key"), path.with_name("ca.pem"))
+    except OSError as error:
+        end(exit_codes.USAGE, f"{path}, its .key or ca.pem beside it: {error.strerror or error}")
 
 
 def _exit_code(code: int) -> int:

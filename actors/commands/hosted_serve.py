@@ -13,6 +13,7 @@ from actors.commands.speak import end
 
 if TYPE_CHECKING:
     from actors.hosting.serve import Options
+    from actors.runtime.transport.pki import Credentials
     from protocol.hosting.policy import Policy
 
 
@@ -30,6 +31,14 @@ def serve(
     profile: Annotated[
         str, typer.Option("--profile", metavar="NAME", help="Whose CPUs and memory: peer, nitro or l1vh.")
     ] = "peer",
+    tcp: Annotated[
+        str | None,
+        typer.Option("--tcp", metavar="HOST:PORT", help="Serve requesters with certificates, too."),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option("--certificate", metavar="FILE", help="For --tcp; key and ca.pem are beside it."),
+    ] = None,
     qemu: Annotated[
         bool, typer.Option("--qemu", help="Offer --vmm qemu as well: real QEMU, under software emulation.")
     ] = False,
@@ -59,11 +68,16 @@ def serve(
     options = Options(directory, cids, Limits(profile=profile), policy=rules)
     if qemu:
         _offer_qemu(options)
+    if tcp is not None:
+        options.tcp = _tcp(tcp, certificate)
 
     async def run() -> None:
         async with open_service(options) as hosting:
             told = {name: getattr(hosting.recovery, name) for name in hosting.recovery.__slots__}
-            show_json({"sockets": [hosting.socket_of(cid) for cid in cids], "recovered": told})
+            said: dict[str, object] = {"sockets": [hosting.socket_of(cid) for cid in cids], "recovered": told}
+            if hosting.tcp_address is not None:
+                said["tcp"] = "{}:{}".format(*hosting.tcp_address)
+            show_json(said)
             if admin:
                 await obey(hosting, show_json)
             await trio.sleep_forever()
@@ -85,6 +99,21 @@ def _offer_qemu(options: Options) -> None:
     if shutil.which(program) is None:
         end(exit_codes.ENVIRONMENT, f"--qemu: {program} is not here; on Debian: apt install qemu-system-x86")
     options.vmms["qemu"] = Qemu()
+
+
+def _tcp(where: str, certificate: Path | None) -> tuple[str, int, Credentials]:
+    from actors.runtime.transport.pki import Credentials
+
+    host, _, port = where.rpartition(":")
+    if not host or not port.isdigit() or int(port) >= 1 << 16:
+        end(exit_codes.USAGE, f"--tcp {where}: allowed: HOST:PORT; port 0: any")
+    if certificate is None or not certificate.is_file():
+        end(
+            exit_codes.USAGE,
+            "--tcp needs --certificate FILE: nestbed pki issue DIR machine NAME",
+        )
+    authority = certificate.with_name("ca.pem")
+    return host, int(port), Credentials(certificate, certificate.with_suffix(".key"), authority)
 
 
 def read_policy(path: Path) -> Policy:

@@ -24,12 +24,14 @@ from actors.hosting.store import Store, StoreError
 from actors.hosting.vmm.emulated import Emulated, Vmm
 from actors.runtime.actor import open_runtime
 from actors.runtime.port import ignore
-from actors.runtime.transport.address import Peer, listen_unix, peer_of, serve_all
+from actors.runtime.transport.address import Peer, listen_tls, listen_unix, met, serve_all
+from actors.runtime.transport.pki import Credentials
 from protocol.hosting import Identity, Limits, Service
 from protocol.hosting.evidence import KeySigner, Trust
 from protocol.hosting.limits import CHANNEL_PORT, CONTROL_PORT, Offer
 from protocol.hosting.policy import Policy
 from protocol.hosting.recovery import Recovery
+from protocol.roles import REQUESTER
 
 CONNECTIONS = 256  # of one listener at once; more wait in the kernel
 LOOK_S = 5.0
@@ -50,7 +52,8 @@ async def serve_on(
     limit = trio.CapacityLimiter(CONNECTIONS)
 
     async def connection(stream: trio.abc.Stream) -> None:
-        who = identify(peer_of(stream))
+        peer = await met(stream)
+        who = None if peer is None else identify(peer)
         if who is None:
             await trio.aclose_forcefully(stream)
             return
@@ -73,6 +76,7 @@ class Options:
     requesters: Sequence[int] = (3,)
     limits: Limits = field(default_factory=Limits)
     vmms: dict[str, Vmm] = field(default_factory=lambda: {"emulated": Emulated()})
+    tcp: tuple[str, int, Credentials] | None = None  # where requesters with certificates come as well
     policy: Policy | None = None  # none: whoever has a socket may ask everything of its own children
 
 
@@ -85,6 +89,7 @@ class HostingService:
         self.machine = machine
         self.store = store
         self.recovery = Recovery()
+        self.tcp_address: tuple[str, int] | None = None
         self.channels = ChannelServer(broker, machine.address_of)
         self._connections: dict[int, trio.CancelScope] = {}
 
@@ -118,6 +123,23 @@ class HostingService:
             task_status = trio.TASK_STATUS_IGNORED
             if not scope.cancelled_caught:
                 return
+
+    async def listen_tcp(
+        self, *, task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve requesters over TLS: the certificate's name is the context id, its role `requester`."""
+        assert self.options.tcp is not None
+        listener, address = await listen_tls(*self.options.tcp)
+
+        def who(peer: Peer) -> Identity | None:
+            known = peer.name.isdigit() and int(peer.name) in self.options.requesters
+            if peer.role != REQUESTER or not known:
+                return None
+            return Identity(int(peer.name), self.service.epoch_of(int(peer.name)))
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_on, self.broker, listener, who)
+            task_status.started(address)
 
     async def reboot(self, cid: int) -> int:
         """The machine saw requester `cid` reboot, or die: its boot is over. Returns the next one's epoch."""
@@ -179,6 +201,8 @@ async def open_service(options: Options) -> AsyncIterator[HostingService]:
             nursery.start_soon(hosting.look)
             for cid in options.requesters:
                 await nursery.start(hosting.listen, cid)
+            if options.tcp is not None:
+                hosting.tcp_address = await nursery.start(hosting.listen_tcp)
             yield hosting
             nursery.cancel_scope.cancel()
     finally:

@@ -151,7 +151,7 @@ def test_keys_grow_and_name_the_epoch():
 def test_an_address_that_is_none_is_refused_at_once():
     with pytest.raises(ValueError, match="allowed"):
         Hosting("somewhere")
-    with pytest.raises(ValueError, match="vsock, hybrid and unix"):
+    with pytest.raises(ValueError, match="vsock, hybrid, unix and tcp"):
         Hosting("memory:2:5200", budget=Budget(tries=1)).hello()
 
 

@@ -9,23 +9,29 @@ import stat
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from actors.runtime.transport.fabric import FabricStream
+from protocol.errors import RemoteProtocolError
 from protocol.vsock.address import CID_ANY, CID_HOST, CID_LOCAL, Address
 from protocol.vsock.hybrid import REQUEST_TIMEOUT_S, connect_line, read_ok
+
+if TYPE_CHECKING:
+    from actors.runtime.transport.pki import Credentials
 
 LOCAL_CID_IOCTL = 0x7B9  # IOCTL_VM_SOCKETS_GET_LOCAL_CID
 
 
 class Peer(NamedTuple):
-    """Who is at the other end, as the kernel says: the user of a Unix socket, the context id of a VSOCK."""
+    """Who is at the other end: as the kernel says, or, over TLS, as a certificate does that is believed."""
 
     uid: int | None = None
     pid: int | None = None
     cid: int | None = None
+    role: str = ""
+    name: str = ""
 
 
 async def connect(address: Address, tls: ssl.SSLContext | None = None) -> trio.abc.Stream:
@@ -126,6 +132,31 @@ async def serve_all(
 ) -> None:
     """Run `handler` for everybody who connects, until cancelled; then the listener is closed."""
     await trio.serve_listeners(handler, [listener], task_status=task_status)  # type: ignore[arg-type]
+
+
+async def listen_tls(
+    host: str, port: int, credentials: Credentials
+) -> tuple[trio.SSLListener[trio.SocketStream], tuple[str, int]]:
+    """A listener for TLS 1.3 with certificates on both sides, and its address. Raises OSError."""
+    from actors.runtime.transport.tls import context
+
+    (plain,) = await trio.open_tcp_listeners(port, host=host)
+    address: tuple[str, int] = plain.socket.getsockname()[:2]
+    return trio.SSLListener(plain, context(credentials, server=True)), address
+
+
+async def met(stream: trio.abc.Stream) -> Peer | None:
+    """Who is at the other end of an accepted stream; None for one whom TLS turns away, or who is too slow."""
+    if not isinstance(stream, trio.SSLStream):
+        return peer_of(stream)
+    from actors.runtime.transport import tls
+
+    try:
+        with trio.fail_after(tls.HANDSHAKE_S):
+            await stream.do_handshake()
+            return Peer(role=(found := tls.peer_of(stream)).role, name=found.name)
+    except (RemoteProtocolError, trio.TooSlowError, trio.BrokenResourceError, ssl.SSLError):
+        return None
 
 
 def peer_of(stream: trio.abc.Stream) -> Peer:

@@ -15,7 +15,7 @@ sys.path.insert(0, sys.argv[1])
 from nestbed.client import ERRORS, Budget, Child, Hosting
 
 IMAGES = [b"#!nestbed\nready\n", b"#!nestbed\nprint up\nready\nsleep 50\nexit 3\n"]
-STALE, DIED = ERRORS["STALE_EPOCH"], ERRORS["BOOT_DIED"]
+STALE, AGAIN = ERRORS["STALE_EPOCH"], (ERRORS["BOOT_DIED"], ERRORS["LEASE_EXPIRED"])
 MOST = 8  # guests of one requester at once
 GONE = (ERRORS["BAD_STATE"], ERRORS["NOT_FOUND"])
 
@@ -57,9 +57,10 @@ class Requester:
         spec = {"vcpus": 1 if ready == "entered" else 2, "memory_mib": 1, "ready": ready}
         while True:
             try:
+                self.host.renew()
                 return self.host.start(IMAGES[image], key=key, **spec)
-            except DIED:
-                continue  # killed while it booted: rolled back, and the key is free
+            except AGAIN:
+                continue  # killed while it booted: rolled back, and the key is free; or too slow to renew
             except STALE:
                 self.host.hello()
                 self.known.clear()

@@ -1,8 +1,9 @@
-"""One interface over every transport: the fabric in memory, hybrid sockets with socat, the real VSOCK."""
+"""One interface over every transport: the fabric, hybrid sockets with socat, the real VSOCK, TLS."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from actors.hosting.serve import serve_on
 from actors.runtime.actor import open_runtime
 from actors.runtime.transport.address import connect, listen_unix, listen_vsock, peer_of, vsock_probe
 from actors.runtime.transport.fabric import MemoryVsock
+from actors.runtime.transport.pki import Authority
+from nestbed.client import Budget, Hosting, HostingUnreachable, tls_context
 from protocol.hosting import Identity, Service
 from protocol.hosting.machine import CreateGuest, DestroyGuest
 from protocol.vsock.address import Address
@@ -236,3 +239,35 @@ def test_the_probe_says_why_or_nothing():
     assert isinstance(NO_VSOCK, str)
     if not hasattr(socket, "AF_VSOCK"):
         assert "AF_VSOCK" in NO_VSOCK
+
+
+# TCP with TLS on both sides
+
+
+@pytest.mark.slow
+def test_over_tls_the_certificate_says_who_asks(service_process, tmp_path):
+    keys = Authority.create(tmp_path / "keys")
+    machine = keys.issue("machine", "l0")
+    service = service_process("--tcp", "127.0.0.1:0", "--certificate", str(machine.certificate))
+    address = "tcp:" + json.loads(service.said)["tcp"]
+
+    def asking(role, name):
+        mine = keys.issue(role, name)
+        return Hosting(
+            address,
+            budget=Budget(tries=1),
+            tls=tls_context(mine.certificate, mine.key, mine.authority),
+        )
+
+    with asking("requester", "3") as host:
+        assert host.facts["id"] == 3
+        child = host.start(b"#!nestbed\nready\n", vcpus=1, memory_mib=16)
+        assert [each["child"] for each in host.list()] == [child.id]
+        host.destroy(child.id)
+    for role, name in (("requester", "4"), ("machine", "3"), ("requester", "x")):
+        with pytest.raises(HostingUnreachable):
+            asking(role, name).hello()
+    stranger = Authority.create(tmp_path / "other").issue("requester", "3")
+    theirs = tls_context(stranger.certificate, stranger.key, keys.folder / "ca.pem")
+    with pytest.raises(HostingUnreachable):
+        Hosting(address, budget=Budget(tries=1), tls=theirs).hello()
