@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,10 +25,11 @@ from actors.commands.options import (
     overrides,
     resolve,
 )
-from actors.commands.speak import end, say, tell, tell_json
+from actors.commands.speak import end, say, say_from_a_signal, tell, tell_json
 from actors.commands.up import Directory, place_of
 
 if TYPE_CHECKING:
+    from actors.compare.progress import Progress
     from protocol.arch.contract import Architecture
     from protocol.plan.scenario import Scenario
 
@@ -102,15 +105,29 @@ def load(
     which = _shard(shard)
     _may(plan, virtual, processes, which)
     found: Json = {}
-    for name in plan.arch:
-        if processes > 1:
-            found[name] = _together(_children(scenario, flags | {"arch": name}, processes), name)
-        else:
-            found[name] = _sides(plan, name, virtual, costs, times, which, quiet)
+    with _stoppable() as stop:
+        for name in plan.arch:
+            if stop.stopped:
+                break
+            if processes > 1:
+                found[name] = _together(_children(scenario, flags | {"arch": name}, processes), name)
+            else:
+                found[name] = _sides(plan, name, virtual, costs, times, which, quiet, lambda: stop.stopped)
     if which is not None:
         tell_json(found)
         return
-    raise typer.Exit(_told(plan, found, "virtual" if virtual else "wall", out, as_json))
+    clock = "virtual" if virtual else "wall"
+    raise typer.Exit(_told(plan, found, clock, out, as_json, stop.stopped))
+
+
+@contextmanager
+def _stoppable() -> Iterator[Progress]:
+    """Within: the first Ctrl-C lets the block that runs be the last one, the second ends at once."""
+    from actors.compare.progress import Progress, stoppable
+
+    progress = Progress()
+    with stoppable(progress, say_from_a_signal):
+        yield progress
 
 
 def _elsewhere(
@@ -142,14 +159,17 @@ def _elsewhere(
     if place.control("load").exists():
         end(exit_codes.USAGE, f"{file}: its own load drives it; allowed: load = false in it")
     try:
-        with board(quiet) as seen:
-            sides = trio.run(blocks, plan, 0, against(place, settings, plan, seen.watch))
+        with board(quiet) as seen, _stoppable() as stop:
+            run_block = against(place, settings, plan, seen.watch)
+            sides = trio.run(blocks, plan, 0, run_block, lambda: stop.stopped)
     except* OSError as errors:
         end(exit_codes.ENVIRONMENT, f"{place.root}: no part answers there: {unwrap(errors)}")
-    return _told(plan, {settings.arch: sides}, "wall", out, as_json)
+    return _told(plan, {settings.arch: sides}, "wall", out, as_json, stop.stopped)
 
 
-def _told(plan: Scenario, found: Json, clock: str, out: Path | None, as_json: bool) -> int:
+def _told(
+    plan: Scenario, found: Json, clock: str, out: Path | None, as_json: bool, stopped: bool = False
+) -> int:
     """Say what was found, write it down, and judge it."""
     from actors.compare.bundle import environment, versions, write_text
     from actors.load.run import judged, verdicts
@@ -184,6 +204,8 @@ def _told(plan: Scenario, found: Json, clock: str, out: Path | None, as_json: bo
             write_text(out / "load.json", json.dumps(document, indent=2) + "\n")
         except OSError as error:
             end(exit_codes.ENVIRONMENT, f"--out {out}: cannot be written: {error.strerror}")
+    if stopped:
+        return exit_codes.INTERRUPTED
     return exit_codes.OK if all(each["holds"] for each in bounds) else exit_codes.MISSED
 
 
@@ -195,6 +217,7 @@ def _sides(
     times: list[float],
     which: tuple[int, int] | None,
     quiet: bool,
+    stopped: Callable[[], bool],
 ) -> Json:
     """What one architecture's blocks found in this process."""
     from actors.load import run as runs
@@ -206,7 +229,7 @@ def _sides(
         return runs.run_virtual(plan, arch, _costs(costs), times)
     shard, shards = which or (0, 1)
     with board(quiet or which is not None) as seen:
-        return runs.run(plan, arch, shard, shards, times, seen.watch)
+        return runs.run(plan, arch, shard, shards, times, seen.watch, stopped)
 
 
 def _together(parts: list[Json], name: str) -> Json:

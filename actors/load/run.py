@@ -29,13 +29,21 @@ COMPARED = ("nested", "hosted")
 MS = 1_000_000
 
 
-async def blocks(scenario: Scenario, shard: int, run_block: RunBlock) -> Json:
-    """Every block of every path; what came of it, ready to be merged with other processes'."""
+async def blocks(
+    scenario: Scenario, shard: int, run_block: RunBlock, stopped: Callable[[], bool] = lambda: False
+) -> Json:
+    """Every block of every path; what came of it, ready to be merged with other processes'.
+
+    Once `stopped`, no other block begins; a pair that is not whole is left out.
+    """
     found: dict[tuple[str, int], Block] = {}
     for pair, which in order(scenario.load.pairs, len(scenario.paths)):
+        if stopped():
+            break
         path = scenario.paths[which]
         found[path, pair] = await run_block(path, Draw(scenario.seed, pair, shard))
-    return {path: _side(scenario, path, found) for path in scenario.paths}
+    whole = [n for n in range(scenario.load.pairs) if all((path, n) in found for path in scenario.paths)]
+    return {path: _side(scenario, path, whole, found) for path in scenario.paths}
 
 
 def emulated(
@@ -58,11 +66,11 @@ def emulated(
     return run_block
 
 
-def _side(scenario: Scenario, path: str, found: dict[tuple[str, int], Block]) -> Json:
+def _side(scenario: Scenario, path: str, pairs: Sequence[int], found: dict[tuple[str, int], Block]) -> Json:
     """What the blocks of one path say."""
     latency, service = Histogram(), Histogram()
     kept, left_out, unsteady, sums = 0, 0, 0, []
-    for pair in range(scenario.load.pairs):
+    for pair in pairs:
         block = found[path, pair]
         first, steady = _beginning(scenario, pair, found)
         answers = [answer for answer in block.answers if answer.request.number >= first]
@@ -78,8 +86,8 @@ def _side(scenario: Scenario, path: str, found: dict[tuple[str, int], Block]) ->
         "measured": kept,
         "warm_up": left_out,
         "unsteady_blocks": unsteady,
-        "errors": sum(found[path, pair].errors for pair in range(scenario.load.pairs)),
-        "seconds": sum(found[path, pair].took_s for pair in range(scenario.load.pairs)),
+        "errors": sum(found[path, pair].errors for pair in pairs),
+        "seconds": sum(found[path, pair].took_s for pair in pairs),
         "pairs": sums,
     }
 
@@ -200,7 +208,8 @@ def run(
     shards: int = 1,
     replay: Sequence[float] = (),
     watch: Callable[[str], Watch] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Json:
     """All blocks of one process, by the clock of the world."""
     run_block = emulated(scenario, arch, shards, replay, watch)
-    return dict(trio.run(blocks, scenario, shard, run_block))
+    return dict(trio.run(blocks, scenario, shard, run_block, stopped))

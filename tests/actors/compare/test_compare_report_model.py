@@ -159,11 +159,17 @@ def test_a_load_test_in_a_bundle_is_shown_and_a_broken_one_left_out(tmp_path: Pa
     (tmp_path / "load.json").write_text(json.dumps(beside))
     assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == exit_codes.OK
     assert "Under load" in (tmp_path / "report.html").read_text()
-    (tmp_path / "load.json").write_text("{}")
-    done = CliRunner().invoke(app, ["report", str(tmp_path)])
-    assert done.exit_code == exit_codes.OK
-    assert "left out: no load test" in done.stderr
-    assert "Under load" not in (tmp_path / "report.html").read_text()
+    for broken in (
+        "{}",
+        "[]",
+        "x",
+        '{"clock": "wall", "load": {"s390": {"paths": {"nested": {"latency": 5}}}}}',
+    ):
+        (tmp_path / "load.json").write_text(broken)
+        done = CliRunner().invoke(app, ["report", str(tmp_path)])
+        assert done.exit_code == exit_codes.OK
+        assert "load.json: left out: " in done.stderr
+        assert "Under load" not in (tmp_path / "report.html").read_text()
 
 
 def test_two_runs_are_told_apart(tmp_path: Path, content: Json) -> None:

@@ -99,6 +99,20 @@ def test_processes_are_merged_and_not_averaged() -> None:
     assert r.judged(scenario(), whole)["comparison"] == r.judged(scenario(), parts[0])["comparison"]
 
 
+def test_whoever_stops_gets_the_pairs_that_are_whole() -> None:
+    """The fourth block is the last: two pairs are whole; the fifth never begins."""
+    begun: list[str] = []
+    run_block = made(STEADY)
+
+    async def counted(path: str, draw: Draw) -> Block:
+        begun.append(path)
+        return await run_block(path, draw)
+
+    sides = trio.run(r.blocks, scenario(), 0, counted, lambda: len(begun) >= 5)
+    assert len(begun) == 5
+    assert r.judged(scenario(), sides)["comparison"]["pairs"] == 2
+
+
 def test_thresholds_are_judged_by_figure() -> None:
     answer = r.judged(scenario(), of(STEADY, scenario()))
     bounds = [

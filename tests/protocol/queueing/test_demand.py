@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 pytest.importorskip("simpy", reason="queueing needs the extra `model`")
 
 from actors.costs import shipped
+from protocol.cost.table import Costs
 from protocol.queueing.demand import ROUNDS, Demands, Place
 from protocol.queueing.engine import Engine, Job
 
@@ -62,3 +63,23 @@ def test_hosts_have_tracking_locks_of_their_own() -> None:
     together, _ = started("s390", 4, inserts, hosts=1)
     apart, _ = started("s390", 4, inserts, hosts=4)
     assert together == pytest.approx(4 * apart, rel=0.02)
+
+
+def test_a_pessimistic_ultravisor_lets_one_page_call_in_at_a_time() -> None:
+    """Nobody outside knows; the sheet asks for both variants, and an overlay makes the other one."""
+    words = {
+        "scope": "host",
+        "servers": 1,
+        "covers": ["te_page_secure"],
+        "basis": "assumption",
+        "source": "a variant",
+    }
+    slow = COSTS.overlaid(Costs.read({"lock": {"s390": {"uv_page": words}}}))
+    boots = [{"te_page_secure": 100}]
+
+    def mean(costs: Costs) -> float:
+        demands = Demands(costs, "s390")
+        jobs = [Job(str(n), 0.0, demands.steps(boots, Place(0, n))) for n in range(10)]
+        return sum(done.latency_ns for done in Engine(demands.server).run(jobs).done) / 10
+
+    assert mean(slow) == pytest.approx(10 * mean(COSTS), rel=0.1)
