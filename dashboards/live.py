@@ -1,9 +1,8 @@
-"""A nestbed that runs, and a Prometheus that finds it by file_sd and scrapes it: all on the loopback."""
+"""A deployment that runs, and a Prometheus that finds it by file_sd and scrapes it: all on the loopback."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -14,46 +13,53 @@ from pathlib import Path
 from dashboards.recorded import NotStarted, Server, listening
 
 ROOT = Path(__file__).resolve().parents[1]
+DEPLOYMENT = """
+scenario = "default"
+placement = "apart"
+load = { pause_ms = 1 }
+"""
 SCRAPES = """
 global: {scrape_interval: 1s, scrape_timeout: 1s}
 scrape_configs:
   - job_name: nestbed
-    file_sd_configs: [{files: ["targets.json"]}]
+    file_sd_configs: [{files: ["run/targets.json"], refresh_interval: 1s}]
 """
-PATIENCE_S = 60.0
+PARTS = 4  # the machine, two L1s, the load
+PATIENCE_S = 120.0
 
 
 @contextmanager
-def running(*flags: str) -> Iterator[str]:
-    """A comparison that lingers after its end; gives the address at which it serves its metrics."""
-    command = [sys.executable, "-m", "nestbed", "compare", *flags]
-    command += ["--metrics-port", "0", "--linger", "600", "--json"]
-    said, lost = subprocess.PIPE, subprocess.DEVNULL
-    with subprocess.Popen(command, cwd=ROOT, text=True, stderr=said, stdout=lost) as process:
+def deployed(folder: Path) -> Iterator[list[str]]:
+    """A machine, its L1s and a load as processes of their own; gives where they serve their metrics."""
+    (folder / "lab.toml").write_text(DEPLOYMENT)
+    command = [sys.executable, "-m", "nestbed", "up", str(folder / "lab.toml"), "--quiet"]
+    with subprocess.Popen([*command, "--directory", str(folder / "run")], cwd=ROOT) as process:
         try:
-            yield _address(process)
+            yield _targets(folder / "run" / "targets.json", process)
         finally:
-            process.kill()
+            process.terminate()
 
 
-def _address(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        found = re.search(r"metrics on http://(\S+)/metrics", line)
-        if found:
-            return found[1]
-    raise NotStarted("it served no metrics:\n" + "".join(said[-20:]))
+def _targets(file: Path, process: subprocess.Popen[bytes]) -> list[str]:
+    """What Prometheus will find, once every part is there. Raises NotStarted."""
+    until = time.time() + PATIENCE_S
+    while time.time() < until and process.poll() is None:
+        if file.exists():
+            found = [target for each in json.loads(file.read_text()) for target in each["targets"]]
+            if len(found) == PARTS:
+                return found
+        time.sleep(0.1)
+    raise NotStarted(f"{file}: not every part is there")
 
 
 @contextmanager
-def scraping(folder: Path, address: str, scrapes: int) -> Iterator[Server]:
-    """A Prometheus in `folder` that has scraped `address` that many times."""
-    (folder / "targets.json").write_text(json.dumps([{"targets": [address], "labels": {"rank": "0"}}]))
+def scraping(folder: Path, scrapes: int) -> Iterator[Server]:
+    """A Prometheus in `folder` that has scraped every process of the deployment there that many times."""
     (folder / "scrape.yml").write_text(SCRAPES)
     began = time.time()
     with listening(folder, "scrape.yml") as port:
         made = Server(port, began, began)
-        made.wait_until("sum(count_over_time(nestbed_build_info[5m]))", scrapes, PATIENCE_S)
+        made.wait_until(
+            "min(count_over_time(nestbed_build_info[5m])) and count(up) == " + str(PARTS), scrapes, PATIENCE_S
+        )
         yield made

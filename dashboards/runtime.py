@@ -102,10 +102,10 @@ def _calls() -> Panel:
 def _memory() -> Panel:
     text = "Resident memory of each process. Good: flat while nothing is made; guests at rest cost kilobytes."
     expression = "process_resident_memory_bytes and on (instance, job) nestbed_build_info"
-    return lines("Memory of processes", text, BYTES, query(expression, "{{instance}}"))
+    return lines("Memory of processes", text, BYTES, query(expression, "{{part}} {{instance}}"))
 
 
 def _cpu() -> Panel:
     text = "CPU time that each process uses, in CPUs. Good: at most 1: a process does its work in one thread."
     used = "rate(process_cpu_seconds_total[$__rate_interval]) and on (instance, job) nestbed_build_info"
-    return lines("CPU time of processes", text, RATIO, query(used, "{{instance}}"))
+    return lines("CPU time of processes", text, RATIO, query(used, "{{part}} {{instance}}"))

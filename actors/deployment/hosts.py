@@ -40,7 +40,7 @@ async def hosts(process: Process, part: Part) -> None:
     )
     process.directory(part).add(f"node.{part.host}", node.actor)
     process.cast(node.actors)
-    process.links[name] = node.links[0]
+    process.link(name, "kvm", node.links[0])
     process.collector.attach(config.arch, "nested", node.ledger, Live(node.books), depth=config.depth)
     for seat in config.seats:
         await node.actor.ask(Boot(seat, process.epoch(part)))

@@ -12,7 +12,7 @@ whoever comes under a lower one is turned away. The end of the link is the sudde
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -201,8 +201,8 @@ class Machine:
         l1 = settle(self.rig, seat, self.kvm, f"l1.{seat}", codec, end)
         self._seated[seat] = seated = Seated(l1)
         self.process.log.info("guest host seated", seat=seat, epoch=epoch)
-        self.process.links[f"l1-{seat}"] = l1.link
-        self.process.nursery.start_soon(self._keep, seat, seated)
+        ended = self.process.link(f"l1-{seat}", "host", l1.link)
+        self.process.nursery.start_soon(self._keep, seat, seated, ended)
         assert l1.kvm is not None
         try:
             config = pack_frame([self.config(seat).text()])
@@ -217,7 +217,7 @@ class Machine:
         step: Step[None] = self.rig.kill(seat)
         return step
 
-    async def _keep(self, seat: int, seated: Seated) -> None:
+    async def _keep(self, seat: int, seated: Seated, ended: Callable[[], None]) -> None:
         """Serve one L1 until it is gone, whoever ended it; then take everything back."""
         l1 = seated.l1
         with seated.scope:
@@ -232,7 +232,7 @@ class Machine:
         self._requester_gone(seat)
         await l1.gone(self.kvm, lambda: self.rig.seats[seat].level is l1.level)
         del self._seated[seat]
-        self.process.links.pop(f"l1-{seat}", None)
+        ended()
         seated.gone.set()
 
     def config(self, seat: int) -> NodeConfig:

@@ -166,6 +166,21 @@ class Process:
         for role in ("te", "kvm", "host", "guest", "broker"):
             self.collector.attach_actors(role, partial(_playing, actors, role))
 
+    def link(self, name: str, peer: str, link: Link) -> Callable[[], None]:
+        """A link to a process of the role `peer` is there, for metrics and `nestbed why`.
+
+        What is returned is to be called at its end.
+        """
+        self.links[name] = link
+        source = self.collector.attach_link(peer, link)
+
+        def ended() -> None:
+            self.collector.detach(source)
+            if self.links.get(name) is link:
+                del self.links[name]
+
+        return ended
+
     # -- its end
 
     def end(self, code: int, why: str) -> None:

@@ -188,7 +188,7 @@ class Deployed:
             name: {
                 "deployment": self.assignment.deployment.name,
                 "part": name,
-                "role": seen.part.role.value,
+                "part_role": seen.part.role.value,  # `role` is an actor's, in the families themselves
                 "machine": machine_name(seen.part.machine) if seen.part.machine >= 0 else "",
             }
             for name, seen in self.seen.items()

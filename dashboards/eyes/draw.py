@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dashboards.live import running, scraping
+from dashboards.live import deployed, scraping
 from dashboards.recorded import MISSING, PROMETHEUS, PROMTOOL, Server, recorded
 
 Json = dict[str, Any]
@@ -29,8 +29,7 @@ WIDTH, ROW, HEAD = 1600, 34, 60  # pixels
 SCENARIO = "many-guests"
 FLAGS = {"arch": "s390", "paths": "direct,nested,hosted", "run.reboots": "2"}
 RUNTIME = "runtime"  # of a program that lives: drawn from scrapes
-LIVE = ("many-guests", "--arch", "s390", "--path", "nested", "--path", "hosted", "--set", "run.reboots=4")
-SCRAPES = 15
+SCRAPES = 40
 POINTS = 400
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -55,7 +54,7 @@ def main() -> int:
             for name, board in boards.items():
                 if name != RUNTIME:
                     _draw(server, board, folder / f"{name}.html", script, sheet)
-        with running(*LIVE) as address, scraping(folder / "live", address, SCRAPES) as server:
+        with deployed(folder / "live"), scraping(folder / "live", SCRAPES) as server:
             _draw(server, boards[RUNTIME], folder / f"{RUNTIME}.html", script, sheet)
     DRAWN.write_text(json.dumps(digests(), indent=1, sort_keys=True) + "\n")
     return 0
