@@ -19,6 +19,8 @@ from protocol.hosting.machine import (
     DestroyGuest,
     Died,
     DumpGuest,
+    Found,
+    Inventory,
     LoadGuest,
     MachineEffect,
     NeedMemory,
@@ -93,6 +95,9 @@ class HostedGuests:
 
     def submit(self, message: object, deliver: Deliver, owner: Hashable = None) -> None:
         """Do one thing to the guest of a child."""
+        if isinstance(message, Inventory):
+            deliver({child: Found(place.running) for child, place in self._places.items()}, None)
+            return
         assert isinstance(message, MachineEffect)
         course = self._courses.get(self._whose(message))
         step = type(message)

@@ -80,6 +80,7 @@ class ProcessMachine:
         self._ended = ended
         self._wrote = wrote
         self._files: dict[bytes, GuestFiles] = {}
+        self._making: set[Path] = set()  # directories that are not whole yet, and are being made
         self._running: dict[bytes, Running] = {}
         directory.mkdir(mode=0o700, exist_ok=True)
 
@@ -149,11 +150,14 @@ class ProcessMachine:
             "memory_mib": spec.memory_mib,
             "owner": effect.owner_cid,
         }
+        self._making.add(files.path)
         try:
             await trio.to_thread.run_sync(files.make, effect.child, effect.cid, effect.image, facts)
         except OSError:
             files.remove()
             raise
+        finally:
+            self._making.discard(files.path)
         self._files[effect.child] = files
         return None
 
@@ -301,6 +305,8 @@ class ProcessMachine:
         """Look through the directories; take on the guests of a former life."""
         found: dict[bytes, Found] = {}
         for path in sorted(self.directory.iterdir()):
+            if path in self._making:
+                continue
             files = GuestFiles(path)
             facts = files.facts()
             if "child" not in facts:
