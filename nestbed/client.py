@@ -46,6 +46,7 @@ FRAME_BYTES = 65_536
 CHUNK_BYTES = 32_768
 VERSION = 1
 CHANNEL_OK = b"OK\n"
+DOUBLINGS = 20  # of the bound of a wait; beyond that it is the longest one anyway
 SPARE_S = 5.0  # a reply may take so much longer than what was asked to take its time
 Body = dict[str, Any]
 
@@ -169,7 +170,8 @@ class Hosting:
 
     def _may_retry(self, tries: int, began: float, first_s: float) -> bool:
         """Sleep before the next try, a random time (full jitter). False if the budget is spent."""
-        bound = min(self.budget.longest_s, max(first_s, self.budget.first_s) * 2 ** (tries - 1))
+        doubled = max(first_s, self.budget.first_s) * 2 ** min(tries - 1, DOUBLINGS)
+        bound = min(self.budget.longest_s, doubled)
         pause = self._rng.uniform(0, bound)
         if tries >= self.budget.tries or time.monotonic() + pause > began + self.budget.seconds:
             return False

@@ -36,6 +36,7 @@ class Recovery:
 
     adopted: int = 0  # they live, and are watched again
     finished: int = 0  # half done, now done
+    resumed: int = 0  # half booted: they go on booting, and nobody waits for them
     rolled_back: int = 0
     lost: int = 0
     strays: int = 0  # guests of the machine without a record
@@ -141,11 +142,8 @@ def _bring_back(child: Child, found: Found | None, life: Lifecycle, registry: Re
         yield from _roll_back(child, life, registry)
         return "rolled_back"
     if state is State.STARTING:
-        try:
-            yield from life.finish_start(child)
-        except Refusal:
-            return "rolled_back"
-        return "finished"
+        registry.booting.append(child)
+        return "resumed"
     if state is State.STOPPING:
         try:
             yield from life.stop(child, 0)

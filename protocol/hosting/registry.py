@@ -61,6 +61,7 @@ class Registry:
         self.lookups: Counter[str] = Counter()
         self.teardowns: Counter[str] = Counter()
         self.rung: dict[int, None] = {}  # CIDs of requesters with events that nobody fetched, in order
+        self.booting: list[Child] = []  # children of a former life that a step has to see to READY
         self.strays: set[bytes] = set()  # guests of the machine without a record, still to be ended
         self.journal = journal
         self._book = book

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from protocol.effects import Step
@@ -110,8 +111,17 @@ class Service:
                 if child.doom and not child.busy and child.retry_at_ms <= registry.now_ms:
                     yield self._life.settle(child)
             registry.expire(requester)
+        booting, registry.booting = registry.booting, []
+        for child in booting:
+            if not child.busy and child.state is State.STARTING:
+                yield self._resume(child)
         if registry.strays:
             yield end_strays(registry)
+
+    def _resume(self, child: Child) -> Step[None]:
+        """See a child to READY that a former life began to boot; its failure is told to whoever asks."""
+        with suppress(Refusal):
+            yield from self._life.finish_start(child)
 
     def recover(self, rows: Iterable[Row], now_ms: int) -> Step[Recovery]:
         """Begin a later life with what the journal kept: to be driven before anything is handled."""

@@ -119,6 +119,15 @@ def test_the_budget_ends_and_the_last_error_is_told(asking):
     assert hosting.retries == QUICK.tries - 1
 
 
+def test_a_long_budget_does_not_run_out_of_numbers(asking):
+    tries = 1_100
+    budget = Budget(tries=tries, seconds=60, first_s=1e-6, longest_s=1e-5)
+    hosting, host = asking(*[an_error("BUSY_RELEASING", True)] * tries, budget=budget)
+    with pytest.raises(ERRORS["BUSY_RELEASING"]):
+        hosting.destroy(b"c" * 16)
+    assert len(host.asked) == tries
+
+
 def test_a_budget_of_one_try_tries_once(asking):
     hosting, host = asking(None, budget=Budget(tries=1))
     with pytest.raises(HostingUnreachable):

@@ -122,6 +122,10 @@ class Life:
         held = {kind: n for kind, n in self.service.records().items() if n}
         assert held == {kind: n for kind, n in self.book.live.items() if n}
 
+    def tick(self) -> None:
+        for step in self.service.tick(self.now_ms):
+            self.drive(step)
+
     def audit(self) -> list[Any]:
         return self.drive(self.service.audit())
 
@@ -159,7 +163,7 @@ def test_a_ready_child_is_adopted_and_its_key_answers_the_same(life):
         (0, None, "rolled_back"),  # written, nothing asked of the machine
         (1, CreateGuest, "rolled_back"),
         (2, LoadGuest, "rolled_back"),
-        (3, StartGuest, "finished"),
+        (3, StartGuest, "resumed"),
     ],
 )
 def test_a_start_that_the_death_cut_short_is_finished_or_rolled_back(life, effects, performed, ends):
@@ -168,14 +172,15 @@ def test_a_start_that_the_death_cut_short_is_finished_or_rolled_back(life, effec
         assert isinstance(life.machine.asked[-1], performed)
     again = life.crash()
     assert again.recover() == Recovery(**{ends: 1})
+    again.tick()
     assert again.audit() == []
-    assert len(again.machine.guests) == (ends == "finished")
+    assert len(again.machine.guests) == (ends == "resumed")
     if ends == "rolled_back":
         (record,) = again.ask("list", exited=True)["children"]
         assert record["failure"]["name"] == "HOST_RESTARTED"
         again.hello()
     answer = again.ask("start", key(1), spec=SPEC)
-    assert (answer["state"], answer["replayed"]) == ("READY", ends == "finished")
+    assert (answer["state"], answer["replayed"]) == ("READY", ends == "resumed")
     assert len(again.machine.guests) == 1
 
 
@@ -372,6 +377,7 @@ def test_whenever_it_dies_nothing_is_lost_and_nothing_done_twice(story):
         if reply is None:
             life = life.crash()
             life.recover()
+            life.tick()
             life.hello()
         assert life.audit() == []
     for each in life.ask("list")["children"]:
