@@ -107,6 +107,7 @@ EXAMPLES = {
     "measure": (
         "nestbed measure --arch s390 guest.img",
         "nestbed measure --arch snp --path nested --firmware OVMF.fd --vcpus 4 --vcpu-type EPYC-v4",
+        "nestbed measure --arch tdx --path nested --depth 2 --firmware OVMF.fd",
     ),
     "replay": (
         "nestbed replay said.jsonl",

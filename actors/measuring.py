@@ -19,7 +19,7 @@ from protocol.plan.workload import workload
 
 PAGE = 4096
 GUEST_MIB = 4  # beside the firmware, which lies elsewhere
-HOST_MIB = 64
+HOST_MIB = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,9 @@ def measure(
     arch: Arch = "s390",
     firmware: Annotated[
         Path | None,
-        typer.Option("--firmware", metavar="FILE", help="Firmware to launch (snp, sev, sev-es): OVMF.fd."),
+        typer.Option(
+            "--firmware", metavar="FILE", help="Firmware to launch (snp, sev, sev-es, tdx): OVMF.fd."
+        ),
     ] = None,
     path: Annotated[PathName, typer.Option("--path", help="How the guest is run.")] = PathName.DIRECT,
     depth: Annotated[
@@ -42,8 +44,9 @@ def measure(
         int, typer.Option("--vcpus", min=1, max=MAX_VCPUS, metavar="N", help="VCPUs of the guest.")
     ] = 1,
     vcpu_type: Annotated[
-        str, typer.Option("--vcpu-type", metavar="TYPE", help="Their model, as QEMU names it.")
-    ] = "EPYC-v4",
+        str | None,
+        typer.Option("--vcpu-type", metavar="TYPE", help="Their model, as QEMU names it (not tdx): EPYC-v4."),
+    ] = None,
     kernel: Annotated[
         Path | None, typer.Option("--kernel", metavar="FILE", help="A kernel whose hash is measured, too.")
     ] = None,
@@ -55,10 +58,11 @@ def measure(
     """Measure an image: compute the digests that its header has to carry, or launch it and say its digest.
 
     On s390 these are the page, address and tweak list digests (PLD, ALD, TLD); where the pages are not those
-    of the header, the exit code is 1. For snp, sev and sev-es firmware is launched on an emulated machine as
-    QEMU does it, and the last line is the digest that the machine's secure processor made of it.
+    of the header, the exit code is 1. For snp, sev, sev-es and tdx firmware is launched on an emulated
+    machine as QEMU does it, and the last line is the digest that the machine's Trusted Entity made of it.
     """
-    launching = getattr(_comparison(arch), "firmware", None)
+    comparison = _comparison(arch)
+    launching = getattr(comparison, "firmware", None)
     if launching is None:
         if firmware is not None:
             end(exit_codes.USAGE, f"--firmware: {arch} measures images: give the file alone")
@@ -69,6 +73,7 @@ def measure(
         end(exit_codes.USAGE, f"{arch}: give --firmware FILE, such as Debian's /usr/share/ovmf/OVMF.fd")
     if kernel is None and (initrd is not None or append):
         end(exit_codes.USAGE, "--initrd and --append go with --kernel")
+    vcpu_type = vcpu_type or comparison.vcpu_type
     hashed = None if kernel is None else read(kernel), b"" if initrd is None else read(initrd), append
     try:
         image = launching(read(chosen), vcpu_type, *hashed)
@@ -80,7 +85,7 @@ def measure(
     _launch(Launch(arch, image, vcpus, path.value, level, seed), chosen, vcpu_type, as_json)
 
 
-def _launch(launch: Launch, file: Path, vcpu_type: str, as_json: bool) -> None:
+def _launch(launch: Launch, file: Path, vcpu_type: str | None, as_json: bool) -> None:
     from actors.measuring import measured
     from protocol.errors import OperationFailed
 
@@ -93,7 +98,8 @@ def _launch(launch: Launch, file: Path, vcpu_type: str, as_json: bool) -> None:
         tell_json({**about, "vcpu_type": vcpu_type, "digest": digest})
         return
     where = f"{launch.path} at depth {launch.depth}" if launch.depth else launch.path
-    tell(f"{launch.arch}, {where}: {file.name}, {launch.vcpus} VCPUs of type {vcpu_type}")
+    of_type = f" of type {vcpu_type}" if vcpu_type else ""
+    tell(f"{launch.arch}, {where}: {file.name}, {launch.vcpus} VCPUs{of_type}")
     tell(digest)
 
 

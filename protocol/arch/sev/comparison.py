@@ -47,6 +47,7 @@ class SevComparison(PlainImages, BaseComparison[Rig]):
     wire = WIRE
     prices = PRICES
     reboot = "power"
+    vcpu_type = "EPYC-v4"
 
     def __init__(self, kind: Kind) -> None:
         self._kind = kind

@@ -36,6 +36,7 @@ class TdxComparison(PlainImages, BaseComparison[Rig]):
     reboot = "boot"
     profiles = PROFILES
     lacks = LACKS
+    vcpu_type = None
 
     def rig(
         self, profile: Profile, depth: int, seed: int, strategy: Mapping[str, str], ledger: Ledger
@@ -74,6 +75,18 @@ class TdxComparison(PlainImages, BaseComparison[Rig]):
 
     def linked(self, memory: OwnMemory, cpus: int) -> LinkedTdx:
         return LinkedTdx(memory, [Lp(number) for number in range(cpus)])
+
+    def firmware(
+        self, data: bytes, vcpu_type: str | None, kernel: bytes | None, initrd: bytes, command_line: str
+    ) -> bytes:
+        """What QEMU has added before the TD runs. Raises ValueError for what MRTD does not hold."""
+        if vcpu_type is not None:
+            raise ValueError("--vcpu-type: no model of VCPUs is in a TD's measurement")
+        if kernel is not None or initrd or command_line:
+            raise ValueError("--kernel: firmware measures it in RTMRs when it runs, not the launch in MRTD")
+        if not sections(data):
+            raise ValueError("no TDVF: nothing in it says what goes where")
+        return self.image(0, 0, data)
 
     def drawn(self, seed: int, length: int) -> bytes:
         return shake_256(f"{seed}:guest image".encode()).digest(length)

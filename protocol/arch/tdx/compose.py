@@ -236,6 +236,10 @@ class Rig(composition.Rig["Hypervisor"]):
             found.update(machine.platform.key_states())
         return dict(found)
 
+    def measurements(self) -> list[str]:
+        """MRTD of all TDs on the machine, in hex."""
+        return [td.mrtd.hex() for machine in self.machines for td in machine.tds.values()]
+
     # -- the end of a host --------------------------------------------------------------------------
 
     def reset(self, seat: int, kind: str) -> Step[None]:

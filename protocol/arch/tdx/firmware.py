@@ -13,12 +13,12 @@ import hashlib
 from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
-from uuid import UUID
 
 from protocol.memory.store import PAGE
 
-FOOTER = UUID("96b582de-1fb2-45f7-baea-a366c55a082d").bytes_le
-METADATA = UUID("e47a6535-984a-4798-865e-4685a7bf8ec2").bytes_le
+# GUIDs as they stand in the file: 96b582de-1fb2-45f7-baea-a366c55a082d, e47a6535-984a-4798-865e-4685a7bf8ec2
+FOOTER = bytes.fromhex("de82b596 b21f f745 baea a366c55a082d")
+METADATA = bytes.fromhex("35657ae4 4a98 9847 865e 4685a7bf8ec2")
 FOOTER_END = 32  # bytes behind the table: the reset vector
 ENTRY = Struct(
     "<H16s"

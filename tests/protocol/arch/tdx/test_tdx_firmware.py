@@ -10,7 +10,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from actors import exit_codes
+from actors.cli import app
 from protocol.arch.tdx import firmware
 from protocol.arch.tdx.compose import compose
 from protocol.arch.tdx.host.system import Host
@@ -111,6 +114,45 @@ def test_the_measurement_of_real_firmware(depth: int) -> None:
     image = real()
     assert len(firmware.sections(image)) >= 4
     assert of_a_td(image, depth) == measured(image)
+
+
+def asked(*arguments: str) -> Result:
+    given = ["measure", "--arch", "tdx", "--firmware", *arguments]
+    return CliRunner().invoke(app, given, env={"COLUMNS": "200", "NO_COLOR": "1"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vcpus", ["1", "3"])
+@pytest.mark.parametrize(
+    "way", [["direct"], ["nested"], ["nested", "--depth", "2"], ["hosted"]], ids=" ".join
+)
+def test_measure_launches_it_on_every_path(tmp_path: Path, way: list[str], vcpus: str) -> None:
+    (tmp_path / "small.fd").write_bytes(made())
+    result = asked(str(tmp_path / "small.fd"), "--vcpus", vcpus, "--path", *way)
+    assert result.exit_code == exit_codes.OK, result.output
+    assert result.stdout.splitlines()[-1] == measured(made()).hex()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--vcpu-type", "EPYC-v4"), "no model of VCPUs"),
+        (("--kernel", "FILE"), "firmware measures it in RTMRs"),
+    ],
+)
+def test_what_no_launch_measures_is_a_usage_error(tmp_path: Path, more: tuple[str, ...], said: str) -> None:
+    (tmp_path / "small.fd").write_bytes(made())
+    file = str(tmp_path / "small.fd")
+    result = asked(file, *(file if each == "FILE" else each for each in more))
+    assert result.exit_code == exit_codes.USAGE
+    assert said in result.output
+
+
+def test_measure_takes_firmware_alone(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(bytes(PAGE))
+    result = asked(str(tmp_path / "plain"))
+    assert result.exit_code == exit_codes.USAGE
+    assert "no TDVF" in result.output
 
 
 def test_pages_in_their_order() -> None:
