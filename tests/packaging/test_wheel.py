@@ -17,7 +17,7 @@ import pytest
 
 import nestbed
 
-CORE = {"trio", "msgpack", "prometheus-client", "numpy", "cryptography", "typer", "pydantic"}
+CORE = {"trio", "msgpack", "prometheus-client", "numpy", "cryptography", "typer", "pydantic", "structlog"}
 
 
 @pytest.fixture(scope="module")
