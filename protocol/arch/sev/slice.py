@@ -12,6 +12,7 @@ from protocol.calls import CallSpec
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison
     from protocol.arch.sev.keyboard import SevKeyboard
+    from protocol.explain import Explainer
     from protocol.feasibility import Feasibility
 
 DEPTH = 3
@@ -42,6 +43,12 @@ class Sev:
     @property
     def calls(self) -> Mapping[int, CallSpec]:
         return CALLS
+
+    @property
+    def explain(self) -> Explainer:
+        from protocol.arch.sev.explain import EXPLAINER
+
+        return EXPLAINER
 
     @property
     def feasibility(self) -> Feasibility:

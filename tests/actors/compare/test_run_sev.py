@@ -193,7 +193,7 @@ def test_what_cannot_be_is_refused_with_its_reason(changes: dict[str, Any], wher
 @pytest.mark.parametrize("option", [["--record", "there"]])
 def test_an_option_that_it_cannot_have_ends_with_a_usage_error(option: list[str], tmp_path: Path) -> None:
     with chdir(tmp_path):
-        done = CliRunner().invoke(app, ["compare", "--arch", "snp", *option])
+        done = CliRunner().invoke(app, ["compare", "--arch", "sev", *option])
     assert done.exit_code == exit_codes.USAGE
     assert f"{option[0]}: sev: " in done.output
     assert not list(tmp_path.iterdir())
