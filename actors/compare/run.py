@@ -250,7 +250,7 @@ def _result(
         "arch": arch.name,
         "path": plan.path,
         "depth": 0 if plan.path == DIRECT else scenario.depth,
-        "realism": arch.realism if plan.path in ("nested", "mixed") else "built",
+        "realism": _realism(arch, scenario) if plan.path in ("nested", "mixed") else "built",
         "counts": dict(sorted(counts.items())),
         "phases": phases,
         "contention": dict(sorted(ledger.contention.items())),
@@ -258,6 +258,11 @@ def _result(
         "modelled": None,
         "absent": absent,
     }
+
+
+def _realism(arch: Architecture, scenario: Scenario) -> str:
+    """How real the nested path is: a profile may say otherwise than its architecture."""
+    return getattr(arch.profiles[scenario.profile], "realism", "") or arch.realism
 
 
 def _modelled(costs: Costs, arch: Architecture, result: Json, vcpus: int) -> Json | None:

@@ -24,7 +24,9 @@ class Level(Protocol):
     profile: Profile
     size: int
     cpus: list[Cpu]
-    nested_msr: bool
+
+    @property
+    def nested_msr(self) -> bool: ...
 
     def call(
         self, cpu: Cpu, cmdresp: int, address: int, park: bool = False, lose: bool = False

@@ -12,7 +12,7 @@ from protocol.arch.sev import guest
 from protocol.arch.sev.calls import CALLS
 from protocol.arch.sev.cpu import Cpu, X86Fault
 from protocol.arch.sev.guest import Program
-from protocol.arch.sev.profiles import Profile
+from protocol.arch.sev.profiles import MSR, Profile
 from protocol.arch.sev.structs import Exit, NewState
 from protocol.effects import Fault, Issue, Step, issue
 from protocol.errors import RemoteProtocolError
@@ -83,10 +83,14 @@ class LinkedSev(LinkedLevel):
         super().__init__(memory)
         self.cpus = cpus
         self.calls = {code: spec for code, spec in CALLS.items() if spec.for_host()}
-        self.nested_msr: bool = getattr(memory, "nested_msr", True)
         self._shared = getattr(memory, "cpus", None) is cpus  # the level below has the very same
         if self._shared:
             self.profile: Profile = memory.profile
+
+    @property
+    def nested_msr(self) -> bool:
+        """What the level says, if it is here; else it is one of a guest host."""
+        return bool(getattr(self._memory, "nested_msr", self.profile.trap == MSR))
 
     def call(self, cpu: Cpu, cmdresp: int, address: int, park: bool = False, lose: bool = False) -> Step[int]:
         return issue(PSP, _who(cpu), cmdresp, address, park, lose)

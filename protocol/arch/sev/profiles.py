@@ -29,6 +29,9 @@ _REFUSED = {
 }
 
 
+MSR, INSTRUCTION = "msr", "instruction"  # the second is no hardware's: neither can be intercepted
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """`asids` and `min_sev_asid` as CPUID 0x8000001F shows them in ECX and EDX."""
@@ -43,6 +46,14 @@ class Profile:
     handles: int = 1024
     asid_limit: int = ASID_LIMIT
     kind: str = "snp"  # of the guests in a comparison
+    trap: str = MSR  # how RMPUPDATE and PSMASH of a guest host come to the level below
+    snp_only: bool = False  # the platform of a guest host has no legacy guests
+    hole: bool = False  # a store of a guest host to an assigned page: #PF without the linear address (7.1)
+
+    @property
+    def realism(self) -> str:
+        """How real nesting with this profile is, where it is not what the architecture says."""
+        return "hypothetical" if self.trap == INSTRUCTION else ""
 
     def below(self, hosts: int) -> Profile:
         """The machine that carries `hosts` guest hosts with the full limits of this profile each."""
@@ -106,4 +117,8 @@ PROFILES = {
     "scattered": Profile("scattered", 512, 4, 15, 8, scattered=True),
     "owned": Profile("owned", 512, 4, 15, 8, owned=True),
     "genoa": Profile("genoa", 8192, 8, 1006, 100),
+    # What a public cloud offers (7.1): trapping MSRs, SNP alone, 64 ASIDs, and the hole.
+    "azure": Profile("azure", 512, 4, 64, 65, snp_only=True, hole=True),
+    # The same two instructions, trapped as they are: no hardware does that.
+    "hypothetical-trap": Profile("hypothetical-trap", 512, 4, 15, 8, trap=INSTRUCTION),
 }

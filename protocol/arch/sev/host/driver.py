@@ -157,6 +157,9 @@ class Driver:
         if self.snp:
             self.snp = False  # nothing is guarded until the RMP is there
             yield from self._probe_snp()
+        if self.hands.seat.level.profile.snp_only and self.hands.seat.level.nested_msr:
+            yield from self._kvm_check()  # no legacy platform: neither INIT nor a trusted region (7.1)
+            return
         size = TWO_MIB if self.snp else MIB
         tmr = self.allocate(size, size)
         if self.snp:

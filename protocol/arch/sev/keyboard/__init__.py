@@ -45,6 +45,8 @@ class SevKeyboard(Keyboard[SevHost]):
             "page_size": PAGE,
             "profile": rig.profile.name,
         }
+        if rig.profile.realism and rig.depth:
+            about["realism"] = rig.profile.realism
         super().__init__(hosts, about)
 
     def more_ops(self) -> dict[str, Op[SevHost]]:

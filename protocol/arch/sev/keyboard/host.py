@@ -117,7 +117,7 @@ class SevHost(SecureHost):
         cmdresp = fields.number("cmdresp", high=U32_MAX)
         address = fields.number("hi", 0, high=U32_MAX) << 32 | fields.number("lo", 0, high=U32_MAX)
         lose = fields.flag("lose")
-        if lose and not self._seat.level.nested_msr:
+        if lose and not hasattr(self._seat.level, "below"):
             raise Complaint("bad_request", "nothing is between this host and its processor: lose", "lose")
         if self._parked():
             raise Complaint("bad_request", "a command is parked; resume it first", "op")

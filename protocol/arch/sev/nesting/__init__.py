@@ -36,9 +36,10 @@ from protocol.arch.sev.nesting.memory import HOLE, SoftMemory
 from protocol.arch.sev.nesting.port import Port
 from protocol.arch.sev.nesting.shadow import Shadows
 from protocol.arch.sev.nesting.treatments import TREATMENTS
-from protocol.arch.sev.profiles import Profile
+from protocol.arch.sev.profiles import MSR, Profile
 from protocol.arch.sev.reply import Reply, done
 from protocol.arch.sev.rmp import OK, Rmp
+from protocol.arch.sev.status import Status
 from protocol.arch.sev.structs import RMP_HEAD, Buffer, Exit, NewState
 from protocol.calls import CallSpec, Category, Treatment
 from protocol.effects import Fault, Step
@@ -59,7 +60,6 @@ class Nested(SoftMemory, Front):
     """
 
     platform: Platform[TrackedGuest, Context]
-    nested_msr = True
     vlek = None
 
     def __init__(
@@ -81,6 +81,7 @@ class Nested(SoftMemory, Front):
         self.cpus = list(cpus)
         self.calls = {code: spec for code, spec in calls.items() if spec.for_host()}
         self.profile = profile
+        self.nested_msr = profile.trap == MSR
         self.seed = seed
         self.chip = chip
         self.book = Book(ledger, f"l{below.level}")
@@ -190,7 +191,7 @@ class Nested(SoftMemory, Front):
     def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         self.ledger.trap(self.level, "cpuid")
         self.ledger.reenter(self.below.level)
-        return cpuid.leaf(self.profile, leaf, subleaf, nested_msr=True)
+        return cpuid.leaf(self.profile, leaf, subleaf, self.nested_msr)
 
     def enter(self, cpu: Cpu, vmcb: int, program: Program, stay: bool, level: int) -> Step[Exit | Fault]:
         self.ledger.trap(self.level, "vmrun")
@@ -226,6 +227,10 @@ class Nested(SoftMemory, Front):
         self.ledger.count(("te_calls", spec.name, spec.category, spec.treatment, str(self.level)))
         self.ledger.count(("copied_bytes", "command"), spec.length)
         self._performed, self.port.parks = spec.name, ""
+        if self.profile.snp_only and spec.name in ("INIT", "INIT_EX"):
+            return Reply(
+                Status.UNSUPPORTED
+            )  # before any check (guess); with it all that is legacy is refused
         return TREATMENTS[spec.name](self, spec, b)
 
     def before_rebuild(self) -> Step[None]:

@@ -235,7 +235,11 @@ class SoftMemory(GuestHost[Any]):
             return None
         first = address >> PAGE_SHIFT
         bad = self.rmp.any_assigned(first, (address + length - 1 >> PAGE_SHIFT) - first + 1)
-        return None if bad is None else rmp_violation(max(address, bad << PAGE_SHIFT))
+        return None if bad is None else self._violation(max(address, bad << PAGE_SHIFT))
+
+    def _violation(self, address: int) -> X86Fault:
+        """The level below sees a nested fault, and the CPU need not say at which linear address."""
+        return rmp_violation(0 if self.profile.hole else address)
 
     def peek(self, address: int, length: int) -> bytes | Fault:
         """An empty access is judged by its address, as on the machine."""
@@ -263,7 +267,7 @@ class SoftMemory(GuestHost[Any]):
         if LOW_DRAM <= address < HIGH_DRAM:
             return not_present(address, write=True)
         if self.rmp.assigned(address >> PAGE_SHIFT):
-            return rmp_violation(address)
+            return self._violation(address)
         return None  # the trusted region without SNP: the store is lost
 
     def table_written(self, address: int, length: int) -> None:
