@@ -71,7 +71,25 @@ def _not_told_apart() -> dict[tuple[str, int], str]:
     return found
 
 
-NOT_PROVOKED: dict[tuple[str, int], str] = {}
+_OWNED = "a page of a guest names its ASID, so one without an ASID owns none: the check before says so"
+_VALID = (
+    "only a page that was swapped out has valid metadata, and then its guest has a state, an ASID, a size"
+)
+NOT_PROVOKED = {
+    ("SEND_UPDATE_DATA", 4): "the row is that of packets; only VMSAs need an ES guest",
+    ("SWAP_OUT", 5): "the counter has 64 bits",
+    ("SNP_INIT_EX", 7): "building the RMP never fails here",
+    ("SNP_VLEK_LOAD", 3): "wrapping a VLEK takes the vendor's service",
+    ("SNP_ACTIVATE", 6): "the machine has one socket",
+    ("SNP_GCTX_CREATE", 4): "a page of the firmware's is memory",
+    ("SNP_LAUNCH_UPDATE", 5): "a 2 MiB entry is aligned",
+    ("SNP_DBG_DECRYPT", 6): _OWNED,
+    ("SNP_DBG_ENCRYPT", 6): _OWNED,
+    ("SNP_PAGE_SWAP_OUT", 11): "the counter has 64 bits",
+    ("SNP_PAGE_SWAP_IN", 9): _VALID,
+    ("SNP_PAGE_SWAP_IN", 10): _VALID,
+    ("SNP_PAGE_SWAP_IN", 11): _VALID,
+}
 
 PAGE = Page(
     "sev",

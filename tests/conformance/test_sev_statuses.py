@@ -9,7 +9,22 @@ import struct
 from typing import Any
 
 import pytest
-from sev_field import MIB, PAGE, POLICY, SLOW_AT_DEPTH_2, SYSCFG, Sev, Sevs, SnpVm, buffer
+from sev_field import (
+    C_BIT,
+    MIB,
+    PAGE,
+    POLICY,
+    RMP_AT,
+    RMP_BASE,
+    RMP_END,
+    RMP_LEN,
+    SLOW_AT_DEPTH_2,
+    SYSCFG,
+    Sev,
+    Sevs,
+    SnpVm,
+    buffer,
+)
 
 CERT, CHAIN = 2084, 3 * 2084
 NOWHERE = 0xA0000  # no DRAM
@@ -385,3 +400,66 @@ def test_what_swapping_in_refuses(snp: Sev) -> None:
     good = {"gctx": vm.gctx, "src": out, "dst": vm.pages[1], "mdata": mdata}
     refused(snp, 0x10, "SNP_PAGE_SWAP_IN", **good | {"gctx": out})
     refused(snp, 0x09, "SNP_PAGE_SWAP_IN", **good | {"flags": 8})
+
+
+@SLOW_AT_DEPTH_2
+def test_a_session_that_nobody_wrapped_starts_nothing(legacy: Sev) -> None:
+    area, session = legacy.alloc(4 * PAGE), legacy.alloc()
+    legacy.did("PDH_CERT_EXPORT", pdh=area, len=CERT, chain=area + PAGE, chain_len=CHAIN)
+    start = {"dh": area, "dh_len": CERT, "session": session, "session_len": 128}
+    refused(legacy, 0x0B, "LAUNCH_START", policy=0, **start)
+
+
+@SLOW_AT_DEPTH_2
+def test_a_platform_without_es_receives_no_es_guest(sev: Sevs) -> None:
+    one = sev(hosts=2)
+    other = Sev(one.keyboard, 1)
+    one.sev_up()
+    other.sev_up(flags=0)
+    theirs = other.alloc(4 * PAGE)
+    other.did("PDH_CERT_EXPORT", pdh=theirs, len=CERT, chain=theirs + PAGE, chain_len=CHAIN)
+    handle = one.launched(ES, 1)
+    pdh, session = one.pages(2)
+    one.write(pdh, other.read(theirs, CERT))
+    one.did("SEND_START", handle=handle, pdh=pdh, pdh_len=CERT, session=session, session_len=128)
+    mine = one.alloc(4 * PAGE)
+    one.did("PDH_CERT_EXPORT", pdh=mine, len=CERT, chain=mine + PAGE, chain_len=CHAIN)
+    there = other.pages(2)
+    other.write(there[0], one.read(mine, CERT))
+    other.write(there[1], one.read(session, 128))
+    fields = {"dh": there[0], "dh_len": CERT, "session": there[1], "session_len": 128}
+    refused(other, 0x15, "RECEIVE_START", policy=ES, **fields)
+
+
+@SLOW_AT_DEPTH_2
+def test_snp_init_ex_looks_at_the_cpus_likewise(sev: Sevs) -> None:
+    host = sev()
+    for cpu in range(host.cpus):
+        host.wrmsr(RMP_BASE, RMP_AT, cpu)
+        host.wrmsr(RMP_END, RMP_AT + RMP_LEN - 1, cpu)
+    refused(host, 0x03, "SNP_INIT_EX", flags=1)
+    for cpu in range(host.cpus):
+        host.wrmsr(RMP_BASE, RMP_AT | C_BIT, cpu)
+    host.cpus_up(RMP_AT | C_BIT)
+    refused(host, 0x15, "SNP_INIT_EX", flags=1)
+
+
+@SLOW_AT_DEPTH_2
+def test_a_large_page_of_the_firmwares_becomes_no_metadata(snp: Sev) -> None:
+    vm = SnpVm(snp, private=1)
+    block = snp.alloc(2 * MIB, 2 * MIB)
+    assert snp.rmpupdate(block, size=1, immutable=1) == 0
+    refused(snp, 0x19, "SNP_PAGE_MD_INIT", gctx=vm.gctx, pa=block)
+    snp.did("SNP_PAGE_RECLAIM", pa=block | 1)
+
+
+@SLOW_AT_DEPTH_2
+def test_pages_of_a_guest_that_was_never_launched_stay_where_they_are(snp: Sev) -> None:
+    fresh = snp.snp_guest(start=False)
+    src, dst = snp.pages(2)
+    snp.firmware(src, dst)
+    refused(snp, 0x02, "SNP_PAGE_MOVE", gctx=fresh, src=src, dst=dst)
+    root = {"gctx": fresh, "src": src, "dst": dst, "flags": 0x12}
+    refused(snp, 0x02, "SNP_PAGE_SWAP_OUT", **root)
+    unbound = snp.snp_guest(asid=0)
+    refused(snp, 0x08, "SNP_PAGE_SWAP_OUT", **root | {"gctx": unbound})
