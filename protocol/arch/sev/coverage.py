@@ -401,7 +401,7 @@ _COVERED = {
 _GENERAL: dict[int, tuple[int, ...]] = {
     0x0009: (0, 1),
     0x0011: (5,),
-    0x001a: (25,),
+    0x001A: (25,),
 }
 COVERED = {key: tuple(TESTS[number] for number in tests) for key, tests in _COVERED.items()}
 GENERAL_COVERED = {rc: tuple(TESTS[number] for number in tests) for rc, tests in _GENERAL.items()}
