@@ -32,6 +32,10 @@ DIFFERENCES = {
     "large swaps": (
         "pages of 2 MiB are not swapped out or in: the levels below would need one more in one piece"
     ),
+    "cloud": (
+        "profile `azure`: INIT and INIT_EX are UNSUPPORTED, as legacy guests are not nested there; a #PF of "
+        "a store to an assigned page has address 0, as the CPU gives L0 no linear address"
+    ),
     "te": (
         "`audit`: pages that are the firmware's in the guest host's RMP alone are tracked, and are "
         "not the TE's"
