@@ -41,6 +41,7 @@ from protocol.effects import Effect, Issue, Step, issue
 from protocol.errors import OperationalError, RemoteProtocolError
 from protocol.hosting import Identity, Service
 from protocol.ledger import Ledger
+from protocol.nesting.locks import Locks
 from protocol.plan import operations as op
 from protocol.tracking import Book, OwnerBooks
 from protocol.wire import FrameDecoder, pack_frame
@@ -97,6 +98,7 @@ class Machine:
         machine = Actor(words.MACHINE, self._handle, process.runtime, perform=self._perform)
         process.directory(self.part).add(words.MACHINE, machine)
         process.cast(self.actors)
+        process.locks.append(self.locks)
         collector = process.collector
         collector.attach(self.arch.name, "mixed", self.ledger, Live(self.books), depth=scenario.depth)
         collector.attach_service(self.arch.name, self.service)
@@ -309,6 +311,15 @@ class Machine:
         exits = sum(n for key, n in self.ledger.counts().items() if key[0] == "exits")
         held = self.rig.remains()
         return {"exits": exits, **held, "violations": sum(self.violations.values())}
+
+    def locks(self) -> Iterator[tuple[str, str]]:
+        """Who holds a lock of what: guest hosts for calls of theirs that are under way, and L0."""
+        for seat in self.rig.seats:
+            for entity in getattr(seat.level, "locks", Locks()).held():
+                yield f"l1.{seat.number}", entity
+        for machine in self.rig.machines:
+            for entity in getattr(machine, "locks", Locks()).held():
+                yield "l0", entity
 
     def books(self) -> Iterator[Book]:
         yield from self.rig.books()

@@ -17,7 +17,6 @@ window stays taken, because the peer is still at it.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
@@ -131,7 +130,7 @@ class Link:
         self._wake_writer = trio.Event()
         self._wake_timer = trio.Event()
         self._closed = False
-        self._counts: Counter[str] = Counter()
+        self._sent = self._received = self._bytes_sent = self._bytes_received = self._expired = 0
         self.violation: RemoteProtocolError | None = None
         self.tracer: Tracer | None = None  # of this side, if its messages are to be followed to the other
 
@@ -189,16 +188,15 @@ class Link:
         return LinkPort(self, target, timeout_s)
 
     def statistics(self) -> LinkStatistics:
-        counts = self._counts
         return LinkStatistics(
-            sent=counts["sent"],
-            received=counts["received"],
-            bytes_sent=counts["bytes_sent"],
-            bytes_received=counts["bytes_received"],
+            sent=self._sent,
+            received=self._received,
+            bytes_sent=self._bytes_sent,
+            bytes_received=self._bytes_received,
             outstanding=len(self._calls),
             held=len(self._held),
             serving=len(self._serving),
-            expired=counts["expired"],
+            expired=self._expired,
             violations={} if self.violation is None else {self.violation.reason: 1},
         )
 
@@ -233,10 +231,10 @@ class Link:
                 if not data:
                     decoder.end()
                     return
-                self._counts["bytes_received"] += len(data)
+                self._bytes_received += len(data)
                 messages = decoder.feed(data)
                 for message in messages:
-                    self._counts["received"] += 1
+                    self._received += 1
                     self._take(open_envelope(message))
                 if decoder.violation is not None:
                     raise decoder.violation
@@ -262,7 +260,7 @@ class Link:
                     self._wake_writer = trio.Event()
                 data = b"".join(self._out)
                 self._out.clear()
-                self._counts["bytes_sent"] += len(data)
+                self._bytes_sent += len(data)
                 await self._stream.send_all(data)
                 self._unsent -= len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -291,7 +289,7 @@ class Link:
     # -- frames ----------------------------------------------------------------------------
 
     def _send(self, frame: bytes) -> None:
-        self._counts["sent"] += 1
+        self._sent += 1
         self._unsent += len(frame)
         self._out.append(frame)
         self._wake_writer.set()
@@ -385,7 +383,7 @@ class Link:
         call = held or self._calls.get(number)
         if call is None or call.deliver is None:
             return
-        self._counts["expired"] += 1
+        self._expired += 1
         deliver, call.deliver = call.deliver, None
         if held is not None:
             deliver(None, NotDelivered("it waited for the window until its deadline"))

@@ -27,6 +27,10 @@ class Locks:
     def give(self, entity: Hashable) -> None:
         self._held.discard(entity)
 
+    def held(self) -> tuple[str, ...]:
+        """What is locked now, in words."""
+        return tuple(sorted(map(str, self._held)))
+
     def clear(self) -> None:
         """Everything is gone that could hold a lock."""
         self._held.clear()
