@@ -380,7 +380,10 @@ class Typist:
         sie = guest.cpus[0].sie
         self.host.control(cr1=guest.space.asce)
         code = self.random.choice(["0x500", "0x288", "0x9c"])
-        step = self.random.choice([{"exit": "wait"}, {"exit": "diag", "code": code}])
+        enable = {"exit": "lctl", "cr": self.random.choice([0, 1, 6, 14])}
+        step = self.random.choice(
+            [{"exit": "wait"}, {"exit": "diag", "code": code}, enable, {"exit": "loop"}]
+        )
         self.host.ask("guest", vcpu=hex(sie), do=[step, {"read": "0x8e", "len": 2}], replace=True)
         self.host.ask("enter", vcpu=hex(sie))
         self.host.put(sie + 0x55, self.random.choice([1, 2, 3, 4, 0x10, 0x11]), 1)

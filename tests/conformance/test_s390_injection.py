@@ -57,6 +57,48 @@ def test_an_interrupt_is_taken_once(guest: SecureGuest) -> None:
     assert (left.code, left.steps) == (VALIDITY, [])
 
 
+@pytest.mark.parametrize(
+    ("register", "code", "what"),
+    [(0, 0x64, EXTERNAL), (6, 0x64, IO), (14, 0x60, MACHINE_CHECK)],
+    ids=["external", "io", "machine_check"],
+)
+def test_a_guest_that_enables_an_interruption_takes_that_one(
+    guest: SecureGuest, register: int, code: int, what: int
+) -> None:
+    """5.4: 0x60 and 0x64, so that the host injects what it holds back; nothing has to be completed."""
+    enable: Json = {"exit": "lctl", "cr": register}
+    left = guest.run(enable)
+    assert (left.code, left.ipa, left.ipb, set(left.gprs)) == (code, 0, 0, {0})
+    assert inject(guest, what).steps == [DONE]
+    for other in {EXTERNAL, IO, MACHINE_CHECK} - {what}:
+        guest.run(enable)
+        assert inject(guest, other).code == VALIDITY, "5.3: the guest is not enabled for it"
+        guest.host.put(guest.sie + SIE_IICTL, 0, 1)
+        assert guest.enter().steps[-1] == DONE
+    guest.run(enable)
+    assert guest.run(MARK).steps[-1] == DONE, "and the host may inject nothing"
+
+
+def test_other_control_registers_are_the_guests_own_affair(guest: SecureGuest) -> None:
+    left = guest.run({"exit": "lctl", "cr": 1}, {"exit": "lctl", "cr": 13}, MARK)
+    assert (left.code, left.steps) == (WAIT, [{}, {}, DONE])
+
+
+def test_a_guest_that_loops_for_ever_is_intercepted_at_every_entry(guest: SecureGuest) -> None:
+    """5.4: 8 means an endless loop of specification exceptions."""
+    for _ in range(3):
+        left = guest.run({"exit": "loop"})
+        assert (left.code, left.steps) == (0x08, [])
+    guest.host.ok("guest", vcpu=hex(guest.sie), do=[MARK], replace=True)
+    assert guest.enter().steps == [DONE], "a host that gives it something else to do rescues it"
+
+
+@pytest.mark.parametrize("step", [{"exit": "lctl", "cr": 6}, {"exit": "loop"}], ids=["lctl", "loop"])
+def test_control_registers_and_psws_are_privileged(guest: SecureGuest, step: Json) -> None:
+    left = guest.run({"cpu": {"problem_state": True}}, step, MARK)
+    assert (left.code, left.steps) == (WAIT, [{}, {"pgm": "0x02"}, DONE])
+
+
 @pytest.mark.parametrize("what", [MACHINE_CHECK, 5, 0x12, 0x80, 0xFF], ids=hex)
 def test_what_is_no_injection_is_refused(guest: SecureGuest, what: int) -> None:
     guest.run({"exit": "wait"})

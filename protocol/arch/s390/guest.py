@@ -82,7 +82,19 @@ class Wait:
     """Load an enabled wait PSW."""
 
 
-GuestStep = Touch | Read | Load | SetCpu | Uvc | Diag | Spx | Sigp | Sclp | Wait
+@dataclass(frozen=True, slots=True)
+class Lctl:
+    """Load control register `cr` so that interruptions which it masks become enabled, if it masks any."""
+
+    cr: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Load a PSW that is no PSW, and so on for ever: each specification exception leads to the next."""
+
+
+GuestStep = Touch | Read | Load | SetCpu | Uvc | Diag | Spx | Sigp | Sclp | Wait | Lctl | Loop
 
 
 @dataclass(slots=True)

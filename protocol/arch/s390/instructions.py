@@ -15,7 +15,10 @@ from protocol.arch.s390.guest import Diag, Sclp, Sigp
 VALIDITY = 0x20
 KICKED = 0x00
 INSTRUCTION = 0x04
+PROGRAM = 0x08  # an endless loop of specification exceptions
 WAIT = 0x1C
+MACHINE_CHECK_ENABLED = 0x60
+INTERRUPT_ENABLED = 0x64
 SECURE_INSTRUCTION = 0x68
 NOTIFICATION = 0x6C
 PREFIX = 0x70
@@ -34,6 +37,12 @@ NOTICED_DIAGS = frozenset({0x44, 0x9C, 0x308})
 PAIRED_DIAGS = frozenset({0x288, 0x308})
 REFUSED_IPL = frozenset({4, 7, 8, 9, 10})  # subcodes of diag 308 that a secure guest may not use
 RESETTING_IPL = frozenset({0, 1})
+ENABLED = {
+    0: (INTERRUPT_ENABLED, 2),
+    6: (INTERRUPT_ENABLED, 3),
+    14: (MACHINE_CHECK_ENABLED, 1),
+}  # control register -> how its change shows, and which injection (iictl) it then allows
+OF_A_WAIT = (2, 3)  # injections that an enabled wait allows
 
 
 @dataclass(frozen=True, slots=True)

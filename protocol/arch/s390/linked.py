@@ -91,6 +91,8 @@ WIRE = (
     guest.Sigp,
     guest.Sclp,
     guest.Wait,
+    guest.Lctl,
+    guest.Loop,
 )
 
 

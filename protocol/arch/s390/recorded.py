@@ -11,7 +11,9 @@ from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.guest import (
     Diag,
     GuestStep,
+    Lctl,
     Load,
+    Loop,
     Program,
     Read,
     Sclp,
@@ -127,6 +129,10 @@ def typed(step: GuestStep) -> Json:
             return {"exit": "sclp", "command": hex(command), "gpa": hex(gpa)}
         case Wait():
             return {"exit": "wait"}
+        case Lctl(cr):
+            return {"exit": "lctl", "cr": cr}
+        case Loop():
+            return {"exit": "loop"}
     raise AssertionError(f"a step that nobody can type: {step!r}")
 
 

@@ -27,6 +27,15 @@ INJECT_IO = b"\x03"  # what ends an enabled wait
 SIGP_START, SIGP_STOP, SIGP_RESTART = 4, 5, 6
 STATE_AFTER = {SIGP_START: OPERATING, SIGP_RESTART: OPERATING, SIGP_STOP: STOPPED}
 SIGP_BYTE = 0xAE
+# After these the guest is entered again; what it enabled is looked at before every entry.
+GOES_ON = frozenset(
+    {
+        instructions.WAIT,
+        instructions.KICKED,
+        instructions.INTERRUPT_ENABLED,
+        instructions.MACHINE_CHECK_ENABLED,
+    }
+)
 
 
 class Feed:
@@ -108,7 +117,7 @@ def answer(host: Host, guest: Guest, vcpu: Vcpu, result: SieExit | Fault) -> Ste
         _complete(host, vcpu, result)
     elif result.code == instructions.NOTIFICATION:
         yield from _notified(host, guest, vcpu, result)
-    elif result.code not in (instructions.WAIT, instructions.KICKED):
+    elif result.code not in GOES_ON:
         reason = f"intercept {result.code:#04x}, reason {result.ipb >> 16:#06x}"
         raise GuestFailed(f"guest {guest.number}, CPU {vcpu.number}: {reason}")
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from protocol.arch.s390.guest import (
     Diag,
     GuestStep,
+    Lctl,
     Load,
+    Loop,
     Read,
     Sclp,
     SetCpu,
@@ -83,12 +85,24 @@ def _wait(step: Fields) -> Wait:
     return Wait()
 
 
+def _lctl(step: Fields) -> Lctl:
+    step.only("exit", "cr")
+    return Lctl(step.number("cr", high=15))
+
+
+def _loop(step: Fields) -> Loop:
+    step.only("exit")
+    return Loop()
+
+
 _EXITS: dict[str, Callable[[Fields], GuestStep]] = {
     "diag": _diag,
     "spx": _spx,
     "sigp": _sigp,
     "sclp": _sclp,
     "wait": _wait,
+    "lctl": _lctl,
+    "loop": _loop,
 }
 KINDS: Steps[GuestStep] = Steps(
     {

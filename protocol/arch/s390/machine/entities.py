@@ -174,7 +174,7 @@ class SecureCpu:
     inside: bool = False
     reset_done: ResetDone = ResetDone.NONE  # since Prepare Reset
     completing: int | None = None  # the diagnose code of a 104 that the next entry finishes
-    after_wait: bool = False
+    enabled: tuple[int, ...] = ()  # injections that what the guest left for has opened
     after_notice: bool = False
 
     def clear(self, registers: bool) -> None:
@@ -184,7 +184,7 @@ class SecureCpu:
         self.problem_state = False
         self.timer = None
         self.completing = None
-        self.after_wait = self.after_notice = False
+        self.enabled, self.after_notice = (), False
         self.guest_timer = 0
         if registers:
             self.gprs = CLEAR

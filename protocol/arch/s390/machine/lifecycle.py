@@ -99,7 +99,7 @@ def _reset(uv: Machine, block: bytes, done: ResetDone, registers: bool) -> Outco
     secure.state = CpuState.STOPPED
     secure.timer = None
     secure.completing = None
-    secure.after_wait = secure.after_notice = False
+    secure.enabled, secure.after_notice = (), False
     secure.reset_done = max(secure.reset_done, done)
     if done is ResetDone.INITIAL_OR_CLEAR:
         secure.clear(registers)

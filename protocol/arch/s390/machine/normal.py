@@ -12,7 +12,21 @@ from typing import TYPE_CHECKING
 from protocol.arch.s390 import cpu as z
 from protocol.arch.s390 import dat, instructions
 from protocol.arch.s390.cpu import Cpu
-from protocol.arch.s390.guest import Diag, Load, Program, Read, Sclp, SetCpu, Sigp, Spx, Touch, Uvc, Wait
+from protocol.arch.s390.guest import (
+    Diag,
+    Lctl,
+    Load,
+    Loop,
+    Program,
+    Read,
+    Sclp,
+    SetCpu,
+    Sigp,
+    Spx,
+    Touch,
+    Uvc,
+    Wait,
+)
 from protocol.arch.s390.instructions import Intercept
 from protocol.arch.s390.machine.entities import PageState
 from protocol.arch.s390.structs import (
@@ -87,7 +101,7 @@ class _Guest:
         if isinstance(result, dict):
             self.program.finish(result)
             return None
-        if isinstance(result, Intercept):
+        if isinstance(result, Intercept) and result.code != instructions.PROGRAM:
             self.program.finish({})
         return result
 
@@ -117,7 +131,7 @@ class _Guest:
                 return {}
         if program.problem_state:
             raise _Interruption(z.PRIVILEGED)
-        return self._trap(step)
+        return {} if isinstance(step, Lctl) else self._trap(step)
 
     def _interrupt(self, code: int) -> dict[str, object] | Fault:
         """Its code at real 0x8E, supervisor state, on with the next step."""
@@ -146,6 +160,8 @@ class _Guest:
                 return instructions.plain(instructions.IPA_UVC, gprs)
             case Wait():
                 return Intercept(instructions.WAIT, gprs=tuple(gprs))
+            case Loop():
+                return Intercept(instructions.PROGRAM, gprs=tuple(gprs))
         raise AssertionError(f"a step without a meaning: {step!r}")
 
     def _addresses(self, address: int, length: int, write: bool) -> list[int] | Fault:

@@ -133,7 +133,7 @@ class Sie:
             return secure.completing == 0x500
         if iictl == 4:  # a restart cannot be disabled (inferred: general architecture)
             return not secure.after_notice
-        return iictl in (2, 3) and secure.after_wait  # external and I/O: enabled in an enabled wait
+        return iictl in secure.enabled
 
     def _prefix_ready(self, secure: SecureCpu) -> bool:
         """Both prefix pages are resident and this guest's; sharing does not change ownership."""
@@ -147,7 +147,7 @@ class Sie:
     def _complete(self, secure: SecureCpu, entry: SieEntry, program: Program) -> None:
         """Finish the instruction of a 104, or give it the outcome that the host injected."""
         code, secure.completing = secure.completing, None
-        secure.after_wait = secure.after_notice = False
+        secure.enabled, secure.after_notice = (), False
         if code is None or not program.awaiting:
             return
         if entry.iictl in LAST_PROMPTS:
@@ -174,7 +174,7 @@ class Sie:
                 if result is not None:
                     return self._with_data(entry, secure, program, result)
             if not stay:
-                secure.after_wait = True
+                secure.enabled = instructions.OF_A_WAIT
                 return Intercept(instructions.WAIT)
             if not (yield Idle()) or secure.config.reset_pending:
                 return Intercept(instructions.KICKED)

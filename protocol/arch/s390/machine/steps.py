@@ -15,7 +15,9 @@ from protocol.arch.s390 import instructions
 from protocol.arch.s390.guest import (
     Diag,
     GuestStep,
+    Lctl,
     Load,
+    Loop,
     Program,
     Read,
     Sclp,
@@ -186,10 +188,29 @@ def _sclp(sie: Sie, secure: SecureCpu, step: Sclp) -> Result:
 def _wait(sie: Sie, secure: SecureCpu, step: GuestStep) -> Result:
     _supervisor(secure)
 
-    def effect(secure: SecureCpu) -> None:
-        secure.after_wait = True
+    return Trap(Intercept(instructions.WAIT), effect=_enables(*instructions.OF_A_WAIT))
 
-    return Trap(Intercept(instructions.WAIT), effect=effect)
+
+def _enables(*injections: int) -> Callable[[SecureCpu], None]:
+    def effect(secure: SecureCpu) -> None:
+        secure.enabled = injections
+
+    return effect
+
+
+def _lctl(sie: Sie, secure: SecureCpu, step: Lctl) -> Result:
+    """The host hears of the three registers alone that open an interruption which it may want to inject."""
+    _supervisor(secure)
+    if step.cr not in instructions.ENABLED:
+        return {}
+    code, injection = instructions.ENABLED[step.cr]
+    return Trap(Intercept(code), effect=_enables(injection))
+
+
+def _loop(sie: Sie, secure: SecureCpu, step: Loop) -> Result:
+    """The guest gets nowhere any more, however often it is entered."""
+    _supervisor(secure)
+    return Trap(Intercept(instructions.PROGRAM), finished=False)
 
 
 def _supervisor(secure: SecureCpu) -> None:
@@ -262,4 +283,6 @@ _HANDLERS: dict[type, Callable[..., Result]] = {
     Sigp: _sigp,
     Sclp: _sclp,
     Wait: _wait,
+    Lctl: _lctl,
+    Loop: _loop,
 }

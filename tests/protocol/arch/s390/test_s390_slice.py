@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.arch import architectures, load
 from protocol.arch.s390.calls import CALLS
-from protocol.arch.s390.guest import Diag, Load, Read, Sclp, SetCpu, Sigp, Spx, Touch, Uvc, Wait
+from protocol.arch.s390.guest import Diag, Lctl, Load, Loop, Read, Sclp, SetCpu, Sigp, Spx, Touch, Uvc, Wait
 from protocol.arch.s390.keyboard import TOD_OF_A_REQUEST
 from protocol.arch.s390.keyboard.host import FACILITIES, facility_list
 from protocol.arch.s390.keyboard.spaces import stores
@@ -88,6 +88,8 @@ def test_every_kind_of_step_can_be_typed() -> None:
         {"exit": "sigp", "order": 5, "address": 1, "parameter": "0x9"},
         {"exit": "sclp", "command": 1, "gpa": 2},
         {"exit": "wait"},
+        {"exit": "lctl", "cr": 6},
+        {"exit": "loop"},
     ]
     assert KINDS.parse(Fields({"do": typed})) == [
         Touch(0x5000),
@@ -103,6 +105,8 @@ def test_every_kind_of_step_can_be_typed() -> None:
         Sigp(5, 1, 9),
         Sclp(1, 2),
         Wait(),
+        Lctl(6),
+        Loop(),
     ]
 
 

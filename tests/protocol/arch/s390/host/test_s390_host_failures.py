@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from host_bench import Bench, Size, calls, image_of
 
+from protocol.arch.s390.guest import Lctl, Loop
+from protocol.arch.s390.host import GuestFailed
 from protocol.arch.s390.host.load import scenario_image
+from protocol.arch.s390.host.run import Feed, run
 from protocol.errors import OperationFailed, TeRefused
 from protocol.memory.pool import OutOfFrames
 from protocol.plan.operations import (
@@ -175,3 +178,27 @@ def test_a_guest_that_does_nothing_takes_less_than_four_kilobytes() -> None:
     guest, host = bench.host.guest(0), bench.host
     theirs = {id(host.level), id(host.pool)}
     assert deep(guest, theirs) < 4096
+
+
+# -- what a guest leaves for, and what its host makes of it ---------------------------------------------
+
+
+def test_a_guest_that_enables_an_interruption_goes_on() -> None:
+    bench = Bench(0, Size(1, 3, 4, 2, 8))
+    bench.boot()
+    bench.bring_up()
+    guest = bench.host.guest(0)
+    counts = bench.count(run(bench.host, guest, guest.vcpus[0], Feed([(Lctl(6), True), (Lctl(14), True)])))
+    left = {key[2]: n for key, n in counts.items() if key[0] == "exits"}
+    assert left == {"icpt_64": 1, "icpt_60": 1, "wait": 1}
+
+
+def test_a_guest_that_loops_for_ever_is_given_up_and_can_be_destroyed() -> None:
+    bench = Bench(0, Size(1, 3, 4, 2, 8))
+    bench.boot()
+    bench.bring_up()
+    guest = bench.host.guest(0)
+    with pytest.raises(GuestFailed, match="intercept 0x08"):
+        bench.count(run(bench.host, guest, guest.vcpus[0], Feed([(Loop(), True)])))
+    bench.do(Destroy(0))
+    assert not any(bench.rig.remains().values())
