@@ -6,12 +6,12 @@ a file once. What an architecture needs and allows, its profile says itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from protocol.ledger import FAMILIES
-from protocol.plan.scenario import Scenario, Threshold, leaves
+from protocol.plan.scenario import Guests, Scenario, Threshold, leaves
 
 MIB = 1 << 20
 PAGE = 4096
@@ -68,8 +68,20 @@ class Limit:
     least: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Something of which a host has so much, and each of its guests takes a part: no memory of its own."""
+
+    most: int
+    of_a_guest: int
+    what: str
+
+
 class Profile(Protocol):
-    """A profile of an architecture. What a host donates, and where that lies, is its own affair."""
+    """A profile of an architecture. What a host donates, and where that lies, is its own affair.
+
+    One more method is optional: `rooms(guest)` lists every `Room` that guests take beside memory.
+    """
 
     @property
     def name(self) -> str: ...
@@ -235,6 +247,23 @@ def _profile(scenario: Scenario, profile: Profile) -> Iterator[Mistake]:
             f"what fits l1.memory_mib = {l1.memory_mib}; with what the host donates this needs {needed} MiB",
             needs=("l1.memory_mib", "guest.per_l1", "guest.memory_mib", "guest.vcpus", "profile"),
         )
+
+    yield from _other_room(scenario, profile)
+
+
+def _other_room(scenario: Scenario, profile: Profile) -> Iterator[Mistake]:
+    """Room that guests take beside their host's memory, where an architecture has such: see `Room`."""
+    guest = scenario.guest
+    rooms: Callable[[Guests], Iterable[Room]] = getattr(profile, "rooms", lambda guest: ())
+    for room in rooms(guest):
+        if guest.per_l1 * room.of_a_guest > room.most:
+            yield Mistake(
+                "guest.per_l1 * guest.memory_mib",
+                f"{guest.per_l1} * {guest.memory_mib} MiB",
+                f"what fits {room.most} {room.what} of a host in profile {profile.name}; "
+                f"a guest takes {room.of_a_guest}",
+                needs=("guest.per_l1", "guest.memory_mib", "guest.image_pages", "guest.image", "profile"),
+            )
 
 
 def _refused(scenario: Scenario, profile: Profile) -> Iterator[Mistake]:

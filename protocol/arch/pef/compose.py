@@ -19,9 +19,9 @@ from protocol.arch.pef.calls import CALLS
 from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.linked import LinkedPef, Server
 from protocol.arch.pef.machine import Machine
-from protocol.arch.pef.nesting import V1, Nested
+from protocol.arch.pef.nesting import Nested
 from protocol.arch.pef.nesting.records import SMALL_PAGES
-from protocol.arch.pef.profiles import CPUS, MEMORY_MIB, MIB, MIN_MEMORY_MIB, Profile
+from protocol.arch.pef.profiles import CPUS, MEMORY_MIB, MIB, MIN_MEMORY_MIB, V1, Profile
 from protocol.arch.pef.tables import PAGE
 from protocol.effects import Step
 from protocol.ledger import Ledger
@@ -158,14 +158,16 @@ def compose(
     ledger: Ledger | None = None,
     reflected: bool = True,
     apart: bool = False,
-    api: str = V1,
+    api: str | None = None,
 ) -> Rig:
     """`hosts` secure hosts at `depth`. Raises ValueError for what cannot be."""
     memory = MEMORY_MIB * MIB if memory_bytes is None else memory_bytes
     count = CPUS if cpus is None else cpus
     _allowed(depth, hosts, memory, count)
     reflected = reflected and profile.reflected
-    rig = Rig(profile, depth, seed, [], ledger or Ledger(), reflected=reflected, apart=apart, api=api)
+    rig = Rig(
+        profile, depth, seed, [], ledger or Ledger(), reflected=reflected, apart=apart, api=api or profile.api
+    )
     if depth == 0:
         for number in range(hosts):
             own = _cpus(count)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 
 from protocol.arch.pef.tables import LPIDS, PAGE, UNIT
-from protocol.plan.fit import Limit
+from protocol.plan.fit import Limit, Room
+from protocol.plan.scenario import Guests
 
 MIB = 1 << 20
 MIN_MEMORY_MIB = 8
@@ -34,6 +35,16 @@ _REFUSED = {
 }
 
 
+PLAN_PAGE = 4096  # a plan counts pages of this size
+BESIDE = 20  # pages of 64 KiB: what a boot and the ultravisor need beside the kernel, with gaps between
+
+
+def boot_bytes(kernel: int) -> int:
+    """What a boot needs behind the memory that a plan speaks of; no page of the plan lies in it."""
+    return (-(-kernel // PAGE) + BESIDE) * PAGE
+
+
+V1, V2 = "v1", "v2"
 DOCUMENTATION, FIRMWARE = "documentation", "firmware"  # Linux's words about it; what it and KVM really do
 
 
@@ -74,6 +85,7 @@ class Profile:
     device_frames: int = -1  # of KVM; -1: one for each page of secure memory
     choices: Choices = field(default_factory=Choices)
     lpids: int = LPIDS
+    api: str = V1  # of nesting: who picks LPIDs of a guest host's VMs, it (v1) or the level below (v2)
     reflected: bool = True  # `sc 2` of a guest host goes to its hypervisor: no ultravisor does that today
 
     @property
@@ -111,6 +123,11 @@ class Profile:
         """Guests in normal memory, which they leave for secure memory."""
         return guests * guest_mib + 1
 
+    def rooms(self, guest: Guests) -> tuple[Room, ...]:
+        """Secure memory is no memory of the host's: each guest reserves what its one slot touches."""
+        size = guest.memory_mib * MIB + boot_bytes(guest.image_pages * PLAN_PAGE)
+        return (Room(self.units, -(-size // UNIT), "units of secure memory (2 MiB each)"),)
+
     def refuses(self, path: str, value: str) -> str:
         """What is not built here, and strategies of other architectures: there is one way for each."""
         if path == "paths" and value == "nested" and not self.reflected:
@@ -128,6 +145,7 @@ PROFILES = {
         Profile("documentation", 192, choices=_all(DOCUMENTATION)),
         Profile("firmware", 192, choices=_all(FIRMWARE)),
         Profile("all-pages", 192, choices=Choices(esm_pagein="all")),
+        Profile("guest-ids", 192, api=V2),
         Profile("as-is", 192, reflected=False),
     )
 }

@@ -22,6 +22,7 @@ from protocol.arch.pef.kvm import Kvm, pages, vmm
 from protocol.arch.pef.kvm import run as running
 from protocol.arch.pef.kvm.vm import Vm
 from protocol.arch.pef.level import Level
+from protocol.arch.pef.profiles import boot_bytes
 from protocol.arch.pef.status import SUCCESS
 from protocol.arch.pef.tables import PAGE
 from protocol.effects import Fault, Step
@@ -31,7 +32,6 @@ from protocol.tracking import Book
 
 MIB = 1 << 20
 SMALL_SHIFT = 12  # of a plan's page
-BESIDE = 20  # pages of 64 KiB: what a boot and the ultravisor need beside the kernel, with gaps between
 INITRD_BYTES = PAGE
 RTAS_AT = 0  # where a guest builds the arguments of RTAS calls: in the pages that a plan leaves free
 DEVICE = 1 << 40  # where no slot is: registers of devices
@@ -104,8 +104,8 @@ class Host:
 
     @property
     def boot_bytes(self) -> int:
-        """What a boot needs behind the memory that a plan speaks of; no page of the plan lies in it."""
-        return (-(-len(self.image or b"") // PAGE) + BESIDE) * PAGE
+        """Behind the memory that a plan speaks of."""
+        return boot_bytes(len(self.image or b""))
 
     def cpu_for(self, vcpu: int) -> Cpu:
         return self.cpus[vcpu % len(self.cpus)]

@@ -27,6 +27,7 @@ from protocol.keyboard import AllocationBook, Answer, Begun, Complaint, Fields, 
 from protocol.memory.store import PAGE_SHIFT as SMALL_SHIFT
 
 U32 = (1 << 32) - 1
+HOSTS = 64  # whose VMs one level below may have to number
 _STOPS = (*NAMES.values(), *(hex(vector) for vector in (HCALL, 0xE00, 0xE20, *steps.VECTORS)))
 
 
@@ -193,7 +194,7 @@ class PefHost(SecureHost):
     # -- vcpus -----------------------------------------------------------------------------------------------
 
     def vm(self, fields: Fields) -> Vm:
-        found = self.kvm.vms.get(fields.number("vm", None, 0, LPIDS - 1))
+        found = self.kvm.vms.get(fields.number("vm", None, 0, HOSTS * LPIDS - 1))
         if found is None:
             raise fields.wrong("vm", "the LPID of a VM of this host")
         return found

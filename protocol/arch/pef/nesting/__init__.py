@@ -27,7 +27,7 @@ from protocol.arch.pef.machine.init import DebugRegisters
 from protocol.arch.pef.nesting import entry, teardown
 from protocol.arch.pef.nesting.records import SMALL_PAGES, Record, TableMemory
 from protocol.arch.pef.nesting.treatments import PASSED_BY_ID, TREATMENTS
-from protocol.arch.pef.profiles import Profile
+from protocol.arch.pef.profiles import V1, V2, Profile
 from protocol.arch.pef.radix import HR, Tree, entry_of
 from protocol.arch.pef.status import FUNCTION, PERMISSION, SUCCESS, signed, unsigned
 from protocol.arch.pef.tables import ORDER, PAGE_SHIFT
@@ -39,9 +39,6 @@ from protocol.nesting.guest_host import GuestHost, Hypervisor
 from protocol.tracking import Book
 
 _SMALL_SHIFT = PAGE_SHIFT - 12
-
-
-V1, V2 = "v1", "v2"  # of the nesting API: the guest host picks LPIDs, or this level does
 
 
 class Nested(GuestHost[Any]):
@@ -297,8 +294,8 @@ class Nested(GuestHost[Any]):
             self._free.append(record.shadow)
 
     def may_use(self, lpid: int) -> bool:
-        """Is it an LPID that the guest host may run a VM under? One that it picks itself always is."""
-        return self.api == V1 or lpid in self.ids
+        """May the guest host run a VM under this LPID? It picks within its profile, or is given one."""
+        return lpid < self.profile.lpids if self.api == V1 else lpid in self.ids
 
     def knows(self, record: Record) -> bool:
         """Is it still the record of its LPID? While the level below was asked its VM may have ended."""

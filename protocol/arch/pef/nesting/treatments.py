@@ -29,7 +29,7 @@ Treatment = Callable[["Nested", Cpu, list[int]], Step[int]]
 def write_pate(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     """The guest host's entry is data; below stands one that leads to the shadow table."""
     lpid, dw0, dw1 = gpr[4:7]
-    if lpid >= nested.profile.lpids or not nested.may_use(lpid):
+    if not nested.may_use(lpid):
         return PARAMETER
     record = nested.records.get(lpid)
     if record is not None and record.svm and nested.profile.choices.pate_of_svm == DOCUMENTATION:

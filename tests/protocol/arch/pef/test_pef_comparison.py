@@ -9,12 +9,14 @@ import pytest
 from protocol.arch.pef.calls import CALLS
 from protocol.arch.pef.comparison import COMPARISON
 from protocol.arch.pef.profiles import MIB, PROFILES
+from protocol.arch.pef.tables import PAGE
 from protocol.crossing import inline
+from protocol.errors import OperationFailed
 from protocol.ledger import Ledger
 from protocol.plan import operations as op
 from protocol.plan.fit import mistakes
 from protocol.plan.operations import Pages
-from protocol.plan.scenario import Scenario
+from protocol.plan.scenario import GuestHosts, Guests, Run, Scenario
 
 LIFE = (op.BootHost(), op.Create(0, 8, 2), op.Load(0), op.Start(0), op.Touch(0, 1, Pages(16, 64, 64)))
 
@@ -67,6 +69,32 @@ def test_what_is_not_built_is_refused_with_a_reason() -> None:
     assert mistakes(Scenario(), {"pef": PROFILES["small"]}) == []
     found = mistakes(Scenario(paths=("direct", "mixed"), fidelity="bulk"), {"pef": PROFILES["small"]})
     assert {mistake.path for mistake in found} == {"paths", "fidelity"}
+
+
+@pytest.mark.parametrize(("guests", "fits"), [(19, True), (20, False)])
+def test_guests_that_do_not_fit_secure_memory_are_found_before_the_run(guests: int, fits: bool) -> None:
+    """96 units; a guest of 8 MiB takes five, because what its boot needs lies beside that."""
+    scenario = Scenario(
+        arch=("pef",),
+        l1=GuestHosts(count=1, memory_mib=512, cpus=1),
+        guest=Guests(per_l1=guests, memory_mib=8, vcpus=1, image_pages=16, touch_pages=1, share_pages=1),
+        run=Run(swap_pages=1, page_changes=0, resets=0, reboots=0, deaths=0),
+    )
+    found = mistakes(scenario, {"pef": PROFILES["small"]})
+    assert [mistake.path for mistake in found] == ([] if fits else ["guest.per_l1 * guest.memory_mib"])
+    if not fits:
+        assert "96 units of secure memory" in found[0].allowed
+    rig = COMPARISON.compose("small", 1, 1, 512 * MIB, 1, 1, {}, Ledger())
+    host = COMPARISON.software(rig, 0, Random(0), pages="two_fault", bulk=False, image=bytes(PAGE))
+    inline(host.perform(op.BootHost()), rig.below(0))
+    refused = 0
+    for guest in range(guests):
+        try:
+            for operation in (op.Create(guest, 8, 1), op.Load(guest)):
+                inline(host.perform(operation), rig.below(0))
+        except OperationFailed:
+            refused += 1
+    assert refused == (0 if fits else 1), "and the run would have found the same"
 
 
 def test_an_image_is_whole_pages() -> None:
