@@ -60,12 +60,12 @@ EXAMPLES = {
     ),
     "predict": (
         "nestbed predict exits.txt --arch s390 --memory 4096 --vcpus 2",
-        "nestbed predict report.txt --seconds 60 --arch sev --memory 8192 --costs own.toml",
+        "nestbed predict report.txt --seconds 60 --arch snp --memory 8192 --costs own.toml",
     ),
     "answers": ("nestbed answers b", "nestbed answers --out docs/answers --check"),
     "load": (
         "nestbed load",
-        "nestbed load --virtual --arch s390 --arch sev --set load.rate_per_min=6000",
+        "nestbed load --virtual --arch s390 --arch snp --set load.rate_per_min=6000",
         "nestbed load --deployment lab.toml --set load.rate_per_min=60",
         "nestbed load --set load.model=closed --set load.clients=16 --processes 2",
     ),

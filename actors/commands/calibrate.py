@@ -178,13 +178,13 @@ def predict(
     Modelled, by the formulas and the table of costs, with range; and which assumption moves it most. Exits
     that the machine's own hypervisor answers alone are known by their reason.
     """
-    from protocol.arch import architectures
+    from protocol.arch import kinds
     from protocol.cost.exits import BadProfile, read
     from protocol.cost.formulas import groups
     from protocol.cost.predict import predicted
 
-    if arch not in architectures():
-        end(exit_codes.USAGE, f"--arch {arch}: no such architecture; there are: {', '.join(architectures())}")
+    if arch not in kinds():
+        end(exit_codes.USAGE, f"--arch {arch}: no such architecture; there are: {', '.join(kinds())}")
     try:
         found = read(_text("FILE", profile), seconds)
     except BadProfile as error:

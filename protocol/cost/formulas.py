@@ -123,5 +123,5 @@ class Formulas:
 
 
 def groups() -> dict[str, str]:
-    """Architecture -> group of the table, where the names differ."""
-    return {"sev": "snp"}
+    """Kind of guest -> group of the table, where the names differ: all of AMD have one secure processor."""
+    return {"sev": "snp", "sev-es": "snp"}

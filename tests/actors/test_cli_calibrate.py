@@ -66,7 +66,7 @@ def test_what_cannot_be_calibrated_is_refused(
 
 def test_a_prediction_says_what_is_lost_with_range_and_what_matters(tmp_path: Path) -> None:
     (tmp_path / "exits.txt").write_text("hlt 20000\n")
-    done = run("predict", str(tmp_path / "exits.txt"), "--arch", "sev", "--memory", "1024", "--vcpus", "2")
+    done = run("predict", str(tmp_path / "exits.txt"), "--arch", "snp", "--memory", "1024", "--vcpus", "2")
     assert done.exit_code == exit_codes.OK, done.stderr
     said = " ".join(done.stdout.split())
     assert "nested: exits take 9.7% of each VCPU (5.7% to 19.0%)" in said

@@ -2,7 +2,9 @@
 
 Which entry a call is priced by is an assumption of this file. RMPUPDATE has one price, whatever it makes of
 the page: by its count nobody can tell. What the table has for bringing up a platform was measured around
-SNP's initialisation, so INIT of the legacy platform is a command like any other.
+SNP's initialisation, so INIT of the legacy platform is a command like any other. A LAUNCH_UPDATE_DATA of a
+legacy guest costs the same whatever its length, for its bytes are no count: one command for a guest of L0,
+one for each page where a guest host's memory is not in one piece.
 """
 
 from __future__ import annotations

@@ -139,9 +139,9 @@ async def test_a_deployment_does_what_it_is_asked_and_leaves_nothing(path: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["s390", "sev", "tdx", "pef"])
+@pytest.mark.parametrize("arch", ["s390", "snp", "tdx", "pef"])
 def test_every_architecture_bears_a_load(arch: str) -> None:
-    swap = "0" if arch in ("sev", "tdx") else "1"
+    swap = "0" if arch in ("snp", "tdx") else "1"
     plan = scenario(arch=arch, load__pairs="1", load__mix__swap=swap)
     sides = r.run(plan, arch_of(arch))
     assert all(side["errors"] == 0 and side["measured"] > 0 for side in sides.values())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors.costs import shipped
-from protocol.cost.formulas import GIB, Formulas
+from protocol.arch import kinds
+from protocol.cost.formulas import GIB, Formulas, groups
 
 COSTS = shipped()
 ORDER = ("s390", "snp", "tdx", "pef")
@@ -73,3 +74,8 @@ def test_workers_help_as_far_as_work_can_be_shared() -> None:
     alone = model.reboot(1, GIB, live=False)
     assert model.reboot(1, GIB, live=False, workers=4, serial=0.0) == pytest.approx(alone / 4)
     assert model.reboot(1, GIB, live=False, workers=10**6, serial=0.1) == pytest.approx(alone / 10, rel=1e-4)
+
+
+def test_every_kind_of_guest_has_a_group_of_the_table() -> None:
+    for kind in kinds():
+        assert Formulas(COSTS, groups().get(kind, kind)).page_call() > 0, kind
