@@ -121,6 +121,10 @@ class Owner(Protocol):
         """How many pages an image of `size` bytes holds. Raises ValueError if the machine cannot open it."""
         ...
 
+    def no_dumps(self, head: bytes) -> str:
+        """Why guests of an image cannot be dumped, and what to do about it; nothing if they can."""
+        ...
+
     def describe(self, data: bytes, machines: Sequence[int]) -> Sequence[tuple[str, str]]:
         """What an image file says, in words. Raises ValueError for one that is none."""
         ...

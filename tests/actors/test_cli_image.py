@@ -148,6 +148,13 @@ def test_an_image_with_a_changed_page_is_refused_before_the_run() -> None:
     assert "0x001b" in result.stderr
 
 
+def test_an_image_that_allows_no_dumps_is_refused_where_dumps_are_wanted() -> None:
+    result = run("compare", "--image", str(built()), "--set", "run.dumps=1", "-q")
+    assert result.exit_code == exit_codes.USAGE
+    assert "build it with --pcf 0x20000000" in " ".join(result.stderr.split())
+    assert scenario_of(built("--pcf", "0x20000000"), run__dumps="1").scenario.run.dumps == 1
+
+
 @pytest.mark.parametrize(
     ("more", "cut", "why"),
     [

@@ -96,6 +96,12 @@ class S390Owner:
             )
         return count
 
+    def no_dumps(self, head: bytes) -> str:
+        """Why guests of an image cannot be dumped, and what to do about it; nothing if they can."""
+        if Fixed.unpack(head).pcf & PCF_ALLOW_DUMP:
+            return ""
+        return f"its header does not allow dumps (run.dumps); build it with --pcf {PCF_ALLOW_DUMP:#x}"
+
     def describe(self, data: bytes, machines: Sequence[int]) -> list[tuple[str, str]]:
         """What an image file says, in words. Raises ValueError for one that is none."""
         return list(_words(unpack_file(data), machines))

@@ -199,7 +199,10 @@ def _enables(*injections: int) -> Callable[[SecureCpu], None]:
 
 
 def _lctl(sie: Sie, secure: SecureCpu, step: Lctl) -> Result:
-    """The host hears of the three registers alone that open an interruption which it may want to inject."""
+    """The host hears of the three registers alone that open an interruption which it may want to inject.
+
+    Guess: each time. Hardware tells only a host that holds one back, and says so in the block.
+    """
     _supervisor(secure)
     if step.cr not in instructions.ENABLED:
         return {}
