@@ -196,6 +196,7 @@ async def open_service(options: Options) -> AsyncIterator[HostingService]:
             broker = Broker(service, machine, wall_ms, runtime)
             hosting = HostingService(options, broker, machine, store)
             nursery.start_soon(store.run)
+            await nursery.start(broker.actor.run)  # what it dies of is what this program ends with
             await hosting.recover()
             nursery.start_soon(broker.run)
             nursery.start_soon(hosting.look)

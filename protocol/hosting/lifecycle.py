@@ -148,6 +148,8 @@ class Lifecycle:
     def _take_down(self, child: Child) -> Step[None]:
         """Stop, destroy, release. Where the machine refuses, the child keeps its state and is tried again."""
         registry = self._registry
+        if child.state is State.STARTING:  # begun by a former life, and nobody has taken it up yet
+            registry.move(child, State.FAILED, child.doom)
         if child.running():
             if child.state is not State.STOPPING:
                 registry.move(child, State.STOPPING, child.doom)
