@@ -2,112 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
-from protocol.arch.pef.compose import Rig, compose
+from protocol.arch.comparison import BaseComparison, Place, PlainImages
+from protocol.arch.pef.compose import Rig
 from protocol.arch.pef.host import Host
-from protocol.arch.pef.linked import LinkedPef
 from protocol.arch.pef.prices import PRICES
-from protocol.arch.pef.profiles import PROFILES
-from protocol.effects import Step
+from protocol.arch.pef.profiles import PROFILES, V1, V2, Profile
+from protocol.keyboard.recorded import Say
 from protocol.ledger import Ledger
-from protocol.memory.pool import Pool
 from protocol.nesting.guest_host import OwnMemory
 from protocol.tracking import Book
 
-PAGE = 4096  # of a plan
 CANNOT = {
     "--processes": "levels of this architecture have no form on the wire yet",
     "--record": "its host software writes no transcript yet",
 }
-LACKS = {
-    "attest": "no ultracall gives evidence: what an image carries opens on the right machine only",
-    "secret": "secrets come with the image: no ultracall adds one to a running SVM",
-    "dump": "no ultracall dumps an SVM for its owner",
-}
 
 
-class PefComparison:
+class PefComparison(PlainImages, BaseComparison[Rig]):
     """See `protocol.arch.contract.Comparison`."""
 
-    wire: tuple[type, ...] = ()
+    wire = ()
     prices = PRICES
     reboot = "system"
-    lacks = LACKS
+    profiles = PROFILES
     cannot = CANNOT
 
-    def compose(
-        self,
-        profile: str,
-        depth: int,
-        hosts: int,
-        memory_bytes: int,
-        cpus: int,
-        seed: int,
-        strategy: Mapping[str, str],
-        ledger: Ledger,
-        spare: int = 0,
+    def rig(
+        self, profile: Profile, depth: int, seed: int, strategy: Mapping[str, str], ledger: Ledger
     ) -> Rig:
         """Handles passed: nesting API v2, where the level below picks LPIDs; mapped: v1."""
-        assert not spare, "L0 runs no guests of its own beside its guest hosts"
-        sizes = PROFILES[profile]
-        if depth == 0:
-            sizes = sizes.below(hosts)
-            hosts = 1
-        api = "v1" if strategy.get("handles") == "mapped" else "v2"
-        return compose(sizes, depth, hosts, memory_bytes, cpus, seed, ledger, apart=True, api=api)
+        api = V1 if strategy.get("handles") == "mapped" else V2
+        return Rig(profile, depth, seed, ledger, apart=True, reflected=profile.reflected, api=api)
 
-    def software(
+    def for_all(self, profile: Profile, hosts: int, memory: int, cpus: int) -> Profile:
+        return profile.below(hosts)
+
+    def host(
         self,
         rig: Rig,
-        seat: int | None,
+        place: Place,
         random: Random,
         *,
         pages: str,
         bulk: bool,
-        image: bytes | None = None,
-        pool: Pool | None = None,
-        cpus: Sequence[int] | None = None,
-        book: Book | None = None,
-        record: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+        image: bytes | None,
+        book: Book | None,
+        record: Say | None,
     ) -> Host:
-        """Raises ValueError for what this software cannot."""
-        if seat is None or pool is not None:
+        if rig.depth and not place.depth:
             raise ValueError("software of L0's own beside its guest hosts is not built for this architecture")
         if bulk or record is not None:
             raise ValueError("bulk and transcripts are not built for this architecture")
-        place = rig.seats[seat]
-        chosen = place.cpus if cpus is None else [place.cpus[number] for number in cpus]
-        return Host(rig.seen(place.level), chosen, random, depth=rig.depth, image=image, book=book)
+        return Host(place.level, place.cpus, random, depth=place.depth, image=image, book=book)
 
     # -- with L1 in a process of its own: not built
 
-    def lower(self, *_: Any) -> Rig:
+    def lower(self, *_: Any, **__: Any) -> NoReturn:
         raise ValueError(f"--processes: {CANNOT['--processes']}")
 
-    def linked(self, memory: OwnMemory, cpus: int) -> LinkedPef:
+    def upper(self, *_: Any, **__: Any) -> NoReturn:
         raise ValueError(f"--processes: {CANNOT['--processes']}")
 
-    def upper(self, *_: Any) -> Step[Rig]:
+    def linked(self, memory: OwnMemory, cpus: int) -> NoReturn:
         raise ValueError(f"--processes: {CANNOT['--processes']}")
 
-    # -- images
-
-    def image(self, seed: int, pages: int, data: bytes | None) -> bytes:
-        """The kernel of every guest: the bytes of a file, or some drawn from the seed."""
-        if data is None:
-            return Random(f"{seed}:image").randbytes(pages * PAGE)
-        return data + bytes(-len(data) % PAGE)
-
-    def pack_image(self, image: bytes) -> bytes:
-        return image
-
-    def unpack_image(self, data: bytes) -> bytes:
-        if not data or len(data) % PAGE:
-            raise ValueError(f"no image: {len(data)} bytes are no whole pages")
-        return data
+    def drawn(self, seed: int, length: int) -> bytes:
+        """The kernel of every guest."""
+        return Random(f"{seed}:image").randbytes(length)
 
 
 COMPARISON = PefComparison()
