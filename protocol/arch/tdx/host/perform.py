@@ -18,7 +18,7 @@ from protocol.arch.tdx.cpu import registers
 from protocol.arch.tdx.guest import Read, Tdcall, Touch
 from protocol.arch.tdx.host import attest, bulk
 from protocol.arch.tdx.host.shared import SharedEpt
-from protocol.arch.tdx.host.vm import MAP_GPA, SHARED_BIT, Vcpu, Vm, run, tables
+from protocol.arch.tdx.host.vm import MAP_GPA, SHARED_BIT, Vcpu, Vm, lose_memory, run, tables
 from protocol.arch.tdx.profiles import MIB, TDCS_PAGES, TDVPS_PAGES
 from protocol.arch.tdx.status import Status
 from protocol.arch.tdx.structs import TD_PARAMS_SIZE, TdParams
@@ -142,6 +142,7 @@ def _load(host: Host, operation: op.Load) -> Step[None]:
             yield from call("mr_extend", rcx=at, rdx=vm.tdr)
     host.give([source])
     yield from call("mr_finalize", rcx=vm.tdr)
+    vm.may_run = True
 
 
 def _start(host: Host, operation: op.Start) -> Step[None]:
@@ -151,8 +152,14 @@ def _start(host: Host, operation: op.Start) -> Step[None]:
         yield from run(host, vm, number, [Tdcall(tuple(registers(rax=VP_INFO)))])
 
 
+def _kill(host: Host, operation: op.Kill) -> Step[None]:
+    """Nobody asked KVM to terminate the TD before its memory was closed."""
+    yield from lose_memory(host, host.guest(operation.guest))
+    yield from _destroy(host, operation)
+
+
 def _destroy(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
-    """Whoever ends it, in the fast order of section 6.9: the key first, then page by page."""
+    """In the fast order of section 6.9: the key first, then page by page."""
     vm, module = host.guest(operation.guest), host.module
     for vcpu in vm.vcpus:
         allowed = (0, Status.VCPU_NOT_ASSOCIATED)
@@ -292,7 +299,7 @@ _ACTS: dict[type, Callable[[Any, Any], Step[Any]]] = {
     op.Load: _load,
     op.Start: _start,
     op.Destroy: _destroy,
-    op.Kill: _destroy,
+    op.Kill: _kill,
     op.Touch: _touch,
     op.Write: _write,
     op.Read: _read,

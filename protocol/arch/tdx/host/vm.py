@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from protocol.arch.tdx.cpu import Registers, registers
 from protocol.arch.tdx.guest import GuestStep, Program
 from protocol.arch.tdx.host.shared import SharedEpt
-from protocol.arch.tdx.status import R8, R10, R11, R12, R13, RAX, RCX, name_of
+from protocol.arch.tdx.status import R8, R10, R11, R12, R13, RAX, RCX, Status, name_of
 from protocol.effects import Fault, Step
 from protocol.errors import OperationFailed
 from protocol.memory.store import PAGE, PAGE_SHIFT
@@ -61,6 +61,7 @@ class Vm:
     shared: dict[int, int] = field(default_factory=dict)
     open: set[int] = field(default_factory=set)
     accepted: set[int] = field(default_factory=set)  # what the guest knows
+    may_run: bool = False  # its measurement is final
 
 
 def run(
@@ -182,6 +183,11 @@ def _remove(host: Host, vm: Vm, page: int, under: int) -> Step[None]:
     """Section 6.6. VCPUs are kicked between TRACK and REMOVE: here none of them is inside."""
     where = page << PAGE_SHIFT
     yield from host.module.call("mem_range_block", rcx=where, rdx=vm.tdr)
+    yield from _remove_blocked(host, vm, page, under)
+
+
+def _remove_blocked(host: Host, vm: Vm, page: int, under: int) -> Step[None]:
+    where = page << PAGE_SHIFT
     yield from host.module.call("mem_track", rcx=vm.tdr)
     out = yield from host.module.call("mem_page_remove", rcx=where, rdx=vm.tdr)
     if out[RCX] != under:
@@ -190,4 +196,21 @@ def _remove(host: Host, vm: Vm, page: int, under: int) -> Step[None]:
     host.level.clear([under >> PAGE_SHIFT])
 
 
-__all__ = ["GuestFailed", "Vcpu", "Vm", "missing", "run", "tables", "turn"]
+def lose_memory(host: Host, vm: Vm) -> Step[None]:
+    """guest_memfd closes while the KeyID is assigned: every page the slow way of section 6.9.
+
+    A TD that is fatal, or never ran, has its pages taken later, when its KeyID is gone.
+    """
+    for page, under in list(vm.private.items()) if vm.may_run else ():
+        out = yield from host.module.call(
+            "mem_range_block", allowed=(0, Status.TD_FATAL), rcx=page << PAGE_SHIFT, rdx=vm.tdr
+        )
+        if out[RAX]:
+            break
+        yield from _remove_blocked(host, vm, page, under)
+        del vm.private[page]
+        host.give([under])
+        host.keep("native_page", -1)
+
+
+__all__ = ["GuestFailed", "Vcpu", "Vm", "lose_memory", "missing", "run", "tables", "turn"]

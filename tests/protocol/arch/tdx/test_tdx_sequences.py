@@ -127,3 +127,47 @@ def test_a_tds_life(size: Size, depth: int) -> None:
     destroyed = counted.do(op.Destroy(0))
     assert destroyed.total() == 3 + v + p + (m + n - shared) + tables(size) + 6 * v + 6 + 1
     assert destroyed["phymem_page_reclaim"] == m + n - shared + tables(size) + 6 * v + 7
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize(
+    "size", [*SIZES[:2], Size("small", 2, 1, 128, 2, 30, 34)], ids=lambda size: f"{size.mib}MiB"
+)
+def test_a_killed_vmms_td_goes_the_slow_way(size: Size, depth: int) -> None:
+    """Section 6.9: its memory is closed first, four calls for each page; what is left is as ever."""
+    counted = Counted(size, depth)
+    v, p, m = size.vcpus, size.packages, size.measured
+    n = size.mib * MIB // PAGE - FIRST_PAGES - m
+    counted.do(op.BootHost())
+    free, keys = counted.host.pool.free, len(counted.host.keys)
+    counted.do(op.Create(0, memory_mib=size.mib, vcpus=v), op.Load(0), op.Start(0))
+    counted.do(op.Touch(0, 0, op.Pages(FIRST_PAGES + m, n, n)))
+
+    killed = counted.do(op.Kill(0))
+    for call in ("mem_range_block", "mem_track", "mem_page_remove"):
+        assert killed[call] == m + n
+    assert killed["phymem_page_wbinvd"] == m + n + 1  # and the TDR
+    assert killed["phymem_page_reclaim"] == tables(size) + 6 * v + 7
+    assert killed.total() == 4 * (m + n) + 3 + v + p + tables(size) + 6 * v + 6 + 1
+    assert (counted.host.pool.free, len(counted.host.keys), counted.host.guests) == (free, keys, {})
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_td_that_never_ran_is_killed_the_fast_way(depth: int) -> None:
+    counted = Counted(SIZES[0], depth)
+    counted.do(op.BootHost(), op.Create(0, memory_mib=2, vcpus=1))
+    killed = counted.do(op.Kill(0))
+    assert killed["mem_range_block"] == 0
+    assert killed.total() == 3 + 1 + 1 + 6 + 6 + 1
+
+
+def test_a_fatal_td_is_killed_the_fast_way() -> None:
+    counted = Counted(SIZES[0], 0)
+    counted.do(op.BootHost())
+    free = counted.host.pool.free
+    counted.do(op.Create(0, memory_mib=2, vcpus=1), op.Load(0))
+    (td,) = counted.host.level.tds.values()
+    td.fatal = True
+    killed = counted.do(op.Kill(0))
+    assert (killed["mem_range_block"], killed["mem_track"]) == (1, 0)
+    assert counted.host.pool.free == free
