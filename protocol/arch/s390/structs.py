@@ -72,10 +72,7 @@ class CreateConfig(NamedTuple):
         return cls(*_CREATE_CONFIG.unpack_from(block))
 
     def pack(self) -> bytearray:
-        block = header(0x80, 0x0100)
-        _CREATE_CONFIG.pack_into(block, 0, *self)
-        HEADER.pack_into(block, 0, 0x80, 0x0100, 0, 0)
-        return block
+        return block(0x80, 0x0100, _CREATE_CONFIG, *self)
 
 
 class CreateCpu(NamedTuple):
@@ -89,10 +86,7 @@ class CreateCpu(NamedTuple):
         return cls(*_CREATE_CPU.unpack_from(block))
 
     def pack(self) -> bytearray:
-        block = header(0x60, 0x0120)
-        _CREATE_CPU.pack_into(block, 0, *self)
-        HEADER.pack_into(block, 0, 0x60, 0x0120, 0, 0)
-        return block
+        return block(0x60, 0x0120, _CREATE_CPU, *self)
 
 
 class Attest(NamedTuple):
@@ -106,10 +100,7 @@ class Attest(NamedTuple):
     additional: int
 
     def pack(self) -> bytearray:
-        block = header(0x188, 0x1020)
-        ATTEST.pack_into(block, 0, *self)
-        HEADER.pack_into(block, 0, 0x188, 0x1020, 0, 0)
-        return block
+        return block(0x188, 0x1020, ATTEST, *self)
 
 
 ATTEST = Struct(">24xQQ6xH256s12xIQ20xIQ")  # the fields of Attest; the output at 0x148 is passed over
@@ -124,7 +115,7 @@ def header(length: int, code: int) -> bytearray:
     return block
 
 
-def block(length: int, code: int, layout: Struct, *values: int) -> bytearray:
+def block(length: int, code: int, layout: Struct, *values: int | bytes) -> bytearray:
     """A control block with `values` in `layout`."""
     made = bytearray(length)
     layout.pack_into(made, 0, *values)
