@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import secrets
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +34,14 @@ def node(
         int | None, typer.Option("--seed", metavar="N", min=0, help="Seed of everything that is drawn.")
     ] = None,
     directory: Directory = None,
+    nats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--nats",
+            metavar="URL",
+            help="Hold each machine by a lease on these NATS servers; may be repeated. Needs the extra nats.",
+        ),
+    ] = None,
     metrics_port: Annotated[
         int,
         typer.Option("--metrics-port", metavar="N", min=0, max=65535, help="Port of the metrics; 0: any."),
@@ -54,7 +64,7 @@ def node(
         settings = settings.model_copy(update={"placement": "together"})
     whole = assigned(deployment, settings, resolved, place)
     chosen = _named(whole, part) if part is not None else _ranked(whole, rank, count)
-    raise typer.Exit(perform(whole, chosen, metrics_host, metrics_port))
+    raise typer.Exit(perform(whole, chosen, metrics_host, metrics_port, nats or []))
 
 
 def _named(whole: Assignment, name: str) -> tuple[Part, ...]:
@@ -80,13 +90,14 @@ def _ranked(whole: Assignment, rank: int | None, count: int | None) -> tuple[Par
     return tuple(part for part in whole.parts if part.machine in machines or part.role is Role.LOAD)
 
 
-def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int) -> int:
+def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int, nats: list[str]) -> int:
     """Be these parts; returns the exit code."""
     from dataclasses import replace
 
     import trio
 
     from actors.deployment.child import BODIES
+    from actors.deployment.leases import NoDirectory
     from actors.deployment.place import Unusable
     from actors.deployment.process import live
     from actors.observe.exporter import CannotListen
@@ -98,8 +109,34 @@ def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int) ->
         place.prepare(tuple(part.name for part in parts))
         epochs = place.next_epochs([part.name for part in parts])
         mine = replace(whole, parts=parts, epochs=epochs, metrics_host=host, metrics_port=port)
+        if nats:
+            return trio.run(_with_leases, mine, nats)
         return trio.run(live, mine, BODIES, None, lambda: notify("READY=1"))
     except BadLogging as error:
         end(exit_codes.USAGE, str(error))
-    except (Unusable, CannotListen) as error:
+    except (Unusable, CannotListen, NoDirectory) as error:
         end(exit_codes.ENVIRONMENT, str(error))
+
+
+async def _with_leases(mine: Assignment, servers: list[str]) -> int:
+    """The same, once every machine of this process is held; its epoch is that of the lease."""
+    from dataclasses import replace
+
+    from actors.deployment.child import BODIES
+    from actors.deployment.leases import open_leases
+    from actors.deployment.parts import Role
+    from actors.deployment.process import Held, live
+    from actors.runtime.notify import notify
+
+    machines = [part.name for part in mine.parts if part.role is Role.MACHINE]
+    holder = f"{platform.node()}.{os.getpid()}.{secrets.token_hex(4)}"
+    async with open_leases(servers, holder, mine.deployment.lease.length_ms / 1000) as leases:
+        claims = [await leases.claim(machine) for machine in machines]
+        epochs = mine.epochs | {claim.machine: claim.epoch for claim in claims}
+        for claim in claims:
+            say(f"{claim.machine} is held here (epoch {claim.epoch})")
+        held = Held(leases, claims) if claims else None
+        code = await live(replace(mine, epochs=epochs), BODIES, None, lambda: notify("READY=1"), held)
+        for claim in claims if code == exit_codes.OK else ():
+            await leases.release(claim)
+    return code

@@ -25,6 +25,7 @@ import trio
 from actors import exit_codes
 from actors.deployment import words
 from actors.deployment.fence import Fence
+from actors.deployment.leases import Claim, Leases
 from actors.deployment.parts import Part, Role
 from actors.deployment.place import Place
 from actors.deployment.settings import Deployment, scenario_of
@@ -99,6 +100,25 @@ class Health:
     ready: bool = False
     detail: str = "starting"
     numbers: Numbers = dict
+
+
+@dataclass(slots=True)
+class Held:
+    """Machines of this process that it holds by leases; past the end of one it answers nobody."""
+
+    leases: Leases
+    claims: list[Claim]
+
+    def keep(self, process: Process) -> None:
+        """Renew all of them while `process` lives."""
+
+        def renewed(_until: float) -> None:
+            process.fence.renew(min(claim.until for claim in self.claims))
+
+        renewed(0)
+        for claim in self.claims:
+            lost = partial(process.end, exit_codes.GONE)
+            process.nursery.start_soon(self.leases.keep, claim, renewed, lost)
 
 
 class Live:
@@ -269,11 +289,13 @@ async def live(
     bodies: Mapping[Role, Body],
     lifeline: int | None = None,
     when_ready: Callable[[], None] = lambda: None,
+    held: Held | None = None,
 ) -> int:
     """Be a process with these parts until its supervisor, its machine or somebody with a signal ends it.
 
-    Returns the exit code. `lifeline` is the descriptor of the link to the supervisor. Raises CannotListen;
-    BadLogging for an environment that wants a log of no kind.
+    Returns the exit code. `lifeline` is the descriptor of the link to the supervisor; `held` are leases of
+    its machines, where several instances might have them. Raises CannotListen; BadLogging for an environment
+    that wants a log of no kind.
     """
     process: Process | None = None
     try:
@@ -281,6 +303,8 @@ async def live(
             configure(tracer=lambda: runtime.tracer)
             process = Process(assignment, nursery, runtime)
             process.when_ready = when_ready
+            if held is not None:
+                held.keep(process)
             await _live(process, bodies, lifeline)
     except BaseExceptionGroup as group:
         fault = unwrap(group)

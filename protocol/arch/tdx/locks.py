@@ -19,6 +19,10 @@ class TryLocks:
     def __init__(self) -> None:
         self._held: dict[Hashable, int] = {}
 
+    def held(self) -> tuple[str, ...]:
+        """What is locked now, in words."""
+        return tuple(sorted(map(str, self._held)))
+
     def share(self, what: Hashable) -> bool:
         sharers = self._held.get(what, 0)
         if sharers == EXCLUSIVE:
