@@ -69,7 +69,13 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="./x bench", description="Measure the emulator itself.")
     parser.add_argument("--json", action="store_true", help="print one array of results")
     parser.add_argument("--only", metavar="NAME", help="only cases with NAME in their name")
+    parser.add_argument("--peers", action="store_true", help="beside other runtimes, as far as installed")
+    parser.add_argument("--rounds", type=int, default=3, help="of --peers")
     options = parser.parse_args(None if arguments is None else list(arguments))
+    if options.peers:
+        from benchmarks.peers import compare
+
+        return compare.main(options.rounds, options.json, options.only)
     cases = list(collect())
     chosen = [case for case in cases if options.only is None or options.only in case.name]
     if not chosen:

@@ -1,0 +1,37 @@
+"""Pykka: an actor is a thread; a question is answered through a future."""
+
+from __future__ import annotations
+
+import pykka
+
+from benchmarks.peers.common import ACTORS, LOCAL, LOCAL_64, MEMORY, MESSAGE, START, cpu, rate, resident, tell
+
+
+class Echo(pykka.ThreadingActor):
+    def on_receive(self, message: object) -> object:
+        return message
+
+
+def main() -> None:
+    echo = Echo.start()
+
+    def one(n: int) -> None:
+        for _ in range(n):
+            echo.ask(MESSAGE)
+
+    def many(n: int) -> None:
+        for _ in range(-(-n // 64)):
+            for future in [echo.ask(MESSAGE, block=False) for _ in range(64)]:
+                future.get()
+
+    figures = {LOCAL: rate(one), LOCAL_64: rate(many)}
+    count = ACTORS // 5  # threads cost what they cost: a fifth of them says it
+    before, begin = resident(), cpu()
+    actors = [Echo.start() for _ in range(count)]
+    spent = cpu() - begin
+    figures |= {START: count / spent, MEMORY: (resident() - before) / len(actors)}
+    pykka.ActorRegistry.stop_all()
+    tell(figures)
+
+
+main()
