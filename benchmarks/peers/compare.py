@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.peers.common import DEATH, MEMORY, UNITS
+from benchmarks.peers.measures import DEATH, MEMORY, UNITS
 
 HERE = Path(__file__).resolve().parent
 

@@ -14,7 +14,7 @@ import trio
 from actors.runtime.actor import Actor, Runtime, open_runtime
 from actors.runtime.forker import Forker, Process
 from actors.runtime.link import Link
-from benchmarks.peers.common import (
+from benchmarks.peers.measures import (
     ACTORS,
     DEATH,
     DEATHS,

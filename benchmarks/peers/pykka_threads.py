@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pykka
 
-from benchmarks.peers.common import ACTORS, LOCAL, LOCAL_64, MEMORY, MESSAGE, START, cpu, rate, resident, tell
+from benchmarks.peers.measures import (
+    ACTORS,
+    LOCAL,
+    LOCAL_64,
+    MEMORY,
+    MESSAGE,
+    START,
+    cpu,
+    rate,
+    resident,
+    tell,
+)
 
 
 class Echo(pykka.ThreadingActor):

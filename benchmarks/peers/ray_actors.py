@@ -35,7 +35,7 @@ import logging  # noqa: E402
 
 import ray  # noqa: E402
 
-from benchmarks.peers.common import DEATH, MEMORY, MESSAGE, REMOTE, REMOTE_64, START, cpu, rate, tell  # noqa: E402
+from benchmarks.peers.measures import DEATH, MEMORY, MESSAGE, REMOTE, REMOTE_64, START, cpu, rate, tell  # noqa: E402
 
 DEATHS = 3
 ACTORS = 4

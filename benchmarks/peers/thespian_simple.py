@@ -6,7 +6,18 @@ from typing import Any
 
 from thespian.actors import Actor, ActorSystem
 
-from benchmarks.peers.common import ACTORS, LOCAL, LOCAL_64, MEMORY, MESSAGE, START, cpu, rate, resident, tell
+from benchmarks.peers.measures import (
+    ACTORS,
+    LOCAL,
+    LOCAL_64,
+    MEMORY,
+    MESSAGE,
+    START,
+    cpu,
+    rate,
+    resident,
+    tell,
+)
 
 QUIET = {"version": 1, "disable_existing_loggers": True}
 PATIENCE_S = 10

@@ -6,7 +6,7 @@ import asyncio
 
 import xoscar
 
-from benchmarks.peers.common import (
+from benchmarks.peers.measures import (
     ACTORS,
     LOCAL,
     LOCAL_64,

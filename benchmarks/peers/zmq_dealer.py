@@ -9,7 +9,7 @@ import tempfile
 import msgpack
 import zmq
 
-from benchmarks.peers.common import MESSAGE, REMOTE, REMOTE_64, rate, tell
+from benchmarks.peers.measures import MESSAGE, REMOTE, REMOTE_64, rate, tell
 
 
 def router(address: str) -> None:

@@ -219,8 +219,8 @@ class Episode:
         return True
 
     def _interrupt(self, island: Island, host: Host) -> bool:
-        cpus = getattr(island.rig.seats[host.seat], "lps", None)
-        if not cpus:
+        cpus = island.rig.seats[host.seat].cpus
+        if not hasattr(cpus[0], "interrupt"):
             return False
         self.random.choice(cpus).interrupt = True
         return True

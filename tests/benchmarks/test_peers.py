@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks.peers import compare
-from benchmarks.peers.common import DEATH, LOCAL, MEMORY, cpu
+from benchmarks.peers.measures import DEATH, LOCAL, MEMORY, cpu
 
 
 def test_a_ratio_above_one_is_in_favour_of_nestbed() -> None:

@@ -105,7 +105,7 @@ def tdx(rig: Rig, spec: CallSpec, random: Random) -> Step[Any]:
             rig.level.write(
                 address, b"".join(number(random, rig.known()).to_bytes(8, "little") for _ in range(64))
             )
-    return rig.seen.call(random.choice(rig.rig.seats[0].lps), registers)
+    return rig.seen.call(random.choice(rig.rig.seats[0].cpus), registers)
 
 
 def pef(rig: Rig, spec: CallSpec, random: Random) -> Step[Any]:
