@@ -19,9 +19,9 @@ from actors.commands.options import (
     AsJson,
     Depth,
     Paths,
-    ScenarioName,
     Seed,
     Settings,
+    complete_scenario,
     overrides,
     resolve,
 )
@@ -36,10 +36,20 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 PROCESSES = 64
 REPLAY_BYTES = 64 << 20
+SCENARIO = "load"
+LoadScenario = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SCENARIO",
+        help="A TOML file, or the name of a scenario that comes with nestbed; load if not given.",
+        autocompletion=complete_scenario,
+        show_default=False,
+    ),
+]
 
 
 def load(
-    scenario: ScenarioName = None,
+    scenario: LoadScenario = None,
     arch: Arch = None,
     path: Paths = None,
     depth: Depth = None,
@@ -100,7 +110,7 @@ def load(
         raise typer.Exit(_elsewhere(deployment, directory, flags, out, as_json, quiet))
     if replay is not None:
         flags["load.arrivals"] = "replay"
-    plan = resolve(scenario, flags).scenario
+    plan = resolve(scenario or SCENARIO, flags).scenario
     times = _replay(plan, replay)
     which = _shard(shard)
     _may(plan, virtual, processes, which)
@@ -240,7 +250,7 @@ def _together(parts: list[Json], name: str) -> Json:
 
 def _children(scenario: str | None, flags: dict[str, str], processes: int) -> list[Json]:
     """The same load in so many processes, each a shard; what they print. Ends where one fails."""
-    common = [sys.executable, "-P", "-m", "nestbed", "load", scenario or "default"]
+    common = [sys.executable, "-P", "-m", "nestbed", "load", scenario or SCENARIO]
     for name, value in flags.items():
         common += ["--set", f"{name}={value}"]
     running = [

@@ -20,7 +20,7 @@ def complete_architecture(incomplete: str) -> list[str]:
     return [name for name in architectures() if name.startswith(incomplete)]
 
 
-def _scenarios(incomplete: str) -> list[tuple[str, str]]:
+def complete_scenario(incomplete: str) -> list[tuple[str, str]]:
     from actors.scenario import shipped
 
     return [(name, text) for name, text in shipped().items() if name.startswith(incomplete)]
@@ -50,7 +50,7 @@ ScenarioName = Annotated[
     typer.Argument(
         metavar="SCENARIO",
         help="A TOML file, or the name of a scenario that comes with nestbed; default if not given.",
-        autocompletion=_scenarios,
+        autocompletion=complete_scenario,
         show_default=False,
     ),
 ]

@@ -15,6 +15,7 @@ from actors import exit_codes
 from actors.cli import app
 
 SMALL = (
+    "arch=s390",
     "l1.count=1",
     "guest.per_l1=2",
     "guest.touch_pages=4",
