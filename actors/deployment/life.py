@@ -26,6 +26,7 @@ from protocol.errors import NestbedError
 
 RENEWALS = 4  # of a lease, while it lasts
 SLOWEST_S = 1.0
+STARTING_S = 60.0  # a part that comes up may be at it for so long without a word
 
 
 class End(Enum):
@@ -103,12 +104,12 @@ async def _watch(life: Life) -> None:
 async def _keep(life: Life, deployment: Deployment) -> None:
     """Renew its lease until it is over."""
     length = deployment.lease.length_ms / 1000
-    until = time.monotonic() + length
+    until = time.monotonic() + STARTING_S
     with life.scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(life.link.run)
             while time.monotonic() < until:
-                fresh = time.monotonic() + length
+                fresh = time.monotonic() + (length if life.ready.is_set() else max(length, STARTING_S))
                 try:
                     answer = await life.link.ask(
                         words.PART, words.Renew(fresh), timeout_s=until - time.monotonic()

@@ -37,7 +37,9 @@ class RestartSettings(_Table):
 class LeaseSettings(_Table):
     """How long a part that says nothing is believed to live."""
 
-    length_ms: int = Field(default=5000, ge=200, le=600_000, description="a part silent for longer is fenced")
+    length_ms: int = Field(
+        default=15_000, ge=200, le=600_000, description="a part silent for longer is fenced"
+    )
 
 
 class LoadSettings(_Table):

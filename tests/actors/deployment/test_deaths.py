@@ -112,7 +112,7 @@ async def test_an_l1_dies_alone_and_its_sibling_does_not_notice(lab: Lab) -> Non
 
 @pytest.mark.parametrize("victim", ["l0-0", "l0-0.l1-0"])
 async def test_who_stands_still_past_its_lease_is_fenced_when_it_returns(lab: Lab, victim: str) -> None:
-    async with lab(lease={"length_ms": 500}) as running:
+    async with lab(lease={"length_ms": 2000}) as running:
         await settled(running)
         old = running.deployed.seen[victim].life
         os.kill(old.process.pid, signal.SIGSTOP)
