@@ -23,6 +23,7 @@ from protocol.arch import load
 from protocol.calls import CallSpec
 from protocol.hosting.errors import ERRORS
 from protocol.hosting.messages import MESSAGES
+from protocol.hosting.registry import CHANNELS_LIVE
 from protocol.hosting.service import Service
 from protocol.hosting.states import State
 from protocol.ledger import Key, Ledger
@@ -47,7 +48,9 @@ RELEASES = {
     "rollback": "rollback",
     "gone": "l1_crash",
     "reboot": "l1_reboot",
+    "stray": "l0_restart",
 }
+CHANNEL_ENDS = ("offer", "requester", *(state for state in State if state not in CHANNELS_LIVE))
 
 Guests = Callable[[], Mapping[str, int]]
 
@@ -269,11 +272,15 @@ class _Hosting:
             (m.REQUESTS, MESSAGES, said.messages),
             (m.REFUSALS, [code.name for code in ERRORS], said.refusals),
             (m.HOST_LOOKUPS, LOOKUPS, said.lookups),
+            (m.CHANNEL_BYTES, ("sent", "received"), said.channel_bytes),
         ):
             for name in names:
                 into.add(family, (*self._of, name), counts.get(name, 0))
         for cause, name in RELEASES.items():
             into.add(m.HOST_RELEASES, (*self._of, name), said.teardowns.get(cause, 0))
+        for cause in CHANNEL_ENDS:
+            into.add(m.CHANNEL_RESETS, (*self._of, cause.lower()), said.channel_resets.get(cause, 0))
+        into.add(m.ORPHANS, self._of, said.strays)
         for state in GUEST_STATES:
             into.add(m.GUESTS, (*self._of, state), said.children.get(state.upper(), 0))
 

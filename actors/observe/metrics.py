@@ -125,6 +125,13 @@ HOST_LOOKUPS = _counter(
 )
 HOST_RELEASES = _counter("host_releases", "guests", "Children released, by cause", *MACHINE, "cause")
 IMAGE_BYTES = _counter("host_image_bytes", "bytes", "Bytes of images that requesters sent", *MACHINE)
+CHANNEL_BYTES = _counter(
+    "channel_bytes", "bytes", "Bytes through channels, sent and received", *MACHINE, "dir"
+)
+CHANNEL_RESETS = _counter(
+    "channel_resets", "channels", "Channels that ended before their streams, by cause", *MACHINE, "cause"
+)
+ORPHANS = _gauge("orphans", "guests", "Guests of the machine without a record, still to be ended", *MACHINE)
 
 ACTORS = _gauge("actors", "actors", "Actors of this process", "role", "state")
 MAILBOX_DEPTH = _gauge("mailbox_depth", "messages", "Messages that wait, all mailboxes of a role", "role")
@@ -164,6 +171,9 @@ FAMILIES: tuple[Family, ...] = (
     HOST_LOOKUPS,
     HOST_RELEASES,
     IMAGE_BYTES,
+    CHANNEL_BYTES,
+    CHANNEL_RESETS,
+    ORPHANS,
     ACTORS,
     MAILBOX_DEPTH,
     MAILBOX_CAPACITY,

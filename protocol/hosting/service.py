@@ -236,6 +236,7 @@ class Service:
             image_bytes=self._requests.image_bytes,
             channel_bytes=dict(counts["channel_bytes"]),
             channel_resets=dict(registry.resets),
+            strays=len(registry.strays),
             children=Counter(str(child.state) for child in registry.children.values()),
         )
 

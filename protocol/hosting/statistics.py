@@ -19,4 +19,5 @@ class Statistics:
     image_bytes: int  # that came
     channel_bytes: Mapping[str, int]  # sent to children, received from them
     channel_resets: Mapping[str, int]  # by cause
+    strays: int  # guests of the machine without a record, still to be ended
     children: Mapping[str, int]  # that are not released, by state
