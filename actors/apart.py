@@ -31,6 +31,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.roles import HOSTS, may_ask
 
 RECEIVE_BYTES = 1 << 16
+COMES_UP_S = 120.0  # a node says hello to its driver when the hypervisors in it are up
 
 
 @dataclass(slots=True)
@@ -149,7 +150,8 @@ async def start_node(
     pairs = [pair for l1 in l1s for pair in (l1.kvm, l1.traps) if pair is not None]
     pairs += [control] if control is not None else []
     child = await start(nursery, name, command, pairs, [l1.file.fd for l1 in l1s])
-    node = ApartNode(child, Link(stream, encode=words.encode, decode=words.decode), l1s)
+    link = Link(stream, encode=words.encode, decode=words.decode, hello_s=COMES_UP_S)
+    node = ApartNode(child, link, l1s)
     if remote is not None:
         nursery.start_soon(_stop_expecting, child, remote, name)
     for l1 in l1s:

@@ -113,12 +113,14 @@ class Link:
         limit: int = FRAME_LIMIT,
         encode: Translate = _as_it_is,
         decode: Translate = _as_it_is,
+        hello_s: float = HELLO_S,
     ) -> None:
         if not 1 <= window <= WINDOW_LIMIT:
             raise ValueError(f"a window is 1 to {WINDOW_LIMIT} calls, not {window}")
         self._stream, self._serve = stream, serve
         self._window, self._limit = window, limit
         self._encode, self._decode = encode, decode
+        self._hello_s = hello_s
         self._granted: int | None = None  # by the peer's hello
         self._numbers = 0
         self._calls: dict[int, _Call] = {}
@@ -220,7 +222,7 @@ class Link:
 
     async def _read(self) -> None:
         decoder = FrameDecoder(self._limit)
-        due = trio.current_time() + HELLO_S  # when what the peer has begun has to be whole
+        due = trio.current_time() + self._hello_s  # when what the peer has begun has to be whole
         try:
             while True:
                 with trio.CancelScope(deadline=due) as waits:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from protocol.arch.sev.host.driver import Driver, Failed
+from protocol.arch.sev.host.turns import Turns
 from protocol.arch.sev.status import Status
 from protocol.effects import Step
 
@@ -28,6 +29,10 @@ class FlushLock:
     contention: MutableMapping[str, int] = field(default_factory=Counter)
     flushing: bool = False
     leaving: int = 0
+    mailbox: Turns = field(init=False)  # beside it: of the same kernel, for the same users
+
+    def __post_init__(self) -> None:
+        self.mailbox = Turns(self.contention)
 
     def leave(self, level: Any, step: Step[T]) -> Step[T]:
         """`step` leaves an ASID."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from protocol.arch.sev.cpu import RMP_BASE, RMP_END, SYSCFG, VM_HSAVE_PA
 from protocol.arch.sev.hands import Hands
+from protocol.arch.sev.host.turns import Turns
 from protocol.arch.sev.instructions import MASK32, Registers
 from protocol.arch.sev.structs import FIRMWARE, LAYOUTS, PAGE, SHARED, TWO_MIB, U32, U64, WRITTEN, NewState
 from protocol.effects import Fault, Step
@@ -50,6 +51,7 @@ class Driver:
         self._buffers = allocate(2 * PAGE, PAGE)  # PAGE_RECLAIM may come while another command is prepared
         self.operand = allocate(PAGE, PAGE)  # new states for RMPUPDATE
         self.snp = False
+        self.turns: Turns | None = None  # of a kernel that rings for others, too
 
     # -- memory and instructions ------------------------------------------------------------------------
 
@@ -113,7 +115,7 @@ class Driver:
         if self.snp and (name in WRITTEN or name == "ATTESTATION"):
             answer = yield from undone(self._guarded(name, buffer), lambda: self.take_back(buffer))
         else:
-            answer = yield from self.hands.mailbox(0, self._codes[name] << 16 | 1, address, park)
+            answer = yield from self._ring(name, address, park)
         status = answer & 0xFFFF
         if status not in allowed:
             raise Failed(f"{name} answers {status:#x}")
@@ -121,7 +123,14 @@ class Driver:
 
     def _guarded(self, name: str, buffer: int) -> Step[int]:
         yield from self.rmpupdate(buffer, FIRMWARE)
-        return (yield from self.hands.mailbox(0, self._codes[name] << 16 | 1, buffer))
+        return (yield from self._ring(name, buffer))
+
+    def _ring(self, name: str, address: int, park: bool = False) -> Step[int]:
+        """What is to stand still must not keep anybody waiting for ever."""
+        step = self.hands.mailbox(0, self._codes[name] << 16 | 1, address, park)
+        if self.turns is None or park:
+            return step
+        return self.turns.take(self.hands.seat.level, step)
 
     def field(self, name: str, field: str) -> int:
         """A field of the buffer that the last command left."""

@@ -154,6 +154,7 @@ class Host:
             self.pool = self._kernel.pool
             self._driver = Driver(self._hands, self._allocate)
             self._driver.snp = True
+            self._driver.turns = self._kernel.lock.mailbox
             self.asids = AsidPool(self._kernel.asids, self._kernel.lock)
             return
         size = self.level.size

@@ -126,6 +126,18 @@ class SoftMemory(GuestHost[Any]):
             self._whose[frames] = number
         self.page_books = [Book(self.ledger, self.book.holder) for _ in range(len(shares) + 1)]
 
+    @property
+    def shares(self) -> int:
+        """For how many hosts at the top books are kept apart."""
+        return max(1, len(self.page_books) - 1)
+
+    def share_of_asid(self, asid: int) -> int:
+        """Which host at the top an ASID of this guest host belongs to: each has its part of both ranges."""
+        low = self.profile.min_sev_asid - 1
+        high = self.profile.asids - low
+        at, size = (asid - 1, low) if asid <= low else (asid - low - 1, high)
+        return at // max(1, size // self.shares)
+
     def share_of(self, frame: int) -> int:
         """In which share of `keep_apart` a frame is; all are in one where there are none."""
         return 0 if self._whose is None else int(self._whose[frame])

@@ -36,6 +36,7 @@ class Port:
         self.hands = Hands(Seat(0, level, cpus, level.size), 0)
         self.driver = Driver(self.hands, self._allocate)
         self.driver.snp = True
+        self.driver.turns = lock.mailbox
         self.dirty: set[int] = set()  # real ASIDs that were used and not flushed for
         self.bounce = self._allocate(self.BOUNCE_PAGES * PAGE, PAGE)
 

@@ -22,7 +22,8 @@ from protocol.nesting.guest_host import TABLE
 if TYPE_CHECKING:
     from protocol.arch.sev.nesting import Nested
 
-SPACES = 64  # shadows kept; the oldest makes room
+SPACES = 64  # shadows kept for a host at the top, or fewer if there are many hosts; the oldest makes room
+LEAST = 4
 _LEVELS = (39, 30, 21)
 _ZERO = bytes(PAGE)
 
@@ -61,11 +62,17 @@ class Shadows:
         key = ncr3, asid, mode
         found = self._spaces.get(key)
         if found is None:
-            if len(self._spaces) >= SPACES:
-                self.close(next(iter(self._spaces)))
+            self._make_room(asid)
             found = self._spaces[key] = Space(key, self._new_table())
             self._nested.ledger.count(("table_ops", "shadow_open"))
         return found
+
+    def _make_room(self, asid: int) -> None:
+        """Among those of the same host at the top: what one of them has must not depend on another."""
+        shares, share = self._nested.shares, self._nested.share_of_asid(asid)
+        mine = [key for key in self._spaces if self._nested.share_of_asid(key[1]) == share]
+        if len(mine) >= (SPACES if shares == 1 else max(LEAST, 4 * SPACES // shares)):
+            self.close(mine[0])
 
     def walk(self, space: Space, gpa: int, write: bool) -> Leaf | Missing:
         """Walk the guest host's own table; what was read is protected, as the shadow may come to depend on

@@ -161,3 +161,54 @@ def test_a_host_may_die_at_any_message_of_a_legacy_launch() -> None:
         assert swept.error is None, f"after {hops} messages: {swept.error}"
         assert list(leaks(rig)) == [], f"after {hops} messages"
     assert hops > 100
+
+
+def ringing(rig: Rig, number: int, times: int, answered: list[int]) -> Step[None]:
+    """A host that asks for nothing but the mailbox."""
+    seat = rig.seats[number]
+    level = rig.seen(seat.level)
+    place = [8 * MIB]
+
+    def allocate(length: int, align: int) -> int:
+        at = -(-place[0] // align) * align
+        place[0] = at + -(-length // PAGE) * PAGE
+        return at
+
+    driver = Driver(Hands(Seat(number, level, seat.cpus, seat.memory_bytes), rig.depth + 1), allocate)
+    yield from driver.probe()
+    for _ in range(times):
+        yield from driver.command("LAUNCH_START", policy=0)
+        handle = driver.field("LAUNCH_START", "handle")
+        answered.append(number)
+        yield from driver.command("DECOMMISSION", handle=handle)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_mailbox_that_everybody_wants_is_shared_fairly(depth: int) -> None:
+    """Three hosts, one mailbox: none gets far ahead, and none of them is told that it was busy."""
+    hosts, times = 3, 12
+    for seed in range(3):
+        rig = compose(PROFILES["small"], depth, hosts, memory_bytes=64 * MIB, apart=True)
+        crossing = Crossing(Random(seed))
+        answered: list[int] = []
+        threads = [
+            crossing.start(f"host {n}", ringing(rig, n, times, answered), rig.below(n)) for n in range(hosts)
+        ]
+        crossing.run()
+        assert [thread.error for thread in threads] == [None] * hosts
+        behind = [answered[: 2 * times].count(n) for n in range(hosts)]
+        assert min(behind) >= times // 4, f"seed {seed}: {behind}"
+        assert rig.ledger.contention["absorbed_busy"] > 0
+        assert list(leaks(rig)) == []
+
+
+@pytest.mark.slow
+def test_which_shadow_makes_room_does_not_depend_on_the_order_of_hosts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At depth 2 L0 keeps shadows for the guests of both hosts on L1; room for few of them shows it."""
+    monkeypatch.setattr("protocol.arch.sev.nesting.shadow.SPACES", 2)
+    monkeypatch.setattr("protocol.arch.sev.nesting.shadow.LEAST", 1)
+    expected = Apart(2, 2, InTurn())
+    for seed in range(3):
+        assert Apart(2, 2, Random(seed)).counts == expected.counts, f"seed {seed}"
