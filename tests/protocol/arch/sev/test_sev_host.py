@@ -98,7 +98,7 @@ def test_the_image_reaches_the_guest_encrypted_and_measured_alike(depth: int) ->
     ("operation", "said"),
     [
         (op.Load(5), "no guest 5"),
-        (op.Reset(0, clear=True), "no operation of an SNP host"),
+        (op.Reset(0, clear=True), "no operation of an AMD host"),
         (op.Exits(0, 0, "diag_308", "vmm", 1), "allowed: diag_notify, diag_500, sclp, wait"),
         (op.Exits(0, 2, "wait", "vmm", 1), "2 VCPUs, no number 2"),
         (op.Create(0, 1, 1), "is there already"),
