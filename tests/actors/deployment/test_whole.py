@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import trio
 
+from actors.deployment import words
 from actors.deployment.account import read
+from nestbed.client import Hosting, HostingError
 from protocol.arch import architectures, load
 
 pytestmark = pytest.mark.slow
@@ -72,3 +74,24 @@ async def test_two_machines_are_driven_at_once(lab: Lab) -> None:
     async with lab(machines=2, placement="together", load={"rounds": 1}) as running:
         await running.until(lambda: running.deployed.seen["load"].state == "done")
     assert read(running.place.journal)[0].rounds == 8
+
+
+async def test_a_program_of_somebody_else_asks_the_broker_of_a_machine(lab: Lab) -> None:
+    comparison = load("s390").comparison
+    assert comparison is not None
+    image = comparison.pack_image(comparison.image(1, 4, None))
+
+    def program(address: str) -> list[str]:
+        with Hosting(address) as hosting:
+            with pytest.raises(HostingError):
+                hosting.start(b"no image of any machine" * 200, vcpus=1, memory_mib=2)
+            child = hosting.start(image, vcpus=1, memory_mib=2)
+            states = [each["state"] for each in hosting.list()]
+            hosting.destroy(child.id)
+            return states
+
+    async with lab(load=None) as running:
+        address = f"unix:{running.place.hosting('l0-0')}"
+        assert await trio.to_thread.run_sync(program, address) == ["READY"]
+        assert (await running.ask("l0-0", words.MACHINE, words.Audit()))["remains"]["configs"] == 0
+        assert running.epoch("l0-0") == 1, "it never went down"
