@@ -60,16 +60,22 @@ async def emptied(running: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("seed", "paths"), [(1, ["nested"]), (2, ["nested", "hosted"])], ids=["nested", "both"]
+    ("arch", "paths", "kills"),
+    [
+        ("s390", ["nested"], KILLS // 2),
+        ("s390", ["nested", "hosted"], KILLS // 2),
+        ("sev", ["nested", "hosted"], KILLS // 8),
+    ],
+    ids=["nested", "both", "sev"],
 )
 async def test_whoever_is_killed_at_any_moment_everything_comes_back(
-    lab: Lab, seed: int, paths: list[str]
+    lab: Lab, arch: str, paths: list[str], kills: int
 ) -> None:
-    random = Random(seed)
-    async with lab(load={"paths": paths}, patience_s=60 + 5 * KILLS) as running:
+    random = Random(f"{arch}:{paths}")
+    async with lab(arch=arch, load={"paths": paths}, patience_s=60 + 10 * kills) as running:
         victims = [*running.deployed.seen, HELPER]
         await settled(running)
-        for _ in range(KILLS // 2):
+        for _ in range(kills):
             done, later = running.numbers("load").get("ok", 0), random.randrange(60)
             await running.until(lambda until=done + later: running.numbers("load").get("ok", 0) >= until)
             await kill(running, random.choice(victims))
@@ -80,10 +86,10 @@ async def test_whoever_is_killed_at_any_moment_everything_comes_back(
         totals, begun = read(running.place.journal)
         assert begun == {}
         assert totals.ok > 0
-        assert totals.unknown <= (KILLS // 2 + 1) * 2 * len(paths), "of each driver one for each death"
+        assert totals.unknown <= (kills + 1) * 2 * len(paths), "of each driver one for each death"
         audit = await emptied(running)
         assert audit == {
-            "leaks": (), "remains": {"configs": 0, "cpus": 0, "pages": 0}, "children": 0, "seated": 2,
+            "leaks": (), "remains": dict.fromkeys(audit["remains"], 0), "children": 0, "seated": 2,
         }  # fmt: skip
 
 
