@@ -25,8 +25,8 @@ from benchmarks.peers.measures import (
     REMOTE,
     REMOTE_64,
     START,
+    Stretch,
     arate,
-    cpu,
     resident,
     tell,
 )
@@ -49,9 +49,9 @@ async def local(runtime: Runtime) -> dict[str, float]:
     actor = Actor("te", lambda message: message, runtime)
     ask = partial(actor.ask, MESSAGE)
     figures = {LOCAL: await arate(partial(one_by_one, ask)), LOCAL_64: await arate(partial(by_64, ask), 8192)}
-    before, begin = resident(), cpu()
+    before, stretch = resident(), Stretch()
     actors = [Actor(f"guest{n}", lambda message: message, runtime) for n in range(ACTORS)]
-    spent = cpu() - begin
+    spent = stretch.spent
     figures |= {START: ACTORS / spent, MEMORY: (resident() - before) / len(actors)}
     return figures
 

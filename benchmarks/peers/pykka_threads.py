@@ -11,7 +11,7 @@ from benchmarks.peers.measures import (
     MEMORY,
     MESSAGE,
     START,
-    cpu,
+    Stretch,
     rate,
     resident,
     tell,
@@ -37,9 +37,9 @@ def main() -> None:
 
     figures = {LOCAL: rate(one), LOCAL_64: rate(many)}
     count = ACTORS // 5  # threads cost what they cost: a fifth of them says it
-    before, begin = resident(), cpu()
+    before, stretch = resident(), Stretch()
     actors = [Echo.start() for _ in range(count)]
-    spent = cpu() - begin
+    spent = stretch.spent
     figures |= {START: count / spent, MEMORY: (resident() - before) / len(actors)}
     pykka.ActorRegistry.stop_all()
     tell(figures)

@@ -35,7 +35,18 @@ import logging  # noqa: E402
 
 import ray  # noqa: E402
 
-from benchmarks.peers.measures import DEATH, MEMORY, MESSAGE, REMOTE, REMOTE_64, START, cpu, rate, tell  # noqa: E402
+from benchmarks.peers.measures import (  # noqa: E402
+    DEATH,
+    MEMORY,
+    MESSAGE,
+    REMOTE,
+    REMOTE_64,
+    START,
+    family,
+    rate,
+    tell,
+    used,
+)
 
 DEATHS = 3
 ACTORS = 4
@@ -88,10 +99,10 @@ def main() -> None:
             ray.get([echo.echo.remote(MESSAGE) for _ in range(at_a_time)])
 
     figures = {REMOTE: rate(lambda n: some(n, 1), 32), REMOTE_64: rate(lambda n: some(n, 64), 64)}
-    begin = cpu()
+    begin = used(family())
     actors = [made.remote() for _ in range(ACTORS)]
     pids = ray.get([actor.pid.remote() for actor in actors])
-    figures[START] = ACTORS / (cpu() - begin)
+    figures[START] = ACTORS / (used(family()) - begin)
     figures[MEMORY] = sum(map(proportional, pids)) / ACTORS
     figures[DEATH] = death(echo)
     ray.shutdown()

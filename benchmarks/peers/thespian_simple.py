@@ -13,7 +13,7 @@ from benchmarks.peers.measures import (
     MEMORY,
     MESSAGE,
     START,
-    cpu,
+    Stretch,
     rate,
     resident,
     tell,
@@ -45,9 +45,9 @@ def main() -> None:
                 system.listen(PATIENCE_S)
 
     figures = {LOCAL: rate(one), LOCAL_64: rate(many)}
-    before, begin = resident(), cpu()
+    before, stretch = resident(), Stretch()
     actors = [system.createActor(Echo) for _ in range(ACTORS // 5)]
-    spent = cpu() - begin
+    spent = stretch.spent
     figures |= {START: len(actors) / spent, MEMORY: (resident() - before) / len(actors)}
     system.shutdown()
     tell(figures)

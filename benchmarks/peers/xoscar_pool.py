@@ -15,8 +15,8 @@ from benchmarks.peers.measures import (
     REMOTE,
     REMOTE_64,
     START,
+    Stretch,
     arate,
-    cpu,
     resident,
     tell,
 )
@@ -47,9 +47,9 @@ async def main() -> None:
         near = await xoscar.create_actor(Echo, address=here, uid="near")
         far = await xoscar.create_actor(Echo, address=there, uid="far")
         local, remote = await rates(near), await rates(far)
-        before, begin = resident(), cpu()
+        before, stretch = resident(), Stretch()
         actors = [await xoscar.create_actor(Echo, address=here, uid=f"a{n}") for n in range(ACTORS // 5)]
-        spent = cpu() - begin
+        spent = stretch.spent
         tell(
             {
                 LOCAL: local[0],
