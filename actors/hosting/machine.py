@@ -184,6 +184,7 @@ class ProcessMachine:
             (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ]
+        files.note_spawning()  # before it is done, as everything
         pid = os.posix_spawnp(command[0], command, os.environ, file_actions=actions, setsid=True)
         files.note_process(pid)
         self._watch(child, files, pid)

@@ -167,7 +167,7 @@ async def open_service(options: Options) -> AsyncIterator[HostingService]:
 
     Raises StoreError and OSError: the directory is in use, too long for sockets, or cannot be written.
     """
-    directory = options.directory
+    directory = options.directory = options.directory.absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     over = too_long(directory)
     if over:

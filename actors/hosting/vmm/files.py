@@ -17,6 +17,7 @@ from protocol.hosting.evidence import Measured
 
 EXIT_KILLED = 137
 SIGNALLED = 128
+SPAWNING = "spawning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,23 @@ class GuestFiles:
             return {}
         return dict(line.split(" ", 1) for line in text.splitlines())
 
+    def note_spawning(self) -> None:
+        """Say that a process is about to be made: whoever comes later looks for it."""
+        self._replace("process", SPAWNING)
+
     def note_process(self, pid: int) -> None:
         self._replace("process", f"{pid} {_born(pid)}")
 
     def process(self) -> int | None:
-        """The guest's process, if it lives: a number that was given to another one since is not it."""
+        """The guest's process, if it lives: a number that was given to another one since is not it.
+
+        One that was made and not noted yet when the service died is found by the directory that it was given.
+        """
         try:
-            pid, born = (self.path / "process").read_text().split()
+            text = (self.path / "process").read_text()
+            if text == SPAWNING:
+                return _named_by(str(self.path))
+            pid, born = text.split()
         except (OSError, ValueError):
             return None
         return int(pid) if born != "0" and _born(int(pid)) == born else None
@@ -99,3 +110,17 @@ def _born(pid: int) -> str:
     except OSError:
         return "0"
     return "0" if fields[0] in "ZX" else fields[19]
+
+
+def _named_by(directory: str) -> int | None:
+    """The living process that has `directory`, or something in it, among its arguments."""
+    whole, within = directory.encode(), f"{directory}/".encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        pid = int(path.parent.name)
+        if any(each == whole or within in each for each in arguments) and _born(pid) != "0":
+            return pid
+    return None

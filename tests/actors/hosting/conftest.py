@@ -59,7 +59,9 @@ class ServiceProcess:
         """Processes of guests, by context id."""
         alive = {}
         for path in (self.directory / "guests").glob("*/process"):
-            pid, born = path.read_text().split()
+            pid, _, born = path.read_text().partition(" ")
+            if not born:
+                continue
             try:
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             except OSError:

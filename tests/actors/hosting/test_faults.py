@@ -7,15 +7,25 @@ import signal
 import socket
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
 
 from actors.hosting.serve import Options, open_service
+from actors.hosting.vmm.emulated import Emulated
 from actors.hosting.vmm.files import GuestFiles
 from nestbed.client import ERRORS, Budget, Hosting
 from protocol.hosting import Limits
-from protocol.hosting.machine import CreateGuest, ImageChanged, Inventory, LoadGuest, Spec
+from protocol.hosting.machine import (
+    CreateGuest,
+    DestroyGuest,
+    Found,
+    ImageChanged,
+    Inventory,
+    LoadGuest,
+    Spec,
+)
 
 BootTimeout = ERRORS["BOOT_TIMEOUT"]
 SPEC = {"vcpus": 1, "memory_mib": 16, "ready": "notified"}
@@ -165,6 +175,27 @@ async def test_a_creation_that_was_cut_short_is_cleared_away(short_directory):
             await trio.sleep(0.01)
         assert found == [{}]
         assert not half.exists()
+
+
+async def test_a_process_that_was_made_and_not_noted_is_found_and_ended(short_directory):
+    """The service died between the two: the next life looks for it by the directory that it was given."""
+    async with serving(short_directory) as hosting:
+        files = GuestFiles(hosting.options.directory / "guests" / "88")
+        facts = {"vmm": "emulated", "ready": "entered", "ready_port": 1, "nonce": "00" * 16, "digest": ""}
+        files.make(b"u" * 16, 88, b"#!nestbed\nhang\n", facts)
+        files.note_spawning()
+        process = await trio.lowlevel.open_process(Emulated().command(files))
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            await trio.sleep(0.01)  # its arguments show a moment after it was made
+        answers = []
+        for effect in (Inventory(), DestroyGuest(b"u" * 16)):
+            hosting.machine.submit(effect, lambda value, error: answers.append(error or value))
+            with trio.fail_after(10):
+                while len(answers) == 0 or (len(answers) == 1 and isinstance(effect, DestroyGuest)):
+                    await trio.sleep(0.01)
+        assert answers == [{b"u" * 16: Found(True)}, None]
+        assert await process.wait() == -signal.SIGKILL
+        assert not files.path.exists()
 
 
 async def test_what_the_guest_binds_is_in_its_evidence(short_directory):
