@@ -123,6 +123,8 @@ def perform(assignment: Assignment, quiet: bool) -> int:
     except Unusable as error:
         end(exit_codes.ENVIRONMENT, f"--directory {error}")
     try:
+        for pid in place.reap():
+            say(f"process {pid} of an earlier supervisor was still there: ended")
         place.clear()
         deployed = Deployed(assignment, say)
         code = trio.run(_up, deployed, quiet)

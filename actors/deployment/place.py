@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import stat
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -106,6 +107,28 @@ class Place:
         with suppress(FileNotFoundError):
             self.targets.unlink()
 
+    # -- processes, for a supervisor that comes after one that was killed
+
+    def remember(self, pids: Iterable[int]) -> None:
+        """Write down which processes run here; a number alone may be another's one day, so with its birth."""
+        born = {pid: _birth(pid) for pid in pids}
+        known = {str(pid): birth for pid, birth in born.items() if birth}
+        self.write(self.root / "processes.json", json.dumps(known).encode())
+
+    def reap(self) -> list[int]:
+        """End what an earlier supervisor left: parts that stood still when it died never saw it."""
+        try:
+            known: Any = json.loads((self.root / "processes.json").read_bytes())
+        except (OSError, ValueError):
+            return []
+        ended = []
+        for text, birth in known.items() if isinstance(known, dict) else ():
+            if text.isdecimal() and birth and _birth(int(text)) == birth:
+                with suppress(ProcessLookupError):
+                    os.kill(int(text), signal.SIGKILL)
+                    ended.append(int(text))
+        return ended
+
     # -- small files, whole or not at all
 
     def write(self, path: Path, content: bytes) -> None:
@@ -151,3 +174,12 @@ class Place:
 
     def write_epochs(self, epochs: Mapping[str, int]) -> None:
         self.write(self.root / "epochs.json", json.dumps(epochs).encode())
+
+
+def _birth(pid: int) -> str:
+    """When a process began, as the kernel counts it; empty if it is not there."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return fields[19]  # the 22nd of proc(5), counted behind the name

@@ -140,6 +140,8 @@ class Deployed:
         mine = self.assignment.of(part, {part.name: epoch})
         seen.become("starting")
         seen.life = await begin(self._nursery, self.forker, mine, part, epoch)
+        lives = [*self._silent, *(other.life for other in self.seen.values() if other.life is not None)]
+        place.remember(life.process.pid for life in lives if not life.process.ended.is_set())
         return seen.life
 
     async def _until_over(self, life: Life, seen: Seen, running: Running) -> None:

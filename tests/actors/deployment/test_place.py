@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,22 @@ def test_where_a_deployment_lives_if_nobody_says() -> None:
     assert default_place("lab", {"NESTBED_DIRECTORY": "/srv/nestbed"}) == Path("/srv/nestbed")
     assert default_place("lab", {"XDG_RUNTIME_DIR": "/run/user/7"}) == Path("/run/user/7/nestbed/lab")
     assert default_place("lab", {}).name == "lab"
+
+
+def test_processes_that_a_dead_supervisor_left_are_ended_and_nobody_else(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    place = Place(tmp_path)
+    left, other = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    try:
+        os.kill(left.pid, signal.SIGSTOP)
+        place.remember([left.pid, other.pid])
+        known = json.loads((tmp_path / "processes.json").read_text())
+        known[str(other.pid)] = "1"  # that number was another process's then
+        (tmp_path / "processes.json").write_text(json.dumps(known))
+        assert place.reap() == [left.pid]
+        assert left.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+        assert place.reap() == []
+    finally:
+        other.kill()
+        other.wait()
