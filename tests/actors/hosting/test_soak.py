@@ -109,12 +109,23 @@ def test_starts_while_everybody_is_killed(service_process):
         service.order(f"reboot {3 + n}")
     assert service.order("audit") == {"leaks": []}
     assert service.guests() == {}
+    assert processes_of(service.directory / "guests") == [], "nor is there one that no file knows of"
     assert list((service.directory / "guests").iterdir()) == []
     statistics = service.order("statistics")
     assert statistics["children"] == {}
     service.kill()
     service.start()
     assert set(json.loads(service.said)["recovered"].values()) == {0}, "nothing was left in the journal"
+
+
+def processes_of(directory):
+    """Processes with something of `directory` among their arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if f"{directory}/".encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
 
 
 def pause(seconds):
