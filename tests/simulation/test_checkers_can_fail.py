@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from protocol.arch import load
-from protocol.arch.pef.compose import Rig
 from protocol.arch.pef.machine.svm import OutOfUnits, SecureMemory
 from protocol.arch.pef.nesting import Nested as NestedPef
 from protocol.arch.pef.nesting import teardown
+from protocol.arch.s390.compose import Rig
 from protocol.arch.s390.linked import Server, SieAnswer
 from protocol.arch.s390.nesting import Nested
 from protocol.errors import RemoteProtocolError
@@ -192,7 +192,7 @@ MUTATIONS: list[tuple[str, str, Mutation]] = [
     ("secrecy", "s390", an_exit_carries_what_the_guest_read),
     ("books", "s390", a_book_keeps_an_entity_that_is_gone),
     ("frames", "s390", a_pool_gives_a_frame_twice),
-    ("nothing_left", "pef", the_end_of_a_host_is_not_noticed),
+    ("nothing_left", "s390", the_end_of_a_host_is_not_noticed),
     ("service", "pef", a_host_that_did_nothing_wrong_is_refused),
     ("level", "s390", a_level_raises),
     ("protocol", "s390", a_server_closes_the_link_of_who_did_nothing),
