@@ -17,6 +17,7 @@ from nestbed.client import ERRORS, Budget, Child, Hosting
 IMAGES = [b"#!nestbed\nready\n", b"#!nestbed\nprint up\nready\nsleep 50\nexit 3\n"]
 STALE, AGAIN = ERRORS["STALE_EPOCH"], (ERRORS["BOOT_DIED"], ERRORS["LEASE_EXPIRED"])
 MOST = 8  # guests of one requester at once
+UNDER_WAY = ("RESERVED", "LOADING", "STARTING")
 GONE = (ERRORS["BAD_STATE"], ERRORS["NOT_FOUND"])
 
 
@@ -44,7 +45,8 @@ class Requester:
         image, key = self.rng.randrange(len(IMAGES)), self.host.key()
         child = self.asked(image, key)
         if child is not None:
-            self.known[key] = (image, child)
+            if child.state not in UNDER_WAY:  # a start under way may yet fail, and then its key is free
+                self.known[key] = (image, child)
             sys.stdout.write(f"{child.id.hex()}\n")
             sys.stdout.flush()
 
