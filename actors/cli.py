@@ -116,7 +116,7 @@ EXAMPLES = {
     ),
     "trace": (
         "nestbed trace --arch s390 --op create --depth 2",
-        "nestbed trace --arch sev --op load --path nested --path hosted --mermaid load.mmd",
+        "nestbed trace --arch snp --op load --path nested --path hosted --mermaid load.mmd",
         "nestbed trace --op start --chrome start.json",
     ),
     "soak": (
