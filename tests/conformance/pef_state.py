@@ -52,8 +52,8 @@ def _machine(machine: Any) -> Iterator[bytes]:
         yield column.tobytes()
     for frame in np.flatnonzero(secure.owner).tolist():
         yield secure.read(frame, 0, 1 << 16)
-    for frame in np.flatnonzero(machine.memory._filled).tolist():
-        yield machine.memory.read(frame << SMALL_SHIFT, 1 << SMALL_SHIFT)
+    for frame in np.flatnonzero(machine.storage._filled).tolist():
+        yield machine.storage.read(frame << SMALL_SHIFT, 1 << SMALL_SHIFT)
 
 
 def _emulation(level: Nested) -> bytes:

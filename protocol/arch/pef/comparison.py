@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from random import Random
-from typing import Any, NoReturn
 
 from protocol.arch.comparison import BaseComparison, Place, PlainImages
 from protocol.arch.pef.compose import Rig
+from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.host import Host
+from protocol.arch.pef.linked import WIRE, LinkedPef
 from protocol.arch.pef.prices import PRICES
 from protocol.arch.pef.profiles import PROFILES, V1, V2, Profile
 from protocol.keyboard.recorded import Say
@@ -17,7 +18,6 @@ from protocol.nesting.guest_host import OwnMemory
 from protocol.tracking import Book
 
 CANNOT = {
-    "--processes": "levels of this architecture have no form on the wire yet",
     "--record": "its host software writes no transcript yet",
 }
 
@@ -25,7 +25,7 @@ CANNOT = {
 class PefComparison(PlainImages, BaseComparison[Rig]):
     """See `protocol.arch.contract.Comparison`."""
 
-    wire = ()
+    wire = WIRE
     prices = PRICES
     reboot = "system"
     profiles = PROFILES
@@ -59,16 +59,8 @@ class PefComparison(PlainImages, BaseComparison[Rig]):
             raise ValueError("bulk and transcripts are not built for this architecture")
         return Host(place.level, place.cpus, random, depth=place.depth, image=image, book=book)
 
-    # -- with L1 in a process of its own: not built
-
-    def lower(self, *_: Any, **__: Any) -> NoReturn:
-        raise ValueError(f"--processes: {CANNOT['--processes']}")
-
-    def upper(self, *_: Any, **__: Any) -> NoReturn:
-        raise ValueError(f"--processes: {CANNOT['--processes']}")
-
-    def linked(self, memory: OwnMemory, cpus: int) -> NoReturn:
-        raise ValueError(f"--processes: {CANNOT['--processes']}")
+    def linked(self, memory: OwnMemory, cpus: int) -> LinkedPef:
+        return LinkedPef(memory, [Cpu(number) for number in range(cpus)])
 
     def drawn(self, seed: int, length: int) -> bytes:
         """The kernel of every guest."""

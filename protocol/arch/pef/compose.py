@@ -20,6 +20,7 @@ from protocol.arch.pef.nesting import Nested
 from protocol.arch.pef.nesting.records import SMALL_PAGES
 from protocol.arch.pef.profiles import CPUS, MEMORY_MIB, MIB, MIN_MEMORY_MIB, V1, Profile
 from protocol.arch.pef.tables import PAGE
+from protocol.arch.pef.tpm import Tpm
 from protocol.effects import Step
 from protocol.ledger import Ledger
 from protocol.memory.pool import OutOfFrames, Pool
@@ -83,6 +84,11 @@ class Rig(composition.Rig[Hypervisor[Any]]):
         lpids = range(1 + number * (its.lpids - 1), 1 + (number + 1) * (its.lpids - 1))
         return Nested(below, frames, own, kvm, CALLS, its, self.ledger, lpids, self.reflected, self.api)
 
+    def build_upper(self, level: Any, wanted: Wanted) -> Step[None]:
+        """L1 in another process knows the machine's TPM as its owner does: here, by the seed."""
+        level.tpm = Tpm(self.seed).public
+        yield from composition.Rig.build_upper(self, level, wanted)
+
     def linked(self, level: Any) -> LinkedPef:
         return LinkedPef(level, level.cpus, level.profile, level.tpm_public())
 
@@ -99,7 +105,7 @@ class Rig(composition.Rig[Hypervisor[Any]]):
 
     def exposed(self, needle: bytes) -> list[int]:
         """Frames of the machine from which a host could read `needle`."""
-        return [frame for machine in self.machines for frame in machine.memory.exposed(needle)]
+        return [frame for machine in self.machines for frame in machine.storage.exposed(needle)]
 
     def remains(self) -> dict[str, int]:
         found = {"svms": 0, "units": 0, "records": 0}

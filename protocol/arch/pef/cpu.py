@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
+from protocol.arch.pef.guest import Program
 from protocol.arch.pef.tables import MSR_SF
 from protocol.effects import Fault
-
-if TYPE_CHECKING:
-    from protocol.arch.pef.guest import Program
 
 GPRS = 32
 HCALL = 0xC00
@@ -65,6 +63,11 @@ class Entry:
     stay: bool = False
     pidr: int = 0
 
+    @classmethod
+    def from_fields(cls, lpid: int, vcpu: int, gpr: tuple[int, ...], *more: Any) -> Entry:
+        """An entry that crossed a link: its registers arrive as a tuple."""
+        return cls(lpid, vcpu, list(gpr), *more)
+
 
 @dataclass(slots=True)
 class Exit:
@@ -83,6 +86,11 @@ class Exit:
     hdsisr: int = 0
     asdr: int = 0
     program: Program | None = None  # what runs in that vcpu
+
+    @classmethod
+    def from_fields(cls, trap: int, lpid: int, vcpu: int, gpr: tuple[int, ...], *more: Any) -> Exit:
+        """An exit that crossed a link: its registers arrive as a tuple."""
+        return cls(trap, lpid, vcpu, list(gpr), *more)
 
 
 @dataclass(slots=True)

@@ -72,6 +72,24 @@ class Program:
     nested: list[dict[str, Any]] = field(default_factory=list)  # results of guests that its hypercall ran
     vmm: frozenset[int] = frozenset()  # hypercalls that its VMM answers, not KVM: it changes counts only
 
+    @classmethod
+    def from_fields(
+        cls,
+        steps: tuple[GuestStep, ...],
+        results: tuple[dict[str, Any], ...],
+        current: GuestStep | None,
+        issued: bool,
+        nested: tuple[dict[str, Any], ...],
+        vmm: tuple[int, ...],
+    ) -> Program:
+        """A program that crossed a link: what was a queue or a list there arrives as a tuple."""
+        return cls(deque(steps), list(results), current, issued, list(nested), frozenset(vmm))
+
+    def become(self, other: Program) -> None:
+        """Stand where `other` stands: it was run elsewhere."""
+        self.steps, self.results, self.nested = other.steps, other.results, other.nested
+        self.current, self.issued = other.current, other.issued
+
     def next(self) -> GuestStep | None:
         """The step to do now; None if there is none."""
         if self.current is None and self.steps:

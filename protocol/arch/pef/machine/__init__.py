@@ -58,7 +58,7 @@ class Machine:
         self.calls = calls
         self.ledger = ledger
         self.seed = seed
-        self.memory = Physical(memory_bytes >> PAGE_SHIFT)
+        self.storage = Physical(memory_bytes >> PAGE_SHIFT)
         self.tpm = Tpm(seed)
         self.lives = 0
         self._start()
@@ -193,12 +193,12 @@ class Machine:
         """A load of the host's. Secure memory is not in reach: its addresses lie behind the end."""
         if address < 0 or address + length > self.size:
             return machine_check(address)
-        return self.memory.read(address, length)
+        return self.storage.read(address, length)
 
     def write(self, address: int, data: bytes, stores: int = 1) -> Fault | None:
         if address < 0 or address + len(data) > self.size:
             return machine_check(address, write=True)
-        self.memory.write(address, data)
+        self.storage.write(address, data)
         return None
 
     peek = read
@@ -207,21 +207,21 @@ class Machine:
         return self.write(address, data)
 
     def clear(self, frames: Sequence[int] | np.ndarray) -> None:
-        self.memory.clear_many(np.asarray(frames, np.int64))
+        self.storage.clear_many(np.asarray(frames, np.int64))
 
     def move(self, old: int, new: int) -> None:
-        self.memory.write(new << PAGE_SHIFT, self.memory.read(old << PAGE_SHIFT, 1 << PAGE_SHIFT))
-        self.memory.clear(old)
+        self.storage.write(new << PAGE_SHIFT, self.storage.read(old << PAGE_SHIFT, 1 << PAGE_SHIFT))
+        self.storage.clear(old)
 
     def normal_page(self, address: int) -> bool:
         return usable(address, self.size)
 
     def load(self, address: int, length: int) -> bytes:
         """The ultravisor's own access to normal memory, which it has looked at before."""
-        return self.memory.read(address, length)
+        return self.storage.read(address, length)
 
     def store(self, address: int, data: bytes) -> None:
-        self.memory.write(address, data)
+        self.storage.write(address, data)
 
     # -- the end ---------------------------------------------------------------------------------------------
 

@@ -423,6 +423,8 @@ class Nested(GuestHost[Any]):
     def hand_back(self) -> None:
         """The guest host's memory goes back to the level below, in pages."""
         self.below.memory.clear(self.slots)
+        if self.ram is not None:
+            self.ram.left(self.slots)
         for first in self.slots[::SMALL_PAGES].tolist():
             self.below.pool.give_run(first, SMALL_PAGES)
 

@@ -61,9 +61,6 @@ def test_what_is_not_built_is_refused_with_a_reason() -> None:
             COMPARISON.software(rig, 0, Random(0), **{"pages": "two_fault", "bulk": False} | wrong)
     with pytest.raises(ValueError, match="not built"):
         COMPARISON.software(rig, None, Random(0), pages="two_fault", bulk=False)
-    for call in (COMPARISON.lower, COMPARISON.linked, COMPARISON.upper):
-        with pytest.raises(ValueError, match="--processes"):
-            call(None, 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError):
         rig.swap(0, op.LevelSwap(1, 1))
     assert mistakes(Scenario(), {"pef": PROFILES["small"]}) == []

@@ -9,7 +9,8 @@ import pytest
 
 from protocol.arch.pef.audit import audit
 from protocol.arch.pef.compose import Rig, compose
-from protocol.arch.pef.cpu import Cpu
+from protocol.arch.pef.cpu import Cpu, Entry, gprs
+from protocol.arch.pef.guest import Program
 from protocol.arch.pef.host import Host
 from protocol.arch.pef.linked import CpuState, Request, Server
 from protocol.arch.pef.nesting import Nested
@@ -168,6 +169,14 @@ def test_what_is_no_request_closes_the_link() -> None:
         Issue("call", ()),
         Issue("call", ("x",)),
         Issue("call", (Request(CpuState.of(Cpu(7)), ()),)),
+        Issue("call", (good,)),
+        Issue("call", (good._replace(arguments=([0] * 31, 0, False, None)),)),
+        Issue("call", (good._replace(arguments=([0] * 31 + [-1], 0, False, None)),)),
+        Issue("call", (good._replace(arguments=(["x"] * 32, 0, False, None)),)),
+        Issue("enter", (good._replace(arguments=(Entry(1 << 64, 0, gprs(), 0, 0, Program()),)),)),
+        Issue("enter", (good._replace(arguments=(Entry(1, 0, [], 0, 0, Program()),)),)),
+        Issue("tlbie", (good._replace(arguments=(1, b"")),)),
+        Issue("give_lpid", (good._replace(cpu=good.cpu._replace(tm="lost"), arguments=(1,)),)),
     ):
         with pytest.raises(RemoteProtocolError):
             server(message)

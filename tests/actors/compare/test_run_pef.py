@@ -1,0 +1,66 @@
+"""A whole comparison on POWER: counts do not depend on where hosts live, nor on how their messages travel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from actors.compare.outcome import Outcome
+from actors.compare.progress import Progress
+from actors.compare.run import run
+from actors.costs import load as load_costs
+from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario, Strategy
+
+pytestmark = pytest.mark.slow
+
+GUESTS = 4  # of two hosts
+Json = dict[str, Any]
+HANDLES = pytest.mark.parametrize("handles", ["passed", "mapped"])
+DEPTHS = pytest.mark.parametrize("depth", [1, 2])
+
+
+def small(**changes: Any) -> Scenario:
+    """Two hosts with two guests each, and everything happens to them."""
+    exits = Exits(ExitKind(3, "kernel"), ExitKind(2, "vmm"), ExitKind(2, "vmm"), ExitKind(2, "kernel"))
+    base = Scenario(
+        name="small",
+        arch=("pef",),
+        l1=GuestHosts(count=2, memory_mib=64, cpus=2),
+        guest=Guests(
+            per_l1=GUESTS // 2, memory_mib=1, vcpus=2, image_pages=16, touch_pages=32, share_pages=16
+        ),
+        run=Run(exits=exits, swap_pages=3, page_changes=4, resets=2, reboots=1, deaths=1),
+    )
+    return replace(base, **changes)
+
+
+def outcome(processes: int = 1, **changes: Any) -> Outcome:
+    """What `run` finds; it looks itself whether anything is left."""
+    found = run(small(**changes), Progress(), processes=processes, costs=load_costs(None))
+    assert not found.stopped
+    return found
+
+
+def counted(found: Outcome) -> list[tuple[Any, ...]]:
+    """Everything that must not depend on where hosts live."""
+    return [(result["path"], result["phases"], result["tracking"]) for result in found.results]
+
+
+@HANDLES
+@DEPTHS
+def test_packed_messages_count_the_same(depth: int, handles: str) -> None:
+    """Every message as bytes: a guest's program is a copy below, and the host's own stands where that does."""
+    one, packed = (
+        outcome(depth=depth, strategy=Strategy(handles=handles), transport=transport)
+        for transport in ("memory", "packed")
+    )
+    assert counted(packed) == counted(one)
+
+
+@HANDLES
+@DEPTHS
+def test_hosts_in_processes_of_their_own_count_the_same(depth: int, handles: str) -> None:
+    changes: Json = {"depth": depth, "strategy": Strategy(handles=handles), "paths": ("nested",)}
+    assert counted(outcome(processes=3, **changes)) == counted(outcome(**changes))
