@@ -57,7 +57,7 @@ def audit(rig: Rig, kvms: Sequence[Kvm]) -> dict[str, Any]:
         known |= {id(svm) for svm in mine.values()}
     for machine in rig.machines[: 1 if rig.depth else 0]:
         found += in_machine(machine, 0)
-        strange = [lpid for lpid, svm in machine.svms.items() if id(svm) not in known]
+        strange = [lpid for lpid, svm in machine.svms.items() if not _somebodys(rig, lpid, svm, known)]
         found += [Leak("svm", 0, f"shadow {lpid:#x}") for lpid in strange]
     return {"hosts": hosts, "leaks": [leak._asdict() for leak in found]}
 
@@ -73,9 +73,16 @@ def leaks(rig: Rig) -> list[Leak]:
             known |= {id(svm) for svm in mine.values()}
     for machine in rig.machines:
         found += in_machine(machine, 0)
-        strange = [lpid for lpid, svm in machine.svms.items() if rig.depth and id(svm) not in known]
+        strange = [
+            lpid for lpid, svm in machine.svms.items() if rig.depth and not _somebodys(rig, lpid, svm, known)
+        ]
         found += [Leak("svm", 0, f"shadow {lpid:#x}") for lpid in strange]
     return found
+
+
+def _somebodys(rig: Rig, lpid: int, svm: Svm, known: set[int]) -> bool:
+    """Is it of a guest host that is `known`, or L0's own?"""
+    return id(svm) in known or lpid in rig.own.lpids
 
 
 def _of_host(rig: Rig, level: Machine | Nested) -> dict[int, Svm]:

@@ -53,11 +53,10 @@ class PefComparison(PlainImages, BaseComparison[Rig]):
         book: Book | None,
         record: Say | None,
     ) -> Host:
-        if rig.depth and not place.depth:
-            raise ValueError("software of L0's own beside its guest hosts is not built for this architecture")
         if bulk or record is not None:
             raise ValueError("bulk and transcripts are not built for this architecture")
-        return Host(place.level, place.cpus, random, depth=place.depth, image=image, book=book)
+        own = None if place.pool is None else rig.own
+        return Host(place.level, place.cpus, random, depth=place.depth, image=image, book=book, own=own)
 
     def linked(self, memory: OwnMemory, cpus: int) -> LinkedPef:
         return LinkedPef(memory, [Cpu(number) for number in range(cpus)])

@@ -1,12 +1,14 @@
 """Put a machine and its guest hosts together on POWER: `protocol.nesting.composition` says how.
 
 The hosts at the keyboard have the secure memory and the LPIDs that were asked for at every depth, so whatever
-lies below them has more. Memory is handed out in pages of 64 KiB, scattered by seed.
+lies below them has more. Memory is handed out in pages of 64 KiB, scattered by seed. What is spare lies
+at the end of L0's memory, for guests of its own, which have as much secure memory and as many LPIDs as all
+hosts at the top together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from protocol.arch.pef.calls import CALLS
 from protocol.arch.pef.cpu import Cpu
+from protocol.arch.pef.kvm.own import NOTHING, Own
 from protocol.arch.pef.linked import LinkedPef, Server
 from protocol.arch.pef.machine import Machine
 from protocol.arch.pef.nesting import Nested
@@ -26,7 +29,7 @@ from protocol.ledger import Ledger
 from protocol.memory.pool import OutOfFrames, Pool
 from protocol.memory.store import PAGE_SHIFT
 from protocol.nesting import composition
-from protocol.nesting.composition import Seat, Storey, Wanted
+from protocol.nesting.composition import SOFTWARE_CPUS, Seat, Storey, Wanted
 from protocol.nesting.guest_host import Hypervisor
 
 RESETS = ("system",)
@@ -37,10 +40,14 @@ Level = Machine | Nested
 
 @dataclass(slots=True)
 class Rig(composition.Rig[Hypervisor[Any]]):
-    """A composition on POWER. `api` is the nesting API of its levels; see `Profile` for `reflected`."""
+    """A composition on POWER. `api` is the nesting API of its levels; see `Profile` for `reflected`.
+
+    `own` is what L0 has for guests of its own beside its guest hosts.
+    """
 
     reflected: bool = True
     api: str = V1
+    own: Own = field(default=NOTHING)
 
     resets = RESETS
 
@@ -59,17 +66,22 @@ class Rig(composition.Rig[Hypervisor[Any]]):
     def storeys(self, wanted: Wanted) -> list[Storey]:
         """Each level has a CPU more than those that its guest hosts run on: for its own work on them."""
         hosts, memory, cpus, spare = wanted
-        assert not spare, "L0 runs no guests of its own beside its guest hosts"
         wide = self.profile.below(hosts)
         below = [Storey(_room(memory, hosts), hosts * (cpus + 1), wide)]
         for _ in range(self.depth - 1):
             below.insert(0, Storey(_room(below[0].size, 1), below[0].cpus + 1, wide))
+        if spare:
+            l0, twice = below[0], wide.below(2)
+            end = l0.size + -(-spare // PAGE) * PAGE
+            self.own = Own(range(l0.size, end), range(wide.lpids, twice.lpids))
+            below[0] = Storey(end, l0.cpus + SOFTWARE_CPUS, twice)
         return below
 
     def hypervisor(self, number: int, level: Any, wanted: Wanted) -> Step[Hypervisor[Any]]:
         """It boots without a call: the ultravisor is up, and memory is its own."""
         yield from ()
-        return Hypervisor(number, self.seen(level), Pool(FIRST_FREE, (level.size >> PAGE_SHIFT) - FIRST_FREE))
+        size = level.size - (0 if number else len(self.own.memory))
+        return Hypervisor(number, self.seen(level), Pool(FIRST_FREE, (size >> PAGE_SHIFT) - FIRST_FREE))
 
     def guest_host(self, own: list[Cpu], number: int, life: int, storey: Storey) -> Nested:
         """Its share of LPIDs and CPUs is that of its seat."""

@@ -24,7 +24,6 @@ _AS_IS = (
 _ONE_WAY = "pef has one way only"
 _REFUSED = {
     ("fidelity", "bulk"): "pef has no runs of equal calls in one step yet",
-    ("paths", "mixed"): "pef has no software of L0's own beside its guest hosts yet",
     ("strategy.donation", "bounded"): "nothing is donated on POWER",
     ("strategy.donation", "off"): "nothing is donated on POWER",
     ("strategy.pages", "merged_l1"): f"{_ONE_WAY}: page by page, as the ultravisor asks",

@@ -51,7 +51,7 @@ def counted(found: Outcome) -> list[tuple[Any, ...]]:
 @HANDLES
 @DEPTHS
 def test_packed_messages_count_the_same(depth: int, handles: str) -> None:
-    """Every message as bytes: a guest's program is a copy below, and the host's own stands where that does."""
+    """Every message as bytes: a guest's program is a copy below, whose state the host's own takes over."""
     one, packed = (
         outcome(depth=depth, strategy=Strategy(handles=handles), transport=transport)
         for transport in ("memory", "packed")
@@ -64,3 +64,19 @@ def test_packed_messages_count_the_same(depth: int, handles: str) -> None:
 def test_hosts_in_processes_of_their_own_count_the_same(depth: int, handles: str) -> None:
     changes: Json = {"depth": depth, "strategy": Strategy(handles=handles), "paths": ("nested",)}
     assert counted(outcome(processes=3, **changes)) == counted(outcome(**changes))
+
+
+@HANDLES
+@DEPTHS
+def test_nested_and_hosted_guests_live_side_by_side_on_one_l0(depth: int, handles: str) -> None:
+    """Half of the SVMs are L0's own, under LPIDs of its own; nothing of either is left."""
+    (mixed,) = outcome(depth=depth, strategy=Strategy(handles=handles), paths=("mixed",)).results
+    made = {
+        key: n
+        for key, n in mixed["phases"]["load"].items()
+        if key.startswith("te_calls.UV_REGISTER_MEM_SLOT.")
+    }
+    treated = "passed" if handles == "passed" else "modified"
+    assert sum(n for key, n in made.items() if ".own." in key) == GUESTS // 2
+    assert sum(n for key, n in made.items() if f".{treated}." in key) == GUESTS // 2 * depth
+    assert mixed["phases"]["load"]["te_issued.UV_REGISTER_MEM_SLOT.0"] == GUESTS // 2

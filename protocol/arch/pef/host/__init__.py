@@ -20,6 +20,7 @@ from protocol.arch.pef.cpu import DECREMENTER, HCALL, Cpu, Exit, gprs
 from protocol.arch.pef.guest import GuestStep, Hypercall, Read, Touch, Ultracall
 from protocol.arch.pef.kvm import Kvm, pages, vmm
 from protocol.arch.pef.kvm import run as running
+from protocol.arch.pef.kvm.own import Own
 from protocol.arch.pef.kvm.vm import Vm
 from protocol.arch.pef.level import Level
 from protocol.arch.pef.profiles import boot_bytes
@@ -78,9 +79,11 @@ class Host:
         depth: int,
         image: bytes | None = None,
         book: Book | None = None,
+        own: Own | None = None,
     ) -> None:
+        """`own`: what it has beside guest hosts, if any run there."""
         self.book = book
-        self.kvm = Kvm(level, depth > 0, random)
+        self.kvm = Kvm(level, depth > 0, random, own)
         self.cpus = list(cpus)
         self.image = image
         self.guests: dict[int, Guest] = {}

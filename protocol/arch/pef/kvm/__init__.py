@@ -7,6 +7,7 @@ the host sees it. Nothing here knows at which depth it runs.
   frames   the host's memory        vm      what KVM keeps of a VM
   pages    frames, device frames    svm     H_SVM_*
   run      vcpus                    vmm     system calls, loading, TPM
+  own      what it has beside guest hosts
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from protocol.arch.pef.cpu import HCALL, Cpu, Exit, Stopped, gprs
 from protocol.arch.pef.guest import Program
 from protocol.arch.pef.hcalls import name_of
 from protocol.arch.pef.kvm.frames import Arena, Frames
+from protocol.arch.pef.kvm.own import Own
 from protocol.arch.pef.kvm.vm import MEM, SHARED, UVMEM, Vm
 from protocol.arch.pef.level import Level
 from protocol.arch.pef.radix import Tree
 from protocol.arch.pef.status import signed
-from protocol.arch.pef.tables import PAGE
+from protocol.arch.pef.tables import LPIDS, PAGE
 from protocol.effects import Step
 from protocol.memory.store import PAGE_SHIFT as SMALL_SHIFT
 
@@ -36,13 +38,17 @@ class HostStopped(Exception):
 
 
 class Kvm:
-    """KVM of one host on `level`. `guest`: it is a guest itself; `random` makes what its guests ask for."""
+    """KVM of one host on `level`. `guest`: it is a guest itself; `random` makes what its guests ask for.
 
-    def __init__(self, level: Level, guest: bool, random: Random) -> None:
+    `own`: what it has beside guest hosts; else all is its own.
+    """
+
+    def __init__(self, level: Level, guest: bool, random: Random, own: Own | None = None) -> None:
         self.level = level
         self.guest = guest
         self.random = random
-        self.frames = Frames(level.size)
+        self.frames = Frames(level.size, None if own is None else own.memory)
+        self.lpids = range(1, LPIDS) if own is None else own.lpids
         self.ucalls: defaultdict[str, int] = defaultdict(int)
         self.hcalls: defaultdict[str, int] = defaultdict(int)
         self.reflections: defaultdict[str, int] = defaultdict(int)

@@ -18,8 +18,12 @@ class OutOfMemory(Exception):
 class Frames:
     """All pages of one host. KVM takes from the top, so that the bottom stays contiguous."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, own: range | None = None) -> None:
+        """`own`: the addresses that this KVM may have, if not all."""
         self.use = np.zeros(size >> PAGE_SHIFT, np.uint8)
+        if own is not None:
+            self.use[:] = GIVEN
+            self.use[own.start >> PAGE_SHIFT : own.stop >> PAGE_SHIFT] = FREE
         self._use = self.use.data
         self._first = FIRST >> PAGE_SHIFT
         self._top = self.use.size - 1

@@ -13,7 +13,7 @@ from protocol.arch.pef.kvm.frames import Arena, OutOfMemory
 from protocol.arch.pef.kvm.vm import NO_FRAME, KvmVcpu, Memslot, Vm
 from protocol.arch.pef.radix import entry_of
 from protocol.arch.pef.status import FUNCTION, P3, P5, PARAMETER, RESOURCE, SUCCESS
-from protocol.arch.pef.tables import ADDRESS_LIMIT, LPIDS, MEM_SLOTS, PAGE
+from protocol.arch.pef.tables import ADDRESS_LIMIT, MEM_SLOTS, PAGE
 from protocol.effects import Fault, Step
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def create_vm(kvm: Kvm, cpu: Cpu, lpid: int | None, tpm_proxy: bool) -> Step[tup
     if lpid is None:
         lpid = yield from kvm.level.new_lpid(cpu)
     if not lpid:
-        lpid = next((n for n in range(1, LPIDS) if n not in kvm.vms and n not in kvm.shadows), 0)
+        lpid = next((n for n in kvm.lpids if n not in kvm.vms and n not in kvm.shadows), 0)
     if not lpid:
         return ENOSPC, 0
     if lpid in kvm.vms or lpid in kvm.shadows:
