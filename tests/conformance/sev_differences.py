@@ -36,6 +36,11 @@ DIFFERENCES = {
         "profile `azure`: INIT and INIT_EX are UNSUPPORTED, as legacy guests are not nested there; a #PF of "
         "a store to an assigned page has address 0, as the CPU gives L0 no linear address"
     ),
+    "ciphertext": (
+        "what is encrypted with a guest's key depends on that random key and on where the page lies in the "
+        "machine; so does what comes of it where somebody takes it for something else: a nested table in "
+        "such a page, a VMSA or data that are encrypted a second time"
+    ),
     "te": (
         "`audit`: pages that are the firmware's in the guest host's RMP alone are tracked, and are "
         "not the TE's"
