@@ -21,20 +21,16 @@ Json = dict[str, Any]
 Say = Callable[[Json, Json], None]
 
 
-class RecordedLevel:
-    """Put before an architecture's linked level, which is set up first: the memory half, and how to tell.
+class Telling:
+    """How to tell. `say` is given a request and its answer.
 
-    `say` is given a request and its answer. `typed` is a guest's step as it is typed, `fault` an exception as
-    the console tells of it.
+    `typed` is a guest's step as it is typed, `fault` an exception as the console tells of it.
     """
 
-    def __init__(self, level: LinkedLevel, say: Say) -> None:
-        self._level: Any = level
+    def __init__(self, say: Say) -> None:
         self._say = say
         self._asked = 0
         self._queued: dict[Hashable, tuple[object, int]] = {}  # VCPU -> its program, steps that were told of
-        self.read = self._read
-        self.write = self._write
 
     # -- what an architecture adds ---------------------------------------------------------------------------
 
@@ -70,6 +66,16 @@ class RecordedLevel:
     def entered(self, key: Hashable, program: Any) -> None:
         """The VCPU has left: what its program still holds was told of."""
         self._queued[key] = (program, len(program.steps))
+
+
+class RecordedLevel(Telling):
+    """Put before an architecture's linked level, which is set up first: the memory half."""
+
+    def __init__(self, level: LinkedLevel, say: Say) -> None:
+        super().__init__(say)
+        self._level: Any = level
+        self.read = self._read
+        self.write = self._write
 
     # -- memory ----------------------------------------------------------------------------------------------
 

@@ -17,8 +17,10 @@ from protocol.ledger import Ledger
 from protocol.nesting.guest_host import OwnMemory
 from protocol.tracking import Book
 
-CANNOT = {
-    "--record": "its host software writes no transcript yet",
+LACKS = {
+    "attest": "no ultracall reports on an SVM: that its lockbox opens is the proof of what it is",
+    "secret": "an SVM's secrets come in its ESM blob while it is loaded, not by a call later on",
+    "dump": "no ultracall dumps an SVM for its owner",
 }
 
 
@@ -29,7 +31,7 @@ class PefComparison(PlainImages, BaseComparison[Rig]):
     prices = PRICES
     reboot = "system"
     profiles = PROFILES
-    cannot = CANNOT
+    lacks = LACKS
 
     def rig(
         self, profile: Profile, depth: int, seed: int, strategy: Mapping[str, str], ledger: Ledger
@@ -53,10 +55,19 @@ class PefComparison(PlainImages, BaseComparison[Rig]):
         book: Book | None,
         record: Say | None,
     ) -> Host:
-        if bulk or record is not None:
-            raise ValueError("bulk and transcripts are not built for this architecture")
+        if bulk:
+            raise ValueError("bulk is not built for this architecture")
         own = None if place.pool is None else rig.own
-        return Host(place.level, place.cpus, random, depth=place.depth, image=image, book=book, own=own)
+        return Host(
+            place.level,
+            place.cpus,
+            random,
+            depth=place.depth,
+            image=image,
+            book=book,
+            own=own,
+            record=record,
+        )
 
     def linked(self, memory: OwnMemory, cpus: int) -> LinkedPef:
         return LinkedPef(memory, [Cpu(number) for number in range(cpus)])

@@ -18,8 +18,8 @@ from typing import Any
 from protocol.arch.pef import front, hcalls
 from protocol.arch.pef.cpu import DECREMENTER, HCALL, Cpu, Exit, gprs
 from protocol.arch.pef.guest import GuestStep, Hypercall, Read, Touch, Ultracall
-from protocol.arch.pef.kvm import Kvm, pages, vmm
-from protocol.arch.pef.kvm import run as running
+from protocol.arch.pef.host.system import System, ToldSystem
+from protocol.arch.pef.kvm import Kvm
 from protocol.arch.pef.kvm.own import Own
 from protocol.arch.pef.kvm.vm import Vm
 from protocol.arch.pef.level import Level
@@ -28,12 +28,12 @@ from protocol.arch.pef.status import SUCCESS
 from protocol.arch.pef.tables import PAGE
 from protocol.effects import Fault, Step
 from protocol.errors import OperationFailed, TeRefused
+from protocol.keyboard.recorded import Say
 from protocol.plan import operations as op
 from protocol.tracking import Book
 
 MIB = 1 << 20
 SMALL_SHIFT = 12  # of a plan's page
-INITRD_BYTES = PAGE
 RTAS_AT = 0  # where a guest builds the arguments of RTAS calls: in the pages that a plan leaves free
 DEVICE = 1 << 40  # where no slot is: registers of devices
 PUT_TERM_CHAR = 0x58
@@ -80,10 +80,12 @@ class Host:
         image: bytes | None = None,
         book: Book | None = None,
         own: Own | None = None,
+        record: Say | None = None,
     ) -> None:
-        """`own`: what it has beside guest hosts, if any run there."""
+        """`own`: what it has beside guest hosts, if any run there. `record` is told what it does."""
         self.book = book
         self.kvm = Kvm(level, depth > 0, random, own)
+        self.system = System(self.kvm) if record is None else ToldSystem(self.kvm, record)
         self.cpus = list(cpus)
         self.image = image
         self.guests: dict[int, Guest] = {}
@@ -123,13 +125,12 @@ class Host:
         idle = 0
         while True:
             cpu = self.cpu_for(number)
-            left = yield from running.enter(self.kvm, cpu, guest.vm, vcpu, stay=False)
-            done = vcpu.program.collect()
+            left, done = yield from self.system.enter(cpu, guest.vm, vcpu)
             results += done
             if left.trap == DECREMENTER and not vcpu.program.waiting():
                 return results
             idle = 0 if done else idle + 1
-            ends = yield from running.terminated(self.kvm, cpu, guest.vm, left)
+            ends = yield from self.system.terminated(cpu, guest.vm, left)
             if left.trap == HCALL and not ends:
                 vcpu.reply = dict.fromkeys(range(3, 13), 0)
             elif left.trap != DECREMENTER or idle == SLICES:
@@ -166,7 +167,7 @@ def _shut_down(host: Host, _: op.Shutdown) -> Step[None]:
 def _create(host: Host, operation: op.Create) -> Step[None]:
     if operation.guest in host.guests:
         raise ValueError(f"guest {operation.guest} is there already")
-    ret, lpid = yield from vmm.create_vm(host.kvm, host.cpu, None, tpm_proxy=True)
+    ret, lpid = yield from host.system.create_vm(host.cpu)
     if ret:
         raise OperationFailed(f"KVM_CREATE_VM: {ret}")
     vm = host.kvm.vms[lpid]
@@ -175,10 +176,10 @@ def _create(host: Host, operation: op.Create) -> Step[None]:
     if host.book is not None:
         host.book.add("te_object")
         host.book.add("vcpu_map", operation.vcpus)
-    ret = yield from vmm.set_memory(host.kvm, host.cpu, vm, 0, 0, size + host.boot_bytes)
+    ret = yield from host.system.set_memory(host.cpu, vm, size + host.boot_bytes)
     for number in range(operation.vcpus):
-        ret = ret or vmm.create_vcpu(vm, number)
-    ret = ret or vmm.enable_cap(host.kvm, vm, vmm.SECURE_GUEST)
+        ret = ret or host.system.create_vcpu(vm, number)
+    ret = ret or host.system.enable_secure(vm)
     if ret:
         raise OperationFailed(f"guest {operation.guest}: {ret}")
 
@@ -192,9 +193,7 @@ def _enter_secure_mode(host: Host, guest: Guest) -> Step[None]:
     if host.image is None:
         raise OperationFailed("this host has no image")
     seed = f"guest:{guest.number}"
-    areas = yield from vmm.load(
-        host.kvm, host.cpu, guest.vm, guest.memory_bytes, host.image, INITRD_BYTES, "quiet", seed
-    )
+    areas = yield from host.system.load(host.cpu, guest.vm, guest.memory_bytes, host.image, seed)
     if isinstance(areas, Fault):
         raise OperationFailed(f"guest {guest.number} cannot be loaded: {areas.name}")
     esm = gprs(r3=front.ESM, r4=areas["kernel"].address, r5=areas["fdt"].address)
@@ -220,7 +219,7 @@ def _start_others(host: Host, guest: Guest) -> Step[None]:
 def _reset(host: Host, operation: op.Reset) -> Step[None]:
     """Row 6.4. What was inside the ultravisor is lost whatever the guest asks for, so it is loaded again."""
     guest = host.guest(operation.guest)
-    ret = yield from vmm.svm_off(host.kvm, host.cpu, guest.vm)
+    ret = yield from host.system.svm_off(host.cpu, guest.vm)
     if ret:
         raise OperationFailed(f"KVM_PPC_SVM_OFF: {ret}")
     yield from _enter_secure_mode(host, guest)
@@ -230,7 +229,7 @@ def _reset(host: Host, operation: op.Reset) -> Step[None]:
 def _end(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
     """Row 6.5, whoever ends it: memory goes first, without a call."""
     guest = host.guest(operation.guest)
-    ret = yield from vmm.close(host.kvm, host.cpu, guest.vm)
+    ret = yield from host.system.close(host.cpu, guest.vm)
     if ret:
         raise OperationFailed(f"close: {ret}")
     del host.guests[guest.number]
@@ -299,7 +298,7 @@ def _swap(host: Host, operation: op.Swap) -> Step[None]:
     guest = _of(host, operation)
     numbers = operation.pages.numbers().tolist()
     for number in numbers:
-        seen = yield from pages.load(host.kvm, host.cpu, guest.vm, number << SMALL_SHIFT, 1)
+        seen = yield from host.system.read(host.cpu, guest.vm, number << SMALL_SHIFT, 1)
         if isinstance(seen, Fault):
             raise OperationFailed(f"page {number:#x} of guest {guest.number}: {seen.name}")
     yield from host.run(guest, [_store(number) for number in numbers], operation.vcpu)

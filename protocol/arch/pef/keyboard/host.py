@@ -175,13 +175,13 @@ class PefHost(SecureHost):
         if vm is None or vcpu is None:
             self.kvm.arrived(left)
             self._left[cpu] = left
-            return self._shown(left, [])
+            return steps.shown(left, [])
         it = self._seat.cpus[cpu]
         if (yield from running.came_out(self.kvm, it, vm, vcpu, left)):
             it.lpidr, it.pidr = vm.lpid, 0
             left = yield from running.go(self.kvm, it, vm, vcpu, stay=False)
         self._left[cpu] = left
-        return self._shown(left, vcpu.program.collect())
+        return steps.shown(left, vcpu.program.collect())
 
     def stops(self, stopped: HostStopped) -> Complaint:
         """The host's machine stands still from now on."""
@@ -248,20 +248,7 @@ class PefHost(SecureHost):
         except HostStopped as stopped:
             raise self.stops(stopped) from stopped
         self._left[cpu] = left
-        return self._shown(left, vcpu.program.collect())
-
-    @staticmethod
-    def _shown(left: Exit, done: list[dict[str, Any]]) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "trap": hex(left.trap),
-            "vm": hex(left.lpid),
-            "vcpu": hex(left.vcpu),
-            "secure": left.secure,
-        }
-        body |= {f"r{number}": hex(left.gpr[number]) for number in (*range(3, 13), 31)}
-        for name in ("srr0", "srr1", "hsrr0", "hsrr1", "hdar", "hdsisr", "asdr"):
-            body[name] = hex(getattr(left, name))
-        return body | {"steps": done}
+        return steps.shown(left, vcpu.program.collect())
 
     def queue(self, fields: Fields, replace: bool) -> tuple[tuple[int, int], int]:
         vm = self.vm(fields)

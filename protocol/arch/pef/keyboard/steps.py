@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from protocol.arch.pef import cpu as power
+from protocol.arch.pef.cpu import Exit
 from protocol.arch.pef.guest import Fetch, GuestStep, Hypercall, Interrupt, Read, Touch, Ultracall
 from protocol.arch.pef.tables import PAGE
 from protocol.keyboard import Fields
@@ -52,6 +55,20 @@ def registers(fields: Fields, default: list[int] | None = None) -> list[int]:
     """32 registers; one that is not named is as in `default`, or zero."""
     start = default or [0] * power.GPRS
     return [fields.number(name, start[number]) for number, name in enumerate(GPR_NAMES)]
+
+
+def shown(left: Exit, done: list[dict[str, Any]]) -> dict[str, Any]:
+    """An exit, and the results of steps, as an answer tells of them."""
+    body: dict[str, Any] = {
+        "trap": hex(left.trap),
+        "vm": hex(left.lpid),
+        "vcpu": hex(left.vcpu),
+        "secure": left.secure,
+    }
+    body |= {f"r{number}": hex(left.gpr[number]) for number in (*range(3, 13), 31)}
+    for name in ("srr0", "srr1", "hsrr0", "hsrr1", "hdar", "hdsisr", "asdr"):
+        body[name] = hex(getattr(left, name))
+    return body | {"steps": done}
 
 
 KINDS: Steps[GuestStep] = Steps(

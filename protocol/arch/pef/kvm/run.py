@@ -11,12 +11,13 @@ from protocol.arch.pef.kvm import nested, pages, svm, vmm
 from protocol.arch.pef.kvm.vm import KvmVcpu, Vm
 from protocol.arch.pef.status import FUNCTION, SUCCESS, unsigned
 from protocol.arch.pef.tables import MSR_S
-from protocol.effects import Step
+from protocol.effects import Fault, Step
 
 if TYPE_CHECKING:
     from protocol.arch.pef.kvm import Kvm
 
 TRIES = 4  # of one storage interrupt
+TOKEN_BYTES = 4  # what an argument block of RTAS begins with
 STORAGE = (DATA_STORAGE, INSTRUCTION_STORAGE)
 
 
@@ -126,9 +127,18 @@ def unknown(number: int) -> int:
 
 def terminated(kvm: Kvm, cpu: Cpu, vm: Vm, left: Exit) -> Step[bool]:
     """Did the guest end by `ibm,os-term`? Its VMM does not answer that."""
+    at = block_of(left)
+    return at is not None and is_os_term((yield from pages.load(kvm, cpu, vm, at, TOKEN_BYTES)))
+
+
+def block_of(left: Exit) -> int | None:
+    """Where the argument block of an SVM's H_RTAS begins; None for any other exit."""
     if left.trap != HCALL or left.gpr[3] != hcalls.RTAS or not left.secure:
-        return False
-    token = yield from pages.load(kvm, cpu, vm, left.gpr[4], 4)
+        return None
+    return left.gpr[4]
+
+
+def is_os_term(token: bytes | Fault | None) -> bool:
     return isinstance(token, bytes) and int.from_bytes(token, "big") == OS_TERM
 
 

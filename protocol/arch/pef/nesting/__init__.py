@@ -15,6 +15,8 @@ the ultravisor is one that it does not map any more.
 
 from __future__ import annotations
 
+import operator
+from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -156,7 +158,11 @@ class Nested(GuestHost[Any]):
         if self.ids.pop(lpid):
             yield from self.below.memory.give_lpid(self.cpu_below(cpu), lpid)
         else:
-            self._free.append(lpid)
+            self._give_shadow(lpid)
+
+    def _give_shadow(self, lpid: int) -> None:
+        """The lowest one is the next, as where a host picks."""
+        insort(self._free, lpid, key=operator.neg)
 
     def tpm_public(self) -> bytes:
         public: bytes = self.below.memory.tpm_public()
@@ -291,7 +297,7 @@ class Nested(GuestHost[Any]):
         del self.records[record.lpid]
         record.tables.give_all()
         if self.api == V1:
-            self._free.append(record.shadow)
+            self._give_shadow(record.shadow)
 
     def may_use(self, lpid: int) -> bool:
         """May the guest host run a VM under this LPID? It picks within its profile, or is given one."""
