@@ -322,6 +322,8 @@ def _run(
         if wanted.metrics_port is not None:
             watching = around.enter_context(_metrics(wanted.metrics_port, resolved.scenario.depth))
             progress.on_attach, progress.on_staged = watching.attach, watching.staged
+            if tracing is not None:
+                watching.exemplify(lambda: dict(tracing.examples))
         transcripts = around.enter_context(closing(_transcripts(wanted.record))) if wanted.record else None
         error = None
         try:

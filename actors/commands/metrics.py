@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
@@ -42,6 +42,10 @@ class Watching:
         self._collector, self._depth = collector, depth
         self._on_stage: list[Source] = []
         self.lock = threading.Lock()  # no scrape while the cast changes: a counter would step back
+
+    def exemplify(self, exemplars: Callable[[], Mapping[tuple[str, ...], str]]) -> None:
+        """Show these ids of traces beside the counts of calls, to whoever asks for OpenMetrics."""
+        self._collector.exemplars = exemplars
 
     def attach(self, arch: str, path: str, ledger: Ledger, books: Iterable[Book] = ()) -> None:
         with self.lock:

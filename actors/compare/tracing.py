@@ -63,6 +63,7 @@ class Tracing:
         self, wanted: Wanted, seed: int = 0, clock: Callable[[], int] = time.perf_counter_ns
     ) -> None:
         self.found: list[Traced] = []
+        self.examples: dict[tuple[str, ...], str] = {}  # what `exemplars` says, as far as it is known
         self.failed: list[Traced] = []  # that were not followed
         self._slowest: dict[tuple[str, str, str], Traced] = {}
         self.dropped = 0  # messages that were too many to follow
@@ -98,8 +99,10 @@ class Tracing:
                 yield
             return
         with tracer.operation(f"host {host}", describe(act)) as root:
-            self.found.append(Traced(arch, path, act.name, root))
+            traced = Traced(arch, path, act.name, root)
+            self.found.append(traced)
             yield
+        self.examples |= _examples(traced)
         self.dropped += tracer.dropped
         tracer.dropped = 0
 
@@ -169,9 +172,15 @@ def _walls(traced: Traced) -> list[Bar[Span]]:
 
 def exemplars(tracing: Tracing) -> dict[tuple[str, ...], str]:
     """The id of a trace for each call that was followed: by arch, path and the ledger's key."""
+    found: dict[tuple[str, ...], str] = {}
+    for traced in tracing.found:
+        found |= _examples(traced)
+    return found
+
+
+def _examples(traced: Traced) -> dict[tuple[str, ...], str]:
     return {
         (traced.arch, traced.path, *key): traced.root.trace_id.hex()
-        for traced in tracing.found
         for span in traced.root.walk()
         for key, n in span.counts.items()
         if key[0] == "te_calls" and n > 0

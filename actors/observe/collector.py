@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector as PrometheusCollector
+from prometheus_client.samples import Exemplar
 
 from actors.observe import metrics as m
 from nestbed import __version__
@@ -97,6 +99,8 @@ class Collector(PrometheusCollector):
         self._sources: list[Source] = []
         self._gone = Sums()
         self._started: float | None = None
+        # Ids of traces by architecture, path and key of the ledger: who wants them sees them as exemplars.
+        self.exemplars: Callable[[], Mapping[tuple[str, ...], str]] = dict
 
     # -- sources ---------------------------------------------------------------------------
 
@@ -165,15 +169,25 @@ class Collector(PrometheusCollector):
         return sums
 
     def collect(self) -> Iterator[Metric]:
+        examples = self.exemplars()
         for family, series in self.read().values.items():
             metric = family.metric()
             for labels, value in series.items():
-                metric.add_metric(labels, value)
+                trace = examples.get((*labels[:2], *_ledger_key(family, labels))) if examples else None
+                if trace is None or not isinstance(metric, CounterMetricFamily):
+                    metric.add_metric(labels, value)
+                else:
+                    metric.add_metric(labels, value, exemplar=Exemplar({"trace_id": trace}, 1))
             yield metric
 
     def describe(self) -> Iterator[Metric]:
         for family in m.FAMILIES:
             yield family.metric()
+
+
+def _ledger_key(family: m.Family, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The key in the ledger of one of its series."""
+    return (m.LEDGER_NAME.get(family, ""), *labels[2:])
 
 
 def registry_of(collector: Collector) -> CollectorRegistry:

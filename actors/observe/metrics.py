@@ -94,6 +94,8 @@ def _of_ledger(family: str) -> Family:
 
 BY_LEDGER: Mapping[str, Family] = {family: _of_ledger(family) for family in LEDGER}
 
+LEDGER_NAME: Mapping[Family, str] = {family: name for name, family in BY_LEDGER.items()}
+
 CONTENTION = _counter(
     "contention", "events", "What depends on timing: busy answers, retries, waits", *MACHINE, "what"
 )

@@ -18,7 +18,16 @@ from actors.runtime.actor import open_runtime
 from protocol.ledger import Ledger
 from protocol.plan import operations as op
 
-SMALL = ("--set", "guest.image_pages=4", "--set", "guest.touch_pages=4", "--set", "guest.share_pages=2")
+SMALL = (
+    "--arch",
+    "s390",
+    "--set",
+    "guest.image_pages=4",
+    "--set",
+    "guest.touch_pages=4",
+    "--set",
+    "guest.share_pages=2",
+)
 SMALL += ("--set", "run.swap_pages=2", "--path", "nested", "--path", "hosted")
 
 
