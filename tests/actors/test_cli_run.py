@@ -20,7 +20,7 @@ from actors import exit_codes
 pytestmark = pytest.mark.slow
 NESTBED = [sys.executable, "-m", "nestbed"]
 SETTINGS = ("l1.count=1", "guest.per_l1=1", "guest.touch_pages=8", "guest.image_pages=8", "run.swap_pages=6")
-SMALL = [word for setting in SETTINGS for word in ("--set", setting)]
+SMALL = ["--arch", "s390", *(word for setting in SETTINGS for word in ("--set", setting))]
 
 Json = dict[str, Any]
 
