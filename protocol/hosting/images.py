@@ -35,11 +35,12 @@ class Image:
 class Images:
     """The images of one requester, least recently used first."""
 
-    __slots__ = ("_images", "_quota", "evicted")
+    __slots__ = ("_images", "_quota", "_restored", "evicted")
 
     def __init__(self, quota: Quota) -> None:
         self._quota = quota
         self._images: dict[bytes, Image] = {}
+        self._restored: dict[bytes, Image] = {}  # of children of a former life; their bytes are gone
         self.evicted = 0
 
     def put(self, digest: bytes, size: int, offset: int, data: bytes) -> dict[str, object]:
@@ -73,11 +74,22 @@ class Images:
         image.pins += 1
         return image
 
+    def restored(self, digest: bytes) -> Image:
+        """The image of a child of a former life, until `unpin`: charged once for all that share it."""
+        image = self._restored.get(digest)
+        if image is None:
+            image = self._restored[digest] = Image(digest, 0)
+            self._quota.owe(image.charges())
+        image.pins += 1
+        return image
+
     def unpin(self, image: Image) -> None:
         image.pins -= 1
         assert image.pins >= 0, "an image was given back more often than taken"
         if not image.pins and self._images.get(image.digest) is not image:
-            self._quota.refund(image.charges())  # its requester is gone: it lived for this child only
+            self._quota.refund(image.charges())  # its requester is gone: it lived for these children only
+            if self._restored.get(image.digest) is image:
+                del self._restored[image.digest]
 
     def forget(self) -> None:
         """Drop all images; what a child still uses goes with its last child."""

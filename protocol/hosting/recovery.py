@@ -17,7 +17,6 @@ from protocol.effects import Step
 from protocol.errors import OperationalError
 from protocol.hosting.errors import Code, Refusal, refusal_from
 from protocol.hosting.idempotency import open_key
-from protocol.hosting.images import Image
 from protocol.hosting.journal import CHILD, Row, open_row
 from protocol.hosting.lifecycle import Lifecycle, doom
 from protocol.hosting.machine import DestroyGuest, Failure, Found, Inventory, Vanished
@@ -90,7 +89,7 @@ def _restore_child(registry: Registry, name: bytes, body: Mapping[str, Any]) -> 
         requester = registry.enter(Identity(owner.cid, registry.gone.get(owner.cid, owner.epoch)))
         requester.alive = False
     spec = spec_from(body["spec"])
-    image = Image(spec.image, 0, pins=1)
+    image = requester.images.restored(spec.image)
     origin = Origin(name, owner, body["cid"], spec, image, body["key"], body["memory_mib"], body["allotment"])
     failure = body["failure"]
     child = Child(

@@ -341,7 +341,7 @@ class Registry:
         """Put back a child of a former life, with all that it is charged for."""
         origin, requester = child.origin, child.account
         self.children[origin.id] = requester.children[origin.id] = child
-        requester.quota.owe(origin.charges() | origin.image.charges())
+        requester.quota.owe(origin.charges())
         requester.pool.put_back(origin.id, origin.allotment)
         requester.log.last = max(requester.log.last, events)
         self._book.update("child", "create", requester.cid)

@@ -112,8 +112,10 @@ def running(lab: Path, place: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
-        line = process.stderr.readline()
-        assert "3 parts ready" in line
+        said = [process.stderr.readline()]
+        while "3 parts ready" not in said[-1]:  # it may end what an earlier one left first, and says so
+            assert said[-1], said
+            said.append(process.stderr.readline())
         yield process
     finally:
         process.kill()

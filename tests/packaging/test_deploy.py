@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -208,11 +209,11 @@ def test_the_slurm_script_runs_every_share_of_a_campaign(root: Path, deploy: Pat
     small = '[set]\n"l1.count" = 1\n"guest.per_l1" = 1\n"guest.touch_pages" = 16\n"run.swap_pages" = 2\n'
     campaign = tmp_path / "campaign.toml"
     campaign.write_text(f'name = "campaign"\nmachines = 3\n[load]\nrounds = 1\n{small}')
-    (tmp_path / "scratch").mkdir()
+    scratch = Path(tempfile.mkdtemp())  # short: sockets are made there
     path = f"{srun.parent}:{root / '.venv' / 'bin'}:{os.environ['PATH']}"
     environment = {
         **os.environ, "PATH": path, "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "DEPLOYMENT": str(campaign),
-        "SLURM_TMPDIR": str(tmp_path / "scratch"),
+        "SLURM_TMPDIR": str(scratch),
     }  # fmt: skip
     script = deploy / "slurm" / "campaign.sbatch"
     process = subprocess.Popen(
@@ -231,4 +232,5 @@ def test_the_slurm_script_runs_every_share_of_a_campaign(root: Path, deploy: Pat
     for rank in range(2):
         rounds[rank] = (tmp_path / f"load-{rank}.journal").read_text().count("\nR ")
     assert rounds == {0: 4, 1: 2}, "one nested and one hosted round of each machine"
-    assert list((tmp_path / "scratch").iterdir()) == []
+    assert list(scratch.iterdir()) == []
+    scratch.rmdir()

@@ -22,7 +22,8 @@ def series(**flags: str) -> dict[str, int]:
     progress = Progress()
     progress.on_attach, progress.on_staged = watching.attach, watching.staged
     run(load("default", flags=ALL | flags, environment={}).scenario, progress)
-    return {family.name: len(family.samples) for family in collector.collect()}
+    found = {family.name: len(family.samples) for family in collector.collect()}
+    return {name: n for name, n in found.items() if name != "nestbed_contention"}  # as it happens to come
 
 
 @pytest.fixture(scope="module")

@@ -157,6 +157,16 @@ def test_a_ready_child_is_adopted_and_its_key_answers_the_same(life):
     assert again.machine.guests == {}
 
 
+def test_children_of_one_image_are_charged_for_it_once_after_a_restart(life):
+    children = [life.ask("start", key(n), spec=SPEC)["child"] for n in range(1, 4)]
+    again = life.crash()
+    again.recover()
+    assert again.ask("quota.get")["images"]["charged"] == 1
+    for child in children:
+        again.ask("destroy", child=child)
+    assert again.ask("quota.get")["images"]["charged"] == 0
+
+
 @pytest.mark.parametrize(
     ("effects", "performed", "ends"),
     [
