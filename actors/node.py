@@ -32,6 +32,7 @@ from actors.runtime.transport.pki import Credentials
 from actors.runtime.transport.tls import dial, only
 from actors.runtime.transport.unix import adopt, adopt_blocking
 from protocol.arch import load
+from protocol.arch.sizes import Sizes
 from protocol.codec import Codec
 from protocol.effects import Effect, Issue, Step, issue
 from protocol.errors import OperationFailed
@@ -183,8 +184,7 @@ class Node:
         for number, (memory, port) in enumerate(zip(memories, below, strict=True)):
             seats = config.seats if config.depth > 1 else config.seats[number : number + 1]
             level = self.comparison.linked(memory, config.l1_cpus)
-            step: Step[Any] = self.comparison.upper(
-                level,
+            sizes = Sizes(
                 config.profile,
                 config.depth,
                 len(seats),
@@ -192,8 +192,8 @@ class Node:
                 config.cpus,
                 config.seed,
                 config.strategy,
-                self.ledger,
             )
+            step: Step[Any] = self.comparison.upper(level, sizes, self.ledger)
             starter = SecureHost("l1", lambda step: step, port, self._runtime)
             rig = await starter.perform(step)
             top = self._top = self._hypervisors(rig, port)

@@ -17,6 +17,7 @@ from statistics import median
 from benchmarks.run import Case
 from protocol.arch.pef.comparison import COMPARISON
 from protocol.arch.pef.profiles import MIB
+from protocol.arch.sizes import Sizes
 from protocol.crossing import inline
 from protocol.ledger import Ledger
 from protocol.plan import operations as op
@@ -30,7 +31,7 @@ def guests(depth: int, handles: str) -> float:
     """Guests a second that are made, become secure and are destroyed again; the median of several runs."""
     rates = []
     for _ in range(TIMES + 1):
-        rig = COMPARISON.compose("small", depth, 1, 256 * MIB, 1, 1, {"handles": handles}, Ledger())
+        rig = COMPARISON.compose(Sizes("small", depth, 1, 256 * MIB, 1, 1, {"handles": handles}), Ledger())
         image = COMPARISON.image(1, PAGES, None)
         host = COMPARISON.software(rig, 0, Random(1), pages="two_fault", bulk=False, image=image)
         below = rig.below(0)

@@ -22,6 +22,7 @@ from actors.runtime.actor import Actor
 from actors.runtime.transport.pki import Authority
 from actors.runtime.transport.tls import Exchange, Peer
 from actors.te import TrustedEntity
+from protocol.arch.sizes import sizes_of
 from protocol.codec import Codec
 from protocol.hosting import Service
 from protocol.plan import operations as op
@@ -38,29 +39,16 @@ class GuestHostsElsewhere:
     hosting: Service | None = None
 
     def __init__(self, parts: Parts, processes: int) -> None:
-        scenario, comparison = parts.scenario, parts.comparison
         self._parts = parts
-        hosts = scenario.l1
-        self._words = {
-            name: getattr(scenario.strategy, name) for name in ("handles", "donation", "teardown", "pages")
-        }
-        self.rig: Any = comparison.lower(
-            scenario.profile,
-            scenario.depth,
-            hosts.count,
-            hosts.memory_mib * MIB,
-            hosts.cpus,
-            scenario.seed,
-            self._words,
-            parts.ledger,
-        )
+        self._sizes = sizes_of(parts.scenario, parts.scenario.depth)
+        self.rig: Any = parts.comparison.lower(self._sizes, parts.ledger)
         self.te = TrustedEntity(self.rig.below(0)[-1], parts.runtime)
         self.kvm = Kvm("l0.kvm", self.te.actor, parts.runtime)
         nodes = min(processes - 1, len(self.rig.seats))
         self._dealt = [range(first, len(self.rig.seats), nodes) for first in range(nodes)]
         self._nodes: list[ApartNode] = []
         self._node_of: dict[int, ApartNode] = {}
-        self._lives = [0] * hosts.count
+        self._lives = [0] * self._sizes.hosts
         self._left_over: set[int] = set()
         self._keys: TemporaryDirectory[str] | None = None
 
@@ -109,11 +97,11 @@ class GuestHostsElsewhere:
             seats=seats,
             l1_frames=l1s[0].file.frames,
             l1_cpus=len(first.cpus),
-            memory_bytes=scenario.l1.memory_mib * MIB,
+            memory_bytes=self._sizes.memory_bytes,
             cpus=scenario.l1.cpus,
             profile=scenario.profile,
             seed=scenario.seed,
-            strategy=self._words,
+            strategy=dict(self._sizes.strategy),
             image_pages=scenario.guest.image_pages,
             image=scenario.guest.image,
             traced=0 if self._parts.tracer is None else len(self._nodes) + 1,
@@ -154,7 +142,7 @@ class GuestHostsElsewhere:
 
     async def _below(self, host: int, what: str) -> None:
         """What the hypervisor below a host does to it: L0's is here, any other lives with its guest hosts."""
-        if what == "reset" and self._words["teardown"] == "async":
+        if what == "reset" and self._sizes.strategy["teardown"] == "async":
             self._left_over.add(host)
         if self._parts.scenario.depth > 1:
             await self._node_of[host].tell(Above(host, what))

@@ -22,6 +22,7 @@ from actors.runtime.tracing import Tracer
 from actors.runtime.transport.memory import connect
 from actors.te import TrustedEntity
 from protocol.arch.contract import Comparison, Rig, Software
+from protocol.arch.sizes import sizes_of
 from protocol.codec import Codec
 from protocol.errors import LevelGone
 from protocol.hosting import Service
@@ -117,14 +118,7 @@ class Parts:
         return connect(port, self.scenario.transport, self.codec.encode, self.codec.decode)
 
     def compose(self, depth: int, spare: int = 0) -> Rig:
-        scenario, hosts = self.scenario, self.scenario.l1
-        strategy = scenario.strategy
-        memory = hosts.memory_mib * MIB * (1 if depth else hosts.count)
-        cpus = hosts.cpus if depth else 1 + hosts.count * hosts.cpus
-        words = {name: getattr(strategy, name) for name in ("handles", "donation", "teardown", "pages")}
-        return self.comparison.compose(
-            scenario.profile, depth, hosts.count, memory, cpus, scenario.seed, words, self.ledger, spare
-        )
+        return self.comparison.compose(sizes_of(self.scenario, depth), self.ledger, spare)
 
     def software(self, rig: Rig, seat: int | None, name: str, life: int, **more: Any) -> Software:
         """Host software; what it draws depends on its name and on how often it booted."""

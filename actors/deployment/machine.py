@@ -36,6 +36,7 @@ from actors.runtime.port import Deliver, ignore
 from actors.runtime.transport.unix import is_ours, listen, send_files
 from actors.te import TrustedEntity
 from protocol.arch import load
+from protocol.arch.sizes import STRATEGY, sizes_of
 from protocol.codec import Codec
 from protocol.effects import Effect, Issue, Step, issue
 from protocol.errors import OperationalError, RemoteProtocolError
@@ -48,7 +49,6 @@ from protocol.wire import FrameDecoder, pack_frame
 
 HELLO_S = 5.0
 HELLO_BYTES = 1024
-STRATEGY = ("handles", "donation", "teardown", "pages")
 
 
 @dataclass(slots=True)
@@ -106,17 +106,8 @@ class Machine:
     def _composed(self) -> Any:
         scenario, guest = self.scenario, self.scenario.guest
         hosted = scenario.l1.count * guest.per_l1 + guest.per_l1  # of every L1, and of one requester more
-        return self.comparison.lower(
-            scenario.profile,
-            scenario.depth,
-            scenario.l1.count,
-            scenario.l1.memory_mib * MIB,
-            scenario.l1.cpus,
-            scenario.seed,
-            self.words,
-            self.ledger,
-            spare=2 * hosted * guest.memory_mib * MIB + 64 * MIB,
-        )
+        spare = 2 * hosted * guest.memory_mib * MIB + 64 * MIB
+        return self.comparison.lower(sizes_of(scenario, scenario.depth), self.ledger, spare)
 
     def _hosting(self) -> None:
         scenario, process = self.scenario, self.process

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar, Generic, TypeVar
 
+from protocol.arch.sizes import Sizes
 from protocol.cost.price import Prices
 from protocol.crossing import Serve
 from protocol.effects import Step
@@ -77,56 +78,26 @@ class BaseComparison(Generic[R]):
 
     # -- compositions
 
-    def compose(
-        self,
-        profile: str,
-        depth: int,
-        hosts: int,
-        memory_bytes: int,
-        cpus: int,
-        seed: int,
-        strategy: Mapping[str, str],
-        ledger: Ledger,
-        spare: int = 0,
-    ) -> R:
-        sizes = self.profiles[profile]
-        if depth == 0 and hosts > 1:
-            sizes, hosts = self.for_all(sizes, hosts, memory_bytes, cpus), 1
-        rig = self.rig(sizes, depth, seed, strategy, ledger)
-        rig.build(Wanted(hosts, memory_bytes, cpus, spare))
+    def compose(self, sizes: Sizes, ledger: Ledger, spare: int = 0) -> R:
+        profile, hosts = self.profiles[sizes.profile], sizes.hosts
+        if sizes.depth == 0 and hosts > 1:
+            profile, hosts = self.for_all(profile, hosts, sizes.memory_bytes, sizes.cpus), 1
+        rig = self.rig(profile, sizes.depth, sizes.seed, sizes.strategy, ledger)
+        rig.build(Wanted(hosts, sizes.memory_bytes, sizes.cpus, spare))
         return rig
 
-    def lower(
-        self,
-        profile: str,
-        depth: int,
-        hosts: int,
-        memory_bytes: int,
-        cpus: int,
-        seed: int,
-        strategy: Mapping[str, str],
-        ledger: Ledger,
-        spare: int = 0,
-    ) -> R:
-        rig = self.rig(self.profiles[profile], depth, seed, strategy, ledger)
-        rig.build_lower(Wanted(hosts, memory_bytes, cpus, spare))
+    def lower(self, sizes: Sizes, ledger: Ledger, spare: int = 0) -> R:
+        rig = self._empty(sizes, ledger)
+        rig.build_lower(Wanted(sizes.hosts, sizes.memory_bytes, sizes.cpus, spare))
         return rig
 
-    def upper(
-        self,
-        level: Any,
-        profile: str,
-        depth: int,
-        hosts: int,
-        memory_bytes: int,
-        cpus: int,
-        seed: int,
-        strategy: Mapping[str, str],
-        ledger: Ledger,
-    ) -> Step[R]:
-        rig = self.rig(self.profiles[profile], depth, seed, strategy, ledger)
-        yield from rig.build_upper(level, Wanted(hosts, memory_bytes, cpus))
+    def upper(self, level: Any, sizes: Sizes, ledger: Ledger) -> Step[R]:
+        rig = self._empty(sizes, ledger)
+        yield from rig.build_upper(level, Wanted(sizes.hosts, sizes.memory_bytes, sizes.cpus))
         return rig
+
+    def _empty(self, sizes: Sizes, ledger: Ledger) -> R:
+        return self.rig(self.profiles[sizes.profile], sizes.depth, sizes.seed, sizes.strategy, ledger)
 
     # -- host software
 

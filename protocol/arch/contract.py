@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
+from protocol.arch.sizes import Sizes
 from protocol.calls import CallSpec
 from protocol.cost.price import Prices
 from protocol.effects import Issue, Step
@@ -195,18 +196,7 @@ class Comparison(Protocol):
         """The kind of reset, in the words of its console, that a host's reboot without a word is."""
         ...
 
-    def compose(
-        self,
-        profile: str,
-        depth: int,
-        hosts: int,
-        memory_bytes: int,
-        cpus: int,
-        seed: int,
-        strategy: Mapping[str, str],
-        ledger: Ledger,
-        spare: int = 0,
-    ) -> Rig:
+    def compose(self, sizes: Sizes, ledger: Ledger, spare: int = 0) -> Rig:
         """A rig whose levels live apart: what is asked of the one below goes by message.
 
         At depth 0 there is one host, large enough for what `hosts` of them may have; elsewhere L0 has `spare`
@@ -237,18 +227,7 @@ class Comparison(Protocol):
 
     # -- with L1 in a process of its own
 
-    def lower(
-        self,
-        profile: str,
-        depth: int,
-        hosts: int,
-        memory_bytes: int,
-        cpus: int,
-        seed: int,
-        strategy: Mapping[str, str],
-        ledger: Ledger,
-        spare: int = 0,
-    ) -> Rig:
+    def lower(self, sizes: Sizes, ledger: Ledger, spare: int = 0) -> Rig:
         """L0's half of a composition: its seats are L1's, whatever stands on them; `spare` as there."""
         ...
 
@@ -256,18 +235,7 @@ class Comparison(Protocol):
         """What L1 holds of the level below it: messages, and `memory`."""
         ...
 
-    def upper(
-        self,
-        level: Any,
-        profile: str,
-        depth: int,
-        hosts: int,
-        memory_bytes: int,
-        cpus: int,
-        seed: int,
-        strategy: Mapping[str, str],
-        ledger: Ledger,
-    ) -> Step[Rig]:
+    def upper(self, level: Any, sizes: Sizes, ledger: Ledger) -> Step[Rig]:
         """The other half, standing on a linked level."""
         ...
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from protocol.arch.sizes import Sizes
 from protocol.crossing import Serve, Thread
 from protocol.effects import Step
 from protocol.ledger import Ledger
@@ -81,7 +82,8 @@ class Island:
         words = drawn_words | dict(strategy or {})
         memory = max(MEMORY_MIB, arch.profiles[PROFILE].host_least_mib()[0] + 8) * MIB
         drawn = self.random.getrandbits(30)
-        self.rig: Rig = comparison.compose(PROFILE, depth, hosts, memory, CPUS, drawn, words, Ledger())
+        sizes = Sizes(PROFILE, depth, hosts, memory, CPUS, drawn, words)
+        self.rig: Rig = comparison.compose(sizes, Ledger())
         self.image = comparison.image(drawn, IMAGE_PAGES, None)
         self.loot = Loot(self.random)
         self.starving: list[tuple[Any, Any, int]] = []  # pool, frames, the step at which they come back

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from protocol.arch.sizes import Sizes
 from protocol.crossing import Thread
 from protocol.errors import OperationFailed
 from protocol.hosting import machine as m
@@ -33,7 +34,8 @@ class L0Guests:
         least = arch.profiles[PROFILE].host_least_mib()[0]
         memory = (least + requesters * SHARE_MIB) * MIB
         drawn = self.random.getrandbits(30)
-        self.rig: Rig = comparison.compose(PROFILE, 0, requesters, memory, CPUS, drawn, {}, Ledger())
+        sizes = Sizes(PROFILE, 0, requesters, memory, CPUS, drawn)
+        self.rig: Rig = comparison.compose(sizes, Ledger())
         self.image = comparison.image(drawn, IMAGE_PAGES, None)
         self.software = comparison.software(
             self.rig, 0, Random(drawn), pages="two_fault", bulk=False, image=self.image

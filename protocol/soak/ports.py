@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
+from protocol.arch.sizes import Sizes
 from protocol.effects import Issue, Step
 from protocol.ledger import Ledger
 from protocol.plan.operations import LevelSwap, Operation
@@ -50,18 +51,7 @@ class Comparison(Protocol):
     @property
     def reboot(self) -> str: ...
 
-    def compose(
-        self,
-        profile: str,
-        depth: int,
-        hosts: int,
-        memory_bytes: int,
-        cpus: int,
-        seed: int,
-        strategy: Mapping[str, str],
-        ledger: Ledger,
-        spare: int = 0,
-    ) -> Rig: ...
+    def compose(self, sizes: Sizes, ledger: Ledger, spare: int = 0) -> Rig: ...
 
     def software(
         self, rig: Any, seat: int | None, random: Random, *, pages: str, bulk: bool, image: Any = None

@@ -27,6 +27,7 @@ from actors.runtime.actor import Runtime, open_runtime
 from actors.te import TrustedEntity
 from protocol.arch import load
 from protocol.arch.s390.audit import leaks
+from protocol.arch.sizes import Sizes
 from protocol.codec import Codec
 from protocol.errors import NestbedError
 from protocol.ledger import Ledger
@@ -60,7 +61,7 @@ class Machine:
 async def started(nursery: trio.Nursery, runtime: Runtime, depth: int, ledger: Ledger) -> Machine:
     """A machine with one host at `depth`, L1 and all above it in a process of their own."""
     comparison: Any = load("s390").comparison
-    rig = comparison.lower("small", depth, 1, MEMORY, CPUS, SEED, {}, ledger)
+    rig = comparison.lower(Sizes("small", depth, 1, MEMORY, CPUS, SEED), ledger)
     te = TrustedEntity(rig.below(0)[-1], runtime)
     kvm = Kvm("l0.kvm", te.actor, runtime)
     l1 = settle(rig, 0, kvm, "l1", Codec(comparison.wire))

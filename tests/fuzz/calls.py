@@ -15,6 +15,7 @@ from typing import Any
 from draw import number
 
 from protocol.arch import load
+from protocol.arch.sizes import Sizes
 from protocol.calls import CallSpec
 from protocol.crossing import inline
 from protocol.effects import Step
@@ -42,7 +43,7 @@ class Rig:
         least = self.arch.profiles[PROFILE].host_least_mib()[0]
         memory = max(128, least + 8) * MIB
         seed = random.getrandbits(20)
-        self.rig = self.comparison.compose(PROFILE, depth, HOSTS, memory, 2, seed, {}, Ledger())
+        self.rig = self.comparison.compose(Sizes(PROFILE, depth, HOSTS, memory, 2, seed), Ledger())
         self.image = self.comparison.image(seed, 3, None)
         self.loot = Loot(Random(seed))
         for seat in reversed(range(HOSTS)):

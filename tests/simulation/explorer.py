@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 from protocol.arch.contract import Architecture
+from protocol.arch.sizes import Sizes
 from protocol.crossing import Thread, inline
 from protocol.effects import Step
 from protocol.ledger import Ledger
@@ -36,7 +37,7 @@ class Case:
     def __post_init__(self) -> None:
         comparison: Any = self.arch.comparison
         memory = max(MEMORY_MIB, self.arch.profiles[PROFILE].host_least_mib()[0] + 8) * MIB
-        self.rig = comparison.compose(PROFILE, 1, 2, memory, 2, 7, self.strategy, Ledger())
+        self.rig = comparison.compose(Sizes(PROFILE, 1, 2, memory, 2, 7, self.strategy), Ledger())
         image = comparison.image(7, 2, None)
         self.threads = []
         for seat, last in ((0, self.doing), (1, self.beside)):

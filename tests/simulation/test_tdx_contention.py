@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from protocol.arch.sizes import Sizes
 from protocol.arch.tdx.comparison import COMPARISON
 from protocol.arch.tdx.cpu import registers
 from protocol.arch.tdx.guest import Program, Tdcall, Touch
@@ -53,7 +54,7 @@ class Quarrel:
 
     def __init__(self, seed: int, depth: int) -> None:
         self.random = Random(seed)
-        self.rig = COMPARISON.compose("small", depth, 2, 256 * MIB, LPS, seed, {}, Ledger("vmresume"))
+        self.rig = COMPARISON.compose(Sizes("small", depth, 2, 256 * MIB, LPS, seed), Ledger("vmresume"))
         self.below = self.rig.below(0)
         self.host: Host = COMPARISON.software(
             self.rig, 0, self.random, pages="two_fault", bulk=False, image=bytes(4096)
@@ -196,7 +197,7 @@ class Apart:
 
     def __init__(self, seed: int, depth: int) -> None:
         self.random = Random(seed)
-        self.rig = COMPARISON.compose("small", depth, 2, 128 * MIB, 2, seed, {}, Ledger("vmresume"))
+        self.rig = COMPARISON.compose(Sizes("small", depth, 2, 128 * MIB, 2, seed), Ledger("vmresume"))
         self.crossing = Crossing(self.random)
         self.threads = [self.begin(seat) for seat in range(2)]
 

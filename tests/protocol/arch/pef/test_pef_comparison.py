@@ -12,6 +12,7 @@ from protocol.arch.pef.comparison import COMPARISON
 from protocol.arch.pef.kvm.frames import KVM
 from protocol.arch.pef.profiles import MIB, PROFILES
 from protocol.arch.pef.tables import PAGE, PAGE_SHIFT
+from protocol.arch.sizes import Sizes
 from protocol.crossing import inline
 from protocol.errors import OperationFailed
 from protocol.ledger import Ledger
@@ -27,7 +28,7 @@ def lived(depth: int, handles: str) -> tuple[Ledger, dict[str, int]]:
     """Two hosts, one guest each that is left behind; the ledger, and what remains after their end."""
     ledger = Ledger(COMPARISON.prices.entry)
     strategy = {"handles": handles}
-    rig = COMPARISON.compose("small", depth, 2, 256 * MIB, 2, 1, strategy, ledger)
+    rig = COMPARISON.compose(Sizes("small", depth, 2, 256 * MIB, 2, 1, strategy), ledger)
     image = COMPARISON.image(1, 16, None)
     for seat in range(len(rig.seats)):
         host = COMPARISON.software(rig, seat, Random(seat), pages="two_fault", bulk=False, image=image)
@@ -59,7 +60,7 @@ def test_passed_handles_are_passed() -> None:
 @pytest.mark.parametrize("depth", [1, 2])
 def test_l0s_own_guests_have_what_nobody_else_has(depth: int) -> None:
     """Memory behind that of guest hosts, LPIDs behind theirs, and as much secure memory again."""
-    rig = COMPARISON.compose("small", depth, 2, 64 * MIB, 2, 1, {}, Ledger(), 48 * MIB)
+    rig = COMPARISON.compose(Sizes("small", depth, 2, 64 * MIB, 2, 1), Ledger(), 48 * MIB)
     pool = rig.chain[0].pool
     assert pool.free <= rig.own.memory.start >> 12, "no frame of its own is a guest host's"
     own = COMPARISON.software(
@@ -84,7 +85,7 @@ def test_l0s_own_guests_have_what_nobody_else_has(depth: int) -> None:
 
 
 def test_what_is_not_built_is_refused_with_a_reason() -> None:
-    rig = COMPARISON.compose("small", 1, 1, 256 * MIB, 2, 1, {}, Ledger())
+    rig = COMPARISON.compose(Sizes("small", 1, 1, 256 * MIB, 2, 1), Ledger())
     with pytest.raises(ValueError, match="not built"):
         COMPARISON.software(rig, 0, Random(0), pages="two_fault", bulk=True)
     with pytest.raises(ValueError):
@@ -107,7 +108,7 @@ def test_guests_that_do_not_fit_secure_memory_are_found_before_the_run(guests: i
     assert [mistake.path for mistake in found] == ([] if fits else ["guest.per_l1 * guest.memory_mib"])
     if not fits:
         assert "96 units of secure memory" in found[0].allowed
-    rig = COMPARISON.compose("small", 1, 1, 512 * MIB, 1, 1, {}, Ledger())
+    rig = COMPARISON.compose(Sizes("small", 1, 1, 512 * MIB, 1, 1), Ledger())
     host = COMPARISON.software(rig, 0, Random(0), pages="two_fault", bulk=False, image=bytes(PAGE))
     inline(host.perform(op.BootHost()), rig.below(0))
     refused = 0

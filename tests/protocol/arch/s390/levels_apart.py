@@ -9,6 +9,7 @@ from typing import Any
 from protocol.arch.s390.audit import leaks
 from protocol.arch.s390.comparison import COMPARISON
 from protocol.arch.s390.compose import Rig
+from protocol.arch.sizes import Sizes
 from protocol.crossing import Crossing, Thread
 from protocol.effects import Step
 from protocol.ledger import Ledger
@@ -44,7 +45,7 @@ class Apart:
     def __post_init__(self) -> None:
         self.scenario = scenario(self.depth, self.hosts)
         self.rig: Rig = COMPARISON.compose(
-            "small", self.depth, self.hosts, MEMORY, 2, 1, self.strategy, self.ledger
+            Sizes("small", self.depth, self.hosts, MEMORY, 2, 1, self.strategy), self.ledger
         )
         self.crossing = Crossing(self.random)
         self.image = COMPARISON.image(1, self.scenario.guest.image_pages, None)
