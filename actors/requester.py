@@ -40,14 +40,22 @@ def opened(kind: str, reply: Body) -> Body:
 
 
 class Requester:
-    """One boot of a guest host as L0's broker knows it. `level` is the guest host's own."""
+    """One boot of a guest host as L0's broker knows it. `level` is the guest host's own.
 
-    def __init__(self, who: Identity, broker: Broker, ledger: Ledger, level: int) -> None:
+    Its requests are `relayed`, as over VSOCK, which ends at the host one level down: each level answers the
+    exit of the one above and asks the one below in turn. Or they are flat: L0 takes them itself, whoever
+    lies between, which asks for a device of L0's handed through every level.
+    """
+
+    def __init__(
+        self, who: Identity, broker: Broker, ledger: Ledger, level: int, relayed: bool = True
+    ) -> None:
         self.who = who
         self.children: dict[int, bytes] = {}  # guest -> child
         self._broker = broker
         self._ledger = ledger
         self._level = level
+        self._hops = level if relayed else 1
         self._sent = 0
         self._keys = 0
 
@@ -74,11 +82,14 @@ class Requester:
         self._broker.actor.submit(Request(self.who, frame), deliver)
 
     def _count(self, kind: str) -> None:
-        self._ledger.count(("hosting", kind))
+        self._ledger.count(("hosting", kind), self._hops)
+        self._ledger.count(("injections", "vsock"), self._hops)
+        if self._hops == 1:
+            self._ledger.exit(self._level, "vsock")
+            return
         for level in range(self._level, 0, -1):
             self._ledger.trap(level, "vsock")
             self._ledger.reenter(level - 1)
-            self._ledger.count(("injections", "vsock"))
 
     # -- the life of guests
 
@@ -89,7 +100,7 @@ class Requester:
         for offset in range(0, len(image), CHUNK_BYTES):
             piece = image[offset : offset + CHUNK_BYTES]
             with tracing(self._broker.runtime.tracer):
-                self._ledger.count(("copied_bytes", "hosting_image"), len(piece))
+                self._ledger.count(("copied_bytes", "hosting_image"), self._hops * len(piece))
             await self.ask("image.put", digest=digest, size=len(image), offset=offset, data=piece)
 
     def start(self, guest: int, image: bytes, vcpus: int, memory_mib: int, deliver: Deliver) -> None:
@@ -122,7 +133,7 @@ class Requester:
             piece = await self.ask("dump", child=self.children[guest], offset=len(data), count=CHUNK_BYTES)
             if not piece["data"]:
                 raise HostingRefused("dump", {"message": f"it ends after {len(data)} of {size} bytes"})
-            self._ledger.count(("copied_bytes", "hosting_dump"), len(piece["data"]))
+            self._ledger.count(("copied_bytes", "hosting_dump"), self._hops * len(piece["data"]))
             data, size = data + piece["data"], piece["size"]
         return data
 

@@ -88,7 +88,10 @@ class HostedForOwners(Here):
         self._epochs[host] += 1
         who = Identity(self._cids[host], self._epochs[host])
         parts = self._parts
-        requester = self._requesters[host] = Requester(who, self.broker, parts.ledger, parts.scenario.depth)
+        scenario = parts.scenario
+        relayed = scenario.strategy.requests == "relayed"
+        requester = Requester(who, self.broker, parts.ledger, scenario.depth, relayed)
+        self._requesters[host] = requester
         await requester.begin(self._image)
 
     async def _create(self, host: int, guest: int, memory_mib: int, vcpus: int) -> None:

@@ -111,7 +111,7 @@ def _plain(text: str) -> Mapping[str, float]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        *reason, last = line.replace(",", " ").split()
+        *reason, last = line.replace(",", " ").split() or [""]
         try:
             rate = float(last)
         except ValueError:

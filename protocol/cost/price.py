@@ -86,7 +86,7 @@ def rules(prices: Prices, guest_level: str) -> tuple[Rule, ...]:
         yield "exit_l1_l0"
         if labels["to"] == "vmm":
             yield "exit_user_extra"
-        if labels["from_level"] == guest_level:
+        if labels["from_level"] == guest_level and labels["reason"] != "vsock":  # those are of its owner
             yield "te_guest_exit_extra"
         if labels["reason"] == prices.entry:
             yield "shadow_sync"

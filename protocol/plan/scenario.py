@@ -81,7 +81,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class GuestHosts:
-    """The hosts whose guests are secure. At depth 2 and 3 the levels between are made large enough."""
+    """The hosts whose guests are secure. At depth 2 to 4 the levels between are made large enough."""
 
     count: int = _whole(2, 1, 64, "hosts side by side")
     memory_mib: int = _whole(2200, 1, 65536, "memory of each host", "MiB")
@@ -204,6 +204,9 @@ class Strategy:
     )
     teardown: str = _word("sync", ("sync", "async"), "before the host reboots, or behind its back")
     owner_loss: str = _word("stop", ("stop", "linger"), "what becomes of hosted guests whose owner is gone")
+    requests: str = _word(
+        "relayed", ("relayed", "flat"), "hosted: each level passes them on, or L0 takes them from any level"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +232,7 @@ class Scenario:
     seed: int = _whole(1, 0, 2**63 - 1, "of everything that is drawn")
     arch: tuple[str, ...] = _words(("s390",), None, "architectures to run")
     paths: tuple[str, ...] = _words(("direct", "nested", "hosted"), PATHS, "ways to run a secure guest")
-    depth: int = _whole(1, 1, 3, "level of the hosts whose guests are secure; the direct path is always 0")
+    depth: int = _whole(1, 1, 4, "level of the hosts whose guests are secure; the direct path is always 0")
     profile: str = _word("small", None, "sizes and limits of the Trusted Entity")
     fidelity: str = _word("call", ("call", "bulk"), "every page call by itself, or runs of them in one step")
     transport: str = _word(

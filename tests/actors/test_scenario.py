@@ -146,7 +146,7 @@ def test_every_mistake_is_listed_with_what_is_allowed(tmp_path: Path) -> None:
     found = mistakes(tmp_path, text)
     assert found == {
         "arch": f"a list of: {', '.join(KNOWN)} did you mean s390?",
-        "depth": "a whole number, 1 to 3",
+        "depth": "a whole number, 1 to 4",
         "colour": f"{', '.join(name for name in as_dict(Scenario()))} no such setting",
         "paths": "a list of: direct, nested, hosted, mixed did you mean nested?",
         "guest.vcpus": "a whole number, 1 to 256",
@@ -170,7 +170,7 @@ def test_the_message_names_file_path_value_allowed_and_what_was_meant(tmp_path: 
         "  seed = -1  (environment NESTBED_SEED)",
         "      allowed: a whole number, 0 to 9223372036854775807",
         '  depth = "deep"  (flag --depth)',
-        "      allowed: a whole number, 1 to 3",
+        "      allowed: a whole number, 1 to 4",
         '  strategy.pages = "merged"',
         "      allowed: one of: two_fault, merged_l1, merged_l0, prefault",
         "      did you mean merged_l1?",

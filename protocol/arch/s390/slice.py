@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from protocol.explain import Explainer
     from protocol.feasibility import Feasibility
 
-DEPTH = 3
+DEPTH = 4
 HOSTS = 64
 CPUS = 64
 MEMORY_MIB = 65536  # of one host

@@ -53,6 +53,7 @@ def test_a_plain_table_is_reasons_and_rates() -> None:
     [
         ("", "nothing in it"),
         ("hlt\n", "line 1: 'hlt'"),
+        (",\n", "line 1: ','"),
         ("hlt -5\n", "allowed: REASON"),
         ("timestamp,a\nyesterday,5\n", "line 2"),
         ("timestamp,pf_taken\n2026-03-01 12:00:00,5\n", "no column of exits"),
