@@ -60,6 +60,8 @@ class Options:
     cpus: int | None = None
     profile: str = "small"
     seed: int = 0
+    shares: int = 1  # each host has what so many of the profile have together
+    strategy: tuple[tuple[str, str], ...] = ()  # words of a scenario, for the levels below the hosts
 
 
 class WrongOptions(Exception):
@@ -93,6 +95,8 @@ def keyboard(options: Options, explain: bool = False) -> Keyboard:
             cpus=options.cpus,
             profile=options.profile,
             seed=options.seed,
+            shares=options.shares,
+            strategy=dict(options.strategy),
         )
     except ValueError as error:
         raise WrongOptions(str(error)) from error

@@ -32,12 +32,12 @@ from actors.runtime.transport.pki import Credentials
 from actors.runtime.transport.tls import dial, only
 from actors.runtime.transport.unix import adopt, adopt_blocking
 from protocol.arch import load
-from protocol.arch.sizes import Sizes
 from protocol.codec import Codec
 from protocol.effects import Effect, Issue, Step, issue
 from protocol.errors import OperationFailed
 from protocol.ledger import Ledger
 from protocol.nesting.guest_host import OwnMemory
+from protocol.nesting.sizes import Sizes
 from protocol.plan import operations as op
 from protocol.roles import DRIVER, MACHINE, may_ask
 from protocol.trace.join import pieces

@@ -68,6 +68,7 @@ def header_of(options: Options) -> Json:
     """The first line of a transcript of a console."""
     given = asdict(options)
     arch, depth = given.pop("arch"), given.pop("depth")
+    given["strategy"] = dict(options.strategy)
     return {"format": FORMAT, "nestbed": __version__, "arch": arch, "depth": depth, "options": given}
 
 
@@ -116,17 +117,17 @@ class Transcript:
 
 
 class Transcripts:
-    """One transcript per host of a run, in one directory: ARCH-PATH-HOST.jsonl."""
+    """One transcript per path of a run, in one directory: ARCH-PATH.jsonl, all hosts of it in order."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._open: dict[str, Transcript] = {}
 
-    def of(self, path: str, host: int, options: Options) -> Transcript:
-        """The transcript of one host on one path, made when it is first asked for. Raises OSError."""
-        name = f"{options.arch}-{path}-{host}"
+    def of(self, path: str, options: Options) -> Transcript:
+        """The transcript of one path, made when it is first asked for. Raises OSError."""
+        name = f"{options.arch}-{path}"
         if name not in self._open:
-            header = header_of(options) | {"path": path, "host": host}
+            header = header_of(options) | {"path": path}
             self._open[name] = Transcript.create(self.directory / f"{name}.jsonl", header)
         return self._open[name]
 
@@ -160,24 +161,33 @@ def read(path: Path) -> Reading:
     raise BadTranscript(f"{path}: empty")
 
 
+WANTED: Mapping[str, tuple[type, ...]] = {
+    "hosts": (int,),
+    "memory_mib": (int, type(None)),
+    "cpus": (int, type(None)),
+    "profile": (str,),
+    "seed": (int,),
+    "shares": (int,),
+    "strategy": (dict,),
+}
+LATER: dict[str, Any] = {"shares": 1, "strategy": {}}  # what transcripts of earlier versions do not say
+
+
 def _options(path: Path, header: Json) -> Options:
     given = header.get("options")
-    wanted: dict[str, tuple[type, ...]] = {
-        "hosts": (int,),
-        "memory_mib": (int, type(None)),
-        "cpus": (int, type(None)),
-        "profile": (str,),
-        "seed": (int,),
-    }
-    if not isinstance(given, dict) or set(given) != set(wanted):
-        raise BadTranscript(f"{path}:1: options are {', '.join(wanted)}")
+    if not isinstance(given, dict) or set(LATER | given) != set(WANTED):
+        raise BadTranscript(f"{path}:1: options are {', '.join(WANTED)}")
+    given = LATER | given
     arch, depth = header.get("arch"), header.get("depth")
     if not isinstance(arch, str) or type(depth) is not int:
         raise BadTranscript(f"{path}:1: arch is a name, depth a number")
-    for name, types in wanted.items():
+    for name, types in WANTED.items():
         if type(given[name]) not in types:
             raise BadTranscript(f"{path}:1: options.{name} is {given[name]!r}")
-    return Options(arch, depth, **given)
+    words = given.pop("strategy")
+    if not all(isinstance(word, str) for word in words.values()):
+        raise BadTranscript(f"{path}:1: options.strategy has words, not {words!r}")
+    return Options(arch, depth, **given, strategy=tuple(sorted(words.items())))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -17,9 +17,9 @@ from statistics import median
 from benchmarks.run import Case
 from protocol.arch.pef.comparison import COMPARISON
 from protocol.arch.pef.profiles import MIB
-from protocol.arch.sizes import Sizes
 from protocol.crossing import inline
 from protocol.ledger import Ledger
+from protocol.nesting.sizes import Sizes
 from protocol.plan import operations as op
 
 TIMES = 5

@@ -22,9 +22,9 @@ from actors.runtime.actor import Actor
 from actors.runtime.transport.pki import Authority
 from actors.runtime.transport.tls import Exchange, Peer
 from actors.te import TrustedEntity
-from protocol.arch.sizes import sizes_of
 from protocol.codec import Codec
 from protocol.hosting import Service
+from protocol.nesting.sizes import sizes_of
 from protocol.plan import operations as op
 from protocol.roles import HOSTS, MACHINE
 from protocol.trace.join import Piece

@@ -25,16 +25,17 @@ from actors.compare.outcome import Json, Outcome
 from actors.compare.paths import stage
 from actors.compare.progress import Progress, Stopped
 from actors.compare.sensitivity import guest_level, sensitivity
-from actors.compare.stage import Parts, Stage
+from actors.compare.stage import MIB, Parts, Say, Stage
 from actors.compare.tracing import Tracing
 from actors.console import Options
-from actors.record import Transcripts
+from actors.record import Transcript, Transcripts
 from actors.runtime.actor import open_runtime
 from protocol.arch import load
 from protocol.arch.contract import Architecture
 from protocol.cost.price import priced
 from protocol.cost.table import Costs
 from protocol.ledger import Ledger
+from protocol.nesting.sizes import sizes_of
 from protocol.plan.fit import PHASES
 from protocol.plan.scenario import Scenario, as_dict
 from protocol.plan.workload import DIRECT, MIXED, NESTED, Act, Workload, workload
@@ -125,7 +126,8 @@ async def _path(
     async with open_runtime() as runtime, trio.open_nursery() as nursery:
         parts = Parts(arch.name, scenario, comparison, ledger, runtime, image)
         if transcripts is not None and plan.path in (DIRECT, NESTED):
-            parts.transcript = partial(_transcript, transcripts, scenario, arch.name, plan.path)
+            written = transcripts.of(plan.path, _keyboard_of(scenario, arch.name, plan.path))
+            parts.transcript = partial(_teller, written)
         if tracing is not None:
             tracing.begin(arch.name, plan.path, runtime, ledger)
             parts.tracer = tracing.tracer
@@ -181,18 +183,30 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield inner
 
 
-def _transcript(transcripts: Transcripts, scenario: Scenario, arch: str, path: str, host: int) -> Any:
-    """Where what one host does is written down, for a keyboard that has this one host."""
-    hosts = scenario.l1
-    options = Options(
+def _keyboard_of(scenario: Scenario, arch: str, path: str) -> Options:
+    """The keyboard that has the hosts of a path: on the direct one L0, with room for the guests of all."""
+    direct = path == DIRECT
+    sizes = sizes_of(scenario, 0 if direct else scenario.depth)
+    return Options(
         arch,
-        0 if path == DIRECT else scenario.depth,
-        memory_mib=hosts.memory_mib * (hosts.count if path == DIRECT else 1),
-        cpus=1 + hosts.count * hosts.cpus if path == DIRECT else hosts.cpus,
-        profile=scenario.profile,
-        seed=scenario.seed,
+        sizes.depth,
+        1 if direct else sizes.hosts,
+        sizes.memory_bytes // MIB,
+        sizes.cpus,
+        sizes.profile,
+        sizes.seed,
+        shares=sizes.hosts if direct else 1,
+        strategy=tuple(sorted(sizes.strategy.items())),
     )
-    return partial(transcripts.of(path, host, options).say, 0)
+
+
+def _teller(written: Transcript, host: int) -> Say:
+    """How what one host asks is written down."""
+
+    def say(request: Json, answer: Json) -> None:
+        written.say(host, {**request, "host": host} if host else request, answer)
+
+    return say
 
 
 def _nothing_is_left(staged: Stage) -> None:

@@ -22,11 +22,11 @@ from actors.runtime.tracing import Tracer
 from actors.runtime.transport.memory import connect
 from actors.te import TrustedEntity
 from protocol.arch.contract import Comparison, Rig, Software
-from protocol.arch.sizes import sizes_of
 from protocol.codec import Codec
 from protocol.errors import LevelGone
 from protocol.hosting import Service
 from protocol.ledger import Ledger
+from protocol.nesting.sizes import sizes_of
 from protocol.plan import operations as op
 from protocol.plan.scenario import Scenario
 from protocol.trace.join import Piece

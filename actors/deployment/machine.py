@@ -36,13 +36,13 @@ from actors.runtime.port import Deliver, ignore
 from actors.runtime.transport.unix import is_ours, listen, send_files
 from actors.te import TrustedEntity
 from protocol.arch import load
-from protocol.arch.sizes import STRATEGY, sizes_of
 from protocol.codec import Codec
 from protocol.effects import Effect, Issue, Step, issue
 from protocol.errors import OperationalError, RemoteProtocolError
 from protocol.hosting import Identity, Service
 from protocol.ledger import Ledger
 from protocol.nesting.locks import Locks
+from protocol.nesting.sizes import STRATEGY, sizes_of
 from protocol.plan import operations as op
 from protocol.tracking import Book, OwnerBooks
 from protocol.wire import FrameDecoder, pack_frame

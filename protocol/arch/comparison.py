@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar, Generic, TypeVar
 
-from protocol.arch.sizes import Sizes
 from protocol.cost.price import Prices
 from protocol.crossing import Serve
 from protocol.effects import Step
@@ -18,6 +17,7 @@ from protocol.memory.pool import Pool
 from protocol.memory.store import PAGE
 from protocol.nesting.composition import Rig, Wanted
 from protocol.nesting.guest_host import OwnMemory
+from protocol.nesting.sizes import Sizes
 from protocol.tracking import Book
 
 R = TypeVar("R", bound=Rig[Any])

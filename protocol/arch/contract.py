@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
-from protocol.arch.sizes import Sizes
 from protocol.calls import CallSpec
 from protocol.cost.price import Prices
 from protocol.effects import Issue, Step
 from protocol.ledger import Ledger
 from protocol.memory.pool import Pool
 from protocol.nesting.guest_host import OwnMemory
+from protocol.nesting.sizes import Sizes
 from protocol.plan.fit import Profile
 from protocol.plan.operations import LevelSwap, Operation
 from protocol.tracking import Book
@@ -166,8 +166,14 @@ class Architecture(Protocol):
         cpus: int | None = None,
         profile: str = "small",
         seed: int = 0,
+        shares: int = 1,
+        strategy: Mapping[str, str] | None = None,
     ) -> Keyboard:
-        """A fresh machine with `hosts` secure hosts at `depth`. Raises ValueError saying what is allowed."""
+        """A fresh machine with `hosts` secure hosts at `depth`. Raises ValueError saying what is allowed.
+
+        `shares`: each of them has what so many hosts of the profile have together. `strategy` has words of a
+        scenario, for the levels below the hosts.
+        """
         ...
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from protocol.arch.sizes import Sizes
 from protocol.crossing import Serve, Thread
 from protocol.effects import Step
 from protocol.ledger import Ledger
+from protocol.nesting.sizes import Sizes
 from protocol.plan import operations as op
 from protocol.soak.hostile import Corrupted, Loot, looked_at
 from protocol.soak.living import Life

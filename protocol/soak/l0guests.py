@@ -7,11 +7,11 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from protocol.arch.sizes import Sizes
 from protocol.crossing import Thread
 from protocol.errors import OperationFailed
 from protocol.hosting import machine as m
 from protocol.ledger import Ledger
+from protocol.nesting.sizes import Sizes
 from protocol.plan import operations as op
 from protocol.soak.island import CPUS, IMAGE_PAGES, MIB, PROFILE
 from protocol.soak.options import Tally, Violation

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
-from protocol.arch.sizes import Sizes
 from protocol.effects import Issue, Step
 from protocol.ledger import Ledger
+from protocol.nesting.sizes import Sizes
 from protocol.plan.operations import LevelSwap, Operation
 
 

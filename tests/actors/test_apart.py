@@ -27,10 +27,10 @@ from actors.runtime.actor import Runtime, open_runtime
 from actors.te import TrustedEntity
 from protocol.arch import load
 from protocol.arch.s390.audit import leaks
-from protocol.arch.sizes import Sizes
 from protocol.codec import Codec
 from protocol.errors import NestbedError
 from protocol.ledger import Ledger
+from protocol.nesting.sizes import Sizes
 from protocol.plan.operations import Operation
 from protocol.plan.workload import workload
 

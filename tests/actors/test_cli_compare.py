@@ -329,11 +329,11 @@ def test_what_hosts_said_can_be_recorded(here: Path, results: list[Json]) -> Non
         costs: Any = None,
     ) -> Outcome:
         assert transcripts is not None
-        transcripts.of("nested", 0, Options("s390", 1)).say(0, {"op": "info"}, {"ok": {}})
+        transcripts.of("nested", Options("s390", 1)).say(0, {"op": "info"}, {"ok": {}})
         return Outcome(results)
 
     assert perform(resolved(here), Wanted(record=here / "said", quiet=True), talks) == exit_codes.OK
-    assert len(list(read(here / "said" / "s390-nested-0.jsonl").entries())) == 1
+    assert len(list(read(here / "said" / "s390-nested.jsonl").entries())) == 1
 
 
 def test_an_empty_record_is_said_to_be_empty(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import nestbed
 from actors import record as r
-from actors.console import Options, keyboard, serve
+from actors.console import Options, WrongOptions, keyboard, serve
 
 Json = dict[str, Any]
 OPTIONS = Options("s390", 1, 1, None, None, "small", 7)
@@ -46,8 +46,34 @@ def test_the_header_says_what_was_asked() -> None:
         "nestbed": nestbed.__version__,
         "arch": "s390",
         "depth": 1,
-        "options": {"hosts": 1, "memory_mib": None, "cpus": None, "profile": "small", "seed": 7},
+        "options": {
+            "hosts": 1,
+            "memory_mib": None,
+            "cpus": None,
+            "profile": "small",
+            "seed": 7,
+            "shares": 1,
+            "strategy": {},
+        },
     }
+
+
+def test_a_transcript_of_before_hosts_shared_a_machine_is_read(tmp_path: Path) -> None:
+    header = r.header_of(OPTIONS)
+    options = {k: v for k, v in header["options"].items() if k not in ("shares", "strategy")}  # type: ignore[attr-defined]
+    path = tmp_path / "said.jsonl"
+    path.write_text(json.dumps(header | {"options": options}) + "\n")
+    assert r.read(path).options == OPTIONS
+
+
+@pytest.mark.parametrize("arch", ["pef", "s390"])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"shares": 0}, {"shares": 65}, {"strategy": (("nothing", "x"),)}, {"strategy": (("handles", "x"),)}],
+)
+def test_levels_that_cannot_be_are_refused_with_what_is_allowed(arch: str, wrong: dict[str, Any]) -> None:
+    with pytest.raises(WrongOptions, match="allowed"):
+        keyboard(Options(arch, 1, **wrong))
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
@@ -179,6 +205,7 @@ HEADER = r.header_of(OPTIONS)
         ([HEADER | {"depth": True}], ":1: arch is a name, depth a number"),
         ([HEADER | {"options": {}}], ":1: options are hosts"),
         ([HEADER | {"options": {**HEADER["options"], "seed": "7"}}], "options.seed is '7'"),  # type: ignore[dict-item]
+        ([HEADER | {"options": {**HEADER["options"], "strategy": {"pages": 1}}}], "strategy has words"),  # type: ignore[dict-item]
         ([HEADER, "x"], ":2: not JSON"),
         ([HEADER, {"answer": 5, "line": ""}], ":2: neither"),
         ([HEADER, {"answer": {}}], ":2: neither"),
@@ -204,14 +231,14 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         r.read(tmp_path)
 
 
-def test_a_run_has_a_transcript_for_each_host(tmp_path: Path) -> None:
+def test_a_run_has_a_transcript_for_each_path(tmp_path: Path) -> None:
     transcripts = r.Transcripts(tmp_path)
-    for host in (0, 1, 0):
-        transcripts.of("nested", host, OPTIONS).say(host, {"op": "a"}, {"ok": {}})
+    for path, host in (("nested", 0), ("direct", 0), ("nested", 1)):
+        transcripts.of(path, OPTIONS).say(host, {"op": "a"}, {"ok": {}})
     transcripts.close()
     transcripts.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["s390-nested-0.jsonl", "s390-nested-1.jsonl"]
-    assert len(list(r.read(tmp_path / "s390-nested-0.jsonl").entries())) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s390-direct.jsonl", "s390-nested.jsonl"]
+    assert len(list(r.read(tmp_path / "s390-nested.jsonl").entries())) == 2
 
 
 SMALL = st.none() | st.booleans() | st.integers(0, 2) | st.text("ab", max_size=1)

@@ -15,12 +15,12 @@ from typing import Any
 from draw import number
 
 from protocol.arch import load
-from protocol.arch.sizes import Sizes
 from protocol.calls import CallSpec
 from protocol.crossing import inline
 from protocol.effects import Step
 from protocol.errors import OperationFailed
 from protocol.ledger import Ledger
+from protocol.nesting.sizes import Sizes
 from protocol.plan import operations as op
 from protocol.plan.operations import Pages
 from protocol.soak.hostile import Loot, looked_at

@@ -13,10 +13,10 @@ from random import Random
 from typing import Any
 
 from protocol.arch.contract import Architecture
-from protocol.arch.sizes import Sizes
 from protocol.crossing import Thread, inline
 from protocol.effects import Step
 from protocol.ledger import Ledger
+from protocol.nesting.sizes import Sizes
 from protocol.plan import operations as op
 from protocol.soak.island import MEMORY_MIB, MIB, PROFILE
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from protocol.arch.sizes import Sizes
 from protocol.arch.tdx.comparison import COMPARISON
 from protocol.arch.tdx.cpu import registers
 from protocol.arch.tdx.guest import Program, Tdcall, Touch
@@ -26,6 +25,7 @@ from protocol.arch.tdx.tables import PageType
 from protocol.crossing import Crossing, Thread, inline
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
+from protocol.nesting.sizes import Sizes
 from protocol.plan import operations as op
 from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario
 from protocol.plan.workload import workload

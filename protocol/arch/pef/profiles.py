@@ -85,6 +85,8 @@ class Profile:
     lpids: int = LPIDS
     api: str = V1  # of nesting: who picks LPIDs of a guest host's VMs, it (v1) or the level below (v2)
     reflected: bool = True  # `sc 2` of a guest host goes to its hypervisor: no ultravisor does that today
+    memory_mib: int = MEMORY_MIB
+    cpus: int = CPUS
 
     @property
     def ultravisor(self) -> bool:

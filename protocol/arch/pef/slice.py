@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from protocol.arch.pef.calls import CALLS
-from protocol.arch.pef.profiles import CPUS, MEMORY_MIB, MIB, MIN_MEMORY_MIB, PROFILES, Profile
+from protocol.arch.pef.profiles import MIN_MEMORY_MIB, PROFILES, Profile
+from protocol.arch.slices import BaseSlice
 from protocol.calls import CallSpec
+from protocol.nesting.sizes import Sizes
 
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison
@@ -15,19 +17,15 @@ if TYPE_CHECKING:
     from protocol.explain import Explainer
     from protocol.feasibility import Feasibility
 
-DEPTH = 8
-HOSTS = 64
-MOST_CPUS = 64
-MOST_MEMORY_MIB = 65536  # of one host
-ALL_MEMORY_MIB = 4 * 65536  # of all hosts of a console
 
-
-class Pef:
+class Pef(BaseSlice["PefKeyboard"]):
     """POWER: the Protected Execution Facility."""
 
     name = "pef"
     title = "POWER Protected Execution Facility"
     realism = "needs_te_change"
+    max_depth = 8
+    least_memory_mib = MIN_MEMORY_MIB
 
     @property
     def comparison(self) -> Comparison:
@@ -55,34 +53,20 @@ class Pef:
 
         return FEASIBILITY
 
-    def keyboard(
-        self,
-        depth: int = 0,
-        hosts: int = 1,
-        memory_mib: int | None = None,
-        cpus: int | None = None,
-        profile: str = "default",
-        seed: int = 0,
-    ) -> PefKeyboard:
-        """A fresh machine with `hosts` secure hosts at `depth`. Raises ValueError saying what is allowed."""
+    def fresh(self, profile: Profile, sizes: Sizes) -> PefKeyboard:
         from protocol.arch.pef.compose import compose
         from protocol.arch.pef.keyboard import PefKeyboard
+        from protocol.arch.pef.profiles import V1, V2
 
-        if profile not in PROFILES:
-            raise ValueError(f"profile {profile!r}: allowed: {', '.join(PROFILES)}")
-        memory_mib = MEMORY_MIB if memory_mib is None else memory_mib
-        cpus = CPUS if cpus is None else cpus
-        _within("depth", depth, 0, DEPTH)
-        _within("hosts", hosts, 1, HOSTS)
-        _within("memory (MiB)", memory_mib, MIN_MEMORY_MIB, MOST_MEMORY_MIB)
-        _within("memory (MiB) of all hosts", hosts * memory_mib, MIN_MEMORY_MIB, ALL_MEMORY_MIB)
-        _within("cpus", cpus, 1, MOST_CPUS)
-        return PefKeyboard(compose(PROFILES[profile], depth, hosts, memory_mib * MIB, cpus, seed))
-
-
-def _within(what: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{what}: {value}; allowed: {low} to {high}")
+        apis = {"": None, "mapped": V1, "passed": V2}
+        word = sizes.strategy.get("handles", "")
+        if word not in apis:
+            raise ValueError(f"strategy.handles {word!r}: allowed: passed, mapped")
+        return PefKeyboard(
+            compose(
+                profile, sizes.depth, sizes.hosts, sizes.memory_bytes, sizes.cpus, sizes.seed, api=apis[word]
+            )
+        )
 
 
 SLICE = Pef()

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from protocol.arch.sev.calls import CALLS
-from protocol.arch.sev.profiles import MIB, PROFILES, Profile
+from protocol.arch.sev.profiles import PROFILES, Profile
+from protocol.arch.slices import BaseSlice
 from protocol.calls import CallSpec
+from protocol.nesting.sizes import Sizes
 
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison
@@ -15,14 +17,8 @@ if TYPE_CHECKING:
     from protocol.explain import Explainer
     from protocol.feasibility import Feasibility
 
-DEPTH = 4
-HOSTS = 64
-CPUS = 64
-MEMORY_MIB = 65536  # of one host
-ALL_MEMORY_MIB = 4 * 65536  # of all hosts of a console: page tables of states are real
 
-
-class Sev:
+class Sev(BaseSlice["SevKeyboard"]):
     """AMD: the secure processor and the RMP. What is compared are guests of one kind."""
 
     def __init__(self, name: str, title: str, realism: str) -> None:
@@ -56,35 +52,13 @@ class Sev:
 
         return FEASIBILITY
 
-    def keyboard(
-        self,
-        depth: int = 0,
-        hosts: int = 1,
-        memory_mib: int | None = None,
-        cpus: int | None = None,
-        profile: str = "small",
-        seed: int = 0,
-    ) -> SevKeyboard:
-        """A fresh machine with `hosts` secure hosts at `depth`. Raises ValueError saying what is allowed."""
+    def fresh(self, profile: Profile, sizes: Sizes) -> SevKeyboard:
         from protocol.arch.sev.compose import compose
         from protocol.arch.sev.keyboard import SevKeyboard
 
-        if profile not in PROFILES:
-            raise ValueError(f"profile {profile!r}: allowed: {', '.join(PROFILES)}")
-        sizes = PROFILES[profile]
-        memory_mib = sizes.memory_mib if memory_mib is None else memory_mib
-        cpus = sizes.cpus if cpus is None else cpus
-        _within("depth", depth, 0, DEPTH)
-        _within("hosts", hosts, 1, HOSTS)
-        _within("memory (MiB)", memory_mib, 2, MEMORY_MIB)
-        _within("memory (MiB) of all hosts", hosts * memory_mib, 2, ALL_MEMORY_MIB)
-        _within("cpus", cpus, 1, CPUS)
-        return SevKeyboard(compose(sizes, depth, hosts, memory_mib * MIB, cpus, seed))
-
-
-def _within(what: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{what}: {value}; allowed: {low} to {high}")
+        return SevKeyboard(
+            compose(profile, sizes.depth, sizes.hosts, sizes.memory_bytes, sizes.cpus, sizes.seed)
+        )
 
 
 SLICE = Sev("sev", "AMD SEV", "software")

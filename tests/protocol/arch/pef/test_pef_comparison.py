@@ -12,10 +12,10 @@ from protocol.arch.pef.comparison import COMPARISON
 from protocol.arch.pef.kvm.frames import KVM
 from protocol.arch.pef.profiles import MIB, PROFILES
 from protocol.arch.pef.tables import PAGE, PAGE_SHIFT
-from protocol.arch.sizes import Sizes
 from protocol.crossing import inline
 from protocol.errors import OperationFailed
 from protocol.ledger import Ledger
+from protocol.nesting.sizes import Sizes
 from protocol.plan import operations as op
 from protocol.plan.fit import mistakes
 from protocol.plan.operations import Pages

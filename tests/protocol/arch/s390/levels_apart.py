@@ -9,10 +9,10 @@ from typing import Any
 from protocol.arch.s390.audit import leaks
 from protocol.arch.s390.comparison import COMPARISON
 from protocol.arch.s390.compose import Rig
-from protocol.arch.sizes import Sizes
 from protocol.crossing import Crossing, Thread
 from protocol.effects import Step
 from protocol.ledger import Ledger
+from protocol.nesting.sizes import Sizes
 from protocol.plan import operations as op
 from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario
 from protocol.plan.workload import workload

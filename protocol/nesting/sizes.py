@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from protocol.plan.scenario import Scenario
+if TYPE_CHECKING:
+    from protocol.plan.scenario import Scenario
 
 MIB = 1 << 20
 STRATEGY = ("handles", "donation", "teardown", "pages")
