@@ -13,13 +13,17 @@ HOSTS = "hosts"  # a process with guest hosts: L1 and what is above
 MACHINE = "machine"  # a process with a Trusted Entity and L0's hypervisor
 DRIVER = "driver"  # who drives a run: a comparison, a load
 REQUESTER = "requester"  # a guest host that asks for hosted guests (docs/wire.md); its name is its context id
-ROLES = (HOSTS, MACHINE, DRIVER, REQUESTER)
+NATS = "nats"  # a server of the directory: links are not for it
+TENANT = "tenant"  # asks a fleet for hosted guests, through those servers; its name is its own prefix
+ROLES = (HOSTS, MACHINE, DRIVER, REQUESTER, NATS, TENANT)
 
 # What each may ask of its peer: names of actors, or beginnings of them that end with a dot.
 MAY_ASK: Mapping[str, tuple[str, ...]] = {
     HOSTS: ("kvm",),
     MACHINE: (),
     REQUESTER: (),  # links are not for it
+    NATS: (),
+    TENANT: (),
     DRIVER: ("node", "node.", "host.", "machine", "part", "compare"),
 }
 

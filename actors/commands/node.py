@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from actors import exit_codes
+from actors.commands.door import MACHINE, CellName, Certificate, door_of
 from actors.commands.speak import end, say
 from actors.commands.up import DeploymentFile, Directory, assigned, place_of, read
 
 if TYPE_CHECKING:
     from actors.deployment.parts import Part
     from actors.deployment.process import Assignment
+    from actors.fleet.bus import Door
 
 
 def node(
@@ -42,6 +44,8 @@ def node(
             help="Hold each machine by a lease on these NATS servers; may be repeated. Needs the extra nats.",
         ),
     ] = None,
+    certificate: Certificate = None,
+    cell: CellName = "lab",
     metrics_port: Annotated[
         int,
         typer.Option("--metrics-port", metavar="N", min=0, max=65535, help="Port of the metrics; 0: any."),
@@ -64,7 +68,8 @@ def node(
         settings = settings.model_copy(update={"placement": "together"})
     whole = assigned(deployment, settings, resolved, place)
     chosen = _named(whole, part) if part is not None else _ranked(whole, rank, count)
-    raise typer.Exit(perform(whole, chosen, metrics_host, metrics_port, nats or []))
+    door = door_of(nats, certificate, cell, MACHINE, f"p{os.getpid()}") if nats else None
+    raise typer.Exit(perform(whole, chosen, metrics_host, metrics_port, door))
 
 
 def _named(whole: Assignment, name: str) -> tuple[Part, ...]:
@@ -90,7 +95,7 @@ def _ranked(whole: Assignment, rank: int | None, count: int | None) -> tuple[Par
     return tuple(part for part in whole.parts if part.machine in machines or part.role is Role.LOAD)
 
 
-def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int, nats: list[str]) -> int:
+def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int, door: Door | None) -> int:
     """Be these parts; returns the exit code."""
     from dataclasses import replace
 
@@ -109,8 +114,8 @@ def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int, na
         place.prepare(tuple(part.name for part in parts))
         epochs = place.next_epochs([part.name for part in parts])
         mine = replace(whole, parts=parts, epochs=epochs, metrics_host=host, metrics_port=port)
-        if nats:
-            return trio.run(_with_leases, mine, nats)
+        if door is not None:
+            return trio.run(_with_leases, mine, door)
         return trio.run(live, mine, BODIES, None, lambda: notify("READY=1"))
     except BadLogging as error:
         end(exit_codes.USAGE, str(error))
@@ -118,7 +123,7 @@ def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int, na
         end(exit_codes.ENVIRONMENT, str(error))
 
 
-async def _with_leases(mine: Assignment, servers: list[str]) -> int:
+async def _with_leases(mine: Assignment, door: Door) -> int:
     """The same, once every machine of this process is held; its epoch is that of the lease."""
     from dataclasses import replace
 
@@ -130,7 +135,8 @@ async def _with_leases(mine: Assignment, servers: list[str]) -> int:
 
     machines = [part.name for part in mine.parts if part.role is Role.MACHINE]
     holder = f"{platform.node()}.{os.getpid()}.{secrets.token_hex(4)}"
-    async with open_leases(servers, holder, mine.deployment.lease.length_ms / 1000) as leases:
+    length_s = mine.deployment.lease.length_ms / 1000
+    async with open_leases(door, holder, length_s, mine.epochs) as leases:
         claims = [await leases.claim(machine) for machine in machines]
         epochs = mine.epochs | {claim.machine: claim.epoch for claim in claims}
         for claim in claims:

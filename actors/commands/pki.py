@@ -38,7 +38,12 @@ def init(folder: Folder, days: Days = 365) -> None:
 def issue(
     folder: Folder,
     role: Annotated[
-        str, typer.Argument(metavar="ROLE", help="hosts, machine, driver or requester.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="ROLE",
+            help="hosts, machine, driver, requester, nats or tenant.",
+            show_default=False,
+        ),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Which of them it is.", show_default=False)],
     host: Annotated[

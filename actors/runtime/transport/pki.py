@@ -33,6 +33,25 @@ class Credentials:
     key: Path
     authority: Path
 
+    @classmethod
+    def beside(cls, certificate: Path) -> Credentials:
+        """Those of a certificate as `Authority.issue` lays them: the key and `ca.pem` are beside it."""
+        return cls(certificate, certificate.with_suffix(".key"), certificate.with_name("ca.pem"))
+
+    def says(self) -> tuple[str, str]:
+        """Role and name in the certificate. Raises OSError, and ValueError for one that names none."""
+        read = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+        try:
+            names = list(read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        except x509.ExtensionNotFound:
+            names = []
+        for uri in names:
+            if isinstance(uri, x509.UniformResourceIdentifier):
+                match uri.value.split(":"):
+                    case [str(scheme), str(role), str(name)] if scheme == SCHEME and role and name:
+                        return role, name
+        raise ValueError(f"{self.certificate}: no certificate of `nestbed pki`: it names no role")
+
 
 @dataclass(frozen=True, slots=True)
 class Authority:

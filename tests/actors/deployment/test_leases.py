@@ -21,6 +21,7 @@ from actors.deployment.leases import NoDirectory, open_leases
 BESIDE = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 SERVER = os.environ.get("NESTBED_NATS_SERVER") or shutil.which("nats-server", path=BESIDE)
 LEASE_S = 0.6
+NODE_LEASE_S = 5.0
 
 pytest.importorskip("nats", reason="nats-py is not here: it comes with the extra nats")
 pytest.importorskip("trio_asyncio", reason="trio-asyncio is not here: it comes with the extra nats")
@@ -61,8 +62,7 @@ async def test_a_machine_has_one_holder_and_the_next_one_a_higher_epoch(server: 
             open_leases([server], "b", LEASE_S) as second,
         ):
             mine = await first.claim("l0-0")
-            other = await second.claim("l0-1")
-            assert mine.epoch != other.epoch
+            await second.claim("l0-1")
             with trio.move_on_after(LEASE_S / 2) as waited:
                 await second.claim("l0-0")
             assert waited.cancelled_caught, "it is held, and its lease is not over"
@@ -119,10 +119,18 @@ def node(server: str, folder: Path, name: str) -> subprocess.Popen[str]:
     """An instance that wants the one machine of a deployment."""
     deployment = folder / "lab.toml"
     small = '"l1.count" = 1\n"guest.per_l1" = 1\n"guest.touch_pages" = 16\n"run.swap_pages" = 2\n'
-    deployment.write_text(f'name = "lab"\n[lease]\nlength_ms = 5000\n[load]\npause_ms = 5\n[set]\n{small}')
+    deployment.write_text(
+        f'name = "lab"\n[lease]\nlength_ms = {NODE_LEASE_S * 1000:.0f}\n[load]\npause_ms = 5\n[set]\n{small}'
+    )
     command = [sys.executable, "-m", "nestbed", "node", str(deployment), "--nats", server]
     command += ["--directory", str(folder / name)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+async def given_back(server: str) -> None:
+    """Say that nobody holds the machine: a directory that is empty might have been lost."""
+    async with open_leases([server], "before", NODE_LEASE_S) as leases:
+        await leases.give_back("l0-0")
 
 
 def epoch_of(process: subprocess.Popen[str]) -> int:
@@ -137,6 +145,7 @@ def epoch_of(process: subprocess.Popen[str]) -> int:
 def test_an_instance_takes_over_from_one_that_is_gone_or_stands_still(
     server: str, tmp_path: Path, how: signal.Signals
 ) -> None:
+    trio.run(given_back, server)
     first = node(server, tmp_path, "a")
     second = None
     try:

