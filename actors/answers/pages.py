@@ -27,7 +27,7 @@ def pages() -> Page:
         for policy in policies:
             why = r.refused(SCENARIO, arch=arch, strategy__pages=policy, **MORE)
             if why:
-                rows.append((f"{arch} {policy}", "-", "-", "-", f"not built: {why}"))
+                rows.append((f"{arch} {policy}", "-", "-", "-", why))
                 continue
             result = r.result(
                 r.outcome(SCENARIO, arch=arch, paths="nested", strategy__pages=policy, **MORE), arch, "nested"
@@ -51,13 +51,14 @@ def pages() -> Page:
         "b",
         "How should a nested guest's pages become secure?",
         (
-            "**Ahead, in batches, if the guest host may know of it.** Exits of load and boot against "
-            "two faults "
-            "a page: " + "; ".join(worth) + ".",
+            "**Ahead, and in batches where the guest host may know of it.** Exits of load and boot against "
+            "two faults a page: " + "; ".join(worth) + ".",
             "The call itself is cheap to emulate: what costs is that every fault arrives at L0, goes up "
             "to the guest host, comes back as a call, and goes in again. Merging in L1 needs no new "
-            "interface; merging in L0 and asking ahead change what a guest host may call itself, so "
-            "they are enlightenments and off by default.",
+            "interface, nor does asking ahead on SEV-SNP and TDX: the guest host makes the same calls before "
+            "its guest runs, each still an exit. On s390 merging in L0 and asking ahead change what a guest "
+            "host may call itself, so they are enlightenments and off by default; there one call asks for "
+            "all pages, which is why so few exits are left.",
         ),
         (
             Grid(
@@ -66,7 +67,7 @@ def pages() -> Page:
                 "Counted from the first page of an image of 16 pages to the last of 1,024 that the "
                 "guest touches; what is asked for ahead is asked for when the image is loaded. On PEF a "
                 "page of the ultravisor has 64 KiB, and all of a guest becomes secure as it enters "
-                "secure mode.",
+                "secure mode. Where an architecture lacks a policy, its line says why.",
             ),
             _by_formula(),
         ),
@@ -92,6 +93,6 @@ def _by_formula() -> Grid:
     return Grid(
         ("by formula, a page", "two faults", "merged in L1", "asked ahead"),
         rows,
-        "The same by the formulas of the cost sheet, for all architectures whether built here or not "
+        "The same by the formulas of the cost sheet, for all architectures whether they have it or not "
         "(PEF: 64 KiB).",
     )

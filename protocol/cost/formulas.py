@@ -99,6 +99,11 @@ class Formulas:
         whole = guests * (size // self.page_bytes) * page
         return whole * (serial + (1 - serial) / workers)
 
+    def waits(self, guests: int, vcpus: int) -> Number:
+        """The same behind the guest host's back: guests are found and marked, their CPUs end, no page goes."""
+        c = self._cost
+        return guests * (c("table_lookup") + c("table_insert") + vcpus * c("te_vcpu_destroy"))
+
     def fault(self, depth: int, policy: str = "merged") -> Number:
         """One page that a guest above a host at this depth touches first."""
         c = self._cost

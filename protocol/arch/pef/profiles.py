@@ -22,14 +22,15 @@ _AS_IS = (
     "never sees one; hosted needs none"
 )
 _ONE_WAY = "pef has one way only"
+_ALL_AT_ONCE = f"{_ONE_WAY}: all pages come in as the guest enters secure mode, none by a fault of its own"
 _REFUSED = {
     ("fidelity", "bulk"): "pef has no runs of equal calls in one step yet",
     ("strategy.donation", "bounded"): "nothing is donated on POWER",
     ("strategy.donation", "off"): "nothing is donated on POWER",
-    ("strategy.pages", "merged_l1"): f"{_ONE_WAY}: page by page, as the ultravisor asks",
-    ("strategy.pages", "merged_l0"): f"{_ONE_WAY}: page by page, as the ultravisor asks",
-    ("strategy.pages", "prefault"): f"{_ONE_WAY}: page by page, as the ultravisor asks",
-    ("strategy.teardown", "async"): f"{_ONE_WAY}: everything is taken back before the host comes again",
+    ("strategy.pages", "merged_l1"): _ALL_AT_ONCE,
+    ("strategy.pages", "merged_l0"): _ALL_AT_ONCE,
+    ("strategy.pages", "prefault"): _ALL_AT_ONCE,
+    ("strategy.teardown", "async"): f"{_ONE_WAY}: one call ends a guest with all its pages, and leaves none",
 }
 
 

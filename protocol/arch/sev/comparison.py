@@ -88,6 +88,7 @@ class SevComparison(PlainImages, BaseComparison[Rig]):
             book=book,
             kernel=kernel,
             kind=self._kind,
+            pages=pages,
         )
 
     def linked(self, memory: OwnMemory, cpus: int) -> LinkedSev:

@@ -17,15 +17,14 @@ ASID_LIMIT = 2048  # ASIDs for which the head of the RMP has a counter
 
 
 _ONE_WAY = "sev has one way to do that"
+_OTHER_FRAMES = "not built: other frames would have to come under a host while its old ones are a guest's"
 _REFUSED = {
     ("fidelity", "bulk"): "sev has no runs of equal calls in one step yet",
     ("strategy.handles", "mapped"): "the handle of an SNP guest is the address of its context page",
     ("strategy.donation", "bounded"): f"{_ONE_WAY}: a page that is lent is lent whole",
     ("strategy.donation", "off"): f"{_ONE_WAY}: a page that is lent is lent whole",
-    ("strategy.pages", "merged_l1"): f"{_ONE_WAY}: a nested fault, then RMPUPDATE",
-    ("strategy.pages", "merged_l0"): f"{_ONE_WAY}: a nested fault, then RMPUPDATE",
-    ("strategy.pages", "prefault"): f"{_ONE_WAY}: a nested fault, then RMPUPDATE",
-    ("strategy.teardown", "async"): f"{_ONE_WAY}: everything is taken back before the host comes again",
+    ("strategy.pages", "merged_l0"): "no interface tells a host that RMPUPDATE is done for it",
+    ("strategy.teardown", "async"): _OTHER_FRAMES,
 }
 
 
@@ -109,6 +108,8 @@ class Profile:
 
     def refuses(self, path: str, value: str) -> str:
         """What is not built here, and strategies of other architectures: there is one way for each."""
+        if path == "strategy.pages" and value == "merged_l1" and self.kind != "snp":
+            return "a legacy guest asks for no page: it takes one fault, and there is nothing to merge"
         return _REFUSED.get((path, value), "")
 
 

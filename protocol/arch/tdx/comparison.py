@@ -69,6 +69,7 @@ class TdxComparison(PlainImages, BaseComparison[Rig]):
             image=image,
             book=book,
             bulk=bulk,
+            prefault=pages == "prefault",
             machine_seed=rig.seed,
             kernel=kernel,
         )

@@ -41,14 +41,14 @@ MAX_HOST_CPUS = 64
 PAMT_MIB = 5  # of a GiB: four, and less than one for its upper levels
 
 _ONE_WAY = "tdx has one way to do that"
+_OTHER_FRAMES = "not built: other frames would have to come under a host while its old ones are a guest's"
 _REFUSED = {
     ("strategy.handles", "mapped"): "the handle of a TD is the address of its root page",
     ("strategy.donation", "bounded"): f"{_ONE_WAY}: a TD's page is the very page below, too",
     ("strategy.donation", "off"): f"{_ONE_WAY}: a TD's page is the very page below, too",
-    ("strategy.pages", "merged_l1"): f"{_ONE_WAY}: an EPT violation, then PAGE.AUG",
-    ("strategy.pages", "merged_l0"): f"{_ONE_WAY}: an EPT violation, then PAGE.AUG",
-    ("strategy.pages", "prefault"): f"{_ONE_WAY}: an EPT violation, then PAGE.AUG",
-    ("strategy.teardown", "async"): f"{_ONE_WAY}: everything is taken back before the host comes again",
+    ("strategy.pages", "merged_l1"): "a page of a TD takes one fault, not two: there is nothing to merge",
+    ("strategy.pages", "merged_l0"): "which frame a page gets is known with the host's PAGE.AUG, not before",
+    ("strategy.teardown", "async"): _OTHER_FRAMES,
 }
 
 # TDX_FEATURES0, section 7.9

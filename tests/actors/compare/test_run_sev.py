@@ -172,11 +172,44 @@ def test_two_runs_count_the_same(depth: int, profile: str) -> None:
             assert one | {"contention": {}} == other | {"contention": {}}
 
 
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_page_that_comes_with_its_request_costs_no_fault(depth: int) -> None:
+    """The calls are those of two faults, in every phase; the faults are gone, on every path."""
+    usual, merged = (
+        by_path(outcome(depth, strategy=Strategy(pages=pages))) for pages in ("two_fault", "merged_l1")
+    )
+    for path, result in usual.items():
+        for phase in ("boot", "page_change"):
+            assert issued(merged[path], phase) == issued(result, phase)
+            assert merged[path]["phases"][phase]["exits"] < result["phases"][phase]["exits"]
+    fresh = GUESTS * (TOUCHED + SHARED)  # pages that a guest asks for and then validates
+    boot = {path: found["direct"]["phases"]["boot"] for path, found in (("usual", usual), ("merged", merged))}
+    assert boot["usual"]["exits"] - boot["merged"]["exits"] == fresh
+
+
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_memory_that_is_asked_for_ahead_is_all_there_before_the_guest_runs(depth: int) -> None:
+    usual, ahead = (
+        by_path(outcome(depth, strategy=Strategy(pages=pages))) for pages in ("two_fault", "prefault")
+    )
+    for path, result in usual.items():
+        more = issued(ahead[path], "load")["RMPUPDATE"] - issued(result, "load")["RMPUPDATE"]
+        assert more == GUESTS * (256 - IMAGE), path  # a guest of 1 MiB
+        assert issued(ahead[path], "boot") == {"RMPUPDATE": GUESTS * SHARED}
+        assert ahead[path]["phases"]["boot"]["exits"] < result["phases"]["boot"]["exits"]
+
+
+def test_a_legacy_guest_takes_one_fault_and_there_is_nothing_to_merge() -> None:
+    legacy = replace(PROFILES["small"], kind="sev")
+    (found,) = mistakes(small(strategy=Strategy(pages="merged_l1")), {"sev": legacy})
+    assert "nothing to merge" in found.hint
+
+
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
         ({"fidelity": "bulk"}, "fidelity"),
-        ({"strategy": Strategy(pages="prefault")}, "strategy.pages"),
+        ({"strategy": Strategy(pages="merged_l0")}, "strategy.pages"),
         ({"strategy": Strategy(teardown="async")}, "strategy.teardown"),
         ({"strategy": Strategy(handles="mapped")}, "strategy.handles"),
         ({"strategy": Strategy(donation="bounded")}, "strategy.donation"),

@@ -218,10 +218,27 @@ def test_runs_of_pages_in_one_step_count_the_same(depth: int) -> None:
         assert one | {"contention": {}} == other | {"contention": {}}
 
 
+@pytest.mark.parametrize("fidelity", ["call", "bulk"])
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_memory_that_is_asked_for_ahead_is_all_there_before_the_guest_runs(depth: int, fidelity: str) -> None:
+    """Pages are added while the TD is loaded; what it then accepts makes nobody leave."""
+    usual, ahead = (
+        by_path(outcome(depth, strategy=Strategy(pages=pages), fidelity=fidelity))
+        for pages in ("two_fault", "prefault")
+    )
+    for path, result in usual.items():
+        assert issued(ahead[path], "load")["mem_page_aug"] == GUESTS * (256 - IMAGE), path  # of 1 MiB
+        assert "mem_page_aug" not in issued(ahead[path], "boot")
+        accepted = "te_calls.tdg_mem_page_accept.guest.native.guest"
+        assert accepted in result["phases"]["boot"]
+        assert ahead[path]["phases"]["boot"]["exits"] < result["phases"]["boot"]["exits"]
+
+
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
-        ({"strategy": Strategy(pages="prefault")}, "strategy.pages"),
+        ({"strategy": Strategy(pages="merged_l1")}, "strategy.pages"),
+        ({"strategy": Strategy(pages="merged_l0")}, "strategy.pages"),
         ({"strategy": Strategy(teardown="async")}, "strategy.teardown"),
         ({"strategy": Strategy(handles="mapped")}, "strategy.handles"),
         ({"strategy": Strategy(donation="bounded")}, "strategy.donation"),

@@ -90,6 +90,10 @@ class Kind:
         """The guest shares pages with its host."""
         raise NotImplementedError
 
+    def bring_in(self, host: Host, vm: Vm, page: int) -> Step[None]:
+        """Put memory under a private page."""
+        raise NotImplementedError
+
     def attest(self, host: Host, vm: Vm, vcpu: int) -> Step[None]:
         raise OperationFailed(f"{self.name} guests are not attested by an operation of this host")
 
@@ -200,12 +204,17 @@ class Snp(Kind):
         private = bool(left.info1 & NPF_ENC)
         if page >= vm.pages or private is (page in vm.open) or page in (vm.private if private else vm.shared):
             raise GuestFailed(f"guest {vm.number} faults at {left.info2:#x}, code {left.info1:#x}")
-        under = host.page()
         if private:
-            yield from host.driver.rmpupdate(under, NewState(page * PAGE, True, False, False, vm.asid))
-            vm.private[page] = under
-        else:
-            vm.shared[page] = under
+            yield from self.bring_in(host, vm, page)
+            return
+        vm.shared[page] = host.page()
+        host.keep("native_page", 1)
+        vm.tables.map(page * PAGE, vm.shared[page])
+
+    def bring_in(self, host: Host, vm: Vm, page: int) -> Step[None]:
+        under = host.page()
+        yield from host.driver.rmpupdate(under, NewState(page * PAGE, True, False, False, vm.asid))
+        vm.private[page] = under
         host.keep("native_page", 1)
         vm.tables.map(page * PAGE, under)
 
@@ -288,6 +297,9 @@ class Sev(Kind):
             return
         if page >= vm.pages or page in vm.private:
             raise GuestFailed(f"guest {vm.number} faults at {left.info2:#x}, code {left.info1:#x}")
+        yield from self.bring_in(host, vm, page)
+
+    def bring_in(self, host: Host, vm: Vm, page: int) -> Step[None]:
         vm.private[page] = host.page()
         host.keep("native_page", 1)
         vm.tables.map(page * PAGE, vm.private[page])

@@ -87,6 +87,9 @@ def _load(host: Host, operation: op.Load) -> Step[None]:
     except ValueError as error:
         raise OperationFailed(str(error)) from None
     yield from host.kind.load(host, vm, launch)
+    for page in range(vm.pages) if host.pages == "prefault" else ():
+        if page not in vm.private:
+            yield from host.kind.bring_in(host, vm, page)
 
 
 def _start(host: Host, operation: op.Start) -> Step[None]:

@@ -63,9 +63,15 @@ class Host:
         book: Book | None = None,
         kernel: Kernel | None = None,
         kind: Kind = KINDS["snp"],
+        pages: str = "two_fault",
     ) -> None:
-        """A host that is off. All its guests are of one kind."""
+        """A host that is off. All its guests are of one kind.
+
+        A page comes in with the guest's first access, with its request for a private page (`merged_l1`: what
+        QEMU does since 4cdc489eb9c2), or before the guest runs (`prefault`).
+        """
         self.kind = kind
+        self.pages = pages
         self._kernel = kernel
         self.level = level
         self.depth = depth

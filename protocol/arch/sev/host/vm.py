@@ -122,6 +122,8 @@ def _page_state_change(host: Host, vm: Vm, ghcb: int) -> Step[None]:
         if page >= vm.pages or operation not in (TO_PRIVATE, TO_SHARED):
             raise GuestFailed(f"guest {vm.number} asks for {operation} of page {page:#x}")
         yield from _change(driver, host, vm, page, operation == TO_SHARED)
+        if operation == TO_PRIVATE and host.pages == "merged_l1" and page not in vm.private:
+            yield from host.kind.bring_in(host, vm, page)
 
 
 def _change(driver: Driver, host: Host, vm: Vm, page: int, to_shared: bool) -> Step[None]:

@@ -18,7 +18,7 @@ from protocol.arch.tdx.cpu import registers
 from protocol.arch.tdx.guest import Read, Tdcall, Touch
 from protocol.arch.tdx.host import attest, bulk
 from protocol.arch.tdx.host.shared import SharedEpt
-from protocol.arch.tdx.host.vm import MAP_GPA, SHARED_BIT, Vcpu, Vm, lose_memory, run, tables
+from protocol.arch.tdx.host.vm import MAP_GPA, SHARED_BIT, Vcpu, Vm, add, lose_memory, run, tables
 from protocol.arch.tdx.profiles import MIB, TDCS_PAGES, TDVPS_PAGES
 from protocol.arch.tdx.status import Status
 from protocol.arch.tdx.structs import TD_PARAMS_SIZE, TdParams
@@ -143,6 +143,9 @@ def _load(host: Host, operation: op.Load) -> Step[None]:
     host.give([source])
     yield from call("mr_finalize", rcx=vm.tdr)
     vm.may_run = True
+    for number in range(vm.pages) if host.prefault else ():  # KVM's ioctl for it works from here on only
+        if number not in vm.private:
+            yield from add(host, vm, number)
 
 
 def _start(host: Host, operation: op.Start) -> Step[None]:

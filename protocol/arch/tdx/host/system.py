@@ -46,16 +46,20 @@ class Host:
         image: bytes | None = None,
         book: Book | None = None,
         bulk: bool = False,
+        prefault: bool = False,
         machine_seed: int = 0,
         kernel: Kernel | None = None,
     ) -> None:
         """A host that is off. `bulk`: runs of equal page operations go in one step, with exact counts.
+
+        With `prefault` all memory of a TD is added before it runs, and not when it touches a page.
 
         `machine_seed` is that of the machine, on which the quoting enclave is that it asks.
         """
         self.level = level
         self.depth = depth
         self.image = image
+        self.prefault = prefault
         self.guests: dict[int, Vm] = {}
         self.heard: list[bytes] = []  # what loads of a guest found that were to be shown, in its last run
         self.keys: list[int] = []

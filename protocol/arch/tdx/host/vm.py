@@ -119,16 +119,20 @@ def _violation(host: Host, vm: Vm, out: Registers) -> Step[None]:
     page, private = (out[R8] & ~SHARED_BIT) >> PAGE_SHIFT, not out[R8] & SHARED_BIT
     if page >= vm.pages or private is (page in vm.open) or page in (vm.private if private else vm.shared):
         raise GuestFailed(f"guest {vm.number} faults at {out[R8]:#x}")
-    under = host.page()
     if private:
-        yield from tables(host, vm, page)
-        yield from host.module.call(
-            "mem_page_aug", vm.vcpus[0].lp, rcx=page << PAGE_SHIFT, rdx=vm.tdr, r8=under
-        )
-        vm.private[page] = under
-    else:
-        vm.shared[page] = under
-        vm.ept.put(out[R8] & ~(PAGE - 1), under)
+        yield from add(host, vm, page)
+        return
+    under = vm.shared[page] = host.page()
+    vm.ept.put(out[R8] & ~(PAGE - 1), under)
+    host.keep("native_page", 1)
+
+
+def add(host: Host, vm: Vm, page: int) -> Step[None]:
+    """Put a page under a private address; the guest accepts it when it comes to it."""
+    under = host.page()
+    yield from tables(host, vm, page)
+    yield from host.module.call("mem_page_aug", vm.vcpus[0].lp, rcx=page << PAGE_SHIFT, rdx=vm.tdr, r8=under)
+    vm.private[page] = under
     host.keep("native_page", 1)
 
 
@@ -213,4 +217,4 @@ def lose_memory(host: Host, vm: Vm) -> Step[None]:
         host.keep("native_page", -1)
 
 
-__all__ = ["GuestFailed", "Vcpu", "Vm", "lose_memory", "missing", "run", "tables", "turn"]
+__all__ = ["GuestFailed", "Vcpu", "Vm", "add", "lose_memory", "missing", "run", "tables", "turn"]
