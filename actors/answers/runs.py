@@ -101,6 +101,12 @@ def spanned(span: Mapping[str, Any]) -> str:
     return f"{duration(span['ns'])} ({duration(span['low_ns'])} to {duration(span['high_ns'])})"
 
 
+def added(spans: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Times with their ranges, one after the other."""
+    listed = list(spans)
+    return {name: sum(span[name] for span in listed) for name in ("ns", "low_ns", "high_ns")}
+
+
 def ranged(values: Iterable[float], unit: str = "") -> str:
     """A value with the range between its bounds, as a formula gave them."""
     value, *bounds = values

@@ -100,7 +100,7 @@ class Formulas:
         return whole * (serial + (1 - serial) / workers)
 
     def waits(self, guests: int, vcpus: int) -> Number:
-        """The same behind the guest host's back: guests are found and marked, their CPUs end, no page goes."""
+        """The same behind the guest host's back: guests are marked, their CPUs end, no page goes."""
         c = self._cost
         return guests * (c("table_lookup") + c("table_insert") + vcpus * c("te_vcpu_destroy"))
 

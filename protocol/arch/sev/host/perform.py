@@ -53,11 +53,12 @@ def _create(host: Host, operation: op.Create) -> Step[None]:
     yield from host.kind.create(host, vm)
     host.guests[operation.guest] = vm
     for number in range(operation.vcpus):
-        _vcpu(host, vm, number)
+        add_vcpu(host, vm, number)
     host.keep("native_vcpu", operation.vcpus)
 
 
-def _vcpu(host: Host, vm: Vm, number: int) -> None:
+def add_vcpu(host: Host, vm: Vm, number: int) -> None:
+    """A VCPU that a guest can be entered with: its control block, and where it needs them VMSA and GHCB."""
     driver, kind = host.driver, host.kind
     vmcb = host.page()
     vmsa = host.page() if kind.encrypted_state else 0
