@@ -4,6 +4,7 @@ A key is a boot of the requester and a number that grows: (epoch, sequence). It 
 was asked and lives as long as its child and ten minutes more. What was forgotten leaves a watermark: an
 unknown key at or below it is KEY_EXPIRED and never executed, because its request may have been done. A start
 that failed and was rolled back without a rest frees its key and moves no watermark: it may be tried again.
+Not so where a child was told already, as by a reservation: a key never answers two children.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Entry:
     digest: bytes
     child: bytes
     answer: Mapping[str, object] = field(default_factory=dict)
-    refusal: Refusal | None = None  # of a start whose rest could not be rolled back
+    promised: bool = False  # its child was told before it came up: the key is never free for another one
+    refusal: Refusal | None = None  # of a start that failed and whose key stays
     expires_ms: int | None = None  # None while the child lives
 
 
@@ -115,14 +117,6 @@ class Keys:
 
     def drop(self, key: bytes) -> bool:
         return self._entries.pop(key, None) is not None
-
-    def end(self, key: bytes, expires_ms: int) -> bool:
-        """Let `key` live until `expires_ms`: its child has ended. False if there is no such key any more."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return False
-        entry.expires_ms = expires_ms
-        return True
 
     def expired(self, now_ms: int) -> list[bytes]:
         return [k for k, e in self._entries.items() if e.expires_ms is not None and e.expires_ms <= now_ms]

@@ -22,7 +22,7 @@ import msgpack
 
 KEPT_PER_CHILD = 8  # intents that the body in memory keeps; a life has 4 to 6 transitions
 CHILD = "child"
-FORMAT = 1  # of the rows: another one is not read
+FORMAT = 2  # of the rows: another one is not read
 
 Body = Mapping[str, Any]
 Then = Callable[[], None]

@@ -85,6 +85,7 @@ class Lifecycle:
         elif child.grace_until_ms is not None:
             self._orphan(child)
         child.busy = False
+        self._registry.version += 1  # whoever waits for the outcome looks again, also where the state stayed
         if refusal is not None:
             raise refusal
 

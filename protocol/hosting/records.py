@@ -152,6 +152,14 @@ class Child:
         state = self.before if self.state is State.ORPHANED else self.state
         return self.present and state in {State.READY, State.STOPPING}
 
+    def came_up(self) -> bool:
+        """Whether it has ever been READY."""
+        return State.READY in self.timings
+
+    def under_way(self) -> bool:
+        """Whether its start goes on, or its rollback, and nobody can tell yet how it ends."""
+        return not self.came_up() and (self.busy or self.state in {State.LOADING, State.STARTING})
+
     def body(self) -> dict[str, object]:
         origin, spec = self.origin, self.origin.spec
         return {

@@ -53,7 +53,7 @@ class Registry:
         self.children: dict[bytes, Child] = {}
         self.host = Quota(limits.host)
         self.now_ms = 0
-        self.version = 0  # counts changes of states: a wait looks again when it moved
+        self.version = 0  # counts changes of states and ends of steps: a wait looks again when it moved
         self.secret = hashlib.sha256(f"secret {seed}".encode()).digest()
         self.cuts: list[bytes] = []  # channels that are over, and whose bytes somebody may still carry
         self.resets: Counter[str] = Counter()  # of channels, by cause
@@ -69,6 +69,10 @@ class Registry:
         self._seed = seed
         self.made = 0  # children, ever
         self.gone: dict[int, int] = {}  # CID -> latest epoch that is known to be over
+
+    def at(self, now_ms: int) -> None:
+        """Say what time it is; never goes back."""
+        self.now_ms = max(self.now_ms, now_ms)
 
     # Requesters
 
@@ -197,8 +201,13 @@ class Registry:
             raise Refusal(Code.BAD_STATE, "the child is released", detail=detail)
         return found
 
-    def reserve(self, requester: Requester, spec: Spec, key: bytes | None, digest: bytes) -> Child:
-        """Make a child that holds its share, its CID and image. Raises Refusal, and then holds nothing."""
+    def reserve(
+        self, requester: Requester, spec: Spec, key: bytes | None, digest: bytes, promised: bool = False
+    ) -> Child:
+        """Make a child that holds its share, its CID and image. Raises Refusal, and then holds nothing.
+
+        `promised`: the requester is told of it before it comes up.
+        """
         image = requester.images.pin(spec.image)
         if key:
             self._room_for_key(requester)
@@ -216,7 +225,8 @@ class Registry:
         self.open_console(child)
         self.journal.append(Fact(HOST, b"", {"made": self.made, "cids": self.cids.given}))
         if key:
-            requester.keys.bind(key, digest, child.origin.id).answer = answer(child)
+            entry = requester.keys.bind(key, digest, child.origin.id)
+            entry.answer, entry.promised = answer(child), promised
             self._book.update("idempotency", "create", requester.cid)
             self._keep_key(requester, key)
         self.record(child, State.RESERVED, "start")
@@ -308,14 +318,24 @@ class Registry:
         self.cids.give_back(origin.cid, self.now_ms)
         if requester.is_now(origin.owner):
             self._bury(requester, child)
-            if origin.key and cause == "rollback":
-                self.drop_key(requester, origin.key)
-            elif origin.key and requester.keys.end(origin.key, self.now_ms + self.limits.key_life):
-                self._book.update("idempotency", "update", child.account.cid)
-                self._keep_key(requester, origin.key)
+            self._end_key(requester, child)
         else:
             self.journal.append(Fact(CHILD, origin.id))
         self.forget_idle(requester)
+
+    def _end_key(self, requester: Requester, child: Child) -> None:
+        """The key lives on for a while, or is free if nobody was told of the child that it made."""
+        key = child.origin.key
+        entry = requester.keys.entry(key) if key else None
+        if key is None or entry is None:
+            return
+        if child.doom == "rollback" and not (entry.promised or child.came_up()):
+            self.drop_key(requester, key)
+            return
+        entry.expires_ms = self.now_ms + self.limits.key_life
+        entry.refusal = None if child.came_up() else child.failure
+        self._book.update("idempotency", "update", requester.cid)
+        self._keep_key(requester, key)
 
     def _bury(self, requester: Requester, child: Child) -> None:
         if len(requester.tombstones) >= self.limits.tombstones:
@@ -416,7 +436,7 @@ class Registry:
                 self.intend(child, str(child.state), "adopt")
                 self._book.update("child", "update", requester.cid)
                 if origin.key:
-                    entry = Entry(spec_digest(origin.spec), name, answer(child))
+                    entry = Entry(spec_digest(origin.spec), name, answer(child), promised=True)
                     self.admit_key(requester, origin.key, entry)
                     self._keep_key(requester, origin.key)
                 adopted.append(name)

@@ -42,13 +42,23 @@ def key_body(requester: Requester, entry: Entry) -> Body:
         "digest": entry.digest,
         "child": entry.child,
         "answer": dict(entry.answer),
+        "promised": entry.promised,
+        "refusal": entry.refusal.body() if entry.refusal else None,
         "expires_ms": entry.expires_ms,
     }
 
 
 def entry_from(body: Mapping[str, Any]) -> Entry:
     """Return the entry that `key_body` described."""
-    return Entry(body["digest"], body["child"], body["answer"], None, body["expires_ms"])
+    refusal = body["refusal"]
+    return Entry(
+        body["digest"],
+        body["child"],
+        body["answer"],
+        body["promised"],
+        refusal_from(refusal) if refusal else None,
+        body["expires_ms"],
+    )
 
 
 def child_body(child: Child, state: str, now_ms: int) -> Body:

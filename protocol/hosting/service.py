@@ -13,29 +13,27 @@ nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from protocol.effects import Step
-from protocol.errors import OperationalError
 from protocol.hosting import messages as m
 from protocol.hosting import signature
-from protocol.hosting.at_once import AtOnce, need_lease
+from protocol.hosting.at_once import AtOnce
 from protocol.hosting.channels import Channel
 from protocol.hosting.errors import ERRORS, Code, Refusal, explain
-from protocol.hosting.evidence import Measured, Trust, evidence
-from protocol.hosting.idempotency import Entry, spec_digest
+from protocol.hosting.evidence import Trust
+from protocol.hosting.in_steps import InSteps
 from protocol.hosting.journal import Journal, MemoryJournal, Row
-from protocol.hosting.lifecycle import Lifecycle, ask, doom, refusal_of
+from protocol.hosting.lifecycle import Lifecycle, doom
 from protocol.hosting.limits import CHUNK_BYTES, FRAME_BYTES, Limits, Offer
-from protocol.hosting.machine import AttestGuest, Await, DumpGuest, Failure
 from protocol.hosting.policy import EVERYTHING, Policy
 from protocol.hosting.ports import Book, CountingBook
-from protocol.hosting.records import Child, Identity, Requester, Tombstone
+from protocol.hosting.records import Child, Identity, Requester
 from protocol.hosting.recovery import Recovery, audit, end_strays, look, reconcile, restore
-from protocol.hosting.registry import WATCHER, Registry, answer
-from protocol.hosting.states import PAST_READY, REACHED, State
+from protocol.hosting.registry import Registry
+from protocol.hosting.states import State
 from protocol.hosting.statistics import Statistics
 
 Body = dict[str, object]
@@ -57,31 +55,22 @@ class Service:
     ) -> None:
         self.limits = limits or Limits()
         self.policy = policy or EVERYTHING
-        self._offer = offer or Offer()
-        self._signer = trust.signer if trust else None
         self._registry = Registry(self.limits, journal or MemoryJournal(), book or CountingBook(), seed)
         if trust is not None:
             self._registry.secret = trust.secret
         self._life = Lifecycle(self._registry)
         self._counts: dict[str, Counter[str]] = {
-            name: Counter() for name in ("messages", "refusals", "replays", "leases", "channel_bytes")
+            name: Counter() for name in ("messages", "refusals", "leases", "channel_bytes")
         }
-        self._requests = AtOnce(self._registry, self._life, self._offer)
-        self._steps: dict[type[m.Message], Callable[[Requester, m.Request, Any], Step[Body]]] = {
-            m.Start: self._start,
-            m.Wait: self._wait,
-            m.Stop: self._stop,
-            m.Reset: self._reset,
-            m.Destroy: self._destroy,
-            m.Attest: self._attest,
-            m.Dump: self._dump,
-        }
+        offer, signer = offer or Offer(), trust.signer if trust else None
+        self._at_once = AtOnce(self._registry, self._life, offer)
+        self._in_steps = InSteps(self._registry, self._life, offer, signer, self.policy.digest)
 
     # What comes from outside
 
     def at(self, now_ms: int) -> None:
         """Say what time it is; never goes back. A driver may say so before it answers an effect."""
-        self._registry.now_ms = max(self._registry.now_ms, now_ms)
+        self._registry.at(now_ms)
 
     def handle(self, who: Identity, frame: object, now_ms: int) -> Step[Reply]:
         """Serve one frame of `who` and return the one reply. Never raises for what is in the frame."""
@@ -217,7 +206,7 @@ class Service:
 
     @property
     def version(self) -> int:
-        """A number that grows with every change of a child's state."""
+        """A number that grows with every change of a child's state, and when nobody works on it any more."""
         return self._registry.version
 
     def records(self) -> dict[str, int]:
@@ -230,10 +219,10 @@ class Service:
             messages=dict(counts["messages"]),
             refusals=dict(counts["refusals"]),
             lookups=dict(registry.lookups),
-            replays=dict(counts["replays"]),
-            leases=dict(counts["leases"]) | self._requests.renewals(),
+            replays=dict(self._in_steps.replays),
+            leases=dict(counts["leases"]) | self._at_once.renewals(),
             teardowns=dict(registry.teardowns),
-            image_bytes=self._requests.image_bytes,
+            image_bytes=self._at_once.image_bytes,
             channel_bytes=dict(counts["channel_bytes"]),
             channel_resets=dict(registry.resets),
             strays=len(registry.strays),
@@ -258,10 +247,10 @@ class Service:
         self._permit(requester, request)
         requester.in_flight += 1
         try:
-            at_once = self._requests.find(body)
+            at_once = self._at_once.find(body)
             if at_once is not None:
                 return at_once(requester, request, body)
-            return (yield from self._steps[type(body)](requester, request, body))
+            return (yield from self._in_steps.find(body)(requester, request, body))
         finally:
             requester.in_flight -= 1
             self._registry.forget_idle(requester)
@@ -287,7 +276,7 @@ class Service:
         if known is not None and known.alive and known.epoch < who.epoch:
             yield from self._lose(known, "reboot")
         requester = self._registry.open(who)
-        self._requests.renew(requester)
+        self._at_once.renew(requester)
         limits = self.limits
         return {
             "version": m.VERSION,
@@ -310,162 +299,6 @@ class Service:
             yield from self._life.settle(child)
         self._registry.forget_idle(requester)
 
-    # Requests that may park
-
-    def _start(self, requester: Requester, request: m.Request, body: m.Start) -> Step[Body]:
-        need_lease(requester)
-        spec = body.spec.spec()
-        for name, asked, offered in (
-            ("vmm", spec.vmm, self._offer.vmms),
-            ("ready", spec.ready, self._offer.ready),
-        ):
-            if asked not in offered:
-                raise Refusal(Code.UNSUPPORTED, f"{name} {asked}: offered here: {', '.join(offered)}")
-        digest = spec_digest(spec)
-        entry = self._replayed(requester, request.key, digest)
-        if entry is not None:
-            return (yield from self._again(requester, entry, body.mode))
-        wait = requester.bucket.take(self._registry.now_ms)
-        if wait:
-            raise Refusal(Code.RATE_LIMITED, "starts", retry_after_ms=wait)
-        child = self._registry.reserve(requester, spec, request.key, digest)
-        if body.mode == "run":
-            yield from self._run(child)
-        return answer(child) | {"state": str(child.state), "replayed": False}
-
-    def _replayed(self, requester: Requester, key: bytes | None, digest: bytes) -> Entry | None:
-        if key is None:
-            return None
-        try:
-            entry = requester.keys.find(key, digest, requester.epoch)
-        except Refusal:
-            self._counts["replays"]["conflict"] += 1
-            raise
-        if entry is not None:
-            self._counts["replays"]["same"] += 1
-        return entry
-
-    def _again(self, requester: Requester, entry: Entry, mode: str) -> Step[Body]:
-        """Answer a start that was asked before; run what so far was only reserved."""
-        if entry.refusal is not None:
-            raise entry.refusal
-        child = requester.children.get(entry.child)
-        if child is not None and child.state is State.RESERVED and mode == "run" and not child.busy:
-            yield from self._run(child)
-        state = child.state if child is not None else State.RELEASED
-        return dict(entry.answer) | {"state": str(state), "replayed": True}
-
-    def _run(self, child: Child) -> Step[None]:
-        requester, key = child.account, child.origin.key
-        try:
-            yield from self._life.build(child)
-        except Refusal as refusal:
-            # A key that outlives the failure answers the same again.
-            entry = requester.keys.entry(key) if key and requester.is_now(child.origin.owner) else None
-            if entry is not None and entry.child == child.origin.id:
-                entry.refusal = refusal
-            raise
-
-    def _wait(self, requester: Requester, request: m.Request, body: m.Wait) -> Step[Body]:
-        registry, until = self._registry, State(body.until)
-        budget = body.timeout_ms if request.budget_ms is None else min(body.timeout_ms, request.budget_ms)
-        deadline_ms = registry.now_ms + budget
-        who = Identity(requester.cid, requester.epoch)
-        requester.quota.charge(WATCHER)
-        try:
-            while True:
-                found = registry.find(requester, body.child)
-                state = found.state if isinstance(found, Child) else State.RELEASED
-                if state in REACHED[until]:
-                    return {"child": body.child, "state": str(state), "timings": dict(found.timings)}
-                _still_possible(found, state, until)
-                if registry.now_ms >= deadline_ms:
-                    raise Refusal(Code.TIMEOUT, f"still {state}")
-                try:
-                    self.at((yield Await(deadline_ms)))
-                except OperationalError as error:
-                    raise Refusal(
-                        Code.STALE_EPOCH, "the wait was ended", detail={"epoch": who.epoch}
-                    ) from error
-                registry.admit(who)
-        finally:
-            requester.quota.refund(WATCHER)
-
-    def _stop(self, requester: Requester, _: m.Request, body: m.Stop) -> Step[Body]:
-        child = self._registry.live(requester, body.child)
-        if child.state in {State.STOPPED, State.LOST} or (child.state is State.STOPPING and child.busy):
-            return {"state": str(child.state)}
-        if child.busy or not child.running():
-            raise _not_in(child, State.READY)
-        yield from self._life.stop(child, body.grace_ms if body.how == "graceful" else 0)
-        return {"state": str(child.state)}
-
-    def _reset(self, requester: Requester, _: m.Request, body: m.Reset) -> Step[Body]:
-        child = self._registry.live(requester, body.child)
-        if child.busy or child.state is not State.READY:
-            raise _not_in(child, State.READY)
-        yield from self._life.reset(child)
-        return {"state": str(child.state)}
-
-    def _attest(self, requester: Requester, request: m.Request, body: m.Attest) -> Step[Body]:
-        if self._signer is None:
-            raise Refusal(Code.UNSUPPORTED, "this host signs no evidence")
-        child = self._running(requester, body.child)
-        measured = yield from ask(child, AttestGuest(body.child, body.nonce))
-        if not isinstance(measured, Measured):
-            raise Refusal(Code.ATTEST_FAILED, "the guest could not be measured", stage="attest")
-        origin = child.origin
-        facts = {
-            "child": origin.id,
-            "cid": origin.cid,
-            "requester": origin.owner.cid,
-            "epoch": origin.owner.epoch,
-            "debug": origin.spec.debug,
-            "nonce": body.nonce,
-            "user_data": body.user_data,
-            "vmm": origin.spec.vmm,
-            "guest_data": measured.guest_data,
-            "policy": self.policy.digest,
-            "at_ms": self._registry.now_ms,
-        }
-        try:
-            return {"evidence": evidence(self._signer, facts, measured)}
-        except ValueError as error:
-            raise Refusal(Code.ATTEST_FAILED, str(error), stage="attest") from error
-
-    def _dump(self, requester: Requester, _: m.Request, body: m.Dump) -> Step[Body]:
-        if not self._offer.dump:
-            raise Refusal(Code.UNSUPPORTED, "there are no dumps here")
-        child = self._running(requester, body.child)
-        if not (child.origin.spec.debug or self._offer.sealed):
-            raise Refusal(Code.POLICY, "a production child is not dumped; start it with debug")
-        got = yield from ask(child, DumpGuest(body.child, body.offset, body.count))
-        if isinstance(got, Failure):
-            raise refusal_of(got, "dump")
-        assert isinstance(got, tuple), "the contract of the effect"
-        size, data = got
-        return {"size": size, "data": data}
-
-    def _running(self, requester: Requester, name: bytes) -> Child:
-        child = self._registry.live(requester, name)
-        if child.state is not State.READY:
-            raise _not_in(child, State.READY)
-        return child
-
-    def _destroy(self, requester: Requester, _: m.Request, body: m.Destroy) -> Step[Body]:
-        child = requester.children.get(body.child)
-        if child is None or not requester.is_now(child.origin.owner):
-            return {"state": str(State.RELEASED)}  # gone, or never was, or somebody else's: the same
-        doom(child, "request")
-        yield from self._life.settle(child)
-        if child.state is not State.RELEASED:
-            failure = child.failure if child.tries else None
-            cause = failure.cause if failure else ("a request on it is under way",)
-            wait = max(0, child.retry_at_ms - self._registry.now_ms)
-            held = {"held": ["guest"] if child.present else []}
-            raise Refusal(Code.BUSY_RELEASING, *cause, stage="destroy", retry_after_ms=wait, detail=held)
-        return {"state": str(State.RELEASED)}
-
 
 def _reply(kind: str, rid: bytes, body: Body) -> Reply:
     return {"v": m.VERSION, "t": kind, "rid": rid, "b": body}
@@ -475,18 +308,3 @@ def _explain(body: m.Explain) -> Body:
     if body.error not in {int(code) for code in ERRORS}:
         raise Refusal(Code.NOT_FOUND, "no such error")
     return explain(Code(body.error))
-
-
-def _not_in(child: Child, need: State) -> Refusal:
-    detail = {"have": str(child.state), "need": [str(need)]}
-    return Refusal(Code.BAD_STATE, f"the child is {child.state}", detail=detail)
-
-
-def _still_possible(found: Child | Tombstone, state: State, until: State) -> None:
-    """Raise Refusal where waiting any longer is of no use."""
-    hopeless = state in PAST_READY if until is State.READY else state is State.LOST and until is State.STOPPED
-    if not hopeless:
-        return
-    if found.failure is not None:
-        raise found.failure
-    raise Refusal(Code.BAD_STATE, f"the child is {state}", detail={"have": str(state), "need": [str(until)]})

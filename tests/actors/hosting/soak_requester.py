@@ -17,7 +17,6 @@ from nestbed.client import ERRORS, Budget, Child, Hosting
 IMAGES = [b"#!nestbed\nready\n", b"#!nestbed\nprint up\nready\nsleep 50\nexit 3\n"]
 STALE, AGAIN = ERRORS["STALE_EPOCH"], (ERRORS["BOOT_DIED"], ERRORS["LEASE_EXPIRED"])
 MOST = 8  # guests of one requester at once
-UNDER_WAY = ("RESERVED", "LOADING", "STARTING")
 GONE = (ERRORS["BAD_STATE"], ERRORS["NOT_FOUND"])
 
 
@@ -45,8 +44,7 @@ class Requester:
         image, key = self.rng.randrange(len(IMAGES)), self.host.key()
         child = self.asked(image, key)
         if child is not None:
-            if child.state not in UNDER_WAY:  # a start under way may yet fail, and then its key is free
-                self.known[key] = (image, child)
+            self.known[key] = (image, child)
             sys.stdout.write(f"{child.id.hex()}\n")
             sys.stdout.flush()
 

@@ -9,7 +9,15 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from protocol.hosting.machine import DestroyGuest, Emergency, ImageChanged, LoadGuest, StartGuest, TimedOut
+from protocol.hosting.machine import (
+    Await,
+    DestroyGuest,
+    Emergency,
+    ImageChanged,
+    LoadGuest,
+    StartGuest,
+    TimedOut,
+)
 from protocol.hosting.messages import MESSAGES
 from protocol.hosting.policy import policy_from
 from protocol.hosting.signature import said
@@ -24,8 +32,8 @@ def answers(steps):
     while waiting:
         for number, (step, answer) in list(waiting.items()):
             try:
-                step.send(answer)
-                waiting[number] = (step, None)
+                effect = step.send(answer)
+                waiting[number] = (step, effect.until_ms if isinstance(effect, Await) else None)
             except StopIteration as stop:
                 replies[number] = stop.value
                 del waiting[number]

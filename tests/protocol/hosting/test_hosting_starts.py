@@ -9,6 +9,7 @@ import pytest
 from protocol.errors import OutcomeUnknown, OwnerGone
 from protocol.hosting.limits import CHUNK_BYTES
 from protocol.hosting.machine import (
+    Await,
     CreateGuest,
     DestroyGuest,
     Died,
@@ -23,6 +24,13 @@ from protocol.hosting.machine import (
 )
 
 KEY = b"\0\0\0\1" + b"k" * 12
+
+
+def ended(step, answer):
+    """Give `step` its last answer; return its reply."""
+    with pytest.raises(StopIteration) as stop:
+        step.send(answer)
+    return stop.value.value["b"]
 
 
 def parked(step, answers):
@@ -72,13 +80,47 @@ def test_the_same_key_of_two_requesters_makes_two_children(alice, bob):
 def test_a_start_asked_again_while_it_is_under_way_makes_no_second_child(world, alice, spec):
     step = alice.begin("start", KEY, spec=spec())
     parked(step, [None])
-    answer = alice.start(KEY)
-    assert (answer["state"], answer["replayed"]) == ("LOADING", True)
+    again = alice.begin("start", KEY, spec=spec())
+    assert isinstance(again.send(None), Await), "it waits for the outcome, as the first one does"
     step.send(None)
-    with pytest.raises(StopIteration) as ended:
-        step.send(None)
-    assert ended.value.value["b"] == answer | {"state": "READY", "replayed": False}
+    assert isinstance(again.send(world.now_ms), Await)
+    first, answer = ended(step, None), ended(again, world.now_ms)
+    assert answer == first | {"replayed": True}
+    assert (answer["state"], first["replayed"]) == ("READY", False)
     assert world.service.records()["child"] == 1
+
+
+def test_a_start_asked_again_while_it_is_under_way_fails_as_the_first_one(world, alice, spec):
+    step = alice.begin("start", KEY, spec=spec())
+    parked(step, [None])
+    again = alice.begin("start", KEY, spec=spec())
+    assert isinstance(again.send(None), Await)
+    assert isinstance(step.send(Died(9)), DestroyGuest)
+    assert isinstance(again.send(world.now_ms), Await), "until it is rolled back, too"
+    first, answer = ended(step, None), ended(again, world.now_ms)
+    assert answer == first
+    assert first["name"] == "BOOT_DIED"
+    assert alice.start(KEY)["replayed"] is False, "the key is free: nobody was told of a child"
+
+
+def test_who_asks_again_may_say_how_long_to_wait(world, alice, spec):
+    parked(alice.begin("start", KEY, spec=spec()), [None])
+    error = alice.send(alice.frame("start", KEY, spec=spec()) | {"dl": 500})["b"]
+    assert error["name"] == "TIMEOUT"
+
+
+def test_a_key_that_told_a_child_is_not_free_when_its_start_fails(world, alice, spec):
+    alice.start(KEY, mode="reserve")
+    world.machine.fail[StartGuest] = [Died(9)]
+    assert alice.refused("start", KEY, spec=spec())["name"] == "BOOT_DIED"
+    assert alice.refused("start", KEY, spec=spec())["name"] == "BOOT_DIED", "and no second child"
+    other = KEY[:-1] + bytes([KEY[-1] + 1])
+    alice.start(other, mode="reserve")
+    world.machine.fail[CreateGuest] = [NeedMemory(7)]
+    assert alice.refused("start", other, spec=spec())["name"] == "NEED_MEMORY"
+    error = alice.refused("start", other, spec=spec())
+    assert (error["name"], error["retryable"]) == ("BAD_STATE", False), "to try again would be of no use"
+    assert world.machine.guests == {}
 
 
 def test_a_key_outlives_its_child_by_ten_minutes(world, alice, spec):
