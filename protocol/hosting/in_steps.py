@@ -9,6 +9,7 @@ from typing import Any
 from protocol.effects import Step
 from protocol.errors import OperationalError
 from protocol.hosting import messages as m
+from protocol.hosting.accounts import WATCHER
 from protocol.hosting.at_once import Body, need_lease
 from protocol.hosting.errors import ERRORS, Code, Refusal
 from protocol.hosting.evidence import Measured, Signer, evidence
@@ -17,7 +18,7 @@ from protocol.hosting.lifecycle import Lifecycle, ask, doom, refusal_of
 from protocol.hosting.limits import Offer
 from protocol.hosting.machine import AttestGuest, Await, DumpGuest, Failure
 from protocol.hosting.records import Child, Identity, Requester, Tombstone
-from protocol.hosting.registry import WATCHER, Registry, answer
+from protocol.hosting.registry import Registry, answer
 from protocol.hosting.states import PAST_READY, REACHED, State
 
 Answer = Callable[[Requester, m.Request, Any], Step[Body]]
