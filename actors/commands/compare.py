@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from actors.commands.metrics import Watching
     from actors.compare.openmetrics import Recording
     from actors.compare.outcome import Json, Outcome
+    from actors.compare.progress import Progress
     from actors.compare.tracing import Tracing
     from actors.record import Transcripts
     from actors.scenario import Resolved
@@ -65,6 +66,7 @@ class Wanted:
     processes: int = 1
     costs: Path | None = None
     trace: int = 0  # one operation in so many; 0: none
+    seeds: int = 1  # how many are run, the scenario's among them
 
 
 def compare(
@@ -139,6 +141,16 @@ def compare(
             help="Follow one operation in N of each kind: trace.json, and pictures in the report; 0: none.",
         ),
     ] = 0,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds",
+            metavar="N",
+            min=1,
+            max=64,
+            help="Run N seeds, this one and those behind it: the report has the range over them.",
+        ),
+    ] = 1,
     on: Annotated[
         list[str] | None,
         typer.Option(
@@ -183,11 +195,13 @@ def compare(
         end(exit_codes.USAGE, "--trace: bulk folds what several levels do; allowed: --fidelity call")
     if on:
         looks = processes > 1 or record is not None or bool(trace) or metrics_port is not None
+        if seeds > 1:
+            end(exit_codes.USAGE, "--seeds: agents are asked for one seed; allowed: without --on")
         may_be_elsewhere(resolved.scenario, looks)
         raise typer.Exit(
             perform(resolved, Wanted(as_json, out, diff, costs=costs, quiet=quiet), on_agents(on, keys))
         )
-    wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes, costs, trace)
+    wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes, costs, trace, seeds)
     raise typer.Exit(perform(resolved, wanted))
 
 
@@ -330,6 +344,8 @@ def _run(
             with stoppable(progress, say_from_a_signal):
                 more = {} if tracing is None else {"tracing": tracing}
                 outcome = run(resolved.scenario, progress, transcripts, wanted.processes, costs, **more)
+                if wanted.seeds > 1 and not outcome.stopped:
+                    outcome.seeds.update(_other_seeds(resolved, wanted, outcome, costs, progress))
             if tracing is not None:
                 outcome.traces.extend(waterfalls(tracing, costs, resolved.scenario.depth))
         except Stopped:
@@ -341,6 +357,20 @@ def _run(
         if wanted.linger_s and error is None:
             _linger(wanted.linger_s)
     return outcome, error
+
+
+def _other_seeds(
+    resolved: Resolved, wanted: Wanted, first: Outcome, costs: Costs, progress: Progress
+) -> Json:
+    """What the seeds behind this one come to; a person who stops keeps the first alone."""
+    from actors.compare.progress import Stopped
+    from actors.compare.seeds import over_seeds
+
+    try:
+        return over_seeds(resolved.scenario, first, wanted.seeds, costs, progress)
+    except Stopped:
+        say("--seeds: stopped before the last one: the range over them is left out")
+        return {}
 
 
 def _costs(overlay: Path | None) -> Costs:

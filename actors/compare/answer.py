@@ -77,6 +77,7 @@ class Answer:
     beside: tuple[Beside, ...]  # where there are several architectures
     claims: tuple[Claim, ...]
     verdicts: tuple[Json, ...]
+    seeds: tuple[str, ...]  # a sentence for each system, where several seeds were run
     stopped: bool
     wall: str
 
@@ -105,6 +106,7 @@ def answer(document: Mapping[str, Any], titles: Mapping[str, str] | None = None)
         beside=side_by_side(document),
         claims=tuple(_claim(each) for each in document.get("claims") or ()),
         verdicts=tuple(document.get("thresholds") or ()),
+        seeds=tuple(_over_seeds(document.get("seeds"))),
         stopped=bool(document.get("interrupted")),
         wall=figures(document.get("wall") or {}),
     )
@@ -214,6 +216,16 @@ def _figure(value: Any) -> str:
 
 def _long(value: Any) -> str:
     return f"{value:,.0f}" if isinstance(value, float) else str(value)
+
+
+def _over_seeds(found: Json | None) -> Iterator[str]:
+    """A sentence for each system."""
+    for row in (found or {}).get("rows", ()):
+        low, high = min(row["exits"]), max(row["exits"])
+        exits = f"{low:,} exits with every seed" if low == high else f"{low:,} to {high:,} exits"
+        ends = dict.fromkeys(duration(end(row["ns"])) for end in (min, max)) if "ns" in row else ()
+        times = f", modelled {' to '.join(ends)}" if ends else ""
+        yield f"{row['arch']} {row['path']}: {exits}{times}"
 
 
 def _texts(turning: Any) -> Iterator[str]:

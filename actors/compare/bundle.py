@@ -38,6 +38,7 @@ def document(scenario: Scenario, outcome: Outcome, verdicts: list[Json]) -> Json
         **({"sensitivity": outcome.sensitivity} if outcome.sensitivity else {}),
         **({"model": outcome.model} if outcome.model else {}),
         **({"census": outcome.census} if outcome.census else {}),
+        **({"seeds": outcome.seeds} if outcome.seeds else {}),
         "wall": outcome.wall,
     }
     if outcome.traces:

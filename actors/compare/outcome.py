@@ -26,6 +26,7 @@ class Outcome:
     model: Json = field(default_factory=dict)
     traces: list[Json] = field(default_factory=list)  # pictures of operations, if any was traced
     census: Json = field(default_factory=dict)  # by architecture: calls by category and treatment
+    seeds: Json = field(default_factory=dict)  # what other seeds came to, if any was asked for
     wall: Json = field(default_factory=dict)
     stopped: bool = False
 

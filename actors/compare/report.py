@@ -16,6 +16,7 @@ from actors.compare.hatched import HATCHES
 from actors.compare.markup import escaped, tag, wide
 from actors.compare.modelled import census, load_section, model_section, part_section
 from actors.compare.outcome import Json
+from actors.compare.seeds import seeds_section
 from actors.compare.sensitivity import said as sentences
 from actors.compare.style import STYLE
 from actors.compare.tables import Row, Table, columns
@@ -104,6 +105,7 @@ def _main(bundle: Mapping[str, Any], said: Answer) -> Iterator[str]:
         yield tag("h2", "One operation of each kind, message by message", id="traces")
         yield tag("p", "Lengths are modelled time, which is no time of any hardware.", class_="note")
         yield from waterfalls(traces, escaped)
+    yield from seeds_section(bundle.get("seeds"))
     yield from load_section(bundle.get("load"))
     yield from model_section(bundle.get("model"))
     if said.claims:

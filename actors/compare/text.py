@@ -37,6 +37,10 @@ def lines(answer: Answer, width: int = 100) -> Iterator[RenderableType]:
         yield from _part(part, width)
     if answer.claims:
         yield from _claims(answer.claims)
+    if answer.seeds:
+        yield Text()
+        yield Text("Over the seeds, the whole run", style="bold")
+        yield from (Padding(Text(text), (0, 0, 0, 2)) for text in answer.seeds)
     yield Text()
     yield Text(
         "Counts are exact for this scenario and seed. Bytes of records are estimates. "
