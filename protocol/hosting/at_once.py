@@ -19,6 +19,7 @@ Answer = Callable[[Requester, m.Request, Any], Body]
 
 NO_MIGRATION = (
     "a secure guest is bound to the Trusted Entity of its host",
+    "nobody else can take it over: who asks is what this host's transport says",
     "destroy the children and start them anew elsewhere",
 )
 
@@ -151,8 +152,18 @@ class AtOnce:
         self._registry.unwatch(requester, body.watch)
         return {}
 
-    def _migrate(self, _: Requester, __: m.Request, ___: m.Migrate) -> Body:
-        raise Refusal(Code.POLICY, *NO_MIGRATION)
+    def _migrate(self, requester: Requester, _: m.Request, body: m.Migrate) -> Body:
+        """A requester may leave while it has no children; a child never moves.
+
+        Handing them over would need a requester whom this host knows by what another host says of it. Those
+        of an earlier boot that linger count, too: they are charged here and may still be adopted.
+        """
+        if body.child is not None:
+            self._registry.live(requester, body.child)
+        if body.child is not None or requester.children:
+            detail = {"children": len(requester.children)}
+            raise Refusal(Code.POLICY, *NO_MIGRATION, stage="migrate", detail=detail)
+        return {}
 
 
 def need_lease(requester: Requester) -> None:

@@ -69,7 +69,7 @@ ERRORS: Mapping[Code, Row] = {
     ),
     Code.NOT_OWNER: Row("never answered: a stranger is told NOT_FOUND", "caller", answered=False),
     Code.STALE_EPOCH: Row("not the requester's present epoch: say hello", "caller", detail=("epoch",)),
-    Code.POLICY: Row("refused on principle; the cause says why", "admin"),
+    Code.POLICY: Row("refused on principle; the cause says why", "admin", detail=("children",)),
     Code.NOT_FOUND: Row("no such object", "caller"),
     Code.BAD_STATE: Row("not in this state of the child", "caller", detail=("have", "need")),
     Code.KEY_CONFLICT: Row("the key was used for another request", "caller"),

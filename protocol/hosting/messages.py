@@ -275,7 +275,7 @@ class Explain(Message):
 
 @dataclass(frozen=True, slots=True)
 class Migrate(Message):
-    """Ask to move: always refused."""
+    """Ask whether the requester may move to another host, or a child of it: that one never does."""
 
     child: bytes | None = wire(maybe(CHILD), None)
 

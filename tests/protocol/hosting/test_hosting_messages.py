@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from protocol.hosting.errors import ERRORS, Code
-from protocol.hosting.machine import CreateGuest, ResetGuest, StopGuest
+from protocol.hosting.machine import CreateGuest, DestroyGuest, ResetGuest, StopGuest
 from protocol.hosting.messages import MESSAGES
 
 
@@ -251,10 +251,34 @@ def test_explain_knows_every_code_and_needs_no_hello(stranger):
     assert stranger.refused("explain", error=999)["name"] == "NOT_FOUND"
 
 
-def test_migration_is_refused_with_its_reason(alice):
-    error = alice.refused("migrate")
-    assert (error["name"], error["retryable"]) == ("POLICY", False)
-    assert "Trusted Entity" in error["cause"][0]
+def test_a_requester_with_children_is_not_moved_and_told_why(world, alice, bob):
+    child = alice.start()["child"]
+    for body in ({}, {"child": child}):
+        error = alice.refused("migrate", **body)
+        assert (error["name"], error["retryable"], error["detail"]) == ("POLICY", False, {"children": 1})
+        assert "Trusted Entity" in error["cause"][0]
+    assert alice.ask("describe", child=child)["state"] == "READY", "it was only asked"
+    assert bob.refused("migrate", child=child)["name"] == "NOT_FOUND", "to a stranger it is not there"
+    assert bob.ask("migrate") == {}, "the children of others keep nobody here"
+    alice.ask("destroy", child=child)
+    assert alice.ask("migrate") == {}, "nothing keeps it here any more"
+
+
+def test_a_child_that_is_not_gone_yet_keeps_its_requester_here(world, alice, no):
+    child = alice.start()["child"]
+    world.machine.fail[DestroyGuest] = [no]
+    assert alice.refused("destroy", child=child)["name"] == "BUSY_RELEASING"
+    assert alice.refused("migrate")["detail"] == {"children": 1}
+
+
+def test_a_child_that_lingers_from_an_earlier_boot_keeps_its_requester_here(world, join):
+    join(world, 3).start(on_owner_loss="linger", linger_s=60)
+    again = join(world, 3, epoch=2)
+    assert again.ask("list")["children"] == [], "it is not the present boot's"
+    assert again.refused("migrate")["detail"] == {"children": 1}
+    world.pass_time(60_001)
+    again.ask("lease.renew")
+    assert again.ask("migrate") == {}
 
 
 @pytest.mark.parametrize(
