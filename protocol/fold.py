@@ -33,6 +33,11 @@ class Fold:
         if but is not None:
             cost.pop(but, None)
 
+    def add(self, kind: Hashable, n: int) -> None:
+        """Count `n` operations of a known kind more, or fewer where `n` is negative."""
+        for key, each in self._costs[kind].items():
+            self._ledger.count(key, n * each)
+
     @contextmanager
     def instead(self, *runs: tuple[Hashable, int]) -> Iterator[None]:
         """What is done inside stands for `n` operations of each `kind`; what it counts does not matter."""
@@ -41,8 +46,7 @@ class Fold:
         for key, n in _difference(before, self._ledger.here()).items():
             self._ledger.count(key, -n)
         for kind, n in runs:
-            for key, each in self._costs[kind].items():
-                self._ledger.count(key, n * each)
+            self.add(kind, n)
 
 
 def _difference(before: dict[Key, int], after: dict[Key, int]) -> dict[Key, int]:

@@ -102,6 +102,12 @@ class Pool:
             missing -= n
         return np.concatenate(parts)
 
+    def take_each(self, count: int) -> np.ndarray:
+        """The frames that `count` calls of `take` would give, in their order. Raises OutOfFrames."""
+        singles = min(count, len(self._singles))
+        taken = self.take_many(count)
+        return np.concatenate((taken[:singles][::-1], np.sort(taken[singles:])[::-1]))
+
     def take_singles(self, count: int) -> list[int]:
         """The same as a list: for a handful."""
         taken: list[int] = self.take_many(count).tolist()

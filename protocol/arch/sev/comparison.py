@@ -76,8 +76,6 @@ class SevComparison(PlainImages, BaseComparison[Rig]):
         book: Book | None,
         record: Say | None,
     ) -> Host:
-        if bulk:
-            raise ValueError("bulk is not built for this architecture")
         kernel = None if place.pool is None else Kernel(place.pool, rig.own_asids, rig.chain[0].lock)
         return Host(
             place.level if record is None else RecordedSev(place.level, record),
@@ -89,6 +87,7 @@ class SevComparison(PlainImages, BaseComparison[Rig]):
             kernel=kernel,
             kind=self._kind,
             pages=pages,
+            bulk=bulk,
         )
 
     def linked(self, memory: OwnMemory, cpus: int) -> LinkedSev:

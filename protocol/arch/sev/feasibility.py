@@ -210,5 +210,6 @@ FEASIBILITY = Feasibility(
         "the buffer can be reached",
     ),
     "3.2",
+    frozenset({"bulk.py"}),
     remark="SNP; nobody has written it for SEV and SEV-ES",
 )

@@ -19,7 +19,6 @@ ASID_LIMIT = 2048  # ASIDs for which the head of the RMP has a counter
 _ONE_WAY = "sev has one way to do that"
 _OTHER_FRAMES = "not built: other frames would have to come under a host while its old ones are a guest's"
 _REFUSED = {
-    ("fidelity", "bulk"): "sev has no runs of equal calls in one step yet",
     ("strategy.handles", "mapped"): "the handle of an SNP guest is the address of its context page",
     ("strategy.donation", "bounded"): f"{_ONE_WAY}: a page that is lent is lent whole",
     ("strategy.donation", "off"): f"{_ONE_WAY}: a page that is lent is lent whole",

@@ -310,6 +310,31 @@ class Rmp:
             self.counters[new.asid] += count
         return True
 
+    def assign_each(self, frames: np.ndarray, asid: int, pages: np.ndarray) -> None:
+        """RMPUPDATE of unassigned frames of 4 KiB, in one step: each becomes Guest-Invalid at its page."""
+        self.flags[frames] = ASSIGNED
+        self.asid[frames], self.gpa[frames], self.perms[frames] = asid, pages, 0
+        self.counters[asid] += frames.size
+
+    def release_each(self, frames: np.ndarray, asid: int) -> None:
+        """RMPUPDATE of small pages of a guest's, in one step: they are the hypervisor's again."""
+        self.flags[frames] = 0
+        self.asid[frames] = self.gpa[frames] = self.perms[frames] = 0
+        self.counters[asid] -= frames.size
+
+    def free_each(self, frames: np.ndarray) -> bool:
+        """Would RMPUPDATE give each of these frames to a guest?"""
+        if self.busy or self.running or not frames.size or int(frames.max()) >= len(self.flags):
+            return False
+        return not self.flags[frames].any()
+
+    def owned_each(self, frames: np.ndarray, asid: int) -> bool:
+        """Are these small pages of the guest with this ASID, which RMPUPDATE would take from it?"""
+        if self.busy or self.running or not frames.size or int(frames.max()) >= len(self.flags):
+            return False
+        alike = self.flags[frames] & (ASSIGNED | LARGE | IMMUTABLE) == ASSIGNED
+        return bool(alike.all() and (self.asid[frames] == asid).all())
+
     def smash(self, address: int) -> int:
         """PSMASH: the code in RAX. What is no 2 MiB entry is FAIL_INPUT (guess: the sheet says "nonzero")."""
         code = self.smash_refusal(address)

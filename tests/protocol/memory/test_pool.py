@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -139,3 +141,20 @@ def test_a_million_frames_are_numbers_and_not_objects() -> None:
     pool.give(frames)
     assert pool.free == 1 << 20
     assert pool.take_run(1 << 20) == 0
+
+
+@given(st.integers(0, 40), st.lists(st.integers(1, 6), max_size=5), st.randoms(use_true_random=False))
+def test_many_frames_in_the_order_of_single_takes(count: int, runs: list[int], random: Random) -> None:
+    pools = Pool(FIRST, COUNT), Pool(FIRST, COUNT)
+    for pool in pools:  # free frames lie in pieces: some laid out as runs, some known one by one
+        taken = [pool.take_run(length) for length in runs]
+        singles = pool.take_singles(8)
+        order = random.getstate()
+        random.shuffle(singles)
+        random.setstate(order)
+        for first, length in zip(taken[::2], runs[::2], strict=True):
+            pool.give_run(first, length)
+        pool.give(singles[:5])
+    count = min(count, pools[0].free)
+    assert pools[0].take_each(count).tolist() == [pools[1].take() for _ in range(count)]
+    assert sorted(pools[0].listed().tolist()) == sorted(pools[1].listed().tolist())

@@ -12,12 +12,13 @@ nested faults at a page that is a device's, whose instruction its host completes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
 from protocol.arch.sev.cpu import GHCB_MSR
-from protocol.arch.sev.guest import GuestStep, Leave, Program, Pvalidate, Touch, Wrmsr
+from protocol.arch.sev.guest import GuestStep, Leave, Program, Touch, Wrmsr
+from protocol.arch.sev.host import bulk
 from protocol.arch.sev.host.guests import SNP_POLICY, VMSA_GPA
 from protocol.arch.sev.host.vm import (
     PSC_ENTRIES,
@@ -41,7 +42,6 @@ from protocol.arch.sev.structs import (
     PAGE,
     REPORT_LEN,
     SEV_ON,
-    SHARED,
     U64,
     Exit,
     NewState,
@@ -168,35 +168,41 @@ class Snp(Kind):
         leave = driver.command("SNP_DECOMMISSION", gctx=vm.context)
         yield from host.asids.lock.leave(host.level, leave)
         yield from driver.take_back(vm.context)
-        for page in (*vm.vmsas, *vm.private.values()):
-            yield from driver.rmpupdate(page, SHARED)
+        yield from bulk.take_back(host, vm, (*vm.vmsas, *vm.private.values()))
         host.give([vm.response, vm.context])
 
     def accept(self, host: Host, vm: Vm, vcpu: int, pages: list[int]) -> Step[None]:
         """Ask for private pages, many at a time, then validate each: the first to reach it brings it in."""
         yield from self._convert(host, vm, vcpu, pages, TO_PRIVATE)
-        yield from run(host, vm, vcpu, [Pvalidate(page * PAGE, 0, 1) for page in pages])
+        yield from bulk.step_with(host, vm, vcpu, bulk.ACCEPT, pages)
 
     def open(self, host: Host, vm: Vm, vcpu: int, pages: list[int]) -> Step[None]:
         """Buffers are accepted memory like any other before; the guest takes its mark off and asks."""
         fresh = [page for page in pages if page not in vm.accepted]
         yield from self.accept(host, vm, vcpu, fresh)
         vm.accepted.update(fresh)
-        yield from run(host, vm, vcpu, [Pvalidate(page * PAGE, 0, 0) for page in pages])
+        yield from bulk.step_with(host, vm, vcpu, bulk.REJECT, pages)
         yield from self._convert(host, vm, vcpu, pages, TO_SHARED)
 
     def _convert(self, host: Host, vm: Vm, vcpu: int, pages: list[int], operation: int) -> Step[None]:
-        """The list in the GHCB and VMGEXIT, which goes to the VMM."""
+        """Lists in the GHCB, each with VMGEXIT, which goes to the VMM."""
+        lists = [pages[at : at + PSC_ENTRIES] for at in range(0, len(pages), PSC_ENTRIES)]
+        same = operation == TO_PRIVATE and host.pages != "merged_l1" and vm.open.isdisjoint(pages)
+
+        def ask(some: Sequence[int]) -> Step[None]:
+            return self._ask(host, vm, vcpu, some, operation)
+
+        yield from bulk.ask(host, lists, ask, nothing_to_do=same)
+
+    def _ask(self, host: Host, vm: Vm, vcpu: int, pages: Sequence[int], operation: int) -> Step[None]:
         ghcb = vm.ghcb(vcpu)
-        for first in range(0, len(pages), PSC_ENTRIES):
-            some = pages[first : first + PSC_ENTRIES]
-            head = bytes(2) + (len(some) - 1).to_bytes(2, "little") + bytes(4)
-            entries = b"".join(U64.pack(page << 12 | operation << 52) for page in some)
-            steps = (
-                Touch(ghcb + SHARED_BUFFER, True, head + entries),
-                Touch(ghcb + SW_SCRATCH, True, U64.pack(ghcb + SHARED_BUFFER)),
-            )
-            yield from run(host, vm, vcpu, chain(steps, event_of(vm, vcpu, PSC_EVENT)), VMGEXIT)
+        head = bytes(2) + (len(pages) - 1).to_bytes(2, "little") + bytes(4)
+        entries = b"".join(U64.pack(page << 12 | operation << 52) for page in pages)
+        steps = (
+            Touch(ghcb + SHARED_BUFFER, True, head + entries),
+            Touch(ghcb + SW_SCRATCH, True, U64.pack(ghcb + SHARED_BUFFER)),
+        )
+        yield from run(host, vm, vcpu, chain(steps, event_of(vm, vcpu, PSC_EVENT)), VMGEXIT)
 
     def nested_fault(self, host: Host, vm: Vm, left: Exit, program: Program) -> Step[None]:
         """The first touch of a page: private or shared, as the guest meant it and as the VMM was told."""

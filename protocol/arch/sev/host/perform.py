@@ -5,10 +5,11 @@ Sections 6.2 to 6.9 of the fact sheet. What is different between SEV, SEV-ES and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from protocol.arch.sev.guest import Read, Touch
+from protocol.arch.sev.host import bulk
 from protocol.arch.sev.host.tables import Tables
 from protocol.arch.sev.host.vm import Vm, run
 from protocol.arch.sev.image import launch_of
@@ -18,8 +19,6 @@ from protocol.errors import OperationFailed
 from protocol.plan import operations as op
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from protocol.arch.sev.host.system import Host
 
 MIB = 1 << 20
@@ -88,9 +87,8 @@ def _load(host: Host, operation: op.Load) -> Step[None]:
     except ValueError as error:
         raise OperationFailed(str(error)) from None
     yield from host.kind.load(host, vm, launch)
-    for page in range(vm.pages) if host.pages == "prefault" else ():
-        if page not in vm.private:
-            yield from host.kind.bring_in(host, vm, page)
+    if host.pages == "prefault":
+        yield from bulk.bring_ahead(host, vm, [page for page in range(vm.pages) if page not in vm.private])
 
 
 def _start(host: Host, operation: op.Start) -> Step[None]:
@@ -122,7 +120,7 @@ def _touch(host: Host, operation: op.Touch) -> Step[None]:
     vm, vcpu = _of(host, operation)
     pages = operation.pages.numbers().tolist()
     yield from _accept(host, vm, vcpu, [page for page in pages if page not in vm.accepted])
-    yield from _use(host, vm, vcpu, pages, C_MASK)
+    yield from _use(host, vm, vcpu, pages, private=True)
 
 
 def _accept(host: Host, vm: Vm, vcpu: int, pages: list[int]) -> Step[None]:
@@ -130,8 +128,9 @@ def _accept(host: Host, vm: Vm, vcpu: int, pages: list[int]) -> Step[None]:
     vm.accepted.update(pages)
 
 
-def _use(host: Host, vm: Vm, vcpu: int, pages: Iterable[int], bit: int) -> Step[None]:
-    yield from run(host, vm, vcpu, [Touch(page * PAGE | bit, write=True) for page in pages])
+def _use(host: Host, vm: Vm, vcpu: int, pages: Sequence[int], private: bool) -> Step[None]:
+    way = bulk.USE if private else bulk.USE_SHARED if host.kind.snp else bulk.USE_OPEN
+    yield from bulk.step_with(host, vm, vcpu, way, pages)
 
 
 def _write(host: Host, operation: op.Write) -> Step[None]:
@@ -166,7 +165,7 @@ def _share(host: Host, operation: op.Share) -> Step[None]:
 def _open(host: Host, vm: Vm, vcpu: int, pages: list[int]) -> Step[None]:
     yield from host.kind.open(host, vm, vcpu, pages)
     vm.accepted.difference_update(pages)
-    yield from _use(host, vm, vcpu, pages, 0)
+    yield from _use(host, vm, vcpu, pages, private=False)
 
 
 def _change(host: Host, operation: op.Change) -> Step[None]:
@@ -176,7 +175,7 @@ def _change(host: Host, operation: op.Change) -> Step[None]:
         yield from _open(host, vm, vcpu, [operation.page])
         return
     yield from _accept(host, vm, vcpu, [operation.page])
-    yield from _use(host, vm, vcpu, [operation.page], C_MASK)
+    yield from _use(host, vm, vcpu, [operation.page], private=True)
 
 
 def _exits(host: Host, operation: op.Exits) -> Step[None]:

@@ -5,7 +5,7 @@ guests. It owns its memory through a pool of its own frames: the RMP first, then
 everything else. Guest memory comes as guest_memfd gives it: private pages and shared ones are different
 frames, and a change of a page drops one of them.
 
-Left out: legacy guests (`guests` has them), attestation, 2 MiB pages, folding of equal calls (`bulk`).
+Left out: 2 MiB pages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocol.arch.sev.cpu import MFDM, RMP_BASE, RMP_END, SME, SNP_EN, SYSCFG, VM_HSAVE_PA, VMPL_EN, Cpu
 from protocol.arch.sev.hands import Hands
@@ -29,6 +29,9 @@ from protocol.memory.pool import Pool
 from protocol.nesting.composition import Seat
 from protocol.plan import operations as op
 from protocol.tracking import Book
+
+if TYPE_CHECKING:
+    from protocol.arch.sev.runs import Level
 
 RMP_AT = TWO_MIB
 ENTRY = 16
@@ -64,12 +67,15 @@ class Host:
         kernel: Kernel | None = None,
         kind: Kind = KINDS["snp"],
         pages: str = "two_fault",
+        bulk: bool = False,
     ) -> None:
         """A host that is off. All its guests are of one kind.
 
         A page comes in with the guest's first access, with its request for a private page (`merged_l1`: what
-        QEMU does since 4cdc489eb9c2), or before the guest runs (`prefault`).
+        QEMU does since 4cdc489eb9c2), or before the guest runs (`prefault`). `bulk`: runs of equal page
+        operations go in one step, with exact counts.
         """
+        self._bulk = bulk
         self.kind = kind
         self.pages = pages
         self._kernel = kernel
@@ -94,6 +100,13 @@ class Host:
     @property
     def hands(self) -> Hands:
         return self._hands
+
+    @property
+    def level_here(self) -> Level | None:
+        """The level below, if runs on it go in one step."""
+        from protocol.arch.sev.runs import here
+
+        return here(self.level) if self._bulk else None
 
     def cpu_of(self, vm: Vm, vcpu: int) -> int:
         """The number of the CPU on which a VCPU runs."""

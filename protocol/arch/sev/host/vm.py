@@ -71,27 +71,40 @@ class Vm:
         return (self.pages + len(self.vmcbs)) * PAGE
 
 
-def run(host: Host, vm: Vm, vcpu: int, steps: Iterable[GuestStep], reasons: Iterable[str] = ()) -> Step[None]:
+def run(
+    host: Host,
+    vm: Vm,
+    vcpu: int,
+    steps: Iterable[GuestStep],
+    reasons: Iterable[str] = (),
+    program: Program | None = None,
+) -> Step[None]:
     """Let a VCPU do `steps`, each exit answered. `reasons` are the exits that the VMM answers.
 
-    A guest that has nothing more to do leaves with an interrupt. Raises GuestFailed.
+    A guest that has nothing more to do leaves with an interrupt. With `program` it goes on with that one.
+    Raises GuestFailed.
     """
-    program = Program(vmm_reasons=frozenset(reasons))
+    program = program or Program(vmm_reasons=frozenset(reasons))
     program.steps.extend(steps)
     while program.steps:
-        left = yield from host.hands.vmrun(host.cpu_of(vm, vcpu), vm.vmcbs[vcpu], program)
-        if isinstance(left, Fault):
-            raise GuestFailed(f"VMRUN of guest {vm.number} raises {left.name}")
-        for result in program.collect():
-            _look(vm, result)
-            if "hex" in result:
-                host.heard = bytes.fromhex(result["hex"])
-        if left.code == EXIT_NPF:
-            yield from host.kind.nested_fault(host, vm, left, program)
-        elif left.code == EXIT_VMGEXIT:
-            yield from _answer(host, vm, vcpu)
-        elif left.code not in (EXIT_INTR, EXIT_HLT):
-            raise GuestFailed(f"guest {vm.number} leaves with {left.code:#x}")
+        yield from turn(host, vm, vcpu, program)
+
+
+def turn(host: Host, vm: Vm, vcpu: int, program: Program) -> Step[None]:
+    """Enter once and answer the exit. Raises GuestFailed."""
+    left = yield from host.hands.vmrun(host.cpu_of(vm, vcpu), vm.vmcbs[vcpu], program)
+    if isinstance(left, Fault):
+        raise GuestFailed(f"VMRUN of guest {vm.number} raises {left.name}")
+    for result in program.collect():
+        _look(vm, result)
+        if "hex" in result:
+            host.heard = bytes.fromhex(result["hex"])
+    if left.code == EXIT_NPF:
+        yield from host.kind.nested_fault(host, vm, left, program)
+    elif left.code == EXIT_VMGEXIT:
+        yield from _answer(host, vm, vcpu)
+    elif left.code not in (EXIT_INTR, EXIT_HLT):
+        raise GuestFailed(f"guest {vm.number} leaves with {left.code:#x}")
 
 
 def _look(vm: Vm, result: dict[str, Any]) -> None:

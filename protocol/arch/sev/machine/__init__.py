@@ -1,9 +1,9 @@
 """The real thing: secure processor, RMP and SVM of one emulated machine. Its host is L0.
 
-Theory of operation. Bytes lie in `Physical`, those of encrypted pages as ciphertext, so that whoever reads
-one without its key reads just that. The page table of states is the RMP's columns; only this package writes
-it. A command goes through `Front.mailbox` and lands in a handler named by the call table; VMRUN is in
-`svm`. Handlers check first and change afterwards: a command that fails has changed nothing, but for what
+Theory of operation. Bytes lie in `OwingPhysical`, those of encrypted pages as ciphertext, so that whoever
+reads one without its key reads just that. The page table of states is the RMP's columns; only this package
+writes it. A command goes through `Front.mailbox` and lands in a handler named by the call table; VMRUN is
+in `svm`. Handlers check first and change afterwards: a command that fails has changed nothing, but for what
 section 3 of the fact sheet says it does.
 """
 
@@ -23,6 +23,7 @@ from protocol.arch.sev.crypto.keys import MemoryKey, derive
 from protocol.arch.sev.front import Front
 from protocol.arch.sev.guest import Program
 from protocol.arch.sev.machine.entities import LegacyGuest, SnpGuest
+from protocol.arch.sev.machine.owed import OwingPhysical
 from protocol.arch.sev.machine.svm import Svm
 from protocol.arch.sev.profiles import Profile
 from protocol.arch.sev.reply import Reply, done
@@ -31,7 +32,6 @@ from protocol.arch.sev.structs import Buffer, Exit, NewState
 from protocol.calls import CallSpec, Category, Treatment
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
-from protocol.memory.physical import Physical
 from protocol.memory.store import PAGE_SHIFT, Store
 
 HOLE = range(LOW_DRAM >> PAGE_SHIFT, 0x100)
@@ -59,7 +59,7 @@ class Machine(Front):
         self.calls = {code: spec for code, spec in calls.items() if spec.for_host()}
         self.ledger = ledger
         self.seed = seed
-        self.storage = Physical(memory_bytes >> PAGE_SHIFT, ram)
+        self.storage = OwingPhysical(memory_bytes >> PAGE_SHIFT, ram)
         self.usable = np.ones(self.storage.frames, bool)
         self.usable[HOLE] = False
         self.rmp = Rmp(self.storage.frames, profile.asid_limit)

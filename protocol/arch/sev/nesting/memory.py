@@ -119,6 +119,13 @@ class SoftMemory(GuestHost[Any]):
         book = self.page_books[self.share_of(here.start)] if self.page_books else self.book
         (book.add if after >= before else book.drop)("secure_page", abs(after - before))
 
+    def books_of(self, frames: np.ndarray) -> list[tuple[Book, int]]:
+        """The books that pages in these frames stand in, and how many in each."""
+        if self._whose is None:
+            return [(self.book, frames.size)]
+        numbers, counts = np.unique(self._whose[frames], return_counts=True)
+        return [(self.page_books[n], int(count)) for n, count in zip(numbers, counts, strict=True)]
+
     def keep_apart(self, shares: Sequence[np.ndarray]) -> None:
         """Keep a book for the pages in each of these shares of the guest host's frames, and the rest."""
         self._whose = np.full(self.size >> PAGE_SHIFT, len(shares))

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from protocol.arch.sev.npt import PRESENT, USER, WRITABLE, Leaf, Missing, walk
 from protocol.arch.sev.rmp import SUBPAGES
 from protocol.arch.sev.structs import PAGE, U64
@@ -107,6 +109,27 @@ class Shadows:
         self._around.setdefault(self._block(frame), set()).add((space.key, page))
         self._nested.ledger.count(("table_ops", "map"))
 
+    def known(self, ncr3: int, asid: int, mode: int) -> Space | None:
+        """The shadow that `space` would give, if it is open."""
+        return self._spaces.get((ncr3, asid, mode))
+
+    def map_each(self, space: Space, pages: np.ndarray, frames: np.ndarray) -> None:
+        """Map guest pages, writable, whose tables are there: a store for each table."""
+        order = np.argsort(pages)
+        pages, frames = pages[order], frames[order]
+        below = self._nested.slots[frames].astype(np.uint64) << np.uint64(PAGE_SHIFT)
+        entries = below | np.uint64(PRESENT | USER | WRITABLE)
+        starts = np.flatnonzero(np.diff(pages >> 9, prepend=-1)).tolist()
+        for start, stop in zip(starts, [*starts[1:], pages.size], strict=True):
+            table = space.tables[21, int(pages[start]) >> 9]
+            leaves = np.frombuffer(bytearray(self._memory.peek(table, PAGE)), "<u8")
+            leaves[pages[start:stop] & 0x1FF] = entries[start:stop]
+            fault = self._memory.write(table, leaves.tobytes())
+            assert fault is None, f"a level cannot store to its own table: {fault}"
+        for page, frame in zip(pages.tolist(), frames.tolist(), strict=True):
+            space.pages[page] = frame, True
+            self._around.setdefault(self._block(frame), set()).add((space.key, page))
+
     def forget_around(self, frame: int) -> None:
         """The RMP changes there: what was mapped is looked at again."""
         for key, page in self._around.pop(self._block(frame), ()):
@@ -114,6 +137,15 @@ class Shadows:
             if space is not None and space.pages.pop(page, None) is not None:
                 self._store(space.tables[21, page >> 9] + 8 * (page & 0x1FF), 0)
                 self._nested.ledger.count(("table_ops", "unmap"))
+
+    def near(self, frames: np.ndarray) -> np.ndarray:
+        """Which of these frames have a mapping around them, that a change of the RMP there would drop."""
+        if not self._around:
+            return np.zeros(frames.size, bool)
+        _, firsts, inverse = np.unique(frames // SUBPAGES, return_index=True, return_inverse=True)
+        known = [self._block(int(frame)) in self._around for frame in frames[firsts]]
+        found: np.ndarray = np.array(known, bool)[inverse]
+        return found
 
     def _block(self, frame: int) -> tuple[int, int]:
         """No large page has frames of two hosts at the top, so what one changes is nothing to the other."""
@@ -146,9 +178,20 @@ class Shadows:
         self._memory.write(space.root, _ZERO, 1)
         self._nested.below.pool.give([table >> PAGE_SHIFT for table in space.tables.values()])
         space.tables.clear()
-        space.pages.clear()
+        self._forget(space)
         self._depends_no_more(space)
         self._nested.ledger.count(("table_ops", "flush"))
+
+    def _forget(self, space: Space) -> None:
+        """Its mappings are no longer around any frame."""
+        for page, (frame, _) in space.pages.items():
+            block = self._block(frame)
+            around = self._around.get(block)
+            if around is not None:
+                around.discard((space.key, page))
+                if not around:
+                    del self._around[block]
+        space.pages.clear()
 
     def _depends_no_more(self, space: Space) -> None:
         """What no shadow is made from is protected no more: whoever uses that frame next finds no trace."""
