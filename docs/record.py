@@ -17,8 +17,9 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = 3  # named for each check
+SEVERAL = -2  # in the place of a check: one of several with this code
 
-# test -> (call, place of the check or -1, code, level: 0 for the machine)
+# test -> (call, place of the check, -1 or SEVERAL, code, level: 0 for the machine)
 Found = Mapping[str, Iterable[tuple[str, int, int, int]]]
 
 
@@ -52,6 +53,8 @@ def record(found: Found) -> str:
     general: dict[int, list[str]] = defaultdict(list)
     for test in sorted(tests, key=lambda test: (len(tests[test]), test)):
         for call, place, code, _ in sorted(tests[test], key=str):
+            if int(str(place)) == SEVERAL:
+                continue
             kept = checks[str(call), int(str(place))] if place != -1 else general[int(str(code))]
             if test not in kept and len(kept) < TESTS:
                 kept.append(test)

@@ -29,6 +29,8 @@ Op = Callable[[H, Fields], Answer]
 class Keyboard(Generic[H]):
     """The hosts of one console. `about` is what `info` answers for all of them."""
 
+    _rig: Any  # the composition behind them
+
     def __init__(self, hosts: Sequence[H], about: Mapping[str, Any]) -> None:
         self.hosts = list(hosts)
         self._about = dict(about)
@@ -74,6 +76,16 @@ class Keyboard(Generic[H]):
     def te(self, host: H) -> dict[str, Any]:
         """The facts about the TE that a host can discover."""
         return {}
+
+    @property
+    def seats(self) -> Sequence[Any]:
+        """The places of the hosts, each with the level that it meets."""
+        return tuple(self._rig.seats)
+
+    @property
+    def levels(self) -> Sequence[Any]:
+        """What the hypervisors below the hosts stand on, the machine first."""
+        return tuple(self._rig.levels)
 
     # -- a request -------------------------------------------------------------------------------------------
 

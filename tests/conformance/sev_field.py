@@ -459,7 +459,13 @@ def _typed(fields: dict[str, Any]) -> dict[str, Any]:
 
 Sevs = Callable[..., Sev]
 DEPTHS = (0, 1, 2)
-SLOW_AT_DEPTH_2 = pytest.mark.parametrize("sev_depth", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
+SLOW_AT_DEPTH_2 = pytest.mark.parametrize(
+    "sev_depth",
+    [
+        pytest.param(depth, marks=[pytest.mark.slow] if depth == 2 else [], id=f"depth{depth}")
+        for depth in DEPTHS
+    ],
+)
 
 
 @pytest.fixture(params=DEPTHS, ids=[f"depth{depth}" for depth in DEPTHS])

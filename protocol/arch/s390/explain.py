@@ -16,7 +16,7 @@ from protocol.knowledge import Knowledge, never
 
 if TYPE_CHECKING:
     from protocol.arch.s390.keyboard import S390Keyboard
-    from protocol.arch.s390.watch import WatchedKeyboard
+    from protocol.arch.s390.watch import ExplainingKeyboard
 
 NEED_DESTROY = 0x8000
 _BEFORE = "before any check of the call itself, number {} of 7"
@@ -161,11 +161,11 @@ class S390Knowledge(Knowledge):
             return code & ~NEED_DESTROY, (remark,)
         return code, ()
 
-    def watch(self, keyboard: S390Keyboard) -> WatchedKeyboard:
+    def watch(self, keyboard: S390Keyboard) -> ExplainingKeyboard:
         """`nestbed console --explain`."""
-        from protocol.arch.s390.watch import WatchedKeyboard
+        from protocol.arch.s390.watch import ExplainingKeyboard
 
-        return WatchedKeyboard(keyboard)
+        return ExplainingKeyboard(keyboard)
 
 
 EXPLAINER = S390Knowledge(GENERAL, ELSEWHERE, OF_ANY_ERROR, OF_A_CODE, COVERED, GENERAL_COVERED)

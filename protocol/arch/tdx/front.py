@@ -46,7 +46,7 @@ class Raised(Exception):
 class Call:
     """One SEAMCALL on its way: who made it, its registers, the locks that it holds."""
 
-    __slots__ = ("held", "lp", "park", "program", "r", "stay", "version")
+    __slots__ = ("held", "lp", "own", "park", "program", "r", "stay", "version")
 
     def __init__(
         self, lp: Lp, r: Registers, held: Held, park: bool, program: Program | None, stay: bool
@@ -57,6 +57,7 @@ class Call:
         self.park = park
         self.program = program
         self.stay = stay
+        self.own = False  # what it is refused for was found by this level, though the one below says so, too
         self.version = r[RAX] >> VERSION_SHIFT & 0xFF
 
     def commit(self) -> Step[None]:

@@ -12,17 +12,14 @@ The TOD clock is virtual: one microsecond for each request, for all hosts and at
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from protocol.arch.s390.compose import Rig, Seat
+from protocol.arch.s390.compose import Rig
 from protocol.arch.s390.keyboard.host import FACILITIES, S390Host
 from protocol.arch.s390.keyboard.workbench import image
 from protocol.keyboard import Answer, Fields, Keyboard
 from protocol.keyboard.console import Op
 from protocol.memory.store import PAGE
-
-if TYPE_CHECKING:
-    from protocol.arch.s390.compose import Level
 
 TOD_OF_A_REQUEST = 4096  # units: one microsecond; the contract allows 1 unit to 20 microseconds
 
@@ -44,15 +41,6 @@ class S390Keyboard(Keyboard[S390Host]):
             "profile": rig.profile.name,
         }
         super().__init__(hosts, about)
-
-    @property
-    def seats(self) -> list[Seat]:
-        return self._rig.seats
-
-    @property
-    def levels(self) -> list[Level]:
-        """What the hypervisors below the hosts stand on, the machine first."""
-        return list(self._rig.levels)
 
     def more_ops(self) -> dict[str, Op[S390Host]]:
         return {"image": self._image}

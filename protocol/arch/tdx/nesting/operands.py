@@ -108,7 +108,7 @@ class Operands:
                 self._n.ledger.count(("translations", stage))
         for register, own in self.wrong.items():
             if status == Status.OPERAND_INVALID | register:
-                status = own
+                status, self._call.own = own, True
         self._call.r[1:] = out[1:]
         for register in self._changed:
             if out[register] == self.r[register]:

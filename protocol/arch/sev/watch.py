@@ -1,0 +1,55 @@
+"""Which level of a composition refused a command, by which check: `nestbed console --explain`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protocol.arch.sev.cpu import Cpu
+from protocol.arch.sev.explain import EXPLAINER
+from protocol.arch.sev.reply import Reply
+from protocol.calls import CallSpec
+from protocol.effects import Step
+from protocol.watch import Asked, Console, Decided, Watch, WatchedKeyboard, by_dispatcher, by_row
+
+STATUS = 0xFFFF  # of CmdResp
+
+
+class SevWatch(Watch):
+    """Decided by the mailbox, or by the command's own code."""
+
+    def hook(self, level: Any) -> None:
+        mailbox, perform = level.mailbox, level.perform
+
+        def asked(cpu: Cpu, cmdresp: int, address: int, park: bool = False) -> Step[int]:
+            code = cmdresp >> 16 & 0x7FF
+            step = mailbox(cpu, cmdresp, address, park)
+            return self.around(level, step, lambda asked, answer: self._ended(asked, code, answer & STATUS))
+
+        def performed(spec: CallSpec, cpu: Cpu, buffer: Any) -> Reply | Step[Reply]:
+            if self.current is not None:
+                self.current.begun = True
+            result: Reply | Step[Reply] = perform(spec, cpu, buffer)
+            return result
+
+        level.mailbox, level.perform = asked, performed
+
+    def _ended(self, asked: Asked, code: int, status: int) -> None:
+        if not status:
+            return
+        level, spec = asked.level, asked.level.calls.get(code)
+        if spec is not None and asked.begun:
+            self.refused(asked, by_row(level, spec, status))
+            return
+        said = [one.text for one in EXPLAINER.general(status, None)]
+        call = f"command {code:#x}" if spec is None else spec.name
+        self.refused(asked, by_dispatcher(level, call, status, said[0]))
+
+
+class ExplainingKeyboard(WatchedKeyboard):
+    """Statuses other than SUCCESS are explained."""
+
+    def __init__(self, keyboard: Console) -> None:
+        super().__init__(keyboard, SevWatch())
+
+    def body(self, found: Decided) -> dict[str, Any]:
+        return super().body(found) | {"code": hex(found.code), "name": EXPLAINER.name(found.code, None)}

@@ -1,0 +1,183 @@
+"""`--explain` on every architecture: which level refused a call, by which check; all else stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from driver import Json, Keyboard, in_process
+from pef_field import PefHost
+from sev_field import Sev
+from tdx_field import TdxHost
+
+from protocol.arch import load
+
+DEPTHS = (0, 1, 2)
+pytestmark = pytest.mark.parametrize("depth", DEPTHS, ids=[f"depth{depth}" for depth in DEPTHS])
+MACHINE = "L0 machine"
+
+
+class Explained:
+    """A console that explains itself; it keeps what it explained."""
+
+    def __init__(self, arch: str, depth: int, **options: Any) -> None:
+        self.console = load(arch).explain.watch(in_process(arch, depth, **options))  # type: ignore[attr-defined]
+        self.said: list[Json] = []
+
+    def answer(self, request: Json) -> Json:
+        answer: Json = self.console.answer(request)
+        if "explain" in answer:
+            self.said.append(answer.pop("explain"))
+        return answer
+
+    @property
+    def last(self) -> tuple[str, str, str]:
+        said = self.said[-1]
+        assert set(said) == {"level", "check", "call", "basis", "code", "name"}
+        return said["level"], said["name"], said["check"]
+
+
+def here(depth: int) -> str:
+    return f"emulation at L{depth}" if depth else MACHINE
+
+
+# -- TDX -----------------------------------------------------------------------------------------------------
+
+
+def tdx(depth: int, **options: Any) -> tuple[TdxHost, Explained]:
+    console = Explained("tdx", depth, **options)
+    return TdxHost(Keyboard(console, depth)), console
+
+
+def test_tdx_the_dispatcher_is_that_of_the_level_that_the_host_meets(depth: int) -> None:
+    host, console = tdx(depth)
+    host.call("MNG.CREATE", rcx=1 << 30, rdx=17)
+    text = "the module is not ready, and the leaf is none of those that bring it up"
+    assert console.last == (here(depth), "SYS_NOT_READY", text)
+
+
+def test_tdx_an_emulation_finds_out_by_itself_what_the_module_below_cannot_know(depth: int) -> None:
+    host, console = tdx(depth)
+    td = host.boot().created()
+    host.call("MNG.CREATE", rcx=host.alloc(), rdx=host.next_hkid - 1)
+    assert console.last == (here(depth), "HKID_NOT_FREE", "the KeyID is somebody's")
+    host.call("MNG.ADDCX", rcx=td.tdr | 8, rdx=td.tdr)
+    assert console.last == (MACHINE, "TD_KEYS_NOT_CONFIGURED", "the key is not on all packages")
+    host.good("MNG.KEY.CONFIG", rcx=td.tdr)
+    host.call("MNG.ADDCX", rcx=td.tdr | 8, rdx=td.tdr)
+    assert console.last[:2] == (here(depth), "OPERAND_INVALID|RCX")
+
+
+def test_tdx_what_a_td_is_in_the_module_below_says(depth: int) -> None:
+    host, console = tdx(depth)
+    td = host.boot().keyed()
+    host.call("MNG.KEY.CONFIG", rcx=td.tdr)
+    assert console.last == (MACHINE, "LIFECYCLE_STATE_INCORRECT", "the key is configured")
+    host.call("MR.FINALIZE", rcx=td.tdr)
+    assert console.last[:2] == (MACHINE, "OP_STATE_INCORRECT")
+
+
+def test_tdx_an_exit_is_no_refusal_and_an_entry_that_is_refused_is_explained(depth: int) -> None:
+    host, console = tdx(depth)
+    td = host.boot().runnable()
+    before = len(console.said)
+    assert td.enter().reason == 1
+    assert len(console.said) == before
+    host.call("VP.ENTER", rcx=1)
+    assert console.last == (here(depth), "OPERAND_INVALID|RCX", "a reserved bit")
+
+
+def test_tdx_a_call_that_was_parked_is_explained_when_it_goes_on(depth: int) -> None:
+    host, console = tdx(depth)
+    td = host.boot().keyed()
+    parked = host.park("MNG.ADDCX", rcx=host.alloc(), rdx=td.tdr)
+    host.call("MR.FINALIZE", cpu=1, rcx=td.tdr)
+    assert console.last[:2] == (here(depth), "OPERAND_BUSY|RCX")
+    before = len(console.said)
+    host.resume(parked)
+    assert len(console.said) == before, "it did what it was to do"
+
+
+# -- AMD -----------------------------------------------------------------------------------------------------
+
+
+def sev(depth: int) -> tuple[Sev, Explained]:
+    console = Explained("sev", depth)
+    return Sev(Keyboard(console, depth), 0), console
+
+
+def test_sev_mailbox_and_platform_are_those_of_the_level_that_the_host_meets(depth: int) -> None:
+    host, console = sev(depth)
+    host.cmd("SNP_DECOMMISSION", gctx=0x100000)
+    assert console.last == (here(depth), "INVALID_PLATFORM_STATE", "SNP is not initialised")
+    host.ask("call", cmdresp=hex(0x7FF << 16), lo="0x0", hi="0x0")
+    assert console.last == (here(depth), "INVALID_COMMAND", "there is no such command")
+
+
+def test_sev_what_is_in_a_guests_page_the_firmware_below_finds(depth: int) -> None:
+    host, console = sev(depth)
+    host.snp_up()
+    gctx, page = host.snp_guest(), host.alloc()
+    host.write(page, (65).to_bytes(4, "little"))  # more entries than a CPUID page has
+    host.give(page, 4096, 1, immutable=1)
+    host.cmd("SNP_LAUNCH_UPDATE", gctx=gctx, flags=6 << 1, pa=page)
+    several = "reserved bits, or type, or IMI, or CPUID table"  # that answer this status
+    assert console.last == (MACHINE, "INVALID_PARAM", several)
+
+
+# -- POWER ---------------------------------------------------------------------------------------------------
+
+
+def pef(depth: int, **options: Any) -> tuple[PefHost, Explained]:
+    console = Explained("pef", depth, **{"profile": "small", "memory_mib": 128} | options)
+    return PefHost(Keyboard(console, depth)), console
+
+
+def test_pef_an_lpid_is_looked_up_where_the_host_is_known(depth: int) -> None:
+    host, console = pef(depth)
+    host.ucall("SVM_TERMINATE", 9)
+    assert console.last == (here(depth), "U_PARAMETER", "nothing runs under this LPID")
+
+
+def test_pef_what_a_page_is_the_ultravisor_below_says(depth: int) -> None:
+    host, console = pef(depth)
+    vm = host.svm()
+    vm.inval(0)
+    assert console.last[:2] == (MACHINE, "U_P2")
+
+
+def test_pef_as_it_is_the_ultravisor_answers_and_no_hypervisor_sees_the_call(depth: int) -> None:
+    host, console = pef(depth, profile="as-is")
+    host.ucall("SVM_TERMINATE", 9)
+    permission = (MACHINE, "U_PERMISSION", "caller is not HV, or PR")
+    assert console.last == (permission if depth else (MACHINE, "U_PARAMETER", "nothing runs under this LPID"))
+
+
+# -- all -----------------------------------------------------------------------------------------------------
+
+
+def _tdx_life(host: TdxHost) -> None:
+    td = host.boot().runnable()
+    host.call("VP.ENTER", rcx=1)
+    td.destroy()
+
+
+def _pef_life(host: PefHost) -> None:
+    vm = host.svm()
+    vm.inval(0)
+    vm.sys("close")
+
+
+@pytest.mark.parametrize(("make", "live"), [(tdx, _tdx_life), (pef, _pef_life)], ids=["tdx", "pef"])
+def test_a_console_that_explains_answers_the_same_otherwise(
+    make: Callable[[int], tuple[Any, Explained]], live: Callable[[Any], None], depth: int
+) -> None:
+    host, console = make(depth)
+    live(host)
+    assert console.said
+    arch = {"tdx": {}, "pef": {"profile": "small", "memory_mib": 128}}
+    name = make.__name__
+    plain = in_process(name, depth, **arch[name])
+    for request, answer in host.keyboard.transcript:
+        assert plain.answer(request) == answer
