@@ -25,6 +25,7 @@ from actors.commands import (
     doctor,
     explain,
     feasibility,
+    fleet,
     hosted,
     hosted_serve,
     image,
@@ -76,7 +77,16 @@ EXAMPLES = {
         "nestbed node lab.toml --part l0-0.l1-1 --directory /run/nestbed/lab",
     ),
     "why": ("nestbed why lab",),
-    "agent": ("nestbed agent --listen 10.0.0.2:7700 --keys keys",),
+    "fleet init": (
+        "nestbed fleet init fleet.toml --certificate keys/machine-one.pem --nats nats://10.0.0.1:4222",
+    ),
+    "fleet machines": (
+        "nestbed fleet machines --certificate keys/driver-operator.pem --nats nats://10.0.0.1:4222",
+    ),
+    "agent": (
+        "nestbed agent --listen 10.0.0.2:7700 --keys keys",
+        "nestbed agent --listen 10.0.0.2:7700 --keys keys --nats nats://10.0.0.1:4222",
+    ),
     "pki init": ("nestbed pki init keys",),
     "pki issue": ("nestbed pki issue keys machine l0-0 --host l0-0.example",),
     "doctor": ("nestbed doctor", "nestbed doctor --ready --url http://127.0.0.1:9464"),
@@ -213,6 +223,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "why": why.why,
     "agent": agent.agent,
     "doctor": doctor.doctor,
+    "fleet init": fleet.init,
+    "fleet machines": fleet.machines,
     "pki init": pki.init,
     "pki issue": pki.issue,
     "calls": calls.show,
@@ -273,6 +285,9 @@ def build() -> typer.Typer:
             no_args_is_help=True, help="Serve the hosting interface, or ask it for secure guests."
         ),
         "policy": typer.Typer(no_args_is_help=True, help="Look at policies of the hosting interface."),
+        "fleet": typer.Typer(
+            no_args_is_help=True, help="Look after machines that stand in one directory, on NATS servers."
+        ),
         "pki": typer.Typer(no_args_is_help=True, help="Make certificates for links between machines."),
         "image": typer.Typer(no_args_is_help=True, help="Build images of secure guests, look at them."),
     }

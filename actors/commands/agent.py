@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from actors import exit_codes
+from actors.commands.door import CellName, Servers, door_of
 from actors.commands.speak import end, say
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from actors.compare.outcome import Outcome
     from actors.compare.progress import Progress
+    from actors.fleet.bus import Door
     from actors.runtime.transport.pki import Credentials
     from protocol.plan.scenario import Scenario
 
@@ -32,40 +35,75 @@ def agent(
         str, typer.Option("--listen", metavar="HOST:PORT", help="Address on which drivers are served.")
     ],
     keys: Keys,
+    nats: Servers = None,
+    cell: CellName = "lab",
 ) -> None:
     """Run comparisons that `nestbed compare --on HOST:PORT` on another machine asks for.
 
     Only drivers with a certificate of the same authority are served, one path at a time. The directory of
     keys has ca.pem, and one certificate with its key for the role machine (`nestbed pki issue DIR machine
-    NAME`).
+    NAME`). With --nats the agent stands in the fleet's directory, where `nestbed compare --nats` finds it.
     """
     import trio
 
+    from actors.fleet.bus import NoDirectory
     from protocol.roles import MACHINE
 
     host, port = address(listen, "--listen")
     credentials = credentials_of(keys, MACHINE)
+    door = None
+    if nats:
+        if host in ("", "0.0.0.0", "::"):  # noqa: S104, refused here
+            end(exit_codes.USAGE, f"--listen {listen}: others find it by --nats; allowed: an address of ours")
+        door = door_of(nats, credentials.certificate, cell, MACHINE, f"agent{os.getpid()}")
     try:
-        trio.run(_agent, host, port, credentials)
+        trio.run(_agent, host, port, credentials, door)
+    except NoDirectory as error:
+        end(exit_codes.ENVIRONMENT, f"--nats {error}")
     except OSError as error:
         end(exit_codes.ENVIRONMENT, f"--listen {listen}: {error.strerror or error}")
 
 
-async def _agent(host: str, port: int, credentials: Credentials) -> None:
+async def _agent(host: str, port: int, credentials: Credentials, door: Door | None) -> None:
     import trio
 
     from actors.compare.fleet import Agent
+    from actors.fleet.roster import announce
     from actors.runtime.notify import notify
 
     made = Agent(credentials)
     async with trio.open_nursery() as nursery:
         chosen = await nursery.start(made.run, host, port)
         say(f"agent on {chosen[0]}:{chosen[1]}")
+        if door is not None:
+            name = f"agent-{credentials.says()[1]}"
+            await nursery.start(announce, door, name, "{}:{}".format(*chosen))
+            say(f"{name} is in the directory")
         notify("READY=1")
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
                 break
         nursery.cancel_scope.cancel()
+
+
+def _listed(door: Door) -> tuple[tuple[str, int], ...]:
+    """Where the agents of a directory are, or the end of the command."""
+    import trio
+
+    from actors.fleet.bus import NoDirectory
+    from actors.fleet.roster import listed
+    from protocol.errors import NotDelivered
+
+    try:
+        entries = trio.run(listed, door)
+    except (NoDirectory, NotDelivered) as error:
+        end(exit_codes.ENVIRONMENT, f"--nats {error}")
+    found = tuple(
+        address(entry.endpoint, name) for name, entry in sorted(entries.items()) if entry.kind == "agent"
+    )
+    if not found:
+        end(exit_codes.ENVIRONMENT, f"--nats: no agent is in the directory of {door.cell}")
+    return found
 
 
 def address(text: str, option: str) -> tuple[str, int]:
@@ -102,8 +140,10 @@ def may_be_elsewhere(scenario: Scenario, looks_inside: bool) -> None:
         )
 
 
-def on_agents(addresses: list[str], keys: Path | None) -> Callable[..., Outcome]:
-    """Have agents run everything; the answer is put together here."""
+def on_agents(
+    addresses: list[str], keys: Path | None, servers: list[str], cell: str
+) -> Callable[..., Outcome]:
+    """Have agents run everything, those at `addresses` and in the directory; the answer is made here."""
     import trio
 
     from actors.compare.fleet import Agents, gathered
@@ -111,9 +151,12 @@ def on_agents(addresses: list[str], keys: Path | None) -> Callable[..., Outcome]
     from protocol.roles import DRIVER
 
     if keys is None:
-        end(exit_codes.USAGE, "--on: agents want to know who asks: give --keys, too")
+        end(exit_codes.USAGE, "--on, --nats: agents want to know who asks: give --keys, too")
+    credentials = credentials_of(keys, DRIVER)
     found = tuple(address(each, "--on") for each in addresses)
-    agents = Agents(found, credentials_of(keys, DRIVER))
+    if servers:
+        found += _listed(door_of(servers, credentials.certificate, cell, DRIVER, f"p{os.getpid()}"))
+    agents = Agents(found, credentials)
 
     def elsewhere(
         scenario: Scenario, progress: Progress, _transcripts: None, _processes: int, costs: Any, **_: Any

@@ -16,6 +16,7 @@ import typer
 
 from actors import exit_codes
 from actors.commands.agent import may_be_elsewhere, on_agents
+from actors.commands.door import CellName
 from actors.commands.options import (
     Arch,
     AsJson,
@@ -165,6 +166,15 @@ def compare(
             "--keys", metavar="DIR", help="Directory with ca.pem and a certificate of the role driver."
         ),
     ] = None,
+    nats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--nats",
+            metavar="URL",
+            help="Have the agents in the directory of these servers do the work; needs --keys.",
+        ),
+    ] = None,
+    cell: CellName = "lab",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Run a scenario on every path with one seed and print what each of them costs.
@@ -193,13 +203,17 @@ def compare(
         end(exit_codes.USAGE, f"--transport {how}: is between processes; allowed: with --processes 2 or more")
     if trace and resolved.scenario.fidelity == "bulk":
         end(exit_codes.USAGE, "--trace: bulk folds what several levels do; allowed: --fidelity call")
-    if on:
+    if on or nats:
         looks = processes > 1 or record is not None or bool(trace) or metrics_port is not None
         if seeds > 1:
             end(exit_codes.USAGE, "--seeds: agents are asked for one seed; allowed: without --on")
         may_be_elsewhere(resolved.scenario, looks)
         raise typer.Exit(
-            perform(resolved, Wanted(as_json, out, diff, costs=costs, quiet=quiet), on_agents(on, keys))
+            perform(
+                resolved,
+                Wanted(as_json, out, diff, costs=costs, quiet=quiet),
+                on_agents(on or [], keys, nats or [], cell),
+            )
         )
     wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes, costs, trace, seeds)
     raise typer.Exit(perform(resolved, wanted))

@@ -19,13 +19,16 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from actors.fleet.bus import AGAIN_S, ANSWER_S, REPLICAS, Bucket, Bus, Door, NoDirectory, Value, open_bus
-from protocol.errors import RemoteProtocolError
+from protocol.errors import NotDelivered, RemoteProtocolError
 from protocol.fleet.entry import Entry, open_entry, pack_entry
-from protocol.fleet.lease import SILENT, Challenge, Claim, next_epoch
+from protocol.fleet.lease import RENEWALS, SILENT, Challenge, Claim, next_epoch
 
-BUCKET = "nestbed-machines"
+__all__ = ["Claim", "Leases", "NoDirectory", "entries_of", "machines_of", "open_leases"]
 
-__all__ = ["BUCKET", "Claim", "Leases", "NoDirectory", "open_leases"]
+
+def machines_of(cell: str) -> str:
+    """The bucket of who holds what in a fleet."""
+    return f"nestbed-{cell}-machines"
 
 
 def _now() -> float:
@@ -88,6 +91,23 @@ class Leases:
                 lost(f"{claim.machine}: another instance has it")
                 return
 
+    async def announce(self, name: str, first: Callable[[], None] = lambda: None) -> None:
+        """Say where we are under a name that is ours alone, until cancelled; nobody is fenced by it.
+
+        `first` is called when it stands there.
+        """
+        told = False
+        while True:
+            value = await self.bucket.get(name)
+            known = self.opened(value)
+            won = 0
+            if value.revision != SILENT:
+                won = await self._put(name, next_epoch(known.epoch if known else 0, 0, 0), value.revision)
+            if won and not told:
+                told = True
+                first()
+            await trio.sleep(self.length_s / RENEWALS if won else AGAIN_S)
+
     async def release(self, claim: Claim) -> None:
         """Give the machine back at once: nobody has to wait for the lease. Its epoch stays."""
         with trio.move_on_after(ANSWER_S, shield=True):
@@ -111,22 +131,36 @@ class Leases:
 
     def opened(self, value: Value) -> Entry | None:
         """The entry of a value; None, and counted, for what is none."""
-        if value.revision <= 0:
-            return None
-        try:
-            return open_entry(value.data)
-        except RemoteProtocolError as garbled:
-            self.garbled[garbled.reason] += 1
-            return None
+        return _opened(value, self.garbled)
 
     async def entries(self) -> dict[str, Entry]:
         """Everything that is held, by name. Raises NotDelivered where the directory does not answer."""
-        found = {key: self.opened(await self.bucket.get(key)) for key in await self.bucket.keys()}
-        return {key: entry for key, entry in found.items() if entry is not None and entry.holder}
+        return await entries_of(self.bucket, self.garbled)
 
     async def _put(self, machine: str, epoch: int, over: int) -> int:
         entry = replace(self.tell(machine, Entry(self.holder, epoch)), holder=self.holder, epoch=epoch)
         return await self.bucket.put(machine, pack_entry(entry), over)
+
+
+def _opened(value: Value, garbled: Counter[str]) -> Entry | None:
+    if value.revision <= 0:
+        return None
+    try:
+        return open_entry(value.data)
+    except RemoteProtocolError as error:
+        garbled[error.reason] += 1
+        return None
+
+
+async def entries_of(bucket: Bucket, garbled: Counter[str]) -> dict[str, Entry]:
+    """What a bucket of machines says is held, by name. Raises NotDelivered where nobody answers."""
+    found = {}
+    for key in await bucket.keys():
+        value = await bucket.get(key)
+        if value.revision == SILENT:
+            raise NotDelivered(f"the directory does not say what stands under {key}")
+        found[key] = _opened(value, garbled)
+    return {key: entry for key, entry in found.items() if entry is not None and entry.holder}
 
 
 @asynccontextmanager
@@ -137,5 +171,5 @@ async def open_leases(
     if not isinstance(door, Door):
         door = Door(tuple(door))
     async with open_bus(door) as bus:
-        bucket = await bus.bucket(BUCKET, min(REPLICAS, len(door.servers)))
+        bucket = await bus.bucket(machines_of(door.cell), min(REPLICAS, len(door.servers)))
         yield Leases(bus, bucket, holder, length_s, remembered or {})

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -106,3 +110,48 @@ def results() -> list[Json]:
 @pytest.fixture
 def claims() -> list[Json]:
     return [dict(claim) for claim in CLAIMS]
+
+
+# -- machines made of network namespaces: frames cross real interfaces there -------------
+
+
+def _why_no_namespaces() -> str:
+    if os.geteuid() != 0:
+        return "making network namespaces takes root"
+    return "" if shutil.which("ip") else "the command ip is not here"
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@contextmanager
+def _machines(names: list[str]) -> Iterator[dict[str, str]]:
+    mark = f"nb{os.getpid() % 10_000}"
+    made = {name: f"10.77.{os.getpid() % 250}.{number + 1}" for number, name in enumerate(names)}
+    with ExitStack() as undo:
+        for name in ("net", *names):
+            _ip("netns", "add", f"{mark}-{name}")
+            undo.callback(subprocess.run, ["ip", "netns", "del", f"{mark}-{name}"], check=False)
+        _ip("-n", f"{mark}-net", "link", "add", "name", "br0", "type", "bridge")
+        _ip("-n", f"{mark}-net", "link", "set", "br0", "up")
+        for name, address in made.items():
+            space = f"{mark}-{name}"
+            _ip("link", "add", "eth", "netns", space, "type", "veth", "peer", name, "netns", f"{mark}-net")
+            _ip("-n", f"{mark}-net", "link", "set", name, "master", "br0", "up")
+            _ip("-n", space, "address", "add", f"{address}/24", "dev", "eth")
+            for device in ("eth", "lo"):
+                _ip("-n", space, "link", "set", device, "up")
+        yield {name: f"{mark}-{name}" for name in names} | {f"{name}.address": made[name] for name in names}
+
+
+@pytest.fixture
+def machines() -> Callable[[list[str]], AbstractContextManager[dict[str, str]]]:
+    """`with machines(names) as made`: namespaces on one bridge, and the address of each as NAME.address.
+
+    Gone afterwards, whatever happens. Skips where they cannot be made.
+    """
+    why_not = _why_no_namespaces()
+    if why_not:
+        pytest.skip(why_not)
+    return _machines

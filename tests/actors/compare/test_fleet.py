@@ -6,7 +6,6 @@ Three machines are made of network namespaces, which takes root. Frames cross re
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -108,43 +107,6 @@ async def test_an_agent_looks_at_what_it_is_sent_and_at_who_sends_it(authority: 
 
 # -- three machines ----------------------------------------
 
-WHY_NOT = next(
-    (
-        why
-        for lacks, why in (
-            (os.geteuid() != 0, "making network namespaces takes root"),
-            (shutil.which("ip") is None, "the command ip is not here"),
-        )
-        if lacks
-    ),
-    "",
-)
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-
-@contextmanager
-def machines(names: list[str]) -> Iterator[dict[str, str]]:
-    """Namespaces on one bridge; the address of each. Gone afterwards, whatever happens."""
-    mark = f"nb{os.getpid() % 10_000}"
-    made = {name: f"10.77.{os.getpid() % 250}.{number + 1}" for number, name in enumerate(names)}
-    with ExitStack() as undo:
-        for name in ("net", *names):
-            ip("netns", "add", f"{mark}-{name}")
-            undo.callback(subprocess.run, ["ip", "netns", "del", f"{mark}-{name}"], check=False)
-        ip("-n", f"{mark}-net", "link", "add", "name", "br0", "type", "bridge")
-        ip("-n", f"{mark}-net", "link", "set", "br0", "up")
-        for name, address in made.items():
-            space = f"{mark}-{name}"
-            ip("link", "add", "eth", "netns", space, "type", "veth", "peer", name, "netns", f"{mark}-net")
-            ip("-n", f"{mark}-net", "link", "set", name, "master", "br0", "up")
-            ip("-n", space, "address", "add", f"{address}/24", "dev", "eth")
-            for device in ("eth", "lo"):
-                ip("-n", space, "link", "set", device, "up")
-        yield {name: f"{mark}-{name}" for name in names} | {f"{name}.address": made[name] for name in names}
-
 
 @contextmanager
 def agent_in(space: str, address: str, keys: Path) -> Iterator[subprocess.Popen[str]]:
@@ -180,8 +142,7 @@ def compared(command: list[str], *more: str) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-")
-def test_three_machines_count_what_one_does(authority: Authority, tmp_path: Path) -> None:
+def test_three_machines_count_what_one_does(authority: Authority, tmp_path: Path, machines: Any) -> None:
     with machines(["driver", "one", "other"]) as made, ExitStack() as agents:
         for name in ("one", "other"):
             keys = keys_of(authority, tmp_path / name, MACHINE, name)

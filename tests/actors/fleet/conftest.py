@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 
-from actors.deployment.leases import BUCKET, open_leases
+from actors.deployment.leases import machines_of, open_leases
 from actors.fleet.bus import Bus, Door
 from actors.runtime.transport.pki import Authority, Credentials
 from protocol.roles import NATS
@@ -25,6 +25,7 @@ BESIDE = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}
 SERVER = os.environ.get("NESTBED_NATS_SERVER") or shutil.which("nats-server", path=BESIDE)
 STARTING_S = 60.0
 NAMES = ("n1", "n2", "n3")
+MACHINES = machines_of("lab")
 
 
 def free_ports(count: int) -> list[int]:
@@ -81,6 +82,30 @@ class Cluster:
         for name in list(self.processes):
             self.kill(name)
 
+    def __enter__(self) -> Cluster:
+        try:
+            for name in NAMES:
+                self.start(name)
+            if not self._inside("n1"):  # else nobody out here reaches them
+                trio.run(self._up)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def _up(self) -> None:
+        began = time.monotonic()
+        while True:
+            try:
+                async with open_leases(self.door("machine", "one"), "-", 15.0) as leases:
+                    await self.whole(leases.bus)
+                    return
+            except Exception:
+                assert time.monotonic() - began < STARTING_S, [self.log(name)[-800:] for name in NAMES]
+
     @property
     def urls(self) -> tuple[str, ...]:
         return tuple(f"nats://{self._hosts[name]}:{self.ports[name]}" for name in NAMES)
@@ -100,7 +125,7 @@ class Cluster:
         """Which server leads the bucket of machines; waits until one does."""
         while True:
             try:
-                info = await bus.ask(bus.jetstream.stream_info, f"KV_{BUCKET}")
+                info = await bus.ask(bus.jetstream.stream_info, f"KV_{MACHINES}")
                 if info.cluster.leader in self.processes:
                     return str(info.cluster.leader)
             except Exception as silent:  # an election is under way
@@ -111,7 +136,7 @@ class Cluster:
         """Wait until every replica of the bucket is there and up to date."""
         while True:
             try:
-                info = await bus.ask(bus.jetstream.stream_info, f"KV_{BUCKET}")
+                info = await bus.ask(bus.jetstream.stream_info, f"KV_{MACHINES}")
                 replicas: Any = info.cluster.replicas or []
                 if len(replicas) == 2 and all(each.current for each in replicas):
                     return
@@ -135,26 +160,19 @@ def needs_nats() -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster(
-    needs_nats: None, nats_config: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cluster]:
+def cluster(new_cluster: Callable[..., Cluster]) -> Iterator[Cluster]:
     """Three servers that are up, with the bucket of machines on all of them."""
-    made = Cluster(tmp_path_factory.mktemp("nats"), nats_config)
-    try:
-        for name in NAMES:
-            made.start(name)
-        trio.run(_up, made)
+    with new_cluster() as made:
         yield made
-    finally:
-        made.stop()
 
 
-async def _up(cluster: Cluster) -> None:
-    began = time.monotonic()
-    while True:
-        try:
-            async with open_leases(cluster.door("machine", "one"), "-", 15.0) as leases:
-                await cluster.whole(leases.bus)
-                return
-        except Exception:
-            assert time.monotonic() - began < STARTING_S, [cluster.log(name)[-800:] for name in NAMES]
+@pytest.fixture(scope="session")
+def new_cluster(
+    needs_nats: None, nats_config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Cluster]:
+    """`with new_cluster(hosts, inside) as cluster`; what `inside` says is put before a command."""
+
+    def made(*where: Any) -> Cluster:
+        return Cluster(tmp_path_factory.mktemp("nats"), nats_config, *where)
+
+    return made

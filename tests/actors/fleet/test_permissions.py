@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from actors.deployment.leases import BUCKET, open_leases
+from actors.deployment.leases import machines_of, open_leases
 from actors.fleet.bus import Door, NoDirectory, open_bus
 from protocol.errors import NotDelivered
 
@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 PATIENCE_S = 60
+MACHINES = machines_of("lab")
 
 
 async def test_a_tenant_reaches_its_own_prefix_and_gets_answers_there(cluster: Any) -> None:
@@ -56,7 +57,7 @@ async def test_a_tenant_asks_in_no_other_name_reads_no_other_inbox_and_no_direct
                     await blue.subscribe(f"{inbox}.>")
                 with pytest.raises(NotDelivered, match="does not let blue publish"):
                     await blue.request(f"{inbox}.1", b"forged", 10)
-            for subject in (f"$KV.{BUCKET}.l0-0", f"$JS.API.STREAM.MSG.GET.KV_{BUCKET}"):
+            for subject in (f"$KV.{MACHINES}.l0-0", f"$JS.API.STREAM.MSG.GET.KV_{MACHINES}"):
                 with pytest.raises(NotDelivered, match="does not let blue publish"):
                     await blue.request(subject, b"{}", 10)
             with pytest.raises(NotDelivered, match="does not let blue subscribe"):
@@ -74,10 +75,10 @@ async def test_a_driver_reads_the_directory_and_writes_nothing_into_it(cluster: 
             open_bus(cluster.door("driver", "operator")) as driver,
         ):
             await leases.bucket.put("read-me", b"as it is", 0)
-            bucket = await driver.found(BUCKET)
+            bucket = await driver.found(MACHINES)
             assert (await bucket.get("read-me")).data == b"as it is"
             with pytest.raises(NotDelivered, match="does not let driver publish"):
-                await driver.request(f"$KV.{BUCKET}.read-me", b"mine", 10)
+                await driver.request(f"$KV.{MACHINES}.read-me", b"mine", 10)
             assert (await leases.bucket.get("read-me")).data == b"as it is"
 
 

@@ -1,0 +1,86 @@
+"""`nestbed fleet ...`: machines that stand in one directory, on NATS servers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actors import exit_codes
+from actors.commands.door import DRIVER, MACHINE, CellName, Certificate, Servers, door_of
+from actors.commands.options import AsJson
+from actors.commands.speak import end, say, tell, tell_json
+from actors.commands.up import DeploymentFile, read
+
+if TYPE_CHECKING:
+    from actors.fleet.bus import Door
+    from protocol.fleet.entry import Entry
+
+
+def performed(act: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    """Do something with a directory; where it cannot be reached the command ends."""
+    import trio
+
+    from actors.fleet.bus import NoDirectory
+    from protocol.errors import NotDelivered
+
+    try:
+        return trio.run(act, *arguments)
+    except (NoDirectory, NotDelivered) as error:
+        end(exit_codes.ENVIRONMENT, f"--nats {error}")
+
+
+def init(
+    deployment: DeploymentFile, nats: Servers = None, certificate: Certificate = None, cell: CellName = "lab"
+) -> None:
+    """Make the directory of a fleet that is new, and say of its machines that nobody holds them.
+
+    Without it the first instances wait for a lease and a quarter: a directory that knows nothing of a machine
+    might have been lost while somebody held it. What stands in the directory already stays as it is.
+    """
+    from actors.deployment.parts import machine_name
+
+    settings, _ = read(deployment)
+    door = door_of(nats, certificate, cell, MACHINE, f"p{os.getpid()}")
+    names = [machine_name(machine) for machine in range(settings.machines)]
+    fresh = performed(_given_back, door, names)
+    say(f"{len(fresh)} of {len(names)} machines were not in the directory of {cell}: free to be held")
+
+
+async def _given_back(door: Door, names: list[str]) -> list[str]:
+    from actors.deployment.leases import open_leases
+
+    async with open_leases(door, "init", 1.0) as leases:
+        return [name for name in names if await leases.give_back(name)]
+
+
+def machines(
+    nats: Servers = None, certificate: Certificate = None, cell: CellName = "lab", as_json: AsJson = False
+) -> None:
+    """List who holds what in a fleet: machines with their epochs and room, and agents.
+
+    An entry stands until somebody else claims it, so one whose holder is gone may still be listed for the
+    length of its lease.
+    """
+    from actors.fleet.roster import listed
+
+    found = performed(listed, door_of(nats, certificate, cell, DRIVER, f"p{os.getpid()}"))
+    if as_json:
+        tell_json({name: _shown(entry) for name, entry in sorted(found.items())})
+        return
+    for name, entry in sorted(found.items()):
+        room = f"room for {entry.children} guests, {entry.memory_mib} MiB" if entry.kind == "machine" else ""
+        tell(f"{name:<12} {entry.kind:<8} epoch {entry.epoch:<6} {entry.endpoint or '-':<22} {room}".rstrip())
+
+
+def _shown(entry: Entry) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in entry.__slots__}
+
+
+def path_of(file: Path, what: str) -> bytes:
+    """The bytes of a file that somebody named, or the end of the command."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        end(exit_codes.USAGE, f"{what} {file}: {error.strerror}")
