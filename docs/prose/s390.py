@@ -37,7 +37,8 @@ exceptions on the issuing CPU and leave the block as it was: problem state (0x02
 """
 CONDITIONS = """
 Condition code 0 comes with 0x0001 alone, 1 with every other code; 2 (another call holds what this one needs)
-comes with none, and the block stays as it was.
+comes with none, and the block stays as it was; so does 3 (progress was made: the same block once more), which
+long calls answer with the profile `partial`.
 """
 STATES = """\
 ## States

@@ -40,7 +40,8 @@ def one_run(seed: int) -> None:
         "handles": random.choice(("passed", "mapped")),
         "donation": random.choice(("full", "full", "bounded", "off")),
     }
-    apart = Apart(depth, 2, random, strategy=strategy)
+    profile = "partial" if seed % 3 == 0 else "small"
+    apart = Apart(depth, 2, random, strategy=strategy, profile=profile)
     for _ in range(random.randrange(1, 1200)):
         if not apart.crossing.threads:
             break

@@ -28,6 +28,7 @@ from protocol.arch.s390.structs import (
     INV_LEN,
     INV_STATE,
     OK,
+    PARTIAL,
     U64,
     Outcome,
 )
@@ -69,8 +70,8 @@ class Front:
     def perform(self, spec: CallSpec, cpu: Cpu, block: bytes) -> Outcome | Generator[Any, Any, Outcome]:
         """Do what the call is about. A generator where something below has to be asked."""
 
-    def account(self, spec: CallSpec, block: bytes) -> None:
-        """The call came to an end with a return code."""
+    def account(self, spec: CallSpec, block: bytes, answered: bool) -> None:
+        """The call came to an end with a return code, or made progress and was not `answered`."""
 
     # -- the instruction -------------------------------------------------------------------------------------
 
@@ -98,9 +99,11 @@ class Front:
                 self.asking = self._frames_of(cpu, r2, len(block))
             performed = self.perform(spec, cpu, block)
             outcome = performed if isinstance(performed, Outcome) else (yield from performed)
-            if not outcome.rc:  # 0 is no return code: nothing was done
-                return BUSY
-            self.account(spec, block)
+            if not outcome.rc:
+                if outcome.rrc == PARTIAL:
+                    self.account(spec, block, answered=False)
+                return outcome.rrc
+            self.account(spec, block, answered=True)
         finally:
             self.locks.give(entity)
         return self._answer(cpu, r2, outcome)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from protocol.arch.s390.cpu import Cpu
-from protocol.arch.s390.structs import ANSWER, ANSWER_AT, BUSY, ERROR, Outcome
+from protocol.arch.s390.structs import ANSWER, ANSWER_AT, BUSY, ERROR, NOT_NOW, PARTIAL, PARTLY, Outcome
 from protocol.effects import Fault, Step, record
 
 BUSY_LIMIT = 1000
+PIECES_LIMIT = 1 << 20
 
 
 class Uvc(Protocol):
@@ -29,14 +30,19 @@ class Broken(Exception):
 
 
 class Issuer:
-    """One CPU of a host, with a page of its own memory for control blocks; DAT is off, addresses are real."""
+    """One CPU of a host, with a page of its own memory for control blocks; DAT is off, addresses are real.
 
-    __slots__ = ("cpu", "level", "scratch")
+    One that `hands_on` works for a guest host, which goes on itself with a call that is done in part: the
+    outcome says PARTIAL then (section 7.7 of the fact sheet). Any other repeats it until it is done.
+    """
 
-    def __init__(self, level: Uvc, cpu: Cpu, scratch: int) -> None:
+    __slots__ = ("cpu", "hands_on", "level", "scratch")
+
+    def __init__(self, level: Uvc, cpu: Cpu, scratch: int, hands_on: bool = False) -> None:
         self.level = level
         self.cpu = cpu
         self.scratch = scratch
+        self.hands_on = hands_on
 
     def uvc(self, block: bytes | bytearray, out: int = ANSWER_AT + 4) -> Step[Outcome]:
         """Issue `block`; the outcome carries bytes from 8 to `out` of the block as its one output field."""
@@ -44,17 +50,23 @@ class Issuer:
         store = level.write(scratch, bytes(block))
         if store is not None:
             raise Broken(store)
-        cc = BUSY
-        for _ in range(BUSY_LIMIT):
+        cc, refused, pieces = BUSY, 0, 0
+        while refused < BUSY_LIMIT and pieces < PIECES_LIMIT:
             result = yield from level.call(self.cpu, scratch)
             if isinstance(result, Fault):
                 raise Broken(result)
             cc = result
             if cc <= ERROR:
                 break
+            if cc == PARTIAL and self.hands_on:
+                return PARTLY
+            refused += cc == BUSY
+            pieces += cc == PARTIAL
+        if cc > ERROR:
+            return NOT_NOW
         answer = level.read(scratch + ANSWER_AT, max(4, out - ANSWER_AT))
         if isinstance(answer, Fault):
             raise Broken(answer)
         rc, rrc = ANSWER.unpack_from(answer)
         fields = ((8, answer[4:]),) if out > ANSWER_AT + 4 else ()
-        return record(Outcome, (rc if cc <= ERROR else 0, rrc, fields))
+        return record(Outcome, (rc, rrc, fields))

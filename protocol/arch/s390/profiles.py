@@ -1,8 +1,8 @@
 """Sizes and limits of an emulated machine: what Query Ultravisor Information reports.
 
 `full` has the values of section 4 of the fact sheet, `small` keeps tests fast, `talk2022` is `small` with the
-calls that firmware had when the talk was given. Values without a public source are guesses and marked so in
-`GUESSED`.
+calls that firmware had when the talk was given, `partial` is `small` with an Ultravisor that does long calls
+in pieces. Values without a public source are guesses and marked so in `GUESSED`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from protocol.plan.fit import Limit
 
 MIB = 1 << 20
 
-GUESSED = ("conf_base_len", "conf_virtual_len", "conf_variable_len", "cpu_len")
+GUESSED = ("conf_base_len", "conf_virtual_len", "conf_variable_len", "cpu_len", "pages_per_piece")
 FEATURES = 0xFC00_0000_0000_0000
 FEATURES_FENCED = 0x4C00_0000_0000_0000  # bits 1, 4, 5: they reach through to hardware; a guest host has none
 PCF = 0x3000_50E3
@@ -53,6 +53,7 @@ class Profile:
     features: int = FEATURES
     query_len: int = QUERY_LEN
     absent: frozenset[int] = frozenset()
+    pages_per_piece: int = 0  # of work of a call that is done in pieces (cc 3); 0: none is
 
     def installed(self, calls: Mapping[int, T]) -> dict[int, T]:
         """Those of `calls` (by code) that this firmware has."""
@@ -137,3 +138,4 @@ PROFILES = {
     ),
 }
 PROFILES["talk2022"] = replace(PROFILES["small"], name="talk2022", query_len=0x100, absent=CALLS_AFTER_2022)
+PROFILES["partial"] = replace(PROFILES["small"], name="partial", pages_per_piece=8)

@@ -29,7 +29,10 @@ OK, ERROR, BUSY, PARTIAL = 0, 1, 2, 3  # condition codes
 
 
 class Outcome(NamedTuple):
-    """What a call answers: codes, and output fields as (offset, bytes)."""
+    """What a call answers: codes, and output fields as (offset, bytes).
+
+    0 is no return code: the block stays as it is, and `rrc` is the condition code, BUSY or PARTIAL.
+    """
 
     rc: int
     rrc: int = 0
@@ -37,6 +40,8 @@ class Outcome(NamedTuple):
 
 
 DONE = Outcome(EXECUTED)
+NOT_NOW = Outcome(0, BUSY)  # another call is under way
+PARTLY = Outcome(0, PARTIAL)  # progress was made: the same call once more
 
 INIT = Struct(">24xQQ")  # stor_origin, stor_len
 NODATA = Struct(">24xQ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from protocol.arch.s390 import structs
 from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.structs import (
     ERROR,
@@ -30,6 +31,10 @@ from protocol.watch import (
     number_of,
 )
 
+UNANSWERED = {
+    structs.BUSY: BUSY,
+    structs.PARTIAL: "a part is done: issue the same block again",
+}
 FRONT = {
     INV_CMD: "call not installed",
     INV_STATE: "Ultravisor not initialised",
@@ -65,7 +70,7 @@ class S390Watch(Watch):
 
     def _ended(self, asked: Asked, spec: CallSpec, outcome: Outcome) -> None:
         if not outcome.rc:
-            found = Decided(number_of(asked.level), spec.name, 0, 0, (), BUSY, "inferred")
+            found = Decided(number_of(asked.level), spec.name, 0, 0, (), UNANSWERED[outcome.rrc], "inferred")
             self.refused(asked, found)
         elif outcome.rc != EXECUTED:
             found = by_row(asked.level, spec, outcome.rc, outcome.rrc)

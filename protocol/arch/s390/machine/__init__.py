@@ -20,6 +20,7 @@ from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.front import Front
 from protocol.arch.s390.guest import Program
 from protocol.arch.s390.machine.entities import Config, PageState, SecureCpu
+from protocol.arch.s390.machine.pieces import Pieces
 from protocol.arch.s390.machine.sie import Sie
 from protocol.arch.s390.profiles import Profile
 from protocol.arch.s390.structs import Outcome, SieExit
@@ -81,6 +82,7 @@ class Machine(Front):
         self.guest_page = np.zeros(self.storage.frames, np.uint32)
         self.states = self.state.data
         self.sie = Sie(self)
+        self.pieces = Pieces(profile.pages_per_piece)
         self._serial = 0
         self._forget()
 
@@ -91,6 +93,7 @@ class Machine(Front):
         self.secure_cpus: dict[int, SecureCpu] = {}
         self.by_serial: dict[int, Config] = {}
         self.locks.clear()
+        self.pieces.clear()
 
     # -- the level -------------------------------------------------------------------------------------------
 

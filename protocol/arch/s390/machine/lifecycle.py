@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.machine.entities import ConfigState, CpuState, ResetDone, SecureCpu
 from protocol.arch.s390.machine.memory import unshare
-from protocol.arch.s390.structs import DONE, NODATA, SET_STATE, Outcome
+from protocol.arch.s390.structs import DONE, NODATA, PARTLY, SET_STATE, Outcome
 
 if TYPE_CHECKING:
     from protocol.arch.s390.machine import Machine
@@ -61,6 +61,8 @@ def unshare_all(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     config = uv.configs[NODATA.unpack_from(block)[0]]
     if any(secure.state in STARTING for secure in config.cpus.values()):
         return WRONG_STATE
+    if uv.pieces.left(cpu, block, len(config.shared)):
+        return PARTLY
     for frame in sorted(config.shared):
         unshare(uv, config, frame)
     if config.state is ConfigState.RUNNING:

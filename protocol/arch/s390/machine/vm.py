@@ -15,6 +15,7 @@ from protocol.arch.s390.structs import (
     HANDLE_OUT,
     INV_STATE,
     NODATA,
+    PARTLY,
     REAL_SPACE,
     SET_PARAMS,
     U64,
@@ -37,6 +38,8 @@ def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     plan = checks.create_config(uv, cpu, block)
     if isinstance(plan, int):
         return Outcome(plan)
+    if uv.pieces.left(cpu, block, len(plan.base) + len(plan.variable)):
+        return PARTLY
     fields = plan.fields
     handle = uv.handles.new("config")
     uv.donate(plan.base)
@@ -66,20 +69,27 @@ def destroy(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     config = uv.configs[NODATA.unpack_from(block)[0]]
     if config.cpus:
         return Outcome(INV_STATE)
+    if uv.pieces.left(cpu, block, len(config.base) + len(config.variable)):
+        return PARTLY
+    return _end(uv, config)
+
+
+def destroy_fast(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
+    """As destroy, in constant time on a real machine: never in pieces.
+
+    AP queues, which would be in its way, are not modelled.
+    """
+    config = uv.configs[NODATA.unpack_from(block)[0]]
+    return Outcome(INV_STATE) if config.cpus else _end(uv, config)
+
+
+def _end(uv: Machine, config: Config) -> Outcome:
     for frame in config.shared:
         uv.states[frame] = PageState.SHARED
     uv.release(config.base)
     uv.release(config.variable)
     del uv.configs[config.handle], uv.by_serial[config.serial]
     return DONE
-
-
-def destroy_fast(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
-    """As destroy, in constant time on a real machine.
-
-    AP queues, which would be in its way, are not modelled.
-    """
-    return destroy(uv, cpu, block)
 
 
 def set_params(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:

@@ -30,7 +30,7 @@ from protocol.arch.s390.front import Front
 from protocol.arch.s390.guest import Program
 from protocol.arch.s390.issue import Issuer
 from protocol.arch.s390.nesting import dump, entry, memory, teardown, vcpu, vm
-from protocol.arch.s390.nesting.entities import Block, TrackedConfig, TrackedCpu
+from protocol.arch.s390.nesting.entities import Block, TrackedConfig, TrackedCpu, Unfinished
 from protocol.arch.s390.nesting.frames import Frames
 from protocol.arch.s390.nesting.shadow import Shadows, Space
 from protocol.arch.s390.nesting.strategy import Strategy
@@ -106,13 +106,16 @@ class Nested(Frames, Front):
         self.book = Book(ledger, f"l{below.level}")
         self.locks = Locks()
         self.quarantine = Quarantine()
-        self.issuers = [Issuer(below.memory, cpu, self._scratch()) for cpu in kvm_cpus[: len(cpus)]]
+        self.issuers = [
+            Issuer(below.memory, cpu, self._scratch(), hands_on=True) for cpu in kvm_cpus[: len(cpus)]
+        ]
         self.keeper = Issuer(below.memory, kvm_cpus[len(cpus)], self._scratch())
         self.keeping = False  # the level's own work on this guest host is under way
         self.folds = False  # its own work on pages goes in runs
         self.shadows = Shadows(self, ledger)
         self.normal = entry.NormalSpaces(self)
         self._handles_made = 0
+        self.unfinished: dict[int, Unfinished] = {}  # creations done in part, by the guest host's CPU
         self.configs: dict[int, TrackedConfig] = {}
         self.secure_cpus: dict[int, TrackedCpu] = {}
         self.by_serial: dict[int, TrackedConfig] = {}
@@ -162,11 +165,11 @@ class Nested(Frames, Front):
             treatment = vm.passed
         return treatment(self, spec, cpu, block)
 
-    def account(self, spec: CallSpec, block: bytes) -> None:
-        """Count it; what was answered busy is contention alone."""
+    def account(self, spec: CallSpec, block: bytes, answered: bool) -> None:
+        """Count it; what was answered busy is contention alone. The codes are copied with an answer."""
         count = self.ledger.count
         count(("te_calls", spec.name, spec.category, spec.treatment, str(self.level)))
-        count(("copied_bytes", "uvcb"), len(block) + 4)
+        count(("copied_bytes", "uvcb"), len(block) + 4 * answered)
         if spec.handle:
             count(("lookups", "vm_map" if spec.handle == "config" else "vcpu_map", "hit"))
 

@@ -17,6 +17,14 @@ class Block(NamedTuple):
     pages: int
 
 
+class Unfinished(NamedTuple):
+    """A creation that the level below did in part. What was lent waits for the same call of the same CPU."""
+
+    uvcb: bytes
+    space: Space
+    lent: tuple[Block, ...]  # base, variable, SCA
+
+
 @dataclass(slots=True)
 class TrackedConfig:
     """`handle` is what the guest host knows, `real` what the level below answers to.

@@ -20,11 +20,12 @@ from protocol.arch.s390.machine.memory import (
     UNALIGNED,
 )
 from protocol.arch.s390.nesting.entities import TrackedConfig
-from protocol.arch.s390.nesting.vm import NOT_NOW, Treated, close, passed
+from protocol.arch.s390.nesting.vm import Treated, close, passed
 from protocol.arch.s390.structs import (
     EXECUTED,
     HANDLE_GADDR,
     NODATA,
+    NOT_NOW,
     PADDR,
     Outcome,
     block,

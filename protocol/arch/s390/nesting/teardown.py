@@ -18,7 +18,7 @@ import numpy as np
 from protocol.arch.s390.nesting.entities import TrackedConfig, TrackedCpu
 from protocol.arch.s390.nesting.memory import CFS, DSS
 from protocol.arch.s390.nesting.vcpu import forget_cpu, untrack_cpu
-from protocol.arch.s390.nesting.vm import forget_config, untrack_config
+from protocol.arch.s390.nesting.vm import forget_config, give_up, untrack_config
 from protocol.arch.s390.structs import EXECUTED, NODATA, PADDR, block
 from protocol.effects import Step
 from protocol.errors import OwnerGone
@@ -41,6 +41,8 @@ def everything(nested: Nested, cause: str, late: bool) -> Step[None]:
     nested.keeping = True
     nested.locks.clear()
     nested.keeper.cpu.origin = nested.level
+    while nested.unfinished:
+        give_up(nested, nested.unfinished.popitem()[1])
     try:
         for secure in list(nested.secure_cpus.values()):
             yield from _cpu(nested, secure, cause)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +12,7 @@ from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.issue import Issuer
 from protocol.arch.s390.machine.init import answer_keys, answer_query, host_view
 from protocol.arch.s390.machine.vm import read_header
-from protocol.arch.s390.nesting.entities import Block, TrackedConfig
-from protocol.arch.s390.nesting.shadow import Space
+from protocol.arch.s390.nesting.entities import Block, TrackedConfig, Unfinished
 from protocol.arch.s390.structs import (
     DONE,
     EXECUTED,
@@ -21,6 +20,8 @@ from protocol.arch.s390.structs import (
     INIT,
     INV_STATE,
     NODATA,
+    NOT_NOW,
+    PARTLY,
     SET_PARAMS,
     U64,
     CreateConfig,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 Treated = Generator[Any, Any, Outcome]
 ESCA_LENGTH = 0x4000
 NEED_DESTROY = 0x8000
-NOT_NOW = Outcome(0)  # becomes condition code 2: another call of this guest host is under way
 NO_RESOURCE = Outcome(checks.NO_MORE_CONFIGS)
 
 # What each CPU that issues has of its own: a control block, room to bounce an SE header or a dump, and the
@@ -105,19 +105,17 @@ def create_config(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Trea
     The guest host's table may still be empty and its SCA all zero: neither is looked into.
     """
     plan = checks.create_config(nested, cpu, uvcb)
+    begun = nested.unfinished.pop(cpu.number, None)
+    if begun is not None and (isinstance(plan, int) or begun.uvcb != uvcb):
+        give_up(nested, begun)
+        begun = None
     if isinstance(plan, int):
         return Outcome(plan)
     fields = plan.fields
-    nested.ledger.count(("translations", "variable_storage"), len(plan.variable))
-    lent: list[Block] = []
-    try:
-        for length in (len(plan.base) << PAGE_SHIFT, len(plan.variable) << PAGE_SHIFT, ESCA_LENGTH):
-            lent.append(nested.lend(length))
-        space = nested.shadows.open(fields.asce, fields.mso, fields.length)
-    except OutOfFrames:
-        _unlend(nested, lent)
+    begun = begun or _begin(nested, uvcb, plan)
+    if begun is None:
         return NO_RESOURCE
-    base, variable, sca = lent
+    space, (base, variable, sca) = begun.space, begun.lent
     below = CreateConfig(
         base.first << PAGE_SHIFT,
         variable.first << PAGE_SHIFT,
@@ -132,23 +130,42 @@ def create_config(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Trea
     try:
         outcome = yield from nested.issuer(cpu).uvc(below.pack(), out=HANDLE_OUT + 8)
     except OwnerGone:  # what was not answered was not issued
-        nested.shadows.close(space)
-        _unlend(nested, lent)
+        give_up(nested, begun)
         raise
     finally:
         nested.unclaim(donated)
+    if outcome == PARTLY:
+        nested.unfinished[cpu.number] = begun
+        return outcome
     if outcome.rc != EXECUTED and not outcome.rc & NEED_DESTROY:
-        nested.shadows.close(space)
-        _unlend(nested, lent)
+        give_up(nested, begun)
         return Outcome(outcome.rc, outcome.rrc)
-    config = _made(nested, plan, space, lent, U64.unpack_from(outcome.out[0][1], HANDLE_OUT - 8)[0])
+    config = _made(nested, plan, begun, U64.unpack_from(outcome.out[0][1], HANDLE_OUT - 8)[0])
     return Outcome(outcome.rc, outcome.rrc, ((HANDLE_OUT, U64.pack(config.handle)),))
 
 
-def _made(
-    nested: Nested, plan: checks.ConfigPlan, space: Space, lent: list[Block], real: int
-) -> TrackedConfig:
-    base, variable, sca = lent
+def _begin(nested: Nested, uvcb: bytes, plan: checks.ConfigPlan) -> Unfinished | None:
+    """Take what is lent for a creation; None if there is too little."""
+    lent: list[Block] = []
+    nested.ledger.count(("translations", "variable_storage"), len(plan.variable))
+    try:
+        for length in (len(plan.base) << PAGE_SHIFT, len(plan.variable) << PAGE_SHIFT, ESCA_LENGTH):
+            lent.append(nested.lend(length))
+        space = nested.shadows.open(plan.fields.asce, plan.fields.mso, plan.fields.length)
+    except OutOfFrames:
+        _unlend(nested, lent)
+        return None
+    return Unfinished(uvcb, space, tuple(lent))
+
+
+def give_up(nested: Nested, begun: Unfinished) -> None:
+    """A creation will not be finished: nothing was made below, and what was lent comes back."""
+    nested.shadows.close(begun.space)
+    _unlend(nested, begun.lent)
+
+
+def _made(nested: Nested, plan: checks.ConfigPlan, begun: Unfinished, real: int) -> TrackedConfig:
+    space, (base, variable, sca) = begun.space, begun.lent
     handle = nested.new_handle("config", real)
     config = TrackedConfig(handle, real, space, plan.base, plan.variable, (base, variable), sca)
     nested.configs[handle] = nested.by_serial[space.serial] = config
@@ -158,7 +175,7 @@ def _made(
     return config
 
 
-def _unlend(nested: Nested, lent: list[Block]) -> None:
+def _unlend(nested: Nested, lent: Iterable[Block]) -> None:
     for run in lent:
         nested.unlend(run)
 

@@ -41,11 +41,12 @@ class Apart:
     ledger: Ledger = field(default_factory=Ledger)
     strategy: dict[str, str] = field(default_factory=dict)
     swaps: list[tuple[int, Thread]] = field(default_factory=list)
+    profile: str = "small"
 
     def __post_init__(self) -> None:
         self.scenario = scenario(self.depth, self.hosts)
         self.rig: Rig = COMPARISON.compose(
-            Sizes("small", self.depth, self.hosts, MEMORY, 2, 1, self.strategy), self.ledger
+            Sizes(self.profile, self.depth, self.hosts, MEMORY, 2, 1, self.strategy), self.ledger
         )
         self.crossing = Crossing(self.random)
         self.image = COMPARISON.image(1, self.scenario.guest.image_pages, None)

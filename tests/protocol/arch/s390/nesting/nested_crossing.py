@@ -21,9 +21,9 @@ ACTIONS = 4
 class Crowd:
     """All CPUs of both hosts, and the levels below that swap under them."""
 
-    def __init__(self, depth: int, seed: int, strategy: Strategy) -> None:
+    def __init__(self, depth: int, seed: int, strategy: Strategy, profile: str) -> None:
         self.random = Random(seed)
-        self.rig = compose(PROFILES["small"], depth, 2, cpus=CPUS, seed=seed, strategy=strategy, apart=True)
+        self.rig = compose(PROFILES[profile], depth, 2, cpus=CPUS, seed=seed, strategy=strategy, apart=True)
         self.hosts = [NestedHost(self.rig, seat, seed) for seat in range(2)]
 
     def round(self) -> None:

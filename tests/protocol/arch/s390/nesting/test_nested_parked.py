@@ -19,9 +19,11 @@ from protocol.arch.s390.nesting import Strategy
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2])
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(0, 1 << 30), strategy=STRATEGIES)
-def test_no_order_of_messages_breaks_an_invariant(depth: int, seed: int, strategy: Strategy) -> None:
-    crowd = Crowd(depth, seed, strategy)
+@given(seed=st.integers(0, 1 << 30), strategy=STRATEGIES, profile=st.sampled_from(("small", "partial")))
+def test_no_order_of_messages_breaks_an_invariant(
+    depth: int, seed: int, strategy: Strategy, profile: str
+) -> None:
+    crowd = Crowd(depth, seed, strategy, profile)
     for _ in range(4):
         crowd.round()
     crowd.finish()

@@ -29,9 +29,9 @@ STRATEGIES = st.builds(
 class World:
     """Two siblings, and what happens to them."""
 
-    def __init__(self, depth: int, seed: int, strategy: Strategy) -> None:
+    def __init__(self, depth: int, seed: int, strategy: Strategy, profile: str) -> None:
         self.random = Random(seed)
-        self.rig: Rig = compose(PROFILES["small"], depth, 2, cpus=2, seed=seed, strategy=strategy)
+        self.rig: Rig = compose(PROFILES[profile], depth, 2, cpus=2, seed=seed, strategy=strategy)
         self.hosts = [NestedHost(self.rig, seat, seed) for seat in range(2)]
 
     def step(self) -> None:
@@ -70,19 +70,19 @@ class World:
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2])
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(0, 1 << 30), strategy=STRATEGIES)
-def test_invariants_hold_whatever_hosts_do(depth: int, seed: int, strategy: Strategy) -> None:
-    live(depth, seed, strategy, steps=40)
+@given(seed=st.integers(0, 1 << 30), strategy=STRATEGIES, profile=st.sampled_from(("small", "partial")))
+def test_invariants_hold_whatever_hosts_do(depth: int, seed: int, strategy: Strategy, profile: str) -> None:
+    live(depth, seed, strategy, 40, profile)
 
 
 @pytest.mark.parametrize("teardown", ["sync", "async"])
 def test_invariants_hold_for_a_while(teardown: str) -> None:
-    live(1, 11, Strategy(teardown=teardown), steps=8)
+    live(1, 11, Strategy(teardown=teardown), 8, "small")
 
 
-def live(depth: int, seed: int, strategy: Strategy, steps: int) -> None:
+def live(depth: int, seed: int, strategy: Strategy, steps: int, profile: str) -> None:
     """Hosts do something, and die."""
-    world = World(depth, seed, strategy)
+    world = World(depth, seed, strategy, profile)
     for _ in range(steps):
         world.step()
         check(world.rig)
