@@ -49,7 +49,7 @@ class Seen:
     def range(self) -> list[Page] | None:
         """States of the pages that a guest names; None if one lies in no slot."""
         first, count = self.gpr[4:6]
-        if not 0 < count <= self.machine.secure.state.size or self.own is None:
+        if self.own is None or not 0 < count <= self.machine.secure.state.size:
             return None
         frames = [self.own.frame(gfn) for gfn in range(first, first + count)]
         return None if None in frames else [self.machine.secure.page(frame) for frame in frames]

@@ -1,132 +1,262 @@
 """Every call of an architecture, with any block, in any state: an answer of the architecture, or a bug.
 
-A rig is brought to some state by real software, which is stopped anywhere. Then calls come: a row of the call
-table with anything in its registers and its block, among it the numbers that the software used. Only what an
-architecture can answer may come back. After some hundred calls all books have to agree, the host is killed,
-and nothing of it may be left.
+A composition is made, at depth 0, 1 or 2. Its host 0 lives again and again: real software brings it to some
+state and is stopped in the middle of anything. Then calls come. Most are calls of that software with a field
+or two changed, or of another moment; some have anything in every field; guests call, too, and the host stores
+into its own tables. Only what an architecture can answer may come back. In the end all books have to agree,
+the hosts are killed, and nothing of them may be left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
+from dealers import DEALERS, Dealer
 from draw import number
+from seen import GivenUp, Seen, watched
 
 from protocol.arch import load
 from protocol.calls import CallSpec
 from protocol.crossing import inline
-from protocol.effects import Step
+from protocol.effects import Issue, Step
 from protocol.errors import OperationFailed
 from protocol.ledger import Ledger
 from protocol.nesting.sizes import Sizes
 from protocol.plan import operations as op
 from protocol.plan.operations import Pages
-from protocol.soak.hostile import Loot, looked_at
-from protocol.soak.island import PROFILE
+from protocol.soak.hostile import Corrupted, Loot
 
 MIB = 1 << 20
-CALLS = 1000  # of one rig
-BLOCKS_AT = 0x20_0000  # where blocks are built, in a host's own memory
-HOSTS = 2
+ALL = 1 << 30  # messages
+LIVES = 4  # of one composition
+STAGES = 6  # of one life: at each, software goes on with a guest
+CALLS = 120  # at one stage
+PROFILES = {"s390": ("small", "small", "talk2022"), "sev": ("small", "small", "scattered", "owned", "azure"),
+            "tdx": ("small", "small-2p", "migration"),
+            "pef": ("small", "small", "frames", "documentation", "firmware", "all-pages", "guest-ids"),
+}  # fmt: skip
+STRATEGIES = {"teardown": ("sync", "async"), "handles": ("passed", "mapped"), "donation": ("full", "bounded")}
+ENDS = ("destroy", "deinit", "shutdown", "platform_reset", "decommission", "terminate", "reclaim", "clear",
+        "deactivate", "remove", "phymem_page", "unregister", "snp_init", "key_freeid", "lp_init")  # fmt: skip
+
+
+def ends(spec: CallSpec) -> bool:
+    """Does it end much at once? Such a call comes seldom, else nothing is left for the others."""
+    return any(word in spec.name.lower() for word in ENDS)
+
+
+def acts(random: Random, guest: int) -> list[op.Operation]:
+    """What a host does for one guest, up to anywhere."""
+    on = random.randrange(2)
+    then = (
+        op.Share(guest, on, Pages(2048, 1, 1)), op.Touch(guest, 0, Pages(1100, 32, 4, 1)),
+        op.Attest(guest, on, 0), op.AddSecret(guest, 0, 0), op.Swap(guest, on, Pages(1600, 1, 1)),
+        op.Exits(guest, on, "wait", "kernel", 1),
+    )  # fmt: skip
+    last = (
+        op.Reset(guest, clear=True), op.Reset(guest, clear=False), op.Dump(guest), op.Destroy(guest),
+        op.Kill(guest),
+    )  # fmt: skip
+    begin = [
+        op.Create(guest, 16, 2),
+        op.Load(guest),
+        op.Start(guest),
+        op.Write(guest, 0, 1600, b"what it has"),
+    ]
+    if random.random() < 0.5:
+        return begin[: random.randrange(1, 4)]
+    whole = [*begin, *random.sample(then, random.randrange(5)), *random.sample(last, 1)]
+    return whole[: random.randrange(4, len(whole) + 1)]
+
+
+class Other(Corrupted):
+    """Messages that are no calls, with other numbers in them; a guest that they enter does anything."""
+
+    def __init__(self, rig: Rig) -> None:
+        super().__init__(iter(()), rig.random, Loot(rig.random), rig.level)  # type: ignore[arg-type]
+        self._rig = rig
+
+    def like(self, issue: Issue) -> Issue:
+        self._loot.numbers = self._rig.seen.numbers
+        return self._changed(issue, self._random.choice((0.0, 0.1, 0.5)))
+
+    def _other(self, value: Any, much: float) -> Any:
+        if type(value).__name__ == "Program":
+            rig = self._rig
+            return rig.dealer.guest(rig.random, rig.seen, rig.guests)
+        if isinstance(value, bool) and self._random.random() < much / 3:
+            return not value
+        return super()._other(value, much)
 
 
 class Rig:
-    """A composition whose host 0 is fuzzed; host 1 lives beside it."""
+    """A composition whose host 0 is fuzzed; host 1, where there is one, lives beside it."""
 
-    def __init__(self, arch: str, random: Random) -> None:
-        self.arch = load(arch)
-        self.random = random
-        self.comparison = self.arch.comparison
-        depth = random.choice((1, 1, 2))
-        least = self.arch.profiles[PROFILE].host_least_mib()[0]
-        memory = max(128, least + 8) * MIB
+    watch: ClassVar[Callable[[list[Any]], None] | None] = None  # who wants to see the levels
+
+    def __init__(self, name: str, random: Random) -> None:
+        self.dealer: Dealer = DEALERS[name]([*load(name).calls.values()])
+        self.arch = load(random.choice(self.dealer.kinds))
+        self.random, self.seen = random, Seen(random)
+        self.lengths: dict[str, int] = {}  # of acts that were done whole: messages
+        self.comparison: Any = self.arch.comparison
+        depth = random.choice((0, 1, 1, 1, 2))
+        profile = random.choice(PROFILES[name])
+        memory = max(128, self.arch.profiles[profile].host_least_mib()[0] + 8) * MIB
+        words = {key: random.choice(ways) for key, ways in STRATEGIES.items()}
         seed = random.getrandbits(20)
-        self.rig = self.comparison.compose(Sizes(PROFILE, depth, HOSTS, memory, 2, seed), Ledger())
+        sizes = Sizes(profile, depth, 2, memory, 2, seed, words)
+        self.rig = self.comparison.compose(sizes, Ledger())
         self.image = self.comparison.image(seed, 3, None)
-        self.loot = Loot(Random(seed))
-        for seat in reversed(range(HOSTS)):
-            self._live(seat, random.randrange(9) if seat == 0 else 4)
-        seat = self.rig.seats[0]
-        self.level, self.seen = seat.level, self.rig.seen(seat.level)
+        if len(self.rig.seats) > 1:
+            beside = self._software(1)
+            for act in (op.BootHost(), op.Create(0, 16, 2), op.Load(0), op.Start(0)):
+                self._does(1, beside, act)
+        rows = list(self.arch.calls.values())
+        self.guests = [spec for spec in rows if spec.for_guest()]
+        own = [spec for spec in rows if spec.for_host() or random.random() < 0.1]
+        self.calls = [spec for spec in own for _ in range(1 if ends(spec) else 12)]
+        self.level: Any = None
 
-    def _live(self, seat: int, acts: int) -> None:
-        """So many acts of a life."""
-        software = self.comparison.software(
+    def live(self) -> None:
+        """A new life of host 0: it boots, or begins to."""
+        if self.level is not None:
+            inline(self._ended(), self.rig.below(0)[1:])
+        self.level, self.guest = self.rig.seats[0].level, 0
+        self.met = self.rig.seen(self.level)
+        if Rig.watch is not None:
+            Rig.watch([*self.rig.levels, *(seat.level for seat in self.rig.seats)])
+        self.others = Other(self)
+        self.seen.begin(self.dealer.handles)
+        self.software = self._software(0)
+        messages = self.random.randrange(8) if self.random.random() < 0.1 else ALL
+        self._does(0, self.software, op.BootHost(), messages)
+
+    def go_on(self) -> bool:
+        """Software ends a guest, or makes one and does something with it, and stops in the middle.
+
+        False: it is refused, because of what was fuzzed before.
+        """
+        random, done = self.random, True
+        if self.guest and random.random() < 0.5:
+            done = self._does(0, self.software, op.Kill(self.guest - 1))
+        todo = acts(random, self.guest)
+        self.guest += 1
+        for act in todo[:-1]:
+            done = done and self._does(0, self.software, act)
+        length = self.lengths.get(todo[-1].name)
+        cut = random.randrange(1, length + 1) if length and random.random() < 0.8 else ALL
+        return done and self._does(0, self.software, todo[-1], cut)
+
+    def _ended(self) -> Step[None]:
+        """It dies, or reboots without a word."""
+        if self.random.random() < 0.5:
+            yield from self.rig.kill(0)
+            return
+        yield from self.rig.reset(0, self.comparison.reboot)
+        while self.rig.depth and (yield from self.rig.sweep(0, 64)):
+            pass
+
+    def _software(self, seat: int) -> Any:
+        return self.comparison.software(
             self.rig, seat, Random(seat), pages="two_fault", bulk=False, image=self.image
         )
-        life = [
-            op.BootHost(), op.Create(0, 16, 2), op.Load(0), op.Start(0),
-            op.Write(0, 0, 1600, b"what a guest has"), op.Share(0, 1, Pages(2048, 1, 1)),
-            op.Touch(0, 0, Pages(1100, 32, 4, 1)), op.Create(1, 16, 1),
-        ]  # fmt: skip
-        for act in life[:acts]:
-            step = looked_at(software.perform(act), self.loot, self.rig.seats[seat].level)
-            inline(step, self.rig.below(seat))
 
-    def known(self) -> list[int]:
-        return [BLOCKS_AT, BLOCKS_AT + 0x1000, *self.loot.numbers]
+    def _does(self, seat: int, software: Any, act: op.Operation, messages: int = ALL) -> bool:
+        """One act, cut after so many messages. False: it was refused, or its guest is not there."""
+        lacks = self.comparison.lacks
+        if act.name in lacks or (act.name == "addsecret" and "secret" in lacks):
+            return True
+        level, before = self.rig.seats[seat].level, self.seen.messages
+        try:
+            step = watched(software.perform(act), self.seen, level, self.dealer, messages)
+            inline(step, self.rig.below(seat))
+        except GivenUp:
+            return False
+        if messages == ALL:
+            self.lengths[act.name] = self.seen.messages - before
+        return True
+
+    # -- what is fuzzed --------------------------------------------------------------------------------------
+
+    def one(self) -> str:
+        """One call, or another message, or a store: its name."""
+        random = self.random
+        way = random.random()
+        if way < 0.02:
+            self._store()
+        if way < 0.12 and self.seen.others:
+            issue = self.others.like(random.choice(self.seen.others))
+            inline(_asked(issue), self.rig.below(0))
+            return issue.operation
+        spec = random.choice(self.calls)
+        sample = self.seen.made(spec, self.dealer.fields(spec), self.dealer.named(spec))
+        if sample.memory and random.random() < 0.5:
+            self._restore(sample.memory)
+        cpu = random.choice(self.rig.seats[0].cpus)
+        before = self._put(cpu, sample.state) if random.random() < 0.9 else []
+        if way > 0.97:
+            other = random.choice((cpu, random.choice(self.rig.seats[0].cpus)))
+            name, values = random.choice(self.dealer.states)
+            before += self._put(other, ((name, random.choice(values)),))
+        try:
+            inline(self.dealer.issued(spec, sample, self.met, cpu, random), self.rig.below(0))
+        except OperationFailed as error:
+            raise AssertionError(f"{spec.name}: {error!r} is no answer of an architecture") from error
+        finally:
+            for known in reversed(before):
+                setattr(*known)
+        return spec.name
+
+    def _put(self, cpu: Any, state: tuple[tuple[str, Any], ...]) -> list[tuple[Any, str, Any]]:
+        """A CPU is in another state for one call; returns what it was in before."""
+        before = [(cpu, name, getattr(cpu, name)) for name, _ in state]
+        for name, value in state:
+            setattr(cpu, name, value)
+        return before
+
+    def _restore(self, memory: Any) -> None:
+        """Blocks that a call points at are again what they were, or nearly."""
+        for address, block in memory.items():
+            data = block
+            if self.random.random() < 0.3:
+                at = 8 * self.random.randrange(len(block) // 8)
+                word = number(self.random, self.seen.numbers).to_bytes(8, self.dealer.order)
+                data = block[:at] + word + block[at + 8 :]
+            if address + len(data) <= self.level.size:
+                self.level.write(address, data)
+
+    def _store(self) -> None:
+        """The host stores into a table or a block of its own."""
+        address = number(self.random, self.seen.numbers) & ~7
+        if address + 0x100 < self.level.size:
+            word = number(self.random, self.seen.numbers).to_bytes(8, self.dealer.order)
+            self.level.write(address + 8 * self.random.randrange(32), word)
 
     def check(self) -> None:
-        """The books agree; then host 0 dies, and at the end of both nothing is left."""
+        """The books agree; then the hosts die, and in the end nothing is left."""
         assert not list(self.rig.leaks()), list(self.rig.leaks())[:4]
-        for seat in range(HOSTS):
+        for seat in range(len(self.rig.seats)):
             inline(self.rig.end(seat, "l1_crash"), self.rig.below(seat)[1:])
         left = {kind: count for kind, count in self.rig.remains().items() if count}
         assert not left, left
 
 
-def s390(rig: Rig, spec: CallSpec, random: Random) -> Step[Any]:
-    block = bytearray(max(spec.length, 8))
-    for at in range(0, len(block) - 7, 8):
-        block[at : at + 8] = number(random, rig.known()).to_bytes(8, "big")
-    length = spec.length if random.random() < 0.9 else number(random, bits=16)
-    block[:8] = length.to_bytes(2, "big") + spec.code.to_bytes(2, "big") + bytes(4)
-    at = BLOCKS_AT if random.random() < 0.9 else number(random, rig.known())
-    rig.level.write(BLOCKS_AT, bytes(block))
-    cpu = random.choice(rig.rig.seats[0].cpus)
-    return rig.seen.call(cpu, at)
-
-
-def sev(rig: Rig, spec: CallSpec, random: Random) -> Step[Any]:
-    block = b"".join(number(random, rig.known()).to_bytes(8, "little") for _ in range(spec.length // 8 + 1))
-    if random.random() < 0.7:  # many buffers begin with their own length
-        block = spec.length.to_bytes(4, "little") + block[4:]
-    rig.level.write(BLOCKS_AT, block)
-    at = BLOCKS_AT if random.random() < 0.9 else number(random, rig.known())
-    return rig.seen.call(random.choice(rig.rig.seats[0].cpus), spec.code << 16 | 1, at)
-
-
-def tdx(rig: Rig, spec: CallSpec, random: Random) -> Step[Any]:
-    registers = [number(random, rig.known()) if random.random() < 0.8 else 0 for _ in range(16)]
-    registers[0] = spec.code | (random.randrange(3) << 16 if random.random() < 0.2 else 0)
-    if random.random() < 0.3:
-        for address in (BLOCKS_AT, BLOCKS_AT + 0x1000):
-            rig.level.write(
-                address, b"".join(number(random, rig.known()).to_bytes(8, "little") for _ in range(64))
-            )
-    return rig.seen.call(random.choice(rig.rig.seats[0].cpus), registers)
-
-
-def pef(rig: Rig, spec: CallSpec, random: Random) -> Step[Any]:
-    registers = [number(random, rig.known()) if random.random() < 0.5 else 0 for _ in range(32)]
-    registers[3] = spec.code
-    return rig.seen.call(random.choice(rig.rig.seats[0].cpus), registers)
-
-
-DEALERS = {"s390": s390, "sev": sev, "tdx": tdx, "pef": pef}
+def _asked(issue: Issue) -> Step[Any]:
+    return (yield issue)
 
 
 def calls(arch: str, random: Random) -> Iterator[str]:
-    """Deal one rig's calls; yields the name of each call that was answered."""
+    """Deal one composition's calls; yields the name of each that was answered."""
     rig = Rig(arch, random)
-    rows = [spec for spec in rig.arch.calls.values() if spec.for_host() or random.random() < 0.2]
-    for _ in range(CALLS):
-        spec = random.choice(rows)
-        try:
-            inline(DEALERS[arch](rig, spec, random), rig.rig.below(0))
-        except OperationFailed as error:
-            raise AssertionError(f"{spec.name}: {error!r} is no answer of an architecture") from error
-        yield spec.name
+    for _ in range(LIVES):
+        rig.live()
+        for _ in range(STAGES):
+            on = rig.go_on()
+            for _ in range(CALLS):
+                yield rig.one()
+            if not on:
+                break
     rig.check()

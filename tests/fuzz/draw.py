@@ -24,21 +24,24 @@ EDGES = (
     (1 << 64) - 1,
 )
 PAGE = 4096
+NEAR = (-PAGE, -8, -1, 1, 8, PAGE, 1 << 20, 1 << 21)
+STRIDES = (1, 8, PAGE, 1 << 21)
 
 
 def number(random: Random, known: Sequence[int] = (), bits: int = 64) -> int:
-    """An edge, a number that was seen before, something near one, or anything."""
-    way = random.randrange(8)
+    """An edge, a number that was seen before, something near one, or anything. Hot: it draws little."""
+    drawn = random.getrandbits(16)
+    way = drawn & 7
     if way < 3 and known:
-        value = random.choice(known)
+        value = known[(drawn >> 3) % len(known)]
         if way == 1:
-            value += random.choice((-PAGE, -8, -1, 1, 8, PAGE))
+            value += NEAR[drawn % len(NEAR)]
         elif way == 2:
-            value ^= 1 << random.randrange(bits)
+            value ^= 1 << random.getrandbits(8) % bits
     elif way < 6:
-        value = random.choice(EDGES)
+        value = EDGES[(drawn >> 3) % len(EDGES)]
     elif way == 6:
-        value = random.randrange(64) * random.choice((1, 8, PAGE))
+        value = (drawn >> 3 & 63) * STRIDES[drawn >> 9 & 3]
     else:
         value = random.getrandbits(bits)
     return value % (1 << bits)

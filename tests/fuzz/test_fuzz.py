@@ -16,7 +16,7 @@ INPUTS = 2
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_a_few_inputs_of_every_target(name: str) -> None:
-    for number in range(INPUTS):
+    for number in range(1 if name.startswith("calls-") else INPUTS):
         assert sum(one(name, 0, number).values())
 
 
@@ -32,6 +32,6 @@ def test_a_failure_is_named_with_the_command_that_makes_it_again(
         raise AssertionError("a bug")
 
     monkeypatch.setitem(TARGETS, "frames", broken)
-    assert main(["--only", "frames", "--seed", "5", "--seconds", "0.01"]) == 1
+    assert main(["--only", "frames", "--seed", "5", "--seconds", "0.01", "--processes", "1"]) == 1
     assert "again: ./x fuzz --only frames --seed 5 --input 0" in capsys.readouterr().out
-    assert main(["--only", "records", "--seed", "5", "--seconds", "0.01"]) == 0
+    assert main(["--only", "records", "--seed", "5", "--seconds", "0.01", "--processes", "1"]) == 0

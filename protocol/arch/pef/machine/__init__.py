@@ -182,6 +182,9 @@ class Machine:
     # -- the partition table ---------------------------------------------------------------------------------
 
     def pate(self, lpid: int) -> tuple[int, int]:
+        """The entry of a partition; behind the end of the table there is none, and nothing is translated."""
+        if lpid >= len(self._table):
+            return 0, 0
         return int(self._table[lpid, 0]), int(self._table[lpid, 1])
 
     def set_pate(self, lpid: int, dw0: int, dw1: int) -> None:

@@ -145,10 +145,13 @@ class Nested(GuestHost[Any]):
         return lpid
 
     def give_lpid(self, cpu: Cpu, lpid: int) -> Step[None]:
-        """H_GUEST_DELETE."""
+        """H_GUEST_DELETE: a VM that still runs under the id ends with it."""
         if lpid not in self.ids:
             return
         self.ledger.trap(self.level, "guest_delete")
+        record = self.records.get(lpid)
+        if record is not None:
+            yield from teardown.vm(self, record, "guest_delete")
         yield from self.release(cpu, lpid)
         self.ledger.reenter(self.below.level)
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 def everything(nested: Nested, cause: str) -> Step[None]:
     """End every VM of the guest host."""
     for record in list(nested.records.values()):
-        yield from _one(nested, record, cause)
+        yield from vm(nested, record, cause)
     for lpid in list(nested.ids):
         yield from nested.release(nested.keeper, lpid)
         nested.ledger.count(("teardown", "guest_id", cause))
 
 
-def _one(nested: Nested, record: Record, cause: str) -> Step[None]:
+def vm(nested: Nested, record: Record, cause: str) -> Step[None]:
     """Slots, the SVM, the partition table entry, the shadow LPID. Its end takes open reflections."""
     keeper = nested.keeper
     for slot in list(record.slots):

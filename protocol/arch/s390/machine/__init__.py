@@ -150,7 +150,7 @@ class Machine(Front):
 
     def clear(self, frames: Sequence[int] | np.ndarray) -> None:
         """Zero frames that the host owns."""
-        self.storage.clear_many(frames if isinstance(frames, list) else np.asarray(frames).tolist())
+        self.storage.clear_many(np.asarray(frames, np.int64))
 
     def move(self, old: int, new: int) -> None:
         """Put the contents of one frame of the host's into another."""
@@ -202,7 +202,7 @@ class Machine(Front):
         listed = np.asarray(frames)
         self.state[listed] = PageState.NORMAL
         self.storage.vault_clear_many(listed)
-        self.storage.clear_many(listed.tolist())
+        self.storage.clear_many(listed)
 
     def statistics(self) -> dict[str, Any]:
         """What there is, for the audit: looking changes nothing."""

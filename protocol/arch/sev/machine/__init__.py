@@ -152,7 +152,7 @@ class Machine(Front):
 
     def clear(self, frames: Sequence[int] | np.ndarray) -> None:
         """Zero frames that the host owns."""
-        self.storage.clear_many(frames if isinstance(frames, list) else np.asarray(frames).tolist())
+        self.storage.clear_many(np.asarray(frames, np.int64))
 
     def move(self, old: int, new: int) -> None:
         """Put the contents of one frame of the host's into another."""

@@ -240,6 +240,9 @@ class Nested(SoftMemory, Front):
     def end_guests(self) -> Step[None]:
         return teardown.legacy_guests(self, "shutdown")
 
+    def give_up(self, frame: int) -> Step[None]:
+        return teardown.taken_back(self, frame)
+
     def end_contexts(self) -> Step[None]:
         return teardown.contexts(self, "shutdown")
 

@@ -6,6 +6,7 @@ the RMP of the level below follow it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from protocol.arch.sev.books import HIGH_DRAM, LOW_DRAM, Context, Platform, is_d
 from protocol.arch.sev.cpu import X86Fault, not_present, rmp_violation
 from protocol.arch.sev.nesting.entities import TrackedGuest
 from protocol.arch.sev.rmp import ASSIGNED, OK, SUBPAGES, VALIDATED, VMSA, PageState, Rmp
+from protocol.arch.sev.status import SnpState
 from protocol.arch.sev.structs import PAGE, RMP_HEAD, SHARED, NewState
 from protocol.effects import Fault, Step
 from protocol.memory.store import PAGE_SHIFT
@@ -168,9 +170,21 @@ class SoftMemory(GuestHost[Any]):
             self._now_real(slice(frame, frame + 1), False)
 
     def make_way(self, address: int, length: int) -> Step[None]:
+        """This level is going to store there: pages that are assigned below come back first.
+
+        Without SNP the firmware writes any page, also one that a guest had before SNP was shut down.
+        """
         for frame in range(address >> PAGE_SHIFT, (address + length - 1 >> PAGE_SHIFT) + 1):
-            if self.real[frame] and self.rmp.state(frame) is PageState.FIRMWARE:
+            if not self.real[frame]:
+                continue
+            if self.rmp.state(frame) is PageState.FIRMWARE:
                 yield from self.take_back(frame)
+            elif self.platform.snp is SnpState.UNINIT:
+                yield from self.give_up(frame)
+
+    @abstractmethod
+    def give_up(self, frame: int) -> Step[None]:
+        """A page of a guest's, or of the firmware's, is unassigned below, whatever it is there."""
 
     def refresh(self, frame: int) -> None:
         """Read what a guest may have changed by itself from the RMP below, which is memory of that level."""
@@ -304,7 +318,10 @@ class SoftMemory(GuestHost[Any]):
             at = address + done_
             n = min(len(data) - done_, PAGE - at % PAGE)
             fault = self.below.memory.write(self.address_below(at), data[done_ : done_ + n])
-            assert fault is None, f"a page at {at:#x} is not this level's to write: {fault}"
+            lost = (
+                self.platform.snp is SnpState.UNINIT and self.real[at >> PAGE_SHIFT]
+            )  # it did not come back
+            assert fault is None or lost, f"a page at {at:#x} is not this level's to write: {fault}"
             if self.attention_of(at >> PAGE_SHIFT) & TABLE:
                 self.table_written(at, n)
             done_ += n

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from protocol.arch.sev.rmp import ASSIGNED, IMMUTABLE, LARGE
-from protocol.arch.sev.structs import PAGE, SHARED
+from protocol.arch.sev.structs import SHARED
 from protocol.effects import Step
 from protocol.memory.store import PAGE_SHIFT
 
@@ -54,16 +54,27 @@ def sweep(n: Nested, cause: str) -> Step[None]:
     for frame in np.flatnonzero(n.real).tolist():
         if not n.real[frame]:
             continue
-        address = n.frame_below(frame) << PAGE_SHIFT
         flags = n.entry_below(frame)[0]
         count = 512 if flags & LARGE else 1
         if flags & ASSIGNED:
-            large = bool(flags & LARGE)
-            if flags & IMMUTABLE:
-                code = yield from n.port.take_back(address, large)
-            else:
-                code = yield from n.port.rmpupdate(address, SHARED._replace(large=large))
+            code = yield from _unassigned(n, frame, flags)
             if code:
-                n.quarantine.add(address // PAGE, count, f"code {code:#x}")
+                n.quarantine.add(n.frame_below(frame), count, f"code {code:#x}")
             n.ledger.count(("teardown", "page", cause), count)
         n.not_real(frame, count)
+
+
+def taken_back(n: Nested, frame: int) -> Step[None]:
+    """One page, with all of the large one that it lies in. A context that is in use stays what it is."""
+    head = n.rmp.head(frame)
+    flags = n.entry_below(head)[0]
+    if not flags & ASSIGNED or not (yield from _unassigned(n, head, flags)):
+        n.not_real(head, 512 if flags & LARGE else 1)
+
+
+def _unassigned(n: Nested, frame: int, flags: int) -> Step[int]:
+    """What is immutable below is reclaimed first. Returns the code of what refused it, else 0."""
+    address, large = n.frame_below(frame) << PAGE_SHIFT, bool(flags & LARGE)
+    if flags & IMMUTABLE:
+        return (yield from n.port.take_back(address, large))
+    return (yield from n.port.rmpupdate(address, SHARED._replace(large=large)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +269,21 @@ def test_ids_of_a_host_that_goes_are_free_again(depth: int) -> None:
     assert all(machine_of(bench).pate(lpid) == (0, 0) for lpid in made)
     again = [run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True))[1] for _ in range(3)]
     assert len(set(again)) == 3
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_vm_whose_id_is_given_back_ends_with_it(depth: int) -> None:
+    """A fuzzer found that its record stayed, at every level."""
+    bench = Bench(depth, api="v2")
+    _, lpid = run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True))
+    run(bench.seat.level.give_lpid(bench.cpu, lpid))
+    for level in (*bench.rig.levels[1:], bench.seat.level):
+        assert isinstance(level, Nested) and not level.ids and not level.records
+    assert machine_of(bench).pate(lpid) == (0, 0)
+
+
+def test_an_lpid_behind_the_partition_table_has_no_entry_and_nothing_is_translated() -> None:
+    bench = Bench(0)
+    entry = Entry(1 << 19, 0, gprs(), 0x100, 0, Program(deque([Touch(GPA)])))
+    left = run(bench.seat.level.enter(bench.cpu, entry))
+    assert isinstance(left, Exit) and left.trap == 0xE00  # a storage interrupt of the hypervisor's

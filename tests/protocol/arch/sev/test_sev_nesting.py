@@ -192,6 +192,21 @@ def test_pages_in_the_firmwares_hands_are_reclaimed_on_a_reboot() -> None:
     assert list(leaks(host.rig)) == []
 
 
+def test_without_snp_the_firmware_stores_to_a_page_that_a_guest_had_before() -> None:
+    """A fuzzer found that this level could not: the page is still assigned below."""
+    host = Host(rig_of(1, profile="azure"))
+    vm = host.launch(pages=2)
+    run(host.driver.command("SNP_DECOMMISSION", gctx=vm.handle))
+    run(host.driver.wbinvd_everywhere())
+    run(host.driver.command("SNP_DF_FLUSH"))
+    run(host.driver.command("SNP_SHUTDOWN"))
+    host.driver.snp = False
+    run(host.driver.command("GET_ID", pa=vm.pages[0], len=0x40))
+    assert host.driver.read(vm.pages[0], 0x40) == host.seat.level.chip
+    run(host.rig.reset(0, "power"))
+    assert list(leaks(host.rig)) == []
+
+
 # -- books that can be wrong ---------------------------------------------------------------------------
 
 
