@@ -123,6 +123,7 @@ class NodeConfig:
     strategy: dict[str, str]
     image_pages: int
     image: str | None = None
+    proves: bool = False  # guests will be asked for evidence
     traced: int = 0  # the number of this process among those whose messages are followed; 0: they are not
 
     def text(self) -> str:
@@ -167,7 +168,8 @@ class Node:
         if config.image is not None:
             with open(config.image, "rb") as file:
                 data = file.read()
-        self._image = comparison.image(config.seed, config.image_pages, data)
+        image = comparison.image(config.seed, config.image_pages, data)
+        self._image = comparison.proving(image) if config.proves else image
         self._rigs: dict[int, tuple[Any, int, Port]] = {}  # seat -> its rig, its place there, who is below
         self._hosts: dict[int, SecureHost] = {}
         self._books: dict[int, Book] = {}

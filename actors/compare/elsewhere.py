@@ -104,6 +104,7 @@ class GuestHostsElsewhere:
             strategy=dict(self._sizes.strategy),
             image_pages=scenario.guest.image_pages,
             image=scenario.guest.image,
+            proves=bool(scenario.run.attestations),
             traced=0 if self._parts.tracer is None else len(self._nodes) + 1,
         )
 

@@ -28,6 +28,7 @@ from actors.compare.sensitivity import guest_level, sensitivity
 from actors.compare.stage import MIB, Parts, Say, Stage
 from actors.compare.tracing import Tracing
 from actors.console import Options
+from actors.images import image_of
 from actors.record import Transcript, Transcripts
 from actors.runtime.actor import open_runtime
 from protocol.arch import load
@@ -122,7 +123,7 @@ async def _path(
         raise ValueError(f"{arch.name} has a console and no comparison yet")
     ledger = Ledger(comparison.prices.entry)
     data = None if scenario.guest.image is None else await trio.Path(scenario.guest.image).read_bytes()
-    image = comparison.image(scenario.seed, scenario.guest.image_pages, data)
+    image = image_of(comparison, scenario, data)
     async with open_runtime() as runtime, trio.open_nursery() as nursery:
         parts = Parts(arch.name, scenario, comparison, ledger, runtime, image)
         if transcripts is not None and plan.path in (DIRECT, NESTED):

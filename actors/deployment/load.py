@@ -23,6 +23,7 @@ from actors.deployment.account import FAILED, OK, UNKNOWN, Account
 from actors.deployment.asker import Asker, Refused, asking
 from actors.deployment.parts import Part, machine_name
 from actors.deployment.process import Process
+from actors.images import image_of
 from actors.node import Above, Boot, End
 from actors.runtime.link import Link
 from actors.runtime.supervisor import unwrap
@@ -188,7 +189,7 @@ class Hosted:
         comparison = slice_of(process.deployment.arch).comparison
         assert comparison is not None
         data = None if self._guest.image is None else Path(self._guest.image).read_bytes()
-        self._image = comparison.pack_image(comparison.image(scenario.seed, self._guest.image_pages, data))
+        self._image = comparison.pack_image(image_of(comparison, scenario, data))
         plan = plan_of(process, scenario, HOSTED).hosts[seat]
         acts = [act for phase in ("boot", "run", "page_change") for act in plan.phases.get(phase, ())]
         self._acts = {

@@ -29,6 +29,7 @@ from actors.deployment import words
 from actors.deployment.parts import Part
 from actors.deployment.process import Live, Process
 from actors.hosted import NumberedGuests
+from actors.images import image_of
 from actors.kvm import Control, Kvm
 from actors.node import Boot, Node, NodeConfig
 from actors.runtime.actor import Actor
@@ -87,7 +88,7 @@ class Machine:
         data = None
         if scenario.guest.image is not None:
             data = await trio.Path(scenario.guest.image).read_bytes()
-        self.image = self.comparison.image(scenario.seed, scenario.guest.image_pages, data)
+        self.image = image_of(self.comparison, scenario, data)
         parts = Parts(self.arch.name, scenario, self.comparison, self.ledger, process.runtime, self.image)
         self.rig = self._composed()
         self.te = TrustedEntity(self.rig.below(0)[-1], process.runtime)
@@ -245,6 +246,7 @@ class Machine:
             strategy=self.words,
             image_pages=scenario.guest.image_pages,
             image=scenario.guest.image,
+            proves=bool(scenario.run.attestations),
         )
 
     # -- L1s in this very process

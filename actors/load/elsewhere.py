@@ -23,6 +23,7 @@ from actors.deployment.load import OPERATION_S, linked
 from actors.deployment.parts import machine_name
 from actors.deployment.place import Place
 from actors.deployment.settings import Deployment
+from actors.images import image_of
 from actors.load.drive import Begun, Block, Watch, drive_closed, drive_open
 from actors.load.run import RunBlock
 from actors.node import Above, Boot, End
@@ -244,7 +245,7 @@ async def _hosted(
     assert comparison is not None
     own = replace(scenario, seed=deployment.seed + machine)
     data = None if own.guest.image is None else await trio.Path(Path(own.guest.image)).read_bytes()
-    image = comparison.pack_image(comparison.image(own.seed, own.guest.image_pages, data))
+    image = comparison.pack_image(image_of(comparison, own, data))
     guests = _acts(own, deployment.arch, "hosted", number)
     spec = {"vcpus": own.guest.vcpus, "memory_mib": own.guest.memory_mib}
     return HostedSeat(machine, number, guests, asker, below, image, spec)

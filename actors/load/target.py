@@ -12,6 +12,7 @@ import trio
 
 from actors.compare.paths import stage
 from actors.compare.stage import Parts, Stage
+from actors.images import image_of
 from actors.load.drive import Begun
 from actors.runtime.actor import Runtime, open_runtime
 from protocol.arch.contract import Architecture
@@ -97,7 +98,7 @@ async def deployed(scenario: Scenario, arch: Architecture, path: str) -> AsyncIt
     comparison = arch.comparison
     assert comparison is not None
     plan = workload(scenario, path).without(getattr(comparison, "lacks", {}))
-    image = comparison.image(scenario.seed, scenario.guest.image_pages, None)
+    image = image_of(comparison, scenario, None)
     async with open_runtime() as runtime, trio.open_nursery() as nursery:
         parts = Parts(arch.name, scenario, comparison, Ledger(comparison.prices.entry), runtime, image)
         staged = await stage(parts, plan, 1, nursery)

@@ -99,6 +99,10 @@ class BaseComparison(Generic[R]):
     def _empty(self, sizes: Sizes, ledger: Ledger) -> R:
         return self.rig(self.profiles[sizes.profile], sizes.depth, sizes.seed, sizes.strategy, ledger)
 
+    def proving(self, image: Any) -> Any:
+        """The image of a guest that will prove what it is, where that has to be part of its launch."""
+        return image
+
     # -- host software
 
     def software(

@@ -249,6 +249,10 @@ class Comparison(Protocol):
         """An image that the machine of `seed` can open: of `data`, or of `pages` pages made from the seed."""
         ...
 
+    def proving(self, image: Any) -> Any:
+        """The image of a guest that will prove what it is, where that has to be part of its launch."""
+        ...
+
     def pack_image(self, image: Any) -> bytes:
         """The bytes of an image as they travel."""
         ...

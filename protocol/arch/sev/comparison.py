@@ -11,7 +11,7 @@ from protocol.arch.sev.cpu import Cpu
 from protocol.arch.sev.crypto.keys import derive
 from protocol.arch.sev.host.kinds import KINDS, Kind
 from protocol.arch.sev.host.system import Host, Kernel
-from protocol.arch.sev.image import firmware_image
+from protocol.arch.sev.image import firmware_image, with_secrets
 from protocol.arch.sev.linked import WIRE, LinkedSev
 from protocol.arch.sev.ovmf import kernel_hashes
 from protocol.arch.sev.prices import PRICES
@@ -34,7 +34,6 @@ LACKS = {
 SNP_LACKS = {
     "swap": "Linux does not swap the memory of SNP guests: guest_memfd holds it, so no host here does",
     "reset": _RESET,
-    "attest": "a guest's request to the firmware is no operation of this host software yet",
     "secret": "an SNP guest has no secrets in the firmware: what its owner gives it comes after attestation",
     "dump": _DUMP,
 }
@@ -99,6 +98,10 @@ class SevComparison(PlainImages, BaseComparison[Rig]):
         """An image that is launched as QEMU launches firmware. Raises ValueError for what cannot be."""
         hashes = b"" if kernel is None else kernel_hashes(kernel, initrd, command_line)
         return firmware_image(data, vcpu_type, hashes)
+
+    def proving(self, image: bytes) -> bytes:
+        """An SNP guest has the keys of its messages from a secrets page, and that is part of its launch."""
+        return with_secrets(image) if self._kind.snp else image
 
     def drawn(self, seed: int, length: int) -> bytes:
         return derive(seed, "guest image", length)

@@ -1,7 +1,9 @@
 """What guests are launched with: plain bytes, or firmware as QEMU starts it.
 
 An image travels as bytes, of whole pages. Plain ones are loaded from the first page behind 64 KiB on, with
-VCPUs whose registers are zero. Firmware has a head that says so, and its VCPUs start as a type of QEMU's.
+VCPUs whose registers are zero. A page before them says that the guest wants evidence of itself: it stands for
+the secrets page, which is added behind them as QEMU does it. Firmware has a head that says so, its VCPUs
+start as a type of QEMU's, and it names its secrets page itself.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from protocol.plan.fit import FIRST_PAGES
 
 _HEAD = Struct("<16sI")  # what it is, and the length of what follows
 _MAGIC = b"nestbed firmware"
+_EVIDENCE = b"nestbed evidence".ljust(PAGE, b"\0")
+SECRETS_PAGE = 2  # of the guest's, which no image and no plan uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +53,22 @@ def firmware_image(firmware: bytes, vcpu_type: str, hashes: bytes = b"") -> byte
     return packed + bytes(-len(packed) % PAGE)
 
 
+def with_secrets(image: bytes) -> bytes:
+    """The image of an SNP guest that can ask its firmware for a report."""
+    return image if image.startswith(_MAGIC) else _EVIDENCE + image
+
+
 def launch_of(image: bytes, vcpus: int, snp: bool) -> Launch:
     """What a guest with so many VCPUs is launched with. Raises ValueError for firmware that cannot do it."""
     if not image.startswith(_MAGIC):
+        secrets = image.startswith(_EVIDENCE)
+        image = image[PAGE:] if secrets else image
         pages = [
             Page((FIRST_PAGES + n) * PAGE, PageType.NORMAL, image[n * PAGE : (n + 1) * PAGE])
             for n in range(len(image) // PAGE)
         ]
+        if secrets and snp:
+            pages.append(Page(SECRETS_PAGE * PAGE, PageType.SECRETS, bytes(PAGE)))
         plain = bytearray(PAGE)
         plain[VMSA_FEATURES : VMSA_FEATURES + 8] = U64.pack(SNP_ACTIVE if snp else 0)
         return Launch(pages, [bytes(plain)] * vcpus)

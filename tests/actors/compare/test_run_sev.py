@@ -206,6 +206,31 @@ def test_a_legacy_guest_takes_one_fault_and_there_is_nothing_to_merge() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+def test_evidence_takes_one_command_and_one_exit_that_asks_for_it(depth: int) -> None:
+    """6.6: 1 C, 0 U. The first time a guest accepts and shares two buffers; its launch has a page more."""
+    asked = 3
+    quiet = replace(small().run, reboots=0, deaths=0, attestations=asked)
+    paths = ("direct", "nested", "hosted", "mixed")
+    found = by_path(outcome(depth, run=quiet, paths=paths))
+    plain = by_path(outcome(depth, run=replace(quiet, attestations=0), paths=("direct",)))["direct"]
+    for path in paths:
+        calls = issued(found[path], "attest")
+        assert calls["SNP_GUEST_REQUEST"] == asked * GUESTS, path
+        assert set(calls) == {"SNP_GUEST_REQUEST", "RMPUPDATE"}
+        more = issued(found[path], "load")["SNP_LAUNCH_UPDATE"] - issued(plain, "load")["SNP_LAUNCH_UPDATE"]
+        assert more == GUESTS
+    direct, nested = found["direct"]["phases"]["attest"], found["nested"]["phases"]["attest"]
+    assert issued(found["direct"], "attest")["RMPUPDATE"] == 2 * 2 * GUESTS
+    exits = direct["exits.1.vmgexit.kernel"]
+    assert exits == asked * GUESTS
+    assert nested["exits"] > 2 * direct["exits"]
+    apart = run(small(depth=depth, run=quiet, paths=("nested",)), Progress(), processes=2)
+    (there,) = apart.results
+    assert there["phases"] == found["nested"]["phases"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "depth"), [("snp", 2), ("sev", 1)])
 def test_runs_of_pages_in_one_step_count_the_same(kind: str, depth: int) -> None:
     """Enough pages that a run crosses tables: all counts, peaks and phases are those of single calls."""

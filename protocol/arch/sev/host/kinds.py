@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from protocol.arch.sev.cpu import GHCB_MSR
 from protocol.arch.sev.guest import GuestStep, Leave, Program, Touch, Wrmsr
-from protocol.arch.sev.host import bulk
+from protocol.arch.sev.host import attest, bulk
 from protocol.arch.sev.host.guests import SNP_POLICY, VMSA_GPA
 from protocol.arch.sev.host.vm import (
     PSC_ENTRIES,
@@ -94,8 +94,17 @@ class Kind:
         """Put memory under a private page."""
         raise NotImplementedError
 
-    def attest(self, host: Host, vm: Vm, vcpu: int) -> Step[None]:
-        raise OperationFailed(f"{self.name} guests are not attested by an operation of this host")
+    def buffers(self, vm: Vm) -> tuple[int, ...]:
+        """Pages that a guest shares to be attested. Raises OperationFailed if it cannot be."""
+        return ()
+
+    def attest(self, host: Host, vm: Vm, vcpu: int, number: int) -> Step[bytes]:
+        """What proves to a guest's owner what it is, asked for the `number`-th time."""
+        raise NotImplementedError
+
+    def guest_request(self, host: Host, vm: Vm, ghcb: int) -> Step[None]:
+        """The guest has a message for the firmware."""
+        raise GuestFailed(f"guest {vm.number} has nothing to say to the firmware")
 
     def exit_of(self, vm: Vm, vcpu: int, reason: str) -> Iterator[GuestStep]:
         """Steps that end in one exit. Raises ValueError for a reason that is none."""
@@ -141,6 +150,8 @@ class Snp(Kind):
         """Page by page, then a VMSA for each VCPU."""
         driver = host.driver
         for page in launch.pages:
+            if page.kind == PageType.SECRETS:
+                vm.secrets = page.gpa
             under = host.page()
             driver.write(under, page.data)
             yield from self._measured(host, vm, under, page.gpa, page.kind)
@@ -160,6 +171,17 @@ class Snp(Kind):
 
     def start(self, host: Host, vm: Vm) -> Step[None]:
         return _start_each(host, vm)
+
+    def buffers(self, vm: Vm) -> tuple[int, ...]:
+        if vm.secrets < 0:
+            raise OperationFailed(f"guest {vm.number} was launched without a secrets page: it has no keys")
+        return attest.BUFFERS
+
+    def attest(self, host: Host, vm: Vm, vcpu: int, number: int) -> Step[bytes]:
+        return attest.report(host, vm, vcpu, number)
+
+    def guest_request(self, host: Host, vm: Vm, ghcb: int) -> Step[None]:
+        return attest.answer(host, vm, ghcb)
 
     def destroy(self, host: Host, vm: Vm) -> Step[None]:
         """The context first, then its pages one by one."""
@@ -282,13 +304,14 @@ class Sev(Kind):
     def open(self, host: Host, vm: Vm, vcpu: int, pages: list[int]) -> Step[None]:
         yield from ()
 
-    def attest(self, host: Host, vm: Vm, vcpu: int) -> Step[None]:
+    def attest(self, host: Host, vm: Vm, vcpu: int, number: int) -> Step[bytes]:
         """The report is asked for twice: first for its length."""
         driver, page = host.driver, host.page()
         yield from driver.command("ATTESTATION", (Status.INVALID_LENGTH,), handle=vm.handle)
         yield from driver.lent((page,), "ATTESTATION", handle=vm.handle, pa=page, len=REPORT_LEN)
-        vm.report = driver.read(page, REPORT_LEN)
+        report = driver.read(page, REPORT_LEN)
         host.give([page])
+        return report
 
     def exit_of(self, vm: Vm, vcpu: int, reason: str) -> Iterator[GuestStep]:
         if reason not in EVENTS:

@@ -107,9 +107,13 @@ def _destroy(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
     del host.guests[vm.number]
 
 
-def _attest(host: Host, operation: op.Attest) -> Step[None]:
+def _attest(host: Host, operation: op.Attest) -> Step[bytes]:
+    """The first time, the guest shares buffers for it."""
     vm, vcpu = _of(host, operation)
-    return host.kind.attest(host, vm, vcpu)
+    fresh = [page for page in host.kind.buffers(vm) if page not in vm.open]
+    if fresh:
+        yield from _open(host, vm, vcpu, fresh)
+    return (yield from host.kind.attest(host, vm, vcpu, operation.number))
 
 
 # -- the guest's own doing ---------------------------------------------------------------------------------

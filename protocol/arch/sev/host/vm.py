@@ -29,9 +29,9 @@ from protocol.errors import OperationFailed
 if TYPE_CHECKING:
     from protocol.arch.sev.host.system import Host
 
-SW_EXITCODE, SW_EXITINFO1, SW_SCRATCH = 0x390, 0x398, 0x3A8  # of a GHCB
+SW_EXITCODE, SW_EXITINFO1, SW_EXITINFO2, SW_SCRATCH = 0x390, 0x398, 0x3A0, 0x3A8  # of a GHCB
 SHARED_BUFFER = 0x800
-PSC_EVENT = 0x8000_0010
+PSC_EVENT, REQUEST_EVENT = 0x8000_0010, 0x8000_0011
 PSC_ENTRIES = 253
 TO_PRIVATE, TO_SHARED = 1, 2  # operations of an entry of a page state change
 
@@ -59,7 +59,8 @@ class Vm:
     open: set[int] = field(default_factory=set)
     accepted: set[int] = field(default_factory=set)  # what the guest knows: its validated pages
     measurement: bytes = b""  # of a legacy guest: the MAC and the nonce
-    report: bytes = b""
+    secrets: int = -1  # of an SNP guest: the guest address of its secrets page, if it was launched with one
+    sequence: int = 1  # what its next message to the firmware is numbered
 
     def ghcb(self, vcpu: int) -> int:
         """The guest address of the GHCB of a VCPU."""
@@ -116,11 +117,13 @@ def _look(vm: Vm, result: dict[str, Any]) -> None:
 
 
 def _answer(host: Host, vm: Vm, vcpu: int) -> Step[None]:
-    """Read what is asked, answer in the same page. Of the events only the page state change does more."""
+    """Read what is asked, answer in the same page. Two of the events make a host do more."""
     driver, ghcb = host.driver, vm.ghcbs[vcpu]
     event = U64.unpack(driver.read(ghcb + SW_EXITCODE, 8))[0]
     if event == PSC_EVENT:
         yield from _page_state_change(host, vm, ghcb)
+    elif event == REQUEST_EVENT:
+        yield from host.kind.guest_request(host, vm, ghcb)
     driver.write(ghcb + SW_EXITINFO1, U64.pack(0))
 
 
