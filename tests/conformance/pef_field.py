@@ -304,7 +304,8 @@ class GuestIds(Keyboard):
         back = {lpid: said for (whose, said), lpid in self.ids.items() if whose == host}
         for name in ("vm", "lpidr"):
             if name in body:
-                body[name] = hex(back.get(number(body[name]), number(body[name])))
+                lpid = number(body[name])
+                body[name] = hex(back.get(lpid, lpid - self.UNGIVEN if lpid > self.UNGIVEN else lpid))
         return answer
 
     def _in_register(self, host: int, said: int) -> str:
