@@ -102,14 +102,15 @@ def load(
     99. With --deployment the load goes to the hosts and brokers of a deployment that runs.
     """
     flags = overrides(settings, arch=arch, paths=path, depth=depth, seed=seed)
-    if deployment is not None:
-        if virtual or processes > 1 or shard or replay or scenario or arch or depth:
-            end(
-                exit_codes.USAGE, "--deployment: allowed beside it: --path, --seed, --set, --directory, --out"
-            )
-        raise typer.Exit(_elsewhere(deployment, directory, flags, out, as_json, quiet))
     if replay is not None:
         flags["load.arrivals"] = "replay"
+    if deployment is not None:
+        if virtual or processes > 1 or shard or scenario or arch or depth:
+            end(
+                exit_codes.USAGE,
+                "--deployment: allowed beside it: --path, --seed, --set, --replay, --directory, --out",
+            )
+        raise typer.Exit(_elsewhere(deployment, directory, flags, replay, out, as_json, quiet))
     plan = resolve(scenario or SCENARIO, flags).scenario
     times = _replay(plan, replay)
     which = _shard(shard)
@@ -141,7 +142,13 @@ def _stoppable() -> Iterator[Progress]:
 
 
 def _elsewhere(
-    file: Path, directory: Path | None, flags: dict[str, str], out: Path | None, as_json: bool, quiet: bool
+    file: Path,
+    directory: Path | None,
+    flags: dict[str, str],
+    replay: Path | None,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
 ) -> int:
     """Load on a deployment that runs."""
     import trio
@@ -163,14 +170,15 @@ def _elsewhere(
         end(exit_codes.USAGE, error.text())
     _may(plan, False, 1, None)
     wrong = [path for path in plan.paths if path not in ("nested", "hosted")]
-    if wrong or plan.load.mix.swap or plan.load.arrivals == "replay":
-        end(exit_codes.USAGE, "--deployment: allowed: paths nested and hosted, load.mix.swap = 0, no replay")
+    if wrong:
+        end(exit_codes.USAGE, f"--deployment: {', '.join(wrong)}: allowed: paths nested and hosted")
+    times = _replay(plan, replay)
     place = place_of(directory, settings.name)
     if place.control("load").exists():
         end(exit_codes.USAGE, f"{file}: its own load drives it; allowed: load = false in it")
     try:
         with board(quiet) as seen, _stoppable() as stop:
-            run_block = against(place, settings, plan, seen.watch)
+            run_block = against(place, settings, plan, seen.watch, times)
             sides = trio.run(blocks, plan, 0, run_block, lambda: stop.stopped)
     except* OSError as errors:
         end(exit_codes.ENVIRONMENT, f"{place.root}: no part answers there: {unwrap(errors)}")

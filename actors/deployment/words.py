@@ -44,10 +44,13 @@ class ResetHost:
 
 @dataclass(frozen=True, slots=True)
 class GuestDoes:
-    """The hosted guest of `child` does something by itself. The guest's number in it means nothing."""
+    """The hosted guest of `child` does something by itself, or L0 swaps pages of it.
+
+    The guest's number in it means nothing.
+    """
 
     child: bytes
-    act: op.Touch | op.Share | op.Exits | op.Change
+    act: op.Touch | op.Share | op.Exits | op.Change | op.Swap
 
 
 @dataclass(frozen=True, slots=True)

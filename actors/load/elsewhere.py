@@ -38,6 +38,7 @@ from protocol.plan.operations import (
     ForGuest,
     Operation,
     Share,
+    Swap,
     Touch,
 )
 from protocol.plan.scenario import Scenario
@@ -46,7 +47,7 @@ from protocol.plan.workload import NESTED, workload
 LIVES = count(1_000_000_000)  # of hosts: above those that a deployment's own load counts
 Acts = Mapping[str, Sequence[Operation]]
 LIFE = ("create", "load", "boot")
-DOES = (Touch, Share, Exits, Change)  # what a guest does by itself
+DOES = (Touch, Share, Exits, Change, Swap)  # what a guest does, or L0 with it, without a word of its owner
 
 
 @dataclass(slots=True)
@@ -109,7 +110,7 @@ class NestedSeat(Seat):
 
 @dataclass(slots=True)
 class HostedSeat(Seat):
-    """It asks its machine's broker; what a guest does by itself, the machine is told."""
+    """It asks its machine's broker; what a guest does by itself, and L0 with it, the machine is told."""
 
     asker: Asker
     below: Link
@@ -182,7 +183,11 @@ class Running:
 
 
 def against(
-    place: Place, deployment: Deployment, scenario: Scenario, watch: Callable[[str], Watch] | None = None
+    place: Place,
+    deployment: Deployment,
+    scenario: Scenario,
+    watch: Callable[[str], Watch] | None = None,
+    replay: Sequence[float] = (),
 ) -> RunBlock:
     """A block against a deployment that runs."""
 
@@ -191,7 +196,7 @@ def against(
             seen = None if watch is None else watch(path)
             if scenario.load.model == "closed":
                 return await drive_closed(found, scenario.load, found.guests, draw, seen)
-            return await drive_open(found, requests(scenario.load, found.guests, draw), seen)
+            return await drive_open(found, requests(scenario.load, found.guests, draw, 1, replay), seen)
 
     return run_block
 

@@ -29,9 +29,10 @@ async def test_a_running_deployment_bears_load_on_both_paths(lab: Any, placement
                 duration_s=1,
                 pairs=1,
                 warm_up="none",
-                mix=Mix(run=2, restart=1, page_change=1),
+                mix=Mix(run=2, restart=1, page_change=1, swap=1),
             ),
         )
+        assert scenario.run.swap_pages, "or a swap does nothing"
         sides = await blocks(scenario, 0, against(up.place, deployment, scenario))
         answer = judged(scenario, sides)
         for path in ("nested", "hosted"):
@@ -48,5 +49,18 @@ async def test_guests_of_all_hosts_are_numbered_through_and_go_back(lab: Any) ->
         for path in ("nested", "hosted"):
             async with running(up.place, deployment, scenario, path) as found:
                 assert list(found.guests) == [0, 1]
-                for number, kind in enumerate(("run", "restart", "page_change")):
+                for number, kind in enumerate(("run", "restart", "page_change", "swap")):
                     await found.ask(Request(number, 0.0, kind, number % 2), lambda: None)
+
+
+async def test_arrivals_that_were_recorded_come_again(lab: Any) -> None:
+    async with lab(load=None, placement="together", scenario={"l1.count": "1"}) as up:
+        deployment = up.deployed.assignment.deployment
+        scenario = replace(
+            up.deployed.assignment.scenario,
+            paths=("nested", "hosted"),
+            load=Load(arrivals="replay", pairs=1, warm_up="none", mix=Mix(run=1, restart=0, page_change=0)),
+        )
+        times = [0.0, 0.01, 0.02, 0.05]
+        sides = await blocks(scenario, 0, against(up.place, deployment, scenario, replay=times))
+        assert {path: side["measured"] for path, side in sides.items()} == {"nested": 4, "hosted": 4}
