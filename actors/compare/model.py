@@ -12,7 +12,7 @@ from typing import Any
 
 from actors.compare.outcome import Json
 from protocol.cost.formulas import GIB, POLICIES, Formulas, groups
-from protocol.cost.published import rows
+from protocol.cost.published import UNTRIED, rows
 from protocol.cost.table import Costs
 
 DEPTHS = (1, 2, 3, 4)
@@ -33,6 +33,7 @@ def model(costs: Costs, arches: Sequence[str]) -> Json:
         },
         "points": [list(point) for point in POINTS],
         "published": rows(costs),
+        "untried": [list(each) for each in UNTRIED],
         "costs_sha256": digest(costs),
     }
 

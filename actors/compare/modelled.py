@@ -139,6 +139,9 @@ def model_section(model: Json | None) -> Iterator[str]:
     ]
     yield bars("L0 takes their pages back, one worker", rows)
     yield from _published(model["published"])
+    if model.get("untried"):
+        yield tag("h3", "Published, and not predicted")
+        yield table(["figure", "published", "why not"], model["untried"], numbers=False)
     yield from _sources(model)
 
 
@@ -191,13 +194,17 @@ def _published(rows: Sequence[Json]) -> Iterator[str]:
                 _interval(row["published"], row["unit"]),
                 f"{row['model'][0]:,.4g} ({row['model'][1]:,.4g} to {row['model'][2]:,.4g})",
                 row["use"],
-                "within the range" if row["reproduced"] else "NOT reproduced",
+                "within the range" if row["reproduced"] else _missed(row),
                 row["source"],
             ]
             for row in rows
         ],
         numbers=False,
     )
+
+
+def _missed(row: Json) -> str:
+    return f"NOT reproduced: {row['missed']}" if row.get("missed") else "NOT reproduced"
 
 
 def _interval(published: Sequence[float | None], unit: str) -> str:

@@ -35,12 +35,12 @@ def lines(arch: str, answer: Json, load: Json, clock: str) -> Iterator[Renderabl
     yield Text()
     yield Text(f"{arch}: {verdict(answer['comparison'])}", style="bold")
     grid = Grid(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
-    grid.add_column("", no_wrap=True, min_width=8)
+    grid.add_column("", no_wrap=True, min_width=6)
     for name in ("requests", "cut", *COLUMNS):  # heads of two words may take two lines, so that 80 columns do
         grid.add_column(name.replace("_", " "), justify="right", min_width=max(map(len, name.split("_"))))
     for path, side in answer["paths"].items():
         values = [_number(side["figures"][name]) for name in COLUMNS]
-        grid.add_row(f"  {path}", _number(side["measured"]), _number(side["warm_up"]), *values)
+        grid.add_row(path, _number(side["measured"]), _number(side["warm_up"]), *values)
     yield grid
     if any(side["unsteady_blocks"] for side in answer["paths"].values()):
         yield Text(

@@ -72,6 +72,7 @@ class Prices:
     guest_calls: Mapping[str, tuple[str, ...]]  # calls that no hypervisor sees
     entry: str = "sie"  # the reason under which a guest host's guest entries arrive
     kicks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # call -> entries, for each VCPU
+    pages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # what was done with a page -> entries
     vcpus: int = 1  # of each secure guest
 
     def of_guests_with(self, vcpus: int) -> Prices:
@@ -110,6 +111,7 @@ def rules(prices: Prices, guest_level: str) -> tuple[Rule, ...]:
             times=max(0, prices.vcpus - KICKED),
         ),
         Rule("te_calls", native),
+        Rule("pages", lambda labels: prices.pages.get(labels["op"], ())),
         Rule("translations", lambda _: ("translate_addr",)),
         Rule("lookups", lambda _: ("table_lookup",)),
         Rule("tracking_updates", updates),

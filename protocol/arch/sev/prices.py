@@ -2,9 +2,9 @@
 
 Which entry a call is priced by is an assumption of this file. RMPUPDATE has one price, whatever it makes of
 the page: by its count nobody can tell. What the table has for bringing up a platform was measured around
-SNP's initialisation, so INIT of the legacy platform is a command like any other. A LAUNCH_UPDATE_DATA of a
-legacy guest costs the same whatever its length, for its bytes are no count: one command for a guest of L0,
-one for each page where a guest host's memory is not in one piece.
+SNP's initialisation, so INIT of the legacy platform is a command like any other. A LAUNCH_UPDATE_DATA or
+_VMSA of a legacy guest costs what its pages do, each as much as one of SNP, which is one command: nobody has
+published the legacy ones. DF_FLUSH has the price of the WBINVD on every core that it wants before.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ _SPECIAL = {
     "SNP_LAUNCH_UPDATE": ("te_page_add_measured",),
     "RMPUPDATE": ("te_page_secure",),
     "PSMASH": ("te_page_secure",),
+    "LAUNCH_UPDATE_DATA": (),
+    "LAUNCH_UPDATE_VMSA": (),
+    "DF_FLUSH": ("te_cache_flush",),
+    "SNP_DF_FLUSH": ("te_cache_flush",),
 }
 
 PRICES = Prices(
@@ -28,4 +32,5 @@ PRICES = Prices(
     },
     guest_calls={},
     entry="vmrun",
+    pages={"launch": ("te_page_add_measured",)},
 )

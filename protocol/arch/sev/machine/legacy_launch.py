@@ -41,6 +41,7 @@ def _update(fw: Machine, b: Buffer, vmsa: bool) -> Reply:
     plain = fw.fetch(b.pa, b.len)
     found.measured.update(plain)
     fw.seal(found.key, b.pa, plain)
+    fw.ledger.count(("pages", "launch"), -(-len(plain) // PAGE))
     if vmsa:
         prove_vmsa(fw, found, b.pa)
     return DONE
