@@ -34,7 +34,7 @@ def lines(arch: str, answer: Json, load: Json, clock: str) -> Iterator[Renderabl
     """The answer of one architecture."""
     yield Text()
     yield Text(f"{arch}: {verdict(answer['comparison'])}", style="bold")
-    grid = Grid(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    grid = Grid(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     grid.add_column("", no_wrap=True, min_width=6)
     for name in ("requests", "cut", *COLUMNS):  # heads of two words may take two lines, so that 80 columns do
         grid.add_column(name.replace("_", " "), justify="right", min_width=max(map(len, name.split("_"))))

@@ -3,10 +3,10 @@ predicts.
 
 A figure that a parameter was set by (`fitted`) agrees by construction and validates nothing. A
 `predicted` one comes from another source or another measurement than every entry its formula uses; the
-model reproduces it if the published interval meets the model's range. Not all are reproduced, and which are
-not is said as well, with what is known about why; a parameter set to one of them would make it a fit.
-Figures that there is nothing to predict from stand in `UNTRIED`. The range is that of the costs: all entries of the formula at their lower, at
-their upper bounds.
+model reproduces it if the published interval meets the model's range. Not all are reproduced, and which
+are not is said as well, with what is known about why; a parameter set to one of them would make it a fit.
+Figures that there is nothing to predict from stand in `UNTRIED`. The range is that of the costs: all
+entries of the formula at their lower, at their upper bounds.
 """
 
 from __future__ import annotations
@@ -141,16 +141,15 @@ FIGURES: tuple[Published, ...] = (
 UNTRIED: tuple[tuple[str, str, str], ...] = (
     (
         "each further SEVeriFast microVM", "33 ms",
-        "how many pages its verifier has measured is not in the figure: by the model 27 would be 33 ms",
+        "how many pages its verifier has measured is not in the figure; by the model 27 would be 33 ms",
     ),
     (
         "boot of a TD of 64 GiB that accepts lazily", "less than 15 s",
-        "2.5 times faster at 4 GB and 4 times at 64 GB: what is accepted at boot grows with memory, and how "
-        "much it is nobody says",
+        "2.5 times faster at 4 GB, 4 times at 64 GB: what is accepted at boot grows, and nobody says how",
     ),
     (
         "LAUNCH_UPDATE_DATA, RMPUPDATE, WBINVD and DF_FLUSH, any call of s390 or PEF", "nothing",
-        "no measurement was found, so each of them is an assumption or is priced like its nearest neighbour",
+        "no measurement was found: each is an assumption, or priced like its nearest neighbour",
     ),
 )  # fmt: skip
 
