@@ -31,7 +31,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.roles import HOSTS, may_ask
 
 RECEIVE_BYTES = 1 << 16
-COMES_UP_S = 120.0  # a node says hello to its driver when the hypervisors in it are up
+COMES_UP_S = 120.0  # a node says hello when the hypervisors in it are up; if it ends before that, links end
 
 
 @dataclass(slots=True)
@@ -118,7 +118,7 @@ def settle(
     serve = only(may_ask(HOSTS), directory.serve)
     over = stream or (pair.stream() if pair is not None else None)
     assert over is not None
-    link = Link(over, serve, encode=codec.encode, decode=codec.decode)
+    link = Link(over, serve, encode=codec.encode, decode=codec.decode, hello_s=COMES_UP_S)
     return ApartL1(name, level, ram, file, codec, link, pair, Pair())
 
 

@@ -20,6 +20,7 @@ Not here: what the messages mean (see `protocol.messages` and `Envelope` below f
 from __future__ import annotations
 
 from enum import IntEnum
+from struct import Struct
 from typing import Any, NamedTuple
 
 import msgpack
@@ -103,17 +104,31 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-# Bytes that can begin neither an array nor a map. What remains of a small body without them bounds its depth.
-_NOT_A_CONTAINER = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
+# What a byte may begin, wherever it stands: most bytes of a small body begin nothing of interest. A body of a
+# few KiB with at most DEPTH of those is not too deep, and cannot claim much that is not there.
+_CONTAINERS = {*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF}
+_TIMESTAMPS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")  # which msgpack decodes without asking
+_PLAIN = bytes(set(range(256)) - _CONTAINERS - {stamp[0] for stamp in _TIMESTAMPS})
+_STAMPS_ARE_HIGH = bytes(0xFF if byte in (0xC7, 0xD6, 0xD7) else 0 for byte in range(256))
 _SMALL = 4096
 
 
-def _suspicious(body: bytes) -> bool:
-    """Whether `body` may be too deep or hold a timestamp: rarely true of our own."""
-    if len(body) > _SMALL or len(body.translate(None, _NOT_A_CONTAINER)) > DEPTH:
+def _unusual(body: bytes) -> bool:
+    """Whether `body` may be too deep, claim much that it lacks, or hold a timestamp: rarely true of ours."""
+    begins = body.translate(_STAMPS_ARE_HIGH, _PLAIN)
+    if len(begins) > DEPTH or len(body) > _SMALL:
         return True
-    # Spelled out: it is asked of every frame.
-    return b"\xd6\xff" in body or b"\xd7\xff" in body or b"\xc7\x0c\xff" in body
+    return not begins.isascii() and any(stamp in body for stamp in _TIMESTAMPS)
+
+
+def _measure(body: bytes) -> None:
+    """Walk over `body` without making anything of it; raises what msgpack raises if it is not all there.
+
+    A few bytes may claim millions of elements, which are allocated before the first is looked for.
+    """
+    walker = msgpack.Unpacker(max_buffer_size=max(len(body), 64))
+    walker.feed(body)
+    walker.skip()
 
 
 def _inspect(message: Message) -> None:
@@ -133,19 +148,32 @@ def _inspect(message: Message) -> None:
     raise RemoteProtocolError("too_deep", f"more than {DEPTH} levels")
 
 
+_unpack = msgpack.unpackb  # text is text, and keys are text: its defaults
+
+
+def _unpack_carefully(body: bytes) -> Any:
+    _measure(body)
+    message = _unpack(
+        body,
+        ext_hook=_refuse_extension,
+        object_pairs_hook=_unique,
+        max_array_len=ARRAY_LIMIT,
+        max_map_len=MAP_LIMIT,
+    )
+    if type(message) is list or type(message) is dict:
+        _inspect(message)
+    return message
+
+
 def unpack_body(body: bytes) -> Message:
     """Return the one message in `body`; raises RemoteProtocolError for anything else, and nothing else."""
     if not body:
         raise RemoteProtocolError("empty", "a frame without a body")
     try:
-        message = msgpack.unpackb(
-            body,
-            raw=False,
-            strict_map_key=True,
-            ext_hook=_refuse_extension,
-            object_pairs_hook=_unique,
-            max_array_len=ARRAY_LIMIT,
-            max_map_len=MAP_LIMIT,
+        message = (
+            _unpack_carefully(body)
+            if _unusual(body)
+            else _unpack(body, ext_hook=_refuse_extension, object_pairs_hook=_unique)
         )
     except _DuplicateKeyError as error:
         raise RemoteProtocolError("duplicate_key", str(error)) from None
@@ -157,29 +185,36 @@ def unpack_body(body: bytes) -> Message:
         raise RemoteProtocolError("malformed", _shortened(error)) from None
     if type(message) is not list and type(message) is not dict:
         raise RemoteProtocolError("shape", f"a body is an array or a map, not {type(message).__name__}")
-    if _suspicious(body):
-        _inspect(message)
     return message
 
 
 _pack = msgpack.Packer(use_bin_type=True).pack  # kept: making one costs more than most messages
 
 
+_UNPACKABLE = (TypeError, ValueError, OverflowError, RecursionError)
+
+
 def pack_body(message: object) -> bytes:
     """Return `message` as msgpack; raises LocalProtocolError where it has no such form."""
     try:
         packed: bytes = _pack(message)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except _UNPACKABLE as error:
         raise LocalProtocolError(f"not to be packed: {_shortened(error)}") from error
     return packed
 
 
 def pack_frame(message: object, limit: int = FRAME_LIMIT) -> bytes:
     """Return `message` as one frame; raises LocalProtocolError: no msgpack form, or over `limit` bytes."""
-    body = pack_body(message)
+    try:
+        body: bytes = _pack(message)  # as in `pack_body`, without a call: each message comes by here
+    except _UNPACKABLE as error:
+        raise LocalProtocolError(f"not to be packed: {_shortened(error)}") from error
     if len(body) > limit:
         raise LocalProtocolError(f"a body of {len(body)} bytes; the limit is {limit}")
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+_length_at = Struct(">I").unpack_from
 
 
 class FrameDecoder:
@@ -188,12 +223,13 @@ class FrameDecoder:
     `violation` is set once the peer has broken the protocol; from then on `feed` raises it.
     """
 
-    __slots__ = ("_buffer", "limit", "violation")
+    __slots__ = ("_buffer", "_wanted", "limit", "violation")
 
     def __init__(self, limit: int = FRAME_LIMIT) -> None:
         self.limit = limit
         self.violation: RemoteProtocolError | None = None
-        self._buffer = bytearray()
+        self._buffer = bytearray()  # the beginning of a frame
+        self._wanted = LENGTH_BYTES  # bytes in it before it says anything new
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """Take `data` and return the messages that it completes.
@@ -203,28 +239,36 @@ class FrameDecoder:
         """
         if self.violation is not None:
             raise self.violation
-        buffer = self._buffer
-        buffer += data
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                return []  # not looked at again before there is something to see
+            data = bytes(self._buffer)
+            self._buffer.clear()
+        elif type(data) is not bytes:
+            data = bytes(data)
         messages: list[Message] = []
-        start, end = 0, len(buffer)
+        start, end, limit = 0, len(data), self.limit
         try:
             while end - start >= LENGTH_BYTES:
-                length = int.from_bytes(buffer[start : start + LENGTH_BYTES], "big")
-                if length > self.limit:
-                    raise RemoteProtocolError("oversized", f"{length} bytes; the limit is {self.limit}")
                 body = start + LENGTH_BYTES
+                (length,) = _length_at(data, start)
+                if length > limit:
+                    raise RemoteProtocolError("oversized", f"{length} bytes; the limit is {limit}")
                 if end - body < length:
+                    self._wanted = LENGTH_BYTES + length
                     break
-                messages.append(unpack_body(bytes(buffer[body : body + length])))
                 start = body + length
+                messages.append(unpack_body(data[body:start]))
+            else:
+                self._wanted = LENGTH_BYTES
         except RemoteProtocolError as error:
             self.violation = error
-            buffer.clear()
             if not messages:
                 raise
             return messages
-        if start:
-            del buffer[:start]
+        if start < end:
+            self._buffer += data[start:]
         return messages
 
     def end(self) -> None:
@@ -251,6 +295,12 @@ def pack_envelope(envelope: Envelope, limit: int = FRAME_LIMIT) -> bytes:
 
 def open_envelope(message: Message) -> Envelope:
     """Return what `message` says; raises RemoteProtocolError unless each field is of its type and range."""
+    kind, call, trace, target, body = opened(message)
+    return Envelope(_KINDS[kind], call, trace, target, body)
+
+
+def opened(message: Message) -> tuple[int, int, Trace | None, str, Any]:
+    """The same as `open_envelope` as a bare tuple, the kind by its number: links open a lot of them."""
     if type(message) is not list or len(message) != 6:
         raise RemoteProtocolError("shape", "an envelope is an array of six")
     version, kind, call, trace, target, body = message
@@ -262,7 +312,7 @@ def open_envelope(message: Message) -> Envelope:
         raise RemoteProtocolError("shape", f"call is {_shortened(call)}")
     if type(target) is not str:
         raise RemoteProtocolError("shape", f"target is {type(target).__name__}")
-    return Envelope(_KINDS[kind], call, None if trace is None else _open_trace(trace), target, body)
+    return kind, call, None if trace is None else _open_trace(trace), target, body
 
 
 _KINDS = {int(kind): kind for kind in Kind}

@@ -2,9 +2,11 @@
 
 Theory of operation. Each side opens with a hello that grants the other a *window*: how many calls may be
 outstanding. A call beyond the window is held back here, so an overrun is never bad luck but a violation. Each
-call has a number, so answers come in any order. One task writes: it joins what has gathered since its last
-write. One task reads. One keeps the deadlines of all calls, in one heap: a scope per call would cost more
-than the call.
+call has a number, so answers come in any order. One task reads. One keeps the deadlines of all calls, in one
+heap: a scope per call would cost more than the call. One writes what has gathered since its last write, and
+has little to do: answers that are there when all of what was read is handled are written by the reader, and a
+call with no other in flight is written by whoever makes it. So many calls at a time cost few writes, and one
+at a time no task switch. What the stream does not take at once, and what comes meanwhile, is the writer's.
 
 A peer that breaks the protocol is counted and the stream closed at once; nothing is resynchronised. However a
 link ends, everyone who still waits gets LevelGone.
@@ -27,6 +29,7 @@ import trio
 from actors.runtime.mailbox import MailboxFull, Reply
 from actors.runtime.port import Deliver
 from actors.runtime.tracing import Tracer, context_of
+from actors.runtime.transport.ends import end_of
 from protocol.errors import (
     LevelGone,
     LocalProtocolError,
@@ -37,15 +40,17 @@ from protocol.errors import (
     OwnerGone,
     RemoteProtocolError,
 )
-from protocol.wire import FRAME_LIMIT, Envelope, FrameDecoder, Kind, Trace, open_envelope, pack_envelope
+from protocol.wire import FRAME_LIMIT, VERSION, FrameDecoder, Kind, Message, Trace, opened, pack_frame
 
 WINDOW = 64  # calls that a peer may have outstanding here
 WINDOW_LIMIT = 1 << 16  # the largest grant that is believed
 HELD = 1024  # calls that wait for the window
 HELLO_S = 5.0
 FRAME_S = 30.0  # from the first byte of a frame to its last
+LATE_S = 0.1  # a deadline that is noticed so late was missed by this process
 UNSENT_BYTES = 8 << 20  # answers that a peer does not read; it may not ask for more of them
-READ_BYTES = 65536
+NEVER = float("inf")
+_HELLO, _ASK, _REPLY, _FAILED = map(int, (Kind.HELLO, Kind.ASK, Kind.REPLY, Kind.FAILED))
 
 Serve = Callable[[str, object, Deliver], None]
 Translate = Callable[[object], object]
@@ -60,10 +65,6 @@ _FAILURES: tuple[tuple[str, type[NestbedError]], ...] = (
     ("failed", OperationFailed),
 )
 _BY_WORD = dict(_FAILURES)
-
-
-def _as_it_is(value: object) -> object:
-    return value
 
 
 def _serve_nothing(target: str, _message: object, deliver: Deliver) -> None:
@@ -85,15 +86,8 @@ class LinkStatistics:
     violations: dict[str, int]  # by reason
 
 
-class _Call:
-    """A call of ours."""
-
-    __slots__ = ("deliver", "frame", "number")
-
-    def __init__(self, number: int, deliver: Deliver, frame: bytes) -> None:
-        self.number = number
-        self.deliver: Deliver | None = deliver  # None once it was answered by its deadline
-        self.frame = frame
+def _nobody(_value: object, _error: BaseException | None) -> None:
+    """Takes the answer of a call that its deadline has answered."""
 
 
 class Link:
@@ -111,26 +105,35 @@ class Link:
         *,
         window: int = WINDOW,
         limit: int = FRAME_LIMIT,
-        encode: Translate = _as_it_is,
-        decode: Translate = _as_it_is,
+        encode: Translate | None = None,
+        decode: Translate | None = None,
         hello_s: float = HELLO_S,
     ) -> None:
         if not 1 <= window <= WINDOW_LIMIT:
             raise ValueError(f"a window is 1 to {WINDOW_LIMIT} calls, not {window}")
         self._stream, self._serve = stream, serve
+        self._end = end_of(stream)
         self._window, self._limit = window, limit
         self._encode, self._decode = encode, decode
         self._hello_s = hello_s
-        self._granted: int | None = None  # by the peer's hello
+        self._granted = 0  # by the peer's hello
         self._numbers = 0
-        self._calls: dict[int, _Call] = {}
-        self._held: dict[int, _Call] = {}
-        self._serving: set[int] = set()
+        self._calls: dict[int, tuple[Deliver, str]] = {}  # ours, each with whom it asks
+        self._held: dict[int, tuple[Deliver, str, bytes]] = {}  # the same with their frames
+        self._serving: dict[int, str] = {}  # the peer's
+        # What is to be written, and by whom:
         self._out: list[bytes] = []
         self._unsent = 0  # bytes, those that are being written included
-        self._deadlines: list[tuple[float, int]] = []
+        self._reading = False  # the reader is at what it read, and will write when it is done
+        self._single = False  # the last read brought one frame: nobody else is about to write
+        self._writing = False  # the writer waits for the stream
         self._wake_writer = trio.Event()
+        # Deadlines, all of them:
+        self._deadlines: list[tuple[float, int]] = []  # of calls
+        self._due = NEVER  # when what the peer has begun has to be whole
+        self._timer_at = NEVER
         self._wake_timer = trio.Event()
+        self._scope = trio.CancelScope()
         self._closed = False
         self._sent = self._received = self._bytes_sent = self._bytes_received = self._expired = 0
         self.violation: RemoteProtocolError | None = None
@@ -173,12 +176,14 @@ class Link:
             deliver = self.tracer.sent(target, message, deliver)
             trace = context_of(deliver)
         self._numbers = number = self._numbers + 1
-        frame = pack_envelope(Envelope(Kind.ASK, number, trace, target, self._encode(message)), self._limit)
-        call = _Call(number, deliver, frame)
-        if self._granted is not None and len(self._calls) < self._granted:
-            self._issue(call)
+        if self._encode is not None:
+            message = self._encode(message)
+        frame = pack_frame((VERSION, _ASK, number, trace, target, message), self._limit)
+        if len(self._calls) < self._granted:
+            self._calls[number] = deliver, target
+            self._send(frame)
         elif len(self._held) < HELD:
-            self._held[number] = call
+            self._held[number] = deliver, target, frame
         else:
             deliver(None, MailboxFull(f"{HELD} calls wait for this link already"))
             return
@@ -206,15 +211,16 @@ class Link:
 
     async def run(self, *, task_status: trio.TaskStatus[Link] = trio.TASK_STATUS_IGNORED) -> None:
         """Move frames until the stream ends, the peer breaks a rule (see `violation`), or it is cancelled."""
-        hello = Envelope(Kind.HELLO, 0, None, "", {"window": self._window})
-        self._send(pack_envelope(hello))
+        self._due = trio.current_time() + self._hello_s
+        self._send(pack_frame((VERSION, _HELLO, 0, None, "", {"window": self._window})))
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, nursery.cancel_scope)
-                nursery.start_soon(self._keep_deadlines)
-                task_status.started(self)
-                await self._read()
-                nursery.cancel_scope.cancel()
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._keep_deadlines)
+                    task_status.started(self)
+                    await self._read()
+                    self._scope.cancel()
         finally:
             self._close()
             # Without waiting: a peer that is gone, or that breaks rules, is owed no farewell.
@@ -222,92 +228,138 @@ class Link:
 
     async def _read(self) -> None:
         decoder = FrameDecoder(self._limit)
-        due = trio.current_time() + self._hello_s  # when what the peer has begun has to be whole
         try:
             while True:
-                with trio.CancelScope(deadline=due) as waits:
-                    data = await self._stream.receive_some(READ_BYTES)
-                if waits.cancelled_caught:
-                    wanted = "rest of a frame" if self._granted is not None else "hello"
-                    raise RemoteProtocolError("order", f"no {wanted} in its time")
+                data = await self._end.read()
                 if not data:
                     decoder.end()
                     return
                 self._bytes_received += len(data)
                 messages = decoder.feed(data)
-                for message in messages:
-                    self._received += 1
-                    self._take(open_envelope(message))
+                self._take_all(messages)
                 if decoder.violation is not None:
                     raise decoder.violation
-                if self._granted is not None:
-                    due = self._frame_due(due, decoder.pending, len(messages))
+                if decoder.pending or self._due != NEVER:
+                    self._begun(decoder.pending, len(messages))
         except RemoteProtocolError as violation:
             self.violation = violation
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the same as an end: everyone who waits is told
 
-    @staticmethod
-    def _frame_due(due: float, pending: int, complete: int) -> float:
-        """By when the frame has to be whole that has begun; never, if none has."""
-        if not pending:
-            return float("inf")
-        return trio.current_time() + FRAME_S if complete or due == float("inf") else due
+    def _take_all(self, messages: list[Message]) -> None:
+        """Handle what was read, and write what came of it in one go."""
+        self._received += len(messages)
+        self._single = len(messages) == 1
+        self._reading = True
+        try:
+            for message in messages:
+                self._take(message)
+        finally:
+            self._reading = False
+        if self._out:
+            self._write_now()
 
-    async def _write(self, scope: trio.CancelScope) -> None:
+    def _begun(self, pending: int, complete: int) -> None:
+        """Say by when the frame has to be whole that has begun, if one has."""
+        if not self._granted:
+            return  # the hello has its time already
+        if not pending:
+            self._due = NEVER
+        elif complete or self._due == NEVER:
+            self._due = trio.current_time() + FRAME_S
+            if self._due < self._timer_at:
+                self._wake_timer.set()
+
+    def _write_now(self) -> None:
+        """Write what has gathered, as far as the stream takes it; the rest is the writer's."""
+        if self._writing:
+            return  # what comes meanwhile goes after that
+        data = self._gathered()
+        taken = self._end.write_now(data)
+        self._bytes_sent += taken
+        self._unsent -= taken
+        if taken < len(data):
+            self._out.append(data[taken:])
+            self._sent -= 1  # of which a part counts once
+            self._wake_writer.set()
+
+    def _gathered(self) -> bytes:
+        """Take what is to be written."""
+        self._sent += len(self._out)
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    async def _write(self) -> None:
         try:
             while True:
-                if not self._out:
+                while not self._out:
                     await self._wake_writer.wait()
                     self._wake_writer = trio.Event()
-                data = b"".join(self._out)
-                self._out.clear()
+                data = self._gathered()
+                self._writing = True
+                await self._end.write(data)
+                self._writing = False
                 self._bytes_sent += len(data)
-                await self._stream.send_all(data)
                 self._unsent -= len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            scope.cancel()
+            self._scope.cancel()
 
     async def _keep_deadlines(self) -> None:
         while True:
             now = trio.current_time()
+            late = now - self._timer_at
+            if late > LATE_S:  # this process stood still: the peer's time does not run meanwhile
+                self._due += late
+                await trio.lowlevel.checkpoint()  # what has come is read before anything is called too late
+            if self._due <= now:
+                wanted = "rest of a frame" if self._granted else "hello"
+                self.violation = RemoteProtocolError("order", f"no {wanted} in its time")
+                self._scope.cancel()
+                return
             while self._deadlines and self._deadlines[0][0] <= now:
                 self._expire(heapq.heappop(self._deadlines)[1])
-            next_at = self._deadlines[0][0] if self._deadlines else float("inf")
-            with trio.CancelScope(deadline=next_at):
+            first = self._deadlines[0][0] if self._deadlines else NEVER
+            self._timer_at = min(first, self._due)
+            with trio.CancelScope(deadline=self._timer_at):
                 await self._wake_timer.wait()
             self._wake_timer = trio.Event()
 
     def _close(self) -> None:
         self._closed = True
-        waiting = [*self._calls.values(), *self._held.values()]
+        waiting = [*(call[0] for call in self._calls.values()), *(call[0] for call in self._held.values())]
         self._calls, self._held, self._deadlines = {}, {}, []
         self._serving.clear()
         self._out.clear()
-        for call in waiting:
-            if call.deliver is not None:
-                call.deliver(None, LevelGone("the link is closed"))
+        for deliver in waiting:
+            deliver(None, LevelGone("the link is closed"))
 
     # -- frames ----------------------------------------------------------------------------
 
     def _send(self, frame: bytes) -> None:
-        self._sent += 1
         self._unsent += len(frame)
         self._out.append(frame)
-        self._wake_writer.set()
+        if self._reading:
+            return
+        if self._single and len(self._calls) + len(self._serving) <= 1:
+            self._write_now()
+        elif len(self._out) == 1:
+            self._wake_writer.set()
 
-    def _take(self, envelope: Envelope) -> None:
-        if (envelope.kind is Kind.HELLO) != (self._granted is None):
+    def _take(self, message: Message) -> None:
+        kind, number, trace, target, body = opened(message)
+        if self._decode is not None and kind in (_ASK, _REPLY):
+            body = self._decode(body)
+        if (kind == _HELLO) == (self._granted > 0):
             raise RemoteProtocolError("order", "one hello, and before anything else")
-        match envelope.kind:
-            case Kind.HELLO:
-                self._take_hello(envelope.body)
-            case Kind.ASK:
-                self._take_ask(envelope)
-            case Kind.REPLY:
-                self._settle(envelope.call, self._decode(envelope.body), None)
-            case Kind.FAILED:
-                self._settle(envelope.call, None, _failure(envelope.body))
+        if kind == _REPLY:
+            self._settle(number, body, None)
+        elif kind == _ASK:
+            self._take_ask(number, trace, target, body)
+        elif kind == _FAILED:
+            self._settle(number, None, _failure(body))
+        else:
+            self._take_hello(body)
 
     def _take_hello(self, body: object) -> None:
         window = body.get("window") if isinstance(body, dict) else None
@@ -316,80 +368,74 @@ class Link:
         self._granted = window
         self._issue_held()
 
-    def _take_ask(self, envelope: Envelope) -> None:
-        number = envelope.call
+    def _take_ask(self, number: int, trace: Trace | None, target: str, body: object) -> None:
         if number in self._serving:
             raise RemoteProtocolError("order", f"call {number} is outstanding")
         if len(self._serving) >= self._window:
             raise RemoteProtocolError("credit", f"more than {self._window} calls outstanding")
         if self._unsent > UNSENT_BYTES:
             raise RemoteProtocolError("credit", f"{self._unsent} bytes of answers are not read")
-        self._serving.add(number)
+        self._serving[number] = target
         deliver: Deliver = partial(self._answer, number)
-        body, trace = self._decode(envelope.body), envelope.trace
         if trace is None or not trace.sampled or self.tracer is None:
-            self._serve(envelope.target, body, deliver)
+            self._serve(target, body, deliver)
             return
         with self.tracer.serving(trace, deliver) as followed:
-            self._serve(envelope.target, body, followed)
+            self._serve(target, body, followed)
 
     def _answer(self, number: int, value: object, error: BaseException | None) -> None:
         if self._closed:
             return
-        self._serving.discard(number)
+        self._serving.pop(number, None)
         try:
             if error is None:
-                frame = pack_envelope(
-                    Envelope(Kind.REPLY, number, None, "", self._encode(value)), self._limit
-                )
+                answer = value if self._encode is None else self._encode(value)
+                said = (VERSION, _REPLY, number, None, "", answer)
             else:
-                frame = pack_envelope(Envelope(Kind.FAILED, number, None, "", _words(error)), self._limit)
+                said = (VERSION, _FAILED, number, None, "", _words(error))
+            frame = pack_frame(said, self._limit)
         except LocalProtocolError as unsaid:
             # It was handled; only its answer has no form on the wire.
             words = _words(OutcomeUnknown(f"handled, but the answer cannot be sent: {unsaid}"))
-            frame = pack_envelope(Envelope(Kind.FAILED, number, None, "", words))
+            frame = pack_frame((VERSION, _FAILED, number, None, "", words))
         self._send(frame)
 
     # -- calls of ours ---------------------------------------------------------------------
 
-    def _issue(self, call: _Call) -> None:
-        self._calls[call.number] = call
-        self._send(call.frame)
-        call.frame = b""
-
     def _issue_held(self) -> None:
-        while self._held and self._granted is not None and len(self._calls) < self._granted:
-            self._issue(self._held.pop(next(iter(self._held))))
+        while self._held and len(self._calls) < self._granted:
+            number = next(iter(self._held))
+            deliver, target, frame = self._held.pop(number)
+            self._calls[number] = deliver, target
+            self._send(frame)
 
     def _settle(self, number: int, value: object, error: BaseException | None) -> None:
         call = self._calls.pop(number, None)
         if call is None:
             raise RemoteProtocolError("order", f"an answer to {number}, which was not asked")
-        self._issue_held()
-        if call.deliver is not None:
-            call.deliver(value, error)
+        if self._held:
+            self._issue_held()
+        call[0](value, error)
 
     def _expect(self, deadline: float, number: int) -> None:
-        earliest = not self._deadlines or deadline < self._deadlines[0][0]
         if len(self._deadlines) > 2 * (len(self._calls) + len(self._held)) + 64:
             # Calls that were answered in time leave their deadlines behind; most of the heap is such.
             live = [entry for entry in self._deadlines if entry[1] in self._calls or entry[1] in self._held]
             heapq.heapify(live)
             self._deadlines = live
         heapq.heappush(self._deadlines, (deadline, number))
-        if earliest:
+        if deadline < self._timer_at:
             self._wake_timer.set()
 
     def _expire(self, number: int) -> None:
-        held = self._held.pop(number, None)
-        call = held or self._calls.get(number)
-        if call is None or call.deliver is None:
-            return
-        self._expired += 1
-        deliver, call.deliver = call.deliver, None
-        if held is not None:
+        if number in self._held:
+            self._expired += 1
+            deliver = self._held.pop(number)[0]
             deliver(None, NotDelivered("it waited for the window until its deadline"))
-        else:
+        elif number in self._calls:
+            self._expired += 1
+            deliver, target = self._calls[number]
+            self._calls[number] = _nobody, target  # its place in the window stays taken
             deliver(None, OutcomeUnknown("no answer before its deadline"))
 
 

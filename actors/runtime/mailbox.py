@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-import outcome
 import trio
+from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
 from protocol.errors import NotDelivered
+
+if TYPE_CHECKING:
+    import outcome
 
 T = TypeVar("T")
 
@@ -84,7 +87,8 @@ class Mailbox(Generic[T]):
 class Reply:
     """One answer, and at most one task that waits for it.
 
-    An answer that comes after its waiter was cancelled is dropped.
+    An answer that comes after its waiter was cancelled is dropped. The task is woken with this object itself:
+    what Trio wakes a task with need only be something to `unwrap`.
     """
 
     __slots__ = ("_task", "done", "error", "value")
@@ -101,20 +105,24 @@ class Reply:
         self.done, self.value, self.error = True, value, error
         task, self._task = self._task, None
         if task is not None:
-            trio.lowlevel.reschedule(task, outcome.Value(None))
+            reschedule(task, cast("outcome.Outcome[Any]", self))
+
+    def unwrap(self) -> Any:
+        """Return the value or raise the error. There has to be one."""
+        if self.error is not None:
+            raise self.error
+        return self.value
 
     async def wait(self) -> Any:
         """Return the value or raise the error; waits only if there is none yet.
 
         Cancelling the wait ends the wait: what was asked goes on, and its answer is dropped.
         """
-        if not self.done:
-            assert self._task is None, "one answer, one waiter"
-            self._task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
-        if self.error is not None:
-            raise self.error
-        return self.value
+        if self.done:
+            return self.unwrap()
+        assert self._task is None, "one answer, one waiter"
+        self._task = current_task()
+        return await wait_task_rescheduled(self._abort)
 
     def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         # From here on `deliver` finds nobody to wake.

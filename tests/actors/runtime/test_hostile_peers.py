@@ -42,6 +42,8 @@ HOSTILE = {
     "very deep": (framed(b"\x91" * 200_000 + b"\xc0"), "too_deep"),
     "claims forty million elements": (framed(b"\xdd\x02\x62\x5a\x00"), "malformed"),
     "nested claims": (framed(b"\xdd\x00\x0f\x42\x40" * 400), "malformed"),
+    "nested claims that are within the limits": (framed(b"\xdd\x00\x00\xff\xff" * 1000), "malformed"),
+    "such claims in a small frame": (framed(b"\xdd\x00\x00\xff\xff" * DEPTH), "malformed"),
     "trailing bytes": (framed(ask(1)[4:] + b"\xc0"), "malformed"),
     "cut short": (framed(ask(1)[4:-2]), "malformed"),
     "an extension type": (

@@ -282,6 +282,32 @@ async def test_deadlines_of_answered_calls_do_not_pile_up() -> None:
         assert len(link._deadlines) < 100
 
 
+async def test_who_stood_still_reads_first_and_then_says_who_was_late(mock_clock: MockClock) -> None:
+    """A process that was stopped finds what has come and what should have come by then, both at once."""
+    ours, theirs = socket.socketpair()
+    got: list[Any] = []
+    link = Link(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+
+    async def ask() -> None:
+        got.append(await link.ask("te", 1, timeout_s=2))
+
+    with theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            await wait_all_tasks_blocked()
+            theirs.sendall(pack_envelope(Envelope(Kind.HELLO, 0, None, "", {"window": 4})))
+            mock_clock.jump(1000)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+            theirs.sendall(pack_envelope(Envelope(Kind.REPLY, 1, None, "", "in time")))
+            mock_clock.jump(1000)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert got == ["in time"]
+    assert link.violation is None
+
+
 async def test_cancelling_a_caller_ends_its_wait_only() -> None:
     held = Held()
     async with linked(held) as (link, _):
