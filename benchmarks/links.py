@@ -2,8 +2,13 @@
 
 A link of nestbed carries calls of 64 tasks with call numbers, credits and deadlines. The baseline of the Unix
 link is what two processes can do at all: blocking sockets, msgpack at both ends, 64 messages to a write, no
-call numbers. TLS is measured beside the Unix link. Where pyzmq is installed, its DEALER and ROUTER over ipc
-with the same messages stand in a line of their own on standard error: it is no dependency.
+call numbers. That compares tasks with no tasks; so there are two more lines. 64 calls of one task, with a
+callback for each, are what the baseline does plus all that a link is. And a link that is nothing but numbers
+and waiting tasks, without limits, checks, deadlines, windows, targets or failures, shows what 64 tasks cost
+on Trio whatever the link does.
+
+TLS is measured beside the Unix link. Where pyzmq is installed, its DEALER and ROUTER over ipc with the same
+messages stand in a line of their own on standard error: it is no dependency.
 
 Rates are for each second of CPU time, of both processes together. The time to come back is wall time: from
 SIGKILL of an L1's process to the first call that its successor answers, beside a fresh interpreter that does
@@ -19,7 +24,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,9 +34,12 @@ import msgpack
 import trio
 
 from actors.runtime.link import Link
+from actors.runtime.mailbox import Reply
 from actors.runtime.port import Deliver
 from actors.runtime.transport.pki import Authority
 from actors.runtime.transport.tls import Exchange, Peer, dial
+from benchmarks.bare_link import BareLink
+from benchmarks.bare_link import serve as serve_bare
 from benchmarks.run import Case
 
 SECONDS = 1.0
@@ -71,17 +79,23 @@ def echo(_target: str, message: object, deliver: Deliver) -> None:
 
 async def asked(stream: trio.abc.Stream) -> int:
     """Calls that CALLERS tasks make over a link on `stream` in SECONDS of CPU time."""
-    link, done = Link(stream), 0
+    link = Link(stream)
+    return await many(link.run, partial(link.ask, "te", MESSAGE))
+
+
+async def many(run: Callable[[], Awaitable[None]], ask: Callable[[], Awaitable[object]]) -> int:
+    """Calls that CALLERS tasks make in SECONDS of CPU time while `run` runs."""
+    done = 0
 
     async def caller(until: float) -> None:
         nonlocal done
         while time.process_time() < until:
             for _ in range(16):
-                await link.ask("te", MESSAGE)
+                await ask()
             done += 16
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(link.run)
+        nursery.start_soon(run)
         async with trio.open_nursery() as callers:
             for _ in range(CALLERS):
                 callers.start_soon(caller, time.process_time() + SECONDS)
@@ -89,7 +103,33 @@ async def asked(stream: trio.abc.Stream) -> int:
     return done
 
 
-def over_unix() -> float:
+async def at_once(stream: trio.abc.Stream) -> int:
+    """Calls that one task makes over a link on `stream` in that time, CALLERS at once."""
+    link, done, until = Link(stream), 0, time.process_time() + SECONDS
+
+    async def some() -> None:
+        left, over = CALLERS, Reply()
+
+        def answered(_value: object, error: BaseException | None) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                over.deliver(None, error)
+
+        for _ in range(CALLERS):
+            link.submit("te", MESSAGE, answered)
+        await over.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.run)
+        while time.process_time() < until:
+            await some()
+            done += CALLERS
+        nursery.cancel_scope.cancel()
+    return done
+
+
+def over_unix(asking: Callable[[trio.abc.Stream], Awaitable[int]] = asked) -> float:
     """A link over a pair of Unix sockets."""
     ours, theirs = socket.socketpair()
     stream = partial(lambda made: trio.SocketStream(trio.socket.from_stdlib_socket(made)))
@@ -101,11 +141,27 @@ def over_unix() -> float:
         theirs.close()
 
         async def over() -> int:
-            return await asked(stream(ours))
+            return await asking(stream(ours))
 
         return trio.run(over)
 
     return per_cpu_second(lambda: trio.run(serve), ask)
+
+
+def bare() -> float:
+    """What CALLERS tasks cost on Trio and one socket, whatever the link does."""
+    ours, theirs = socket.socketpair()
+
+    def ask() -> int:
+        theirs.close()
+
+        async def over() -> int:
+            link = BareLink(ours)
+            return await many(link.run, partial(link.ask, MESSAGE))
+
+        return trio.run(over)
+
+    return per_cpu_second(lambda: trio.run(serve_bare, theirs), ask)
 
 
 def over_tls() -> float:
@@ -269,5 +325,7 @@ def interpreter() -> float:
 
 def cases() -> Iterable[Case]:
     yield Case("calls over a Unix link, 64 callers", "/CPU s", unix_beside_zmq, blocking)
+    yield Case("calls over a Unix link, 64 of one task", "/CPU s", partial(over_unix, at_once), blocking)
+    yield Case("calls over a Unix link, 64 callers, beside a bare one", "/CPU s", over_unix, bare)
     yield Case("calls over a link with TLS, 64 callers", "/CPU s", over_tls, over_unix)
     yield Case("from SIGKILL of an L1 to its next answer", "ms", back_again, interpreter)

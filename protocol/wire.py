@@ -106,16 +106,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # What a byte may begin, wherever it stands: most bytes of a small body begin nothing of interest. A body of a
 # few KiB with at most DEPTH of those is not too deep, and cannot claim much that is not there.
-_CONTAINERS = {*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF}
+_MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}
+_ARRAYS = {*range(0x90, 0xA0), 0xDC, 0xDD}
 _TIMESTAMPS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")  # which msgpack decodes without asking
-_PLAIN = bytes(set(range(256)) - _CONTAINERS - {stamp[0] for stamp in _TIMESTAMPS})
-_STAMPS_ARE_HIGH = bytes(0xFF if byte in (0xC7, 0xD6, 0xD7) else 0 for byte in range(256))
+_STAMPS = {stamp[0] for stamp in _TIMESTAMPS}
+_PLAIN = bytes(set(range(256)) - _MAPS - _ARRAYS - _STAMPS)
+_KIND = bytes(0xFF if byte in _STAMPS else byte in _MAPS for byte in range(256))
+_MAP = b"\x01"
 _SMALL = 4096
 
 
-def _unusual(body: bytes) -> bool:
+def _unusual(body: bytes, begins: bytes) -> bool:
     """Whether `body` may be too deep, claim much that it lacks, or hold a timestamp: rarely true of ours."""
-    begins = body.translate(_STAMPS_ARE_HIGH, _PLAIN)
     if len(begins) > DEPTH or len(body) > _SMALL:
         return True
     return not begins.isascii() and any(stamp in body for stamp in _TIMESTAMPS)
@@ -169,12 +171,14 @@ def unpack_body(body: bytes) -> Message:
     """Return the one message in `body`; raises RemoteProtocolError for anything else, and nothing else."""
     if not body:
         raise RemoteProtocolError("empty", "a frame without a body")
+    begins = body.translate(_KIND, _PLAIN)
     try:
-        message = (
-            _unpack_carefully(body)
-            if _unusual(body)
-            else _unpack(body, ext_hook=_refuse_extension, object_pairs_hook=_unique)
-        )
+        if _unusual(body, begins):
+            message = _unpack_carefully(body)
+        elif _MAP in begins:
+            message = _unpack(body, ext_hook=_refuse_extension, object_pairs_hook=_unique)
+        else:
+            message = _unpack(body, ext_hook=_refuse_extension)  # records are arrays, so most have no keys
     except _DuplicateKeyError as error:
         raise RemoteProtocolError("duplicate_key", str(error)) from None
     except _ExtensionError as error:
@@ -189,8 +193,6 @@ def unpack_body(body: bytes) -> Message:
 
 
 _pack = msgpack.Packer(use_bin_type=True).pack  # kept: making one costs more than most messages
-
-
 _UNPACKABLE = (TypeError, ValueError, OverflowError, RecursionError)
 
 

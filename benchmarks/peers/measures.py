@@ -27,9 +27,11 @@ MESSAGE = {
 
 LOCAL, LOCAL_64 = "local ask, one at a time", "local ask, 64 at a time"
 REMOTE, REMOTE_64 = "remote ask, one at a time", "remote ask, 64 at a time"
+CALLERS_64 = "remote ask, 64 tasks, each one at a time"
 MEMORY, START = "memory of an idle actor", "start of an actor"
 DEATH = "death to next answered call"
 UNITS = {LOCAL: "ask/s", LOCAL_64: "ask/s", REMOTE: "ask/s", REMOTE_64: "ask/s"} | {
+    CALLERS_64: "ask/s",
     MEMORY: "bytes",
     START: "actor/s",
     DEATH: "ms",

@@ -14,8 +14,10 @@ import trio
 from actors.runtime.actor import Actor, Runtime, open_runtime
 from actors.runtime.forker import Forker, Process
 from actors.runtime.link import Link
+from actors.runtime.mailbox import Reply
 from benchmarks.peers.measures import (
     ACTORS,
+    CALLERS_64,
     DEATH,
     DEATHS,
     LOCAL,
@@ -43,6 +45,26 @@ async def by_64(ask: Ask, n: int) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(64):
             nursery.start_soon(one_by_one, ask, -(-n // 64))
+
+
+async def at_once(link: Link, n: int) -> None:
+    """64 at a time by one task, as others do it with their futures."""
+    for _ in range(-(-n // 64)):
+        await all_of(link, 64)
+
+
+async def all_of(link: Link, left: int) -> None:
+    over = Reply()
+
+    def answered(_value: object, error: BaseException | None) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            over.deliver(None, error)
+
+    for _ in range(left):
+        link.submit("te", MESSAGE, answered)
+    await over.wait()
 
 
 async def local(runtime: Runtime) -> dict[str, float]:
@@ -79,7 +101,8 @@ async def remote(nursery: trio.Nursery) -> dict[str, float]:
     ask = partial(link.ask, "te", MESSAGE)
     figures = {
         REMOTE: await arate(partial(one_by_one, ask)),
-        REMOTE_64: await arate(partial(by_64, ask), 8192),
+        REMOTE_64: await arate(partial(at_once, link), 8192),
+        CALLERS_64: await arate(partial(by_64, ask), 8192),
     }
     spent = 0.0
     for _ in range(DEATHS):

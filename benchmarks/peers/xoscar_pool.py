@@ -8,6 +8,7 @@ import xoscar
 
 from benchmarks.peers.measures import (
     ACTORS,
+    CALLERS_64,
     LOCAL,
     LOCAL_64,
     MEMORY,
@@ -27,7 +28,7 @@ class Echo(xoscar.Actor):  # type: ignore[misc]
         return message
 
 
-async def rates(ref: object) -> tuple[float, float]:
+async def rates(ref: object) -> tuple[float, float, float]:
     async def one(n: int) -> None:
         for _ in range(n):
             await ref.echo(MESSAGE)  # type: ignore[attr-defined]
@@ -36,7 +37,10 @@ async def rates(ref: object) -> tuple[float, float]:
         for _ in range(-(-n // 64)):
             await asyncio.gather(*(ref.echo(MESSAGE) for _ in range(64)))  # type: ignore[attr-defined]
 
-    return await arate(one), await arate(many)
+    async def tasks(n: int) -> None:
+        await asyncio.gather(*(one(-(-n // 64)) for _ in range(64)))
+
+    return await arate(one), await arate(many), await arate(tasks, 1024)
 
 
 async def main() -> None:
@@ -56,6 +60,7 @@ async def main() -> None:
                 LOCAL_64: local[1],
                 REMOTE: remote[0],
                 REMOTE_64: remote[1],
+                CALLERS_64: remote[2],
                 START: len(actors) / spent,
                 MEMORY: (resident() - before) / len(actors),
             }
