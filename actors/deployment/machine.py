@@ -28,6 +28,7 @@ from actors.compare.stage import MIB, L0Software, Parts
 from actors.deployment import words
 from actors.deployment.parts import Part
 from actors.deployment.process import Live, Process
+from actors.fleet.serve import TENANT_EPOCH, Shard
 from actors.hosted import NumberedGuests
 from actors.images import image_of
 from actors.kvm import Control, Kvm
@@ -106,21 +107,26 @@ class Machine:
 
     def _composed(self) -> Any:
         scenario, guest = self.scenario, self.scenario.guest
-        hosted = scenario.l1.count * guest.per_l1 + guest.per_l1  # of every L1, and of one requester more
+        requesters = scenario.l1.count + 1 + len(self.process.deployment.tenants)
+        hosted = requesters * guest.per_l1  # of every L1, of one requester more, of every tenant
         spare = 2 * hosted * guest.memory_mib * MIB + 64 * MIB
         return self.comparison.lower(sizes_of(scenario, scenario.depth), self.ledger, spare)
 
     def _hosting(self) -> None:
         scenario, process = self.scenario, self.process
-        count = scenario.l1.count
+        count, tenants = scenario.l1.count, process.deployment.tenants
         self.cids = [FIRST_CID + number for number in range(count + 1)]  # the last one for everybody else
-        hosts = dict.fromkeys(self.cids, self.l0.host.port)
+        first = FIRST_CID + count + 1
+        known = {name: Identity(first + number, TENANT_EPOCH) for number, name in enumerate(tenants)}
+        served = [*self.cids, *(who.cid for who in known.values())]
+        hosts = dict.fromkeys(served, self.l0.host.port)
         self.owners = OwnerBooks(self.ledger, "l0")
         self.service = Service(limits_of(scenario), seed=scenario.seed, book=self.owners)
         self.guests = NumberedGuests(hosts, self._unpack)
         self.broker = Broker(self.service, self.guests, _now_ms, process.runtime)
         process.nursery.start_soon(self.broker.run)
         name = self.part.name
+        process.shards[name] = Shard(name, process.epoch(self.part), self.broker, known)
         listener = listen(process.place.hosting(name))
         process.nursery.start_soon(trio.serve_listeners, partial(self._requester, count), [listener])
         for seat in range(count):
@@ -128,7 +134,12 @@ class Machine:
             process.nursery.start_soon(trio.serve_listeners, partial(self._requester, seat), [listener])
 
     def _unpack(self, data: bytes) -> None:
-        self.l0.software.image = self.comparison.unpack_image(data)
+        """Any file will do: one that is no image is made into one that this machine can open."""
+        try:
+            image = self.comparison.unpack_image(data)
+        except ValueError:
+            image = self.comparison.image(self.scenario.seed, self.scenario.guest.image_pages, data)
+        self.l0.software.image = image
 
     # -- the hosting interface: who asks is said by the path on which it came
 

@@ -25,11 +25,12 @@ import trio
 from actors import exit_codes
 from actors.deployment import words
 from actors.deployment.fence import Fence
-from actors.deployment.leases import Claim, Leases
+from actors.deployment.leases import Claim, Leases, NoDirectory
 from actors.deployment.parts import Part, Role
 from actors.deployment.place import Place
 from actors.deployment.settings import Deployment, scenario_of
 from actors.deployment.why import pictures
+from actors.fleet.serve import FleetService, Shard
 from actors.observe.collector import Collector, registry_of
 from actors.observe.exporter import LOOPBACK
 from actors.observe.exporter import serve as serve_metrics
@@ -108,9 +109,12 @@ class Held:
 
     leases: Leases
     claims: list[Claim]
+    serving: Callable[[], None] = lambda: None  # called when tenants are served
 
     def keep(self, process: Process) -> None:
-        """Renew all of them while `process` lives."""
+        """Renew all of them while `process` lives, and serve the tenants of its machines."""
+        if process.deployment.tenants:
+            process.nursery.start_soon(self._serve, process)
 
         def renewed(_until: float) -> None:
             process.fence.renew(min(claim.until for claim in self.claims))
@@ -119,6 +123,18 @@ class Held:
         for claim in self.claims:
             lost = partial(process.end, exit_codes.GONE)
             process.nursery.start_soon(self.leases.keep, claim, renewed, lost)
+
+    async def _serve(self, process: Process) -> None:
+        await process.up.wait()
+        service = FleetService(self.leases, process.shards, process.fence, process.broken)
+        self.leases.tell = service.tell
+        while True:
+            try:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(service.run)
+                    self.serving()
+            except* NoDirectory as error:
+                process.log.warning("no requests of the fleet", why=str(unwrap(error)))
 
 
 class Live:
@@ -147,6 +163,8 @@ class Process:
         self.casts: list[Callable[[], Iterable[tuple[str, Actor]]]] = []
         self.locks: list[Callable[[], Iterable[tuple[str, str]]]] = []
         self.links: dict[str, Link] = {}
+        self.shards: dict[str, Shard] = {}  # machines here, as tenants of a fleet see them
+        self.up = trio.Event()  # all parts have been ready
         self.stopping = trio.Event()
         self.code = exit_codes.OK
         self.when_ready: Callable[[], None] = lambda: None
@@ -175,6 +193,7 @@ class Process:
             health.numbers = numbers
         self.log.info("ready", epoch=self.epoch(part), detail=detail)
         if self.all_ready():
+            self.up.set()
             self.when_ready()
 
     def all_ready(self) -> bool:
@@ -275,9 +294,12 @@ class Process:
         finally:
             self._connections -= 1
             if link.violation is not None:
-                reason = link.violation.reason
-                self.log.warning("a peer broke the protocol", reason=reason, on=part_of)
-                self.violations[reason] = self.violations.get(reason, 0) + 1
+                self.broken(link.violation.reason, part_of)
+
+    def broken(self, reason: str, where: str) -> None:
+        """A peer broke the protocol."""
+        self.log.warning("a peer broke the protocol", reason=reason, on=where)
+        self.violations[reason] = self.violations.get(reason, 0) + 1
 
 
 def _playing(actors: Callable[[], Iterable[tuple[str, Actor]]], role: str) -> Iterator[Actor]:

@@ -10,17 +10,25 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from actors.scenario import BrokenScenario, Resolved, UnreadableScenario
 from actors.scenario import load as load_scenario
+from protocol.fleet.subjects import RESERVED, is_token
 from protocol.plan.fit import Mistake
 
 DEPLOYMENT_BYTES = 1 << 16
 MACHINES = 64
+TENANTS = 16
 _NAME = r"^[a-z0-9][a-z0-9-]{0,31}$"
+
+
+def _tenant(name: str) -> str:
+    if name in RESERVED or not is_token(name):
+        raise ValueError(f"{name!r}: 1 to 32 of a-z, 0-9 and -, and none of {', '.join(RESERVED)}")
+    return name
 
 
 class _Table(BaseModel):
@@ -68,6 +76,9 @@ class Deployment(_Table):
     restart: RestartSettings = RestartSettings()
     lease: LeaseSettings = LeaseSettings()
     load: LoadSettings | None = LoadSettings()
+    tenants: tuple[Annotated[str, AfterValidator(_tenant)], ...] = Field(
+        default=(), strict=False, max_length=TENANTS, description="who may ask each machine for hosted guests"
+    )
     set: dict[str, str] = Field(default_factory=dict, description="settings of the scenario, by name")
 
 
@@ -157,5 +168,5 @@ def _mistake(error: dict[str, Any]) -> Mistake:
         hint = f"did you mean {near[0]}?" if near else "no such setting"
         return Mistake(path, error["input"], ", ".join(known), hint)
     field = table.model_fields.get(last)
-    allowed = str(error["msg"]).removeprefix("Input should be ")
+    allowed = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
     return Mistake(path, error["input"], allowed, "" if field is None else field.description or "")

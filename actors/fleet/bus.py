@@ -57,7 +57,7 @@ class Value:
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Question:
     """What somebody published; `reply` is where the answer goes."""
 
@@ -162,11 +162,11 @@ class Bus:
             raise NotDelivered(f"the server does not let {self.door.who} subscribe to {subject}")
         return receive
 
-    async def bucket(self, name: str, replicas: int = REPLICAS) -> Bucket:
-        """A bucket; it is made if it is not there. Raises NoDirectory."""
+    async def bucket(self, name: str, replicas: int = REPLICAS, keep_s: float | None = None) -> Bucket:
+        """A bucket; it is made if it is not there, and forgets values after `keep_s`. Raises NoDirectory."""
         from nats.js.api import KeyValueConfig
 
-        made = KeyValueConfig(bucket=name, history=1, replicas=replicas, direct=False)
+        made = KeyValueConfig(bucket=name, history=1, replicas=replicas, direct=False, ttl=keep_s)
         return await self._opened(name, partial(self.jetstream.create_key_value, made))
 
     async def _opened(self, name: str, way: Callable[[], Any]) -> Bucket:
@@ -238,13 +238,14 @@ async def open_bus(door: Door) -> AsyncIterator[Bus]:
     except ImportError:
         raise NoDirectory("nats-py and trio-asyncio are not installed: pip install 'nestbed[nats]'") from None
 
-    async def call(what: Callable[..., Any], *arguments: object) -> Any:
-        return await trio_asyncio.aio_as_trio(what)(*arguments)
-
     heard = _Heard()
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of how nats-py ends a connection
     try:
-        async with trio_asyncio.open_loop():
+        async with trio_asyncio.open_loop() as loop:
+
+            async def call(what: Callable[..., Any], *arguments: object) -> Any:
+                return await trio_asyncio.aio_as_trio(what, loop=loop)(*arguments)
+
             client = Client()
             try:
                 await _connected(client, door, call, heard)

@@ -19,7 +19,7 @@ from protocol.errors import RemoteProtocolError
 ROOT, INBOX = "nb", "nb-inbox"
 ANY = "any"
 MACHINE, DRIVER = "machine", "driver"
-RESERVED = (MACHINE, DRIVER)
+RESERVED = (MACHINE, DRIVER, ANY)
 SUBJECT_BYTES = 512
 _TOKEN = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 

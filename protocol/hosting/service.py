@@ -197,6 +197,12 @@ class Service:
         self._registry.rung.clear()
         return frames
 
+    def free(self, cid: int) -> dict[str, int]:
+        """Return what is left of a requester's share, by dimension; all of it for an unknown one."""
+        requester = self._registry.requesters.get(cid)
+        charged = {} if requester is None else requester.quota.charged
+        return {name: limit - charged.get(name, 0) for name, limit in self.limits.each.named().items()}
+
     def epoch_of(self, cid: int) -> int:
         """Return the boot that a requester is in, or would be in with its next word; 1 for an unknown one."""
         requester = self._registry.requesters.get(cid)

@@ -1,0 +1,136 @@
+"""Hosting requests of a fleet: any machine with room, one child for each key.
+
+The machines are real ones in this process; the directory is a cluster of three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from actors.deployment.child import BODIES
+from actors.deployment.leases import open_leases
+from actors.deployment.parts import parts_of
+from actors.deployment.place import Place
+from actors.deployment.process import Assignment, Held, live
+from actors.deployment.settings import Deployment, scenario_of
+from actors.fleet.tenant import Refused, Tenant, open_tenant
+from protocol.errors import NotDelivered, OutcomeUnknown
+from protocol.fleet.placing import NoRoom
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+PATIENCE_S = 120
+LEASE_S = 15.0
+SMALL = {"l1.count": "1", "guest.per_l1": "2", "guest.memory_mib": "2", "guest.image_pages": "4"}
+
+
+@asynccontextmanager
+async def machine(cluster: Any, folder: Path, cell_of: str, number: int) -> AsyncIterator[None]:
+    """The machine l0-NUMBER, up, as an instance of a platform has it."""
+    words = {"set": SMALL, "load": None, "placement": "together", "tenants": ["blue", "red"], "machines": 2}
+    deployment = Deployment.model_validate(words)
+    scenario = scenario_of(deployment).scenario
+    parts = tuple(part for part in parts_of(deployment, 1) if part.machine == number)
+    place = Place(folder / f"{number}")
+    place.prepare(tuple(part.name for part in parts))
+    up = trio.Event()
+    name = parts[0].name
+    async with open_leases(cluster.door("machine", cell_of, f"m{number}"), f"i{number}", LEASE_S) as leases:
+        await leases.give_back(name)
+        claim = await leases.claim(name)
+        assignment = Assignment(deployment, scenario, parts, place, folder, {name: claim.epoch})
+        async with trio.open_nursery() as nursery:
+            held = Held(leases, [claim], up.set)
+            nursery.start_soon(live, assignment, BODIES, None, lambda: None, held)
+            await up.wait()
+            yield
+            nursery.cancel_scope.cancel()
+        await leases.release(claim)
+
+
+@asynccontextmanager
+async def fleet(cluster: Any, folder: Path) -> AsyncIterator[tuple[Tenant, Tenant]]:
+    """Two machines, and two tenants before them."""
+    async with AsyncExitStack() as stack:
+        for number, name in enumerate(("one", "two")):
+            await stack.enter_async_context(machine(cluster, folder, name, number))
+        blue = await stack.enter_async_context(open_tenant(cluster.door("tenant", "blue")))
+        red = await stack.enter_async_context(open_tenant(cluster.door("tenant", "red")))
+        yield blue, red
+
+
+IMAGE = b"a guest of any machine"  # each makes of it an image that it can open
+SPEC: dict[str, Any] = {"vcpus": 1, "memory_mib": 2}
+
+
+async def children(tenant: Tenant) -> dict[str, list[bytes]]:
+    """A tenant's children by machine."""
+    found = {}
+    for name in await tenant.machines():
+        try:
+            listed = (await tenant.ask(name, "list"))["children"]
+        except Refused as stranger:
+            assert stranger.name == "STALE_EPOCH"
+            listed = []
+        found[name] = [each["child"] for each in listed]
+    return found
+
+
+async def test_a_fleet_takes_requests_where_there_is_room(cluster: Any, tmp_path: Path) -> None:
+    with trio.fail_after(PATIENCE_S):
+        async with fleet(cluster, tmp_path) as (blue, red):
+            started = [await blue.start(number, IMAGE, **SPEC) for number in range(1, 5)]
+            assert sorted(name for name, _ in started) == ["l0-0", "l0-0", "l0-1", "l0-1"]
+            with pytest.raises(NoRoom):  # each machine has two of each tenant
+                await blue.start(5, IMAGE, **SPEC)
+            _, body = await red.start(1, IMAGE, **SPEC)  # its number 1 is not blue's
+            assert not body["replayed"]
+            await red.ask(started[0][0], "hello", versions=[1])
+            with pytest.raises(Refused, match="NOT_FOUND"):
+                await red.ask(started[0][0], "describe", child=started[0][1]["child"])
+
+            # The same number: the same child, whoever is asked.
+            for number, (where, made) in enumerate(started, 1):
+                again, body = await blue.start(number, IMAGE, **SPEC)
+                assert (again, body["child"], body["replayed"]) == (where, made["child"], True)
+            assert {name: len(found) for name, found in (await children(blue)).items()} == {
+                "l0-0": 2,
+                "l0-1": 2,
+            }
+
+            # Room that was given back is taken by the next.
+            where, made = started[0]
+            await blue.ask(where, "destroy", child=made["child"])
+            await blue.ask(where, "ack_exit", child=made["child"])
+            assert (await blue.start(6, IMAGE, **SPEC))[0] == where
+
+
+async def test_many_requests_of_one_number_at_once_make_one_child(cluster: Any, tmp_path: Path) -> None:
+    with trio.fail_after(PATIENCE_S):
+        async with fleet(cluster, tmp_path) as (blue, _):
+            made: set[bytes] = set()
+
+            async def ask() -> None:
+                while True:
+                    try:
+                        _, body = await blue.start(77, IMAGE, **SPEC)
+                    except (OutcomeUnknown, NotDelivered, Refused):
+                        await trio.sleep(0.05)  # the image is on its way, or the directory is busy
+                        continue
+                    made.add(body["child"])
+                    return
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(12):
+                    nursery.start_soon(ask)
+            assert len(made) == 1
+            assert sum(len(found) for found in (await children(blue)).values()) == 1
