@@ -5,12 +5,16 @@ A `TdxHost` keeps no state of the module: whatever a test asserts was read back 
 
 from __future__ import annotations
 
+import re
 import struct
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 from driver import Json, Keyboard, number
 from tdx_names import GIB, LEAVES, MIB2, PAGE, SUCCESS
+
+from protocol.arch.tdx.calls import CALLS
 
 REGISTERS = ("rax", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13")
 GLOBAL_HKID = 16
@@ -18,6 +22,14 @@ TDCS_PAGES, TDVPS_PAGES = 6, 6
 FOUR_LEVELS = 6 | 3 << 3  # EPTP_CONTROLS: write-back, page walk of four
 FIVE_LEVELS = 6 | 4 << 3
 DEBUG, SEPT_VE_DISABLE, MIGRATABLE, PERFMON = 1 << 0, 1 << 28, 1 << 29, 1 << 63
+ERROR = 1 << 63
+# What a call that is refused may change beside RAX: what its row says (`nestbed calls tdx`).
+CHANGED_BY = {
+    row.title.removeprefix("TDH."): {name.lower() for name in re.findall(r"\bR(?:CX|DX|\d+)\b", row.on_error)}
+    for row in CALLS.values()
+    if row.for_host()
+}
+seen_to_change: defaultdict[str, set[str]] = defaultdict(set)
 PRESENT_LEAF = 7 | 6 << 3 | 1 << 63  # of a shared EPT: readable, writable, write-back, suppress #VE
 PRESENT_TABLE = 7
 SHARED = 1 << 47
@@ -121,7 +133,12 @@ class TdxHost:
     def call(self, leaf: str, cpu: int = 0, version: int = 0, **registers: int) -> Out:
         """One SEAMCALL."""
         rax = LEAVES[leaf] | version << 16
-        return Out.read(self.ok("call", rax=rax, cpu=cpu, **registers))
+        out = Out.read(self.ok("call", rax=rax, cpu=cpu, **registers))
+        if out.rax & ERROR:
+            changed = {name for name in REGISTERS[1:] if getattr(out, name) != registers.get(name, 0)}
+            assert changed <= CHANGED_BY[leaf], f"{leaf} {registers}: {out} changed {changed}"
+            seen_to_change[leaf] |= changed
+        return out
 
     def good(self, leaf: str, cpu: int = 0, version: int = 0, **registers: int) -> Out:
         """One SEAMCALL that has to succeed."""
