@@ -52,6 +52,7 @@ class Asked:
     level: Any
     below: list[Decided] = field(default_factory=list)
     begun: bool = False  # it has come to the call's own checks
+    why: str = ""  # the text of the check that refused, where the level says it by itself
 
 
 class Watch:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from docs.page import Page
-from protocol.arch.sev.calls import CALLS
 from protocol.arch.sev.rmp import PageState
 from protocol.arch.sev.status import ContextState, GuestState
 from protocol.calls import Category
@@ -53,7 +50,6 @@ Sections 4 and 5.2.
 - **Handles** of legacy guests are the lowest free numbers; the handle of an SNP guest is the address of its
   context page.
 """
-SAME_STATUS = "another check of this command answers the same status: the record cannot tell which it was"
 
 
 def _names(states: object) -> str:
@@ -61,34 +57,25 @@ def _names(states: object) -> str:
     return ", ".join(words)
 
 
-def _not_told_apart() -> dict[tuple[str, int], str]:
-    found = {}
-    for row in CALLS.values():
-        times = Counter(check.code for check in row.checks)
-        for place, check in enumerate(row.checks):
-            if times[check.code] > 1:
-                found[row.name, place] = SAME_STATUS
-    return found
-
-
 _OWNED = "a page of a guest names its ASID, so one without an ASID owns none: the check before says so"
-_VALID = (
-    "only a page that was swapped out has valid metadata, and then its guest has a state, an ASID, a size"
-)
+_ALIGNED = "a 2 MiB entry is aligned: the check of its size says so"
+_CLEAN = "an ASID that is neither bound nor dirty on a core is clean there"
+_SENT = "no command sends an SNP guest"
+_LONG = "the counter has 64 bits"
 NOT_PROVOKED = {
-    ("SEND_UPDATE_DATA", 4): "the row is that of packets; only VMSAs need an ES guest",
-    ("SWAP_OUT", 5): "the counter has 64 bits",
-    ("SNP_INIT_EX", 7): "building the RMP never fails here",
-    ("SNP_VLEK_LOAD", 3): "wrapping a VLEK takes the vendor's service",
+    ("ACTIVATE", 7): _CLEAN,
+    ("ACTIVATE_EX", 9): _CLEAN,
+    ("SWAP_OUT", 5): _LONG,
     ("SNP_ACTIVATE", 6): "the machine has one socket",
-    ("SNP_GCTX_CREATE", 4): "a page of the firmware's is memory",
-    ("SNP_LAUNCH_UPDATE", 5): "a 2 MiB entry is aligned",
+    ("SNP_ACTIVATE", 10): _SENT,
+    ("SNP_ACTIVATE", 12): _CLEAN,
+    ("SNP_ACTIVATE_EX", 11): _SENT,
+    ("SNP_ACTIVATE_EX", 13): _CLEAN,
+    ("SNP_LAUNCH_UPDATE", 5): _ALIGNED,
     ("SNP_DBG_DECRYPT", 6): _OWNED,
     ("SNP_DBG_ENCRYPT", 6): _OWNED,
-    ("SNP_PAGE_SWAP_OUT", 11): "the counter has 64 bits",
-    ("SNP_PAGE_SWAP_IN", 9): _VALID,
-    ("SNP_PAGE_SWAP_IN", 10): _VALID,
-    ("SNP_PAGE_SWAP_IN", 11): _VALID,
+    ("SNP_PAGE_SWAP_OUT", 11): _LONG,
+    ("SNP_PAGE_RECLAIM", 4): _ALIGNED,
 }
 
 PAGE = Page(
@@ -113,5 +100,5 @@ PAGE = Page(
     FRONT,
     FRONT_ENDS,
     lambda row: "always" if row.states == "ready" else row.states,
-    not_provoked=_not_told_apart() | NOT_PROVOKED,
+    not_provoked=NOT_PROVOKED,
 )

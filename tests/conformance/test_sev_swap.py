@@ -108,6 +108,51 @@ def test_metadata_itself_goes_into_the_context(swapper: Swapper) -> None:
     assert swapper.read(PAGE) == b"swap me!"
 
 
+def test_a_large_page_goes_out_and_comes_back(swapper: Swapper) -> None:
+    """One entry speaks for 2 MiB all along, and one piece of metadata for all of it."""
+    host, vm = swapper.host, swapper.vm
+    block, out, back = (host.alloc(2 * MIB, 2 * MIB) for _ in range(3))
+    host.give(block, 2 * MIB, vm.asid, size=1)
+    vm.tables.map(2 * MIB, block, shift=21)
+    at = C_BIT | 2 * MIB + 77 * PAGE
+    vm.vcpu.do(
+        {"insn": "pvalidate", "rax": 2 * MIB, "ecx": 1, "edx": 1},
+        {"touch": at, "write": True, "value": b"two MiB!".hex()},
+    )
+    assert host.rmpupdate(block, 2 * MIB, 1, 1, 1, vm.asid) == 0
+    assert host.rmpupdate(out, size=1, immutable=1) == 0
+    assert swapper.swap("SNP_PAGE_SWAP_OUT", block, out, flags=1) == 0
+    assert struct.unpack_from("<Q", host.read(swapper.mdata, 64), 0x20)[0] == 1 | 2 | 16 | 2 * MIB
+    assert host.entry(block)[0] == 7 | 2 * MIB | 1 << 51  # Pre-Guest
+    host.did("SNP_PAGE_RECLAIM", pa=block | 1)
+    assert host.rmpupdate(block, assigned=0, size=1) == 0
+    host.give(back, 0, vm.asid, size=1, immutable=1)
+    assert swapper.swap("SNP_PAGE_SWAP_IN", out, back) == 0x1B, "a large page is no small one"
+    assert swapper.swap("SNP_PAGE_SWAP_IN", out, back, flags=1) == 0
+    assert host.entry(back)[0] == 3 | 2 * MIB | 1 << 51 | 1 << 62
+    vm.tables.map(2 * MIB, back, shift=21)
+    assert swapper.read(2 * MIB + 77 * PAGE) == b"two MiB!"
+    host.did("SNP_PAGE_RECLAIM", pa=out | 1)
+    assert host.rmpupdate(out, assigned=0, size=1) == 0
+    host.write(out, b"free")
+
+
+def test_a_large_page_of_a_legacy_guest_is_swapped(legacy: Sev) -> None:
+    handle = legacy.launched()
+    source, target = (legacy.alloc(2 * MIB, 2 * MIB) for _ in range(2))
+    mdata, plain = legacy.pages(2)
+    legacy.write(plain, b"far inside".ljust(16, b"."))
+    place = source + 300 * PAGE
+    legacy.did("DBG_ENCRYPT", handle=handle, src=plain, dst=place, len=16)
+    legacy.did("SWAP_OUT", handle=handle, flags=1, src=source, dst=target, mdata=mdata)
+    legacy.ok("fill", addr=source, len=2 * MIB)
+    fields = {"handle": handle, "src": target, "dst": source, "mdata": mdata}
+    assert legacy.cmd("SWAP_IN", **fields) == 0x16
+    legacy.did("SWAP_IN", flags=1, **fields)
+    legacy.did("DBG_DECRYPT", handle=handle, src=place, dst=plain, len=16)
+    assert legacy.read(plain, 10) == b"far inside"
+
+
 @pytest.mark.parametrize("valid", [True, False])
 def test_a_moved_page_keeps_what_it_is(swapper: Swapper, valid: bool) -> None:
     host, vm = swapper.host, swapper.vm

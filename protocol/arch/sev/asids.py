@@ -50,9 +50,9 @@ class Asids:
     def refusal(self, asid: int) -> Status:
         """What ACTIVATE says about an ASID that is out of range or bound."""
         if not 1 <= asid <= self.count:
-            return Status.INVALID_ASID
+            return Status.INVALID_ASID.because("ASID 0 or out of range")
         if self._allocated[asid] | self._used[asid]:
-            return Status.ASID_OWNED
+            return Status.ASID_OWNED.because("ASID is bound")
         return Status.SUCCESS
 
     def unready(self, asid: int, cores: int, encrypted_registers: bool) -> Status:
@@ -60,9 +60,9 @@ class Asids:
         if self._dirty[asid] & cores:
             return Status.DFFLUSH_REQUIRED
         if self._clean[asid] & cores != cores:
-            return Status.ASID_OWNED
+            return Status.ASID_OWNED.because("ASID is not clean everywhere")
         if encrypted_registers is not (asid < self.min_sev):
-            return Status.INVALID_ASID
+            return Status.INVALID_ASID.because("wrong range for this kind of guest")
         return Status.SUCCESS
 
     def bind(self, asid: int, cores: int, running: bool) -> None:

@@ -49,7 +49,7 @@ _BIND = (
     "0d ASID 0 or out of range; 0c ASID is bound; 12 guest has an ASID; 02 guest was sent; 0f ASID is dirty; "
     "0c ASID is not clean everywhere; 0d wrong range for this kind of guest"
 )
-_PACKET = "15 not an ES guest; 08 no ASID; 04 lengths; 09 addresses; 1a output pages"
+_PACKET = "08 no ASID; 04 lengths; 09 addresses; 1a output pages"
 
 
 def _checks(text: str) -> tuple[Check, ...]:
@@ -376,7 +376,8 @@ _LEGACY = (
         R,
         _PLACES,
         legacy_transport.send_update_vmsa,
-        f"01 platform is not working; 04 header; 10 no such handle; 02 not SUPDATE; {_PACKET}",
+        "01 platform is not working; 04 header; 10 no such handle; 02 not SUPDATE; 15 not an ES guest; "
+        f"{_PACKET}",
     ),
     _row(
         0x043,
@@ -428,7 +429,7 @@ _LEGACY = (
         R,
         _PLACES,
         legacy_transport.receive_update_vmsa,
-        f"{_NAMED}; 02 not RUPDATE; {_PACKET}; 15 compressed; 0b MAC",
+        f"{_NAMED}; 02 not RUPDATE; 15 not an ES guest; {_PACKET}; 15 compressed; 0b MAC",
     ),
     _row(
         0x053,

@@ -9,7 +9,11 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """16 bits in CmdResp. Every number that a source names, whether or not this firmware gives it."""
+    """16 bits in CmdResp. Every number that a source names, whether or not this firmware gives it.
+
+    Where several checks of a command answer one status, each says which it is: `because` gives a status that
+    is equal to the plain one, and whose `why` is the text of the check in the command table.
+    """
 
     SUCCESS = 0x00
     INVALID_PLATFORM_STATE = 0x01
@@ -51,6 +55,19 @@ class Status(IntEnum):
     RMP_INITIALIZATION_FAILED = 0x26
     INVALID_KEY = 0x27
     SHUTDOWN_INCOMPLETE = 0x28
+
+    def because(self, why: str) -> Status:
+        """The same status, answered by the check that the table calls `why`."""
+        said = int.__new__(Status, self.value)
+        said._name_, said._value_ = self._name_, self._value_
+        said.__dict__["_why"] = why
+        return said
+
+    @property
+    def why(self) -> str:
+        """The check that answered it, where that was said."""
+        found: str = self.__dict__.get("_why", "")
+        return found
 
 
 class SevState(IntEnum):

@@ -7,6 +7,7 @@ from typing import Any
 from protocol.arch.sev.cpu import Cpu
 from protocol.arch.sev.explain import EXPLAINER
 from protocol.arch.sev.reply import Reply
+from protocol.arch.sev.status import Status
 from protocol.calls import CallSpec
 from protocol.effects import Step
 from protocol.watch import Asked, Console, Decided, Watch, WatchedKeyboard, by_dispatcher, by_row
@@ -29,20 +30,36 @@ class SevWatch(Watch):
             if self.current is not None:
                 self.current.begun = True
             result: Reply | Step[Reply] = perform(spec, cpu, buffer)
-            return result
+            if isinstance(result, Reply):
+                self._said(self.current, result)
+                return result
+            return self._followed(result)
 
         level.mailbox, level.perform = asked, performed
+
+    def _followed(self, step: Step[Reply]) -> Step[Reply]:
+        reply = yield from step
+        self._said(self.current, reply)
+        return reply
+
+    def _said(self, asked: Asked | None, reply: Reply) -> None:
+        """Where several checks answer one status, a level's own check says which it was."""
+        if asked is not None and isinstance(reply.status, Status):
+            asked.why = reply.status.why
 
     def _ended(self, asked: Asked, code: int, status: int) -> None:
         if not status:
             return
         level, spec = asked.level, asked.level.calls.get(code)
         if spec is not None and asked.begun:
-            self.refused(asked, by_row(level, spec, status))
+            said = [
+                at for at, each in enumerate(spec.checks) if (each.code, each.text) == (status, asked.why)
+            ]
+            self.refused(asked, by_row(level, spec, status, places=said or None), own=bool(said))
             return
-        said = [one.text for one in EXPLAINER.general(status, None)]
+        first = next(iter(EXPLAINER.general(status, None)))
         call = f"command {code:#x}" if spec is None else spec.name
-        self.refused(asked, by_dispatcher(level, call, status, said[0]))
+        self.refused(asked, by_dispatcher(level, call, status, first.text))
 
 
 class ExplainingKeyboard(WatchedKeyboard):

@@ -102,7 +102,8 @@ def session_places(view: View, b: Buffer, cert: int) -> Status:
 def policy_fits(policy: int) -> Status:
     """Looked at only where a session speaks for the policy."""
     too_new = (policy >> 16 & 0xFF, policy >> 24) > (API_MAJOR, API_MINOR)
-    return Status.POLICY_FAILURE if too_new or policy & POLICY_RESERVED else Status.SUCCESS
+    wrong = too_new or policy & POLICY_RESERVED
+    return Status.POLICY_FAILURE.because("policy") if wrong else Status.SUCCESS
 
 
 def new_guest(view: View, b: Buffer) -> Guest | Status | None:
@@ -117,7 +118,7 @@ def new_guest(view: View, b: Buffer) -> Guest | Status | None:
         if shared is None:
             return Status.INVALID_GUEST
         if shared.policy != b.policy or shared.policy & NOKS:
-            return Status.POLICY_FAILURE
+            return Status.POLICY_FAILURE.because("policies differ")
     if not platform.free_handle(view.profile.handles):
         return Status.RESOURCE_LIMIT
     if b.policy & ES and not platform.es:
@@ -172,11 +173,11 @@ def launch_secret(view: View, b: Buffer) -> Guest | Status:
     if isinstance(found, Status):
         return found
     if b.guest % 16 or not reachable(view, b.guest, b.guest_len):
-        return Status.INVALID_ADDRESS
+        return Status.INVALID_ADDRESS.because("guest address")
     if b.hdr_len != HEADER_LEN or _bad_packet(b) or b.guest_len != b.trans_len:
         return Status.INVALID_LENGTH
     if not reachable(view, b.hdr, HEADER_LEN) or not reachable(view, b.trans, b.trans_len):
-        return Status.INVALID_ADDRESS
+        return Status.INVALID_ADDRESS.because("addresses")
     if found.state is not GuestState.LSECRET:
         return Status.INVALID_GUEST_STATE
     if not found.asid:
@@ -218,10 +219,10 @@ def send_start(view: View, b: Buffer) -> Guest | Status:
     if isinstance(found, Status):
         return found
     if b.session_len != SESSION_LEN:
-        return Status.INVALID_LENGTH
+        return Status.INVALID_LENGTH.because("session length")
     if found.state is not GuestState.RUNNING:
         return Status.INVALID_GUEST_STATE
-    return Status.POLICY_FAILURE if found.policy & NOSEND else found
+    return Status.POLICY_FAILURE.because("NOSEND") if found.policy & NOSEND else found
 
 
 def send_update(view: View, b: Buffer, vmsa: bool) -> Guest | Status:
@@ -229,7 +230,7 @@ def send_update(view: View, b: Buffer, vmsa: bool) -> Guest | Status:
     if view.platform.sev is not SevState.WORKING:
         return Status.INVALID_PLATFORM_STATE
     if b.hdr_len < HEADER_LEN:
-        return Status.INVALID_LENGTH
+        return Status.INVALID_LENGTH.because("header")
     found = _transport(view, b, vmsa, GuestState.SUPDATE)
     if isinstance(found, Status):
         return found
@@ -250,12 +251,12 @@ def _transport(view: View, b: Buffer, vmsa: bool, state: GuestState) -> Guest | 
     if isinstance(found, Status):
         return found
     if vmsa and not found.es:
-        return Status.UNSUPPORTED
+        return Status.UNSUPPORTED.because("not an ES guest")
     if not found.asid:
         return Status.INACTIVE
     wrong = b.trans_len < b.guest_len if state is GuestState.SUPDATE else b.trans_len != b.guest_len
     if _bad_packet(b) or b.hdr_len < HEADER_LEN or wrong or (vmsa and b.guest_len != PAGE):
-        return Status.INVALID_LENGTH
+        return Status.INVALID_LENGTH.because("lengths")
     areas = ((b.hdr, HEADER_LEN), (b.guest, b.guest_len), (b.trans, b.guest_len))
     if b.guest % 16 or not all(reachable(view, *area) for area in areas):
         return Status.INVALID_ADDRESS
@@ -275,10 +276,8 @@ def swap(view: View, b: Buffer, out: bool) -> Guest | Status:
         return Status.INVALID_ADDRESS
     if not all(reachable(view, at, n) for at, n in ((b.src, size), (b.dst, size), (b.mdata, MDATA_LEN))):
         return Status.INVALID_ADDRESS
-    if any(at <= b.mdata < at + size for at in (b.src, b.dst)):
-        return Status.INVALID_PARAM
-    if large and kind == 2:
-        return Status.INVALID_PARAM
+    if any(at <= b.mdata < at + size for at in (b.src, b.dst)) or (large and kind == 2):
+        return Status.INVALID_PARAM.because("overlap, or a large VMSA")
     found = view.platform.guests.get(b.handle)
     if found is None:
         return Status.INVALID_GUEST

@@ -45,13 +45,13 @@ def launch_update(view: View, b: Buffer) -> Page | Status:
     if view.rmp.state(frame) is not PageState.PRE_GUEST:
         return Status.INVALID_PAGE_STATE
     if view.rmp.large(frame) is not large:
-        return Status.INVALID_PAGE_SIZE
+        return Status.INVALID_PAGE_SIZE.because("size")
     if large and b.pa % TWO_MIB:
         return Status.INVALID_ADDRESS
     if kind in _SMALL_ONLY and large:
-        return Status.INVALID_PAGE_SIZE
+        return Status.INVALID_PAGE_SIZE.because("type with 2 MiB")
     if kind in (0, 7):
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("type")
     if found.state is not ContextState.LAUNCH:
         return Status.INVALID_GUEST_STATE
     if not found.asid:
@@ -59,7 +59,7 @@ def launch_update(view: View, b: Buffer) -> Page | Status:
     if view.rmp.asid_of(frame) != found.asid:
         return Status.INVALID_PAGE_OWNER
     if b.flags & IMI_PAGE and not found.imi:
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("IMI")
     return Page(found, frame)
 
 
@@ -99,11 +99,11 @@ def reclaim(view: View, b: Buffer) -> tuple[int, PageState] | Status:
     address, large = b.pa & ~SIZE, bool(b.pa & SIZE)
     frame = address // PAGE
     if not reachable(view, address, PAGE):
-        return Status.INVALID_ADDRESS
+        return Status.INVALID_ADDRESS.because("address")
     if view.rmp.large(frame) is not large:
         return Status.INVALID_PAGE_SIZE
     if large and address % TWO_MIB:
-        return Status.INVALID_ADDRESS
+        return Status.INVALID_ADDRESS.because("alignment")
     if not view.rmp.immutable(frame):
         return frame, PageState.HYPERVISOR
     state = view.rmp.state(frame)
@@ -204,11 +204,13 @@ def swap_out(view: View, b: Buffer) -> Page | Status:
         return status
     kind = b.flags >> 1 & 3
     wanted = (PageState.METADATA,) if kind == SwapType.METADATA else _PRE
+    wrong = Status.INVALID_PAGE_STATE.because("pages")
     if rmp.state(source) not in wanted or not _writes_to(view, b.dst, large):
-        return Status.INVALID_PAGE_STATE
+        return wrong
     if kind != SwapType.METADATA and bool(rmp.flags_of(source) & VMSA) is not (kind == SwapType.VMSA):
-        return Status.INVALID_PAGE_STATE
-    return Page(found, source, target) if _is_of(view, found, source) else Status.INVALID_PAGE_OWNER
+        return wrong
+    mine = _is_of(view, found, source)
+    return Page(found, source, target) if mine else Status.INVALID_PAGE_OWNER.because("owner")
 
 
 def writable_state(view: View, frame: int) -> bool:
@@ -224,18 +226,18 @@ def _writes_to(view: View, address: int, large: bool) -> bool:
 
 def _mdata(view: View, found: Context, b: Buffer) -> Status:
     """Where the page's metadata entry lies; none is named if it is kept in the context itself."""
-    kind = b.flags >> 1 & 3
+    kind, misplaced = b.flags >> 1 & 3, Status.INVALID_PARAM.because("metadata place")
     if kind > SwapType.VMSA or (kind != SwapType.DATA and b.flags & SIZE):
-        return Status.INVALID_PARAM
+        return misplaced
     if b.flags & ROOT_MDATA:
-        return Status.SUCCESS if kind == SwapType.METADATA else Status.INVALID_PARAM
+        return Status.SUCCESS if kind == SwapType.METADATA else misplaced
     page = b.mdata & ~(PAGE - 1)
     if b.mdata % MDATA_LEN or page in (b.src, b.dst):
-        return Status.INVALID_PARAM
+        return misplaced
     if view.rmp.state(page // PAGE) is not PageState.METADATA:
-        return Status.INVALID_PAGE_STATE
-    owner = view.rmp.metadata_owner(page // PAGE)
-    return Status.SUCCESS if owner == found.frame else Status.INVALID_PAGE_OWNER
+        return Status.INVALID_PAGE_STATE.because("not Metadata")
+    mine = view.rmp.metadata_owner(page // PAGE) == found.frame
+    return Status.SUCCESS if mine else Status.INVALID_PAGE_OWNER.because("metadata owner")
 
 
 def swap_in_start(view: View, b: Buffer) -> Context | Status:
@@ -247,7 +249,7 @@ def swap_in_start(view: View, b: Buffer) -> Context | Status:
         return Status.INVALID_ADDRESS
     kind = b.flags >> 1 & 3
     if b.flags & IN_PLACE and kind != SwapType.DATA:
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("in place metadata or VMSA")
     return _mdata(view, found, b) or found
 
 
@@ -266,8 +268,9 @@ def swap_in_finish(view: View, found: Context, b: Buffer) -> Page | Status:
         or not reachable(view, b.src, size)
         or not reachable(view, b.dst, size)
     ):
-        return Status.INVALID_PAGE_STATE
-    return Page(found, source, target) if _is_of(view, found, target) else Status.INVALID_PAGE_OWNER
+        return Status.INVALID_PAGE_STATE.because("pages")
+    mine = _is_of(view, found, target)
+    return Page(found, source, target) if mine else Status.INVALID_PAGE_OWNER.because("owner")
 
 
 def valid_bits(rmp_flags: int) -> tuple[bool, bool]:

@@ -34,21 +34,21 @@ def init(view: View, b: Buffer, extended: bool) -> Status:
     """INIT and INIT_EX. With SNP_EN on all CPUs, SNP has to be initialised first."""
     platform = view.platform
     if platform.sev is not SevState.UNINIT:
-        return Status.INVALID_PLATFORM_STATE
+        return Status.INVALID_PLATFORM_STATE.because("not UNINIT")
     if not all(cpu.syscfg & SME for cpu in view.cpus):
         return Status.HARDWARE_PLATFORM
     if b.strays:
         return Status.INVALID_CONFIG
     if all(cpu.snp for cpu in view.cpus) and not view.rmp.live:
-        return Status.INVALID_PLATFORM_STATE
+        return Status.INVALID_PLATFORM_STATE.because("SNP_EN is on and there is no RMP")
     if extended and (status := _nv(b)):
         return status
     tmr_len = b.tmr_len if b.flags & ES_FLAG else 0
     nv_len = b.nv_len if extended else 0
     if tmr_len and nv_len and b.tmr < b.nv + nv_len and b.nv < b.tmr + tmr_len:
-        return Status.INVALID_ADDRESS
+        return Status.INVALID_ADDRESS.because("NV and TMR overlap")
     if extended and not reachable(view, b.nv, nv_len):
-        return Status.INVALID_ADDRESS
+        return Status.INVALID_ADDRESS.because("NV misplaced")
     if (tmr_len and not writable(view, b.tmr, tmr_len)) or (nv_len and not writable(view, b.nv, nv_len)):
         return Status.INVALID_PAGE_STATE
     return _tmr(view, b) if b.flags & ES_FLAG else Status.SUCCESS
@@ -56,17 +56,17 @@ def init(view: View, b: Buffer, extended: bool) -> Status:
 
 def _nv(b: Buffer) -> Status:
     if b.length != 0x24:
-        return Status.INVALID_LENGTH
+        return Status.INVALID_LENGTH.because("length")
     if b.nv % PAGE:
-        return Status.INVALID_ADDRESS
-    return Status.SUCCESS if b.nv_len == NV_LEN else Status.INVALID_LENGTH
+        return Status.INVALID_ADDRESS.because("NV misplaced")
+    return Status.SUCCESS if b.nv_len == NV_LEN else Status.INVALID_LENGTH.because("NV length")
 
 
 def _tmr(view: View, b: Buffer) -> Status:
     size = tmr_size(view)
     if b.tmr % size or not reachable(view, b.tmr, size):
-        return Status.INVALID_ADDRESS
-    return Status.SUCCESS if b.tmr_len == size else Status.INVALID_LENGTH
+        return Status.INVALID_ADDRESS.because("TMR misplaced")
+    return Status.SUCCESS if b.tmr_len == size else Status.INVALID_LENGTH.because("TMR length")
 
 
 def tmr_size(view: View) -> int:
@@ -153,13 +153,13 @@ def snp_init(view: View, flags: int, strays: bool) -> Status:
     """
     platform = view.platform
     if strays:
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("reserved bits")
     if platform.sev is not SevState.UNINIT or platform.snp is not SnpState.UNINIT:
         return Status.INVALID_PLATFORM_STATE
     if not flags & INIT_RMP and not platform.rmp_valid:
         return Status.RMP_INIT_REQUIRED
     if flags & LIST_EN and not flags & INIT_RMP:
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("list without a new RMP")
     if not _agree(view.cpus, bool(flags & INIT_RMP)):
         return Status.INVALID_CONFIG
     if (view.cpus[0].rmp_base | view.cpus[0].rmp_end) & C_MASK:
@@ -196,16 +196,17 @@ def ranges(view: View, address: int) -> list[range] | Status:
     if address % 8 or not reachable(view, address, PAGE - address % PAGE):
         return Status.INVALID_ADDRESS
     head = view.fetch(address, 8)
+    wrong = Status.INVALID_PARAM.because("list")
     count, reserved = U32.unpack_from(head)[0], U32.unpack_from(head, 4)[0]
     if count > MAX_RANGES or reserved or address % PAGE + 8 + 16 * count > PAGE:
-        return Status.INVALID_PARAM
+        return wrong
     found = []
     raw = view.fetch(address + 8, 16 * count) if count else b""
     for at in range(0, 16 * count, 16):
         base = U64.unpack_from(raw, at)[0] & ~C_MASK
         length, reserved = U32.unpack_from(raw, at + 8)[0], U32.unpack_from(raw, at + 12)[0]
         if base % PAGE or reserved:
-            return Status.INVALID_PARAM
+            return wrong
         found.append(range(base // PAGE, base // PAGE + length))
     return found
 
@@ -234,21 +235,21 @@ def snp_platform_status(view: View, b: Buffer) -> Status:
 
 def snp_feature_info(view: View, b: Buffer) -> Status:
     if b.length != 0x10:
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("length")
     if b.pa % 4 or b.pa % PAGE + 16 > PAGE or not reachable(view, b.pa, 16):
         return Status.INVALID_ADDRESS
     if not writable(view, b.pa, 16):
         return Status.INVALID_PAGE_STATE
-    return Status.INVALID_PARAM if b.ecx > 1 else Status.SUCCESS
+    return Status.INVALID_PARAM.because("subfunction") if b.ecx > 1 else Status.SUCCESS
 
 
 def snp_config(view: View, b: Buffer, committed: bytes) -> Status:
     """No component of the reported TCB may be above the committed one."""
     if b.strays:
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("reserved bits")
     reported = b.bytes_of("tcb")
     too_new = any(new > old for new, old in zip(reported, committed, strict=True))
-    return Status.INVALID_PARAM if too_new else Status.SUCCESS
+    return Status.INVALID_PARAM.because("TCB above the committed one") if too_new else Status.SUCCESS
 
 
 def snp_download_firmware(view: View, b: Buffer) -> Status:
@@ -277,14 +278,14 @@ def page_set_state(view: View, b: Buffer) -> list[range] | Status:
     if b.length != 0x10:
         return Status.INVALID_LENGTH
     if b.strays:
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("reserved bits")
     if view.platform.snp is not SnpState.INIT:
         return Status.INVALID_PLATFORM_STATE
     listed = ranges(view, b.list)
     if isinstance(listed, Status):
         return listed
     if any(one.start % 512 for one in listed):
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("list")
     own = range(view.rmp.base // PAGE, view.rmp.end // PAGE)
     if any(one.start < own.stop and own.start < one.stop for one in listed):
         return Status.INVALID_ADDRESS

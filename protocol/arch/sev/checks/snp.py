@@ -33,7 +33,7 @@ SNP_ASIDS = 2048
 def ready(view: View, b: Buffer) -> Status:
     """What all of them look at first."""
     if b.strays:
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("reserved bits")
     return Status.SUCCESS if view.platform.snp is SnpState.INIT else Status.INVALID_PLATFORM_STATE
 
 
@@ -49,7 +49,7 @@ def known(view: View, b: Buffer) -> Context | Status:
     """`ready`, and the command's context."""
     if status := ready(view, b):
         return status
-    return context(view, b.gctx) or Status.INVALID_GUEST
+    return context(view, b.gctx) or Status.INVALID_GUEST.because("not a context page")
 
 
 def gctx_create(view: View, b: Buffer) -> Status:
@@ -74,7 +74,7 @@ def launch_start(view: View, b: Buffer) -> Context | Status:
     if b.flags & MA_EN:
         agent = context(view, b.ma)
         if agent is None:
-            return Status.INVALID_GUEST
+            return Status.INVALID_GUEST.because("agent")
     return _policy(b.policy, b.flags, agent) or found
 
 
@@ -100,9 +100,9 @@ def activate(view: View, b: Buffer, cores: int | None = None) -> Context | Statu
     if isinstance(found, Status):
         return found
     if found.state is ContextState.INIT:
-        return Status.INVALID_GUEST_STATE
+        return Status.INVALID_GUEST_STATE.because("not launched")
     if b.asid >= max(SNP_ASIDS, view.profile.asid_limit):
-        return Status.INVALID_ASID
+        return Status.INVALID_ASID.because("ASID out of range")
     if view.rmp.pages_of(b.asid):
         return Status.INVALID_CONFIG
     if found.policy & SINGLE_SOCKET and SOCKETS > 1:
@@ -118,22 +118,21 @@ def bindable(view: View, guest: Context | Guest, asid: int, cores: int | None = 
     if guest.asid:
         return Status.ACTIVE
     if guest.state is GuestState.SENT and isinstance(guest, Guest):
-        return Status.INVALID_GUEST_STATE
+        return Status.INVALID_GUEST_STATE.because("guest was sent")
     encrypted = guest.es if isinstance(guest, Guest) else True
     return asids.unready(asid, asids.cores if cores is None else cores, encrypted)
 
 
 def cores_of(view: View, address: int, count: int) -> int | Status:
     """The cores whose APIC ids (CPU numbers here) lie at `address`."""
-    if not reachable(view, address, 4 * count) or not count:
-        return Status.INVALID_PARAM
-    if count > len(view.cpus):
-        return Status.INVALID_PARAM
+    wrong = Status.INVALID_PARAM.because("CPUs")
+    if not reachable(view, address, 4 * count) or not count or count > len(view.cpus):
+        return wrong
     raw = view.fetch(address, 4 * count)
     numbers = [U32.unpack_from(raw, 4 * n)[0] for n in range(count)]
     by_number: dict[int, Cpu] = {cpu.number: cpu for cpu in view.cpus}
     if any(number not in by_number for number in numbers):
-        return Status.INVALID_PARAM
+        return wrong
     mask = 0
     for number in numbers:
         mask |= 1 << by_number[number].core
@@ -142,7 +141,7 @@ def cores_of(view: View, address: int, count: int) -> int | Status:
 
 def activate_ex(view: View, b: Buffer) -> tuple[Context, int] | Status:
     if b.length != 0x20:
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("length")
     found = known(view, b)
     if isinstance(found, Status):
         return found
@@ -175,7 +174,7 @@ def launch_finish(view: View, b: Buffer) -> Context | Status:
     if not found.asid:
         return Status.INACTIVE
     if b.flags & AUTH_KEY_EN and not b.flags & ID_BLOCK_EN:
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("flags")
     if b.flags & ID_BLOCK_EN and not (reachable(view, b.id_block, 0x60) and reachable(view, b.id_auth, PAGE)):
         return Status.INVALID_ADDRESS
     return found
@@ -193,4 +192,4 @@ def guest_request(view: View, b: Buffer) -> Context | Status:
         return Status.INVALID_PAGE_SIZE
     if found.state is not ContextState.RUNNING:
         return Status.INVALID_GUEST_STATE
-    return found if is_dram(view.size, b.req, PAGE) else Status.INVALID_PARAM
+    return found if is_dram(view.size, b.req, PAGE) else Status.INVALID_PARAM.because("header")

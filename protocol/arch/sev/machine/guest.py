@@ -39,7 +39,7 @@ def guest_request(fw: Machine, b: Buffer) -> Step[Reply]:
     assert isinstance(found, SnpGuest)
     message = Message.unpack(fw.fetch(b.req, PAGE))
     if message is None:
-        return Reply(Status.INVALID_PARAM)
+        return Reply(Status.INVALID_PARAM.because("header"))
     key = found.vmpcks[message.vmpck]
     request = message.open(key)
     if request is None:
@@ -49,7 +49,7 @@ def guest_request(fw: Machine, b: Buffer) -> Step[Reply]:
         return Reply(Status.AEAD_OFLOW)
     answer = _answer(fw, found, message, request)
     if answer is None:
-        return Reply(Status.INVALID_PARAM)
+        return Reply(Status.INVALID_PARAM.because("type"))
     yield from fw.hold((b.resp // PAGE,))
     found.counts[message.vmpck] = count + 2
     sealed = messages.seal(key, message.kind + 1, count + 2, message.vmpck, answer)

@@ -84,7 +84,7 @@ def opened(keys: Keys, what: int, header: bytes, data: bytes, measurement: bytes
     """The plaintext of a packet: flags 4, IV 16, MAC 32, then the data."""
     flags, iv, mac = int.from_bytes(header[:4], "little"), header[4:20], header[20:52]
     if flags & COMPRESSED:
-        return Status.UNSUPPORTED
+        return Status.UNSUPPORTED.because("compressed")
     if not hmac.compare_digest(mac, sessions.packet_mac(keys, what, flags, iv, data, measurement)):
         return Status.BAD_MEASUREMENT
     return sessions.ctr(keys.tek, iv, data)

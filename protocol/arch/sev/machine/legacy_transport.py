@@ -54,15 +54,15 @@ def send_start(fw: Machine, b: Buffer) -> Reply:
 def peer_of(fw: Platformed, b: Buffer, policy: int) -> ec.EllipticCurvePublicKey | Status:
     """The key of the platform that the guest goes to, if the policy lets it go there."""
     if policy & SEV and not _chain_fits(fw, b, domain=False):
-        return Status.POLICY_FAILURE
+        return Status.POLICY_FAILURE.because("certificates")
     if not reachable(fw, b.session, SESSION_LEN):
         return Status.INVALID_ADDRESS
     if not writable(fw, b.session, SESSION_LEN):
         return Status.INVALID_PAGE_STATE
     if policy & DOMAIN and not _chain_fits(fw, b, domain=True):
-        return Status.POLICY_FAILURE
+        return Status.POLICY_FAILURE.because("domain")
     if b.pdh_len != CERT_LEN:
-        return Status.INVALID_LENGTH
+        return Status.INVALID_LENGTH.because("certificate length")
     if not reachable(fw, b.pdh, CERT_LEN):
         return Status.INVALID_ADDRESS
     return key_in(fw.fetch(b.pdh, CERT_LEN), PDH) or Status.INVALID_CERTIFICATE
@@ -166,7 +166,7 @@ def swap_out(fw: Machine, b: Buffer) -> Reply:
     if found.swap_iv >= _SWAPS:
         return Reply(Status.AEAD_OFLOW)
     if kind == 2 and b.src // PAGE not in found.vmsas:
-        return Reply(Status.INVALID_PARAM)
+        return Reply(Status.INVALID_PARAM.because("type"))
     found.swap_iv += 1
     mdata = Mdata(b.sw_data, found.swap_iv, vmsa=kind == 2, metadata=kind == 1, large=size > PAGE)
     sealed, entry = seal_page(found.oek, mdata, fw.plain(found.key, b.src, size))
@@ -182,7 +182,7 @@ def swap_in(fw: Machine, b: Buffer) -> Reply:
     assert isinstance(found, LegacyGuest)
     mdata, kind = Mdata.unpack(fw.fetch(b.mdata, MDATA_LEN)), b.flags >> 1 & 3
     if mdata is None or (mdata.vmsa, mdata.metadata, mdata.large) != (kind == 2, kind == 1, _size(b) > PAGE):
-        return Reply(Status.INVALID_PARAM)
+        return Reply(Status.INVALID_PARAM.because("type"))
     plain = open_page(found.oek, mdata, fw.fetch(b.src, _size(b)))
     if plain is None:
         return Reply(Status.BAD_MEASUREMENT)

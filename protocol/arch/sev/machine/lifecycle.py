@@ -49,7 +49,7 @@ def _id_block(guest: SnpGuest, block: bytes, auth: bytes, with_author: bool) -> 
         return Status.POLICY_FAILURE
     algorithms = [auth[:4], auth[4:8]] if with_author else [auth[:4]]
     if any(int.from_bytes(one, "little") != ECDSA_P384 for one in algorithms):
-        return Status.INVALID_PARAM
+        return Status.INVALID_PARAM.because("algorithm")
     if not _signed(auth[0x240:0x644], auth[0x40:0x240], block):
         return Status.BAD_SIGNATURE
     if with_author and not _signed(auth[0x880:0xC84], auth[0x680:0x880], auth[0x240:0x644]):

@@ -45,7 +45,7 @@ def launch_update(fw: Machine, b: Buffer) -> Step[Reply]:
     if kind == PageType.CPUID and (fixed := cpuid.corrected(fw.profile, fw.fetch(b.pa, PAGE))) is not None:
         if fixed:
             fw.deposit(b.pa, fixed)
-        return Reply(Status.INVALID_PARAM)
+        return Reply(Status.INVALID_PARAM.because("CPUID table"))
     yield from fw.hold((frame,))
     imi = bool(b.flags & pages.IMI_PAGE)
     vmpls = b.vmpl1, b.vmpl2, b.vmpl3

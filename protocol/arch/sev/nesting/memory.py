@@ -154,20 +154,29 @@ class SoftMemory(GuestHost[Any]):
     def contiguous(self, frame: int) -> bool:
         """Does one 2 MiB page of the level below lie under these 512?"""
         below = self.slots[frame : frame + SUBPAGES]
-        return bool(below[0] % SUBPAGES == 0 and (np.diff(below) == 1).all())
+        return bool(below[0] % SUBPAGES == 0 and self.in_one_piece(frame))
+
+    def in_one_piece(self, frame: int) -> bool:
+        """Do these 512 follow one another below?"""
+        return bool((np.diff(self.slots[frame : frame + SUBPAGES]) == 1).all())
 
     def donate(self, frame: int) -> Step[None]:
-        """A page of the firmware's becomes one below: the firmware below is going to work in it."""
+        """A page of the firmware's becomes one below: the firmware below is going to work in it.
+
+        Of a 2 MiB page that is what its one entry speaks for, if there is such a page below (`contiguous`).
+        """
         if not self.real[frame]:
-            yield from self.port.lend(self.frame_below(frame) << PAGE_SHIFT)
-            self._now_real(slice(frame, frame + 1), True)
+            large = self.rmp.large(frame)
+            yield from self.port.lend(self.frame_below(frame) << PAGE_SHIFT, large)
+            self._now_real(slice(frame, frame + (SUBPAGES if large else 1)), True)
 
     def take_back(self, frame: int) -> Step[None]:
         """It is the firmware's in the soft RMP alone from now on: this level is going to store to it."""
         if self.real[frame]:
-            code = yield from self.port.take_back(self.frame_below(frame) << PAGE_SHIFT)
+            large = self.rmp.large(frame)
+            code = yield from self.port.take_back(self.frame_below(frame) << PAGE_SHIFT, large)
             assert not code, f"a page that was lent does not come back: {code}"
-            self._now_real(slice(frame, frame + 1), False)
+            self._now_real(slice(frame, frame + (SUBPAGES if large else 1)), False)
 
     def make_way(self, address: int, length: int) -> Step[None]:
         """This level is going to store there: pages that are assigned below come back first.

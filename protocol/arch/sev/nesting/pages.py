@@ -11,9 +11,9 @@ from protocol.arch.sev.books import reachable
 from protocol.arch.sev.checks import pages as checks
 from protocol.arch.sev.machine.memory import launched, make_metadata, moved, reclaimed
 from protocol.arch.sev.reply import DONE, Reply
-from protocol.arch.sev.rmp import ASSIGNED, IMMUTABLE, SUBPAGES, VALIDATED, VMSA, PageState
+from protocol.arch.sev.rmp import ASSIGNED, IMMUTABLE, LARGE, SUBPAGES, VALIDATED, VMSA, PageState
 from protocol.arch.sev.status import Status, SwapType
-from protocol.arch.sev.structs import PAGE, Buffer
+from protocol.arch.sev.structs import PAGE, TWO_MIB, Buffer
 from protocol.calls import CallSpec
 from protocol.effects import Step
 
@@ -155,16 +155,16 @@ def move(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
 def swap_out(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     """A target beyond the guest host's RMP is lent for as long as it takes.
 
-    Large pages are not swapped here.
+    A large page goes where one lies below, too; none does beyond the RMP.
     """
     _look(n, b.src)
     found = checks.swap_out(n, b)
     if isinstance(found, Status):
         return Reply(found)
-    if b.flags & checks.SIZE:
+    lent = n.rmp.state(found.other) is PageState.DEFAULT
+    if b.flags & checks.SIZE and (lent or not n.contiguous(found.other)):
         return Reply(Status.UNSUPPORTED)
     n.hold_below((found.frame, found.other))
-    lent = n.rmp.state(found.other) is PageState.DEFAULT
     yield from n.donate(found.other)
     status = yield from _swap(n, spec, b, sw_data=b.sw_data)
     if lent:
@@ -187,10 +187,11 @@ def swap_in(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     found = checks.swap_in_start(n, b)
     if isinstance(found, Status):
         return Reply(found)
-    if not reachable(n, b.src, PAGE) or not reachable(n, b.dst, PAGE):
+    size = TWO_MIB if b.flags & checks.SIZE else PAGE
+    if not reachable(n, b.src, size) or not reachable(n, b.dst, size):
         finish = checks.swap_in_finish(n, found, b)
         return Reply(finish if isinstance(finish, Status) else Status.INVALID_PAGE_STATE)
-    if b.flags & checks.SIZE:
+    if b.flags & checks.SIZE and not n.in_one_piece(b.src // PAGE):
         return Reply(Status.UNSUPPORTED)
     target = b.dst // PAGE
     n.hold_below((target,))
@@ -205,6 +206,7 @@ def swap_in(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     raw = n.entry_below(target)
     low, perms = int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:12], "little")
     flags = ASSIGNED | (VMSA if low >> 61 & 1 else 0) | (VALIDATED if low >> 62 & 1 else 0)
+    flags |= LARGE if low & LARGE else 0
     n.rmp.put(target, flags, found.asid, low >> 12 & _GPA, perms)
     return DONE
 

@@ -94,8 +94,8 @@ class Port:
         assert not isinstance(result, Fault), f"this level may change its RMP: {result}"
         return result["rax"]
 
-    def lend(self, address: int) -> Step[None]:
-        code = yield from self.rmpupdate(address, FIRMWARE)
+    def lend(self, address: int, large: bool = False) -> Step[None]:
+        code = yield from self.rmpupdate(address, FIRMWARE._replace(large=large))
         assert not code, f"a page that is nobody's cannot be lent: {code}"
 
     def take_back(self, address: int, large: bool = False) -> Step[int]:

@@ -21,7 +21,7 @@ from protocol.arch.sev.nesting.legacy import (
 )
 from protocol.arch.sev.reply import DONE, Reply
 from protocol.arch.sev.status import DOMAIN, SEV, GuestState, Status
-from protocol.arch.sev.structs import CERT_LEN, HEADER_LEN, MDATA_LEN, PAGE, SESSION_LEN, Buffer
+from protocol.arch.sev.structs import CERT_LEN, HEADER_LEN, MDATA_LEN, PAGE, SESSION_LEN, TWO_MIB, Buffer
 from protocol.calls import CallSpec
 from protocol.effects import Step
 
@@ -123,24 +123,26 @@ def receive_update(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
 
 
 def swap(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
-    """SWAP_OUT and SWAP_IN: the metadata entry is bounced. Large pages are not swapped here."""
+    """SWAP_OUT and SWAP_IN: the metadata entry is bounced. Large pages have to be in one piece below."""
     out = spec.name == "SWAP_OUT"
     found = checks.swap(n, b, out)
     if isinstance(found, Status):
         return Reply(found)
     assert isinstance(found, TrackedGuest)
-    if b.flags & checks.SWAP_LARGE:
+    large = bool(b.flags & checks.SWAP_LARGE)
+    if large and not all(n.in_one_piece(at // PAGE) for at in (b.src, b.dst)):
         return Reply(Status.UNSUPPORTED)
+    written = range(b.dst, b.dst + (TWO_MIB if large else PAGE), PAGE)
     bounce = n.port.bounce
     place = {"src": n.operand_below(b.src), "dst": n.operand_below(b.dst), "mdata": bounce}
     place |= {"handle": n.handle_below(found), "flags": b.flags}
     if not out:
         n.port.driver.write(bounce, n.fetch(b.mdata, MDATA_LEN))
-        return Reply((yield from lent(n, (b.dst,), spec.name, **place)))
+        return Reply((yield from lent(n, written, spec.name, **place)))
 
     def with_metadata() -> Step[int]:
         yield from n.port.lend(bounce)
-        return (yield from lent(n, (b.dst,), spec.name, sw_data=b.sw_data, **place))
+        return (yield from lent(n, written, spec.name, sw_data=b.sw_data, **place))
 
     status = yield from undone(with_metadata(), lambda: n.port.take_back(bounce))
     if not status:

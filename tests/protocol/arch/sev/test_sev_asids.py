@@ -27,7 +27,7 @@ def test_a_fresh_platform_has_to_be_flushed_on_every_core() -> None:
 def test_an_asid_that_never_ran_needs_no_flush() -> None:
     asids = Asids(15, 8, CORES)
     asids.bind(3, CORES, running=False)
-    assert asids.refusal(3) is Status.ASID_OWNED
+    assert asids.refusal(3) == Status.ASID_OWNED
     assert not asids.may_run(3, 0)
     asids.release(3)
     assert asids.all_clean()
