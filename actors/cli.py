@@ -69,6 +69,7 @@ EXAMPLES = {
         "nestbed load",
         "nestbed load --virtual --arch s390 --arch snp --set load.rate_per_min=6000",
         "nestbed load --deployment lab.toml --set load.rate_per_min=60",
+        "nestbed load --deployment fleet.toml --nats nats://10.0.0.1:4222 --certificate keys/driver-me.pem",
         "nestbed load --set load.model=closed --set load.clients=16 --processes 2",
     ),
     "report": ("nestbed report nestbed-default", "nestbed report --diff before after"),
@@ -76,6 +77,7 @@ EXAMPLES = {
     "node": (
         "nestbed node lab.toml --rank 0 --count 3",
         "nestbed node lab.toml --part l0-0.l1-1 --directory /run/nestbed/lab",
+        "nestbed node lab.toml --listen 10.0.0.2:7701 --certificate keys/machine-one.pem --nats nats://10.0.0.1:4222",
     ),
     "why": ("nestbed why lab",),
     "fleet init": (

@@ -14,6 +14,7 @@ from actors.commands.speak import end, say, tell, tell_json
 from actors.commands.up import DeploymentFile, read
 
 if TYPE_CHECKING:
+    from actors.deployment.reach import Elsewhere
     from actors.fleet.bus import Door
     from protocol.fleet.entry import Entry
 
@@ -78,9 +79,20 @@ def _shown(entry: Entry) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in entry.__slots__}
 
 
-def path_of(file: Path, what: str) -> bytes:
-    """The bytes of a file that somebody named, or the end of the command."""
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        end(exit_codes.USAGE, f"{what} {file}: {error.strerror}")
+def reach_of(count: int, nats: list[str] | None, certificate: Path | None, cell: str) -> Elsewhere:
+    """The way to the first `count` machines of a fleet, or the end of the command."""
+    from actors.commands.agent import address
+    from actors.deployment.parts import machine_name
+    from actors.deployment.reach import Elsewhere
+    from actors.fleet.roster import listed
+
+    door = door_of(nats, certificate, cell, DRIVER, f"p{os.getpid()}")
+    if door.credentials is None:
+        end(exit_codes.USAGE, "--certificate FILE is missing: machines want to know who drives them")
+    found = performed(listed, door)
+    endpoints = {}
+    for name in map(machine_name, range(count)):
+        if name not in found or not found[name].endpoint:
+            end(exit_codes.ENVIRONMENT, f"{name} is not in the directory of {cell}, or does not --listen")
+        endpoints[name] = address(found[name].endpoint, name)
+    return Elsewhere(endpoints, door.credentials)

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from actors import exit_codes
+from actors.commands.door import CellName, Certificate
 from actors.commands.options import (
     Arch,
     AsJson,
@@ -25,11 +28,14 @@ from actors.commands.options import (
     overrides,
     resolve,
 )
-from actors.commands.speak import end, say, say_from_a_signal, tell, tell_json
+from actors.commands.speak import end, first_of, say, say_from_a_signal, tell, tell_json
 from actors.commands.up import Directory, place_of
 
 if TYPE_CHECKING:
     from actors.compare.progress import Progress
+    from actors.deployment.place import Place
+    from actors.deployment.reach import Reach
+    from actors.deployment.settings import Deployment
     from protocol.arch.contract import Architecture
     from protocol.plan.scenario import Scenario
 
@@ -88,6 +94,16 @@ def load(
         ),
     ] = None,
     directory: Directory = None,
+    nats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--nats",
+            metavar="URL",
+            help="With --deployment: its machines are those in the directory of these servers.",
+        ),
+    ] = None,
+    certificate: Certificate = None,
+    cell: CellName = "lab",
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Write load.json there; a report beside it shows it."),
@@ -99,7 +115,9 @@ def load(
 
     What comes when is in the scenario's section load. Both paths meet the same requests at the same times;
     latency counts from when a request was meant to be sent. Thresholds load.PATH.FIGURE end with exit code
-    99. With --deployment the load goes to the hosts and brokers of a deployment that runs.
+    99. With --deployment the load goes to the hosts and brokers of a deployment that runs. With --nats its
+    machines are wherever the fleet's directory says: all at the same time, each with its share of the rate,
+    and one answer.
     """
     flags = overrides(settings, arch=arch, paths=path, depth=depth, seed=seed)
     if replay is not None:
@@ -110,7 +128,12 @@ def load(
                 exit_codes.USAGE,
                 "--deployment: allowed beside it: --path, --seed, --set, --replay, --directory, --out",
             )
-        raise typer.Exit(_elsewhere(deployment, directory, flags, replay, out, as_json, quiet))
+        if nats and (replay is not None or directory is not None):
+            end(exit_codes.USAGE, "--nats: allowed beside it: --deployment, --path, --seed, --set, --out")
+        machines = Machines(directory, nats or [], certificate, cell)
+        raise typer.Exit(_elsewhere(deployment, machines, flags, replay, out, as_json, quiet))
+    if nats:
+        end(exit_codes.USAGE, "--nats: is for machines of a fleet; allowed: with --deployment")
     plan = resolve(scenario or SCENARIO, flags).scenario
     times = _replay(plan, replay)
     which = _shard(shard)
@@ -131,6 +154,34 @@ def load(
     raise typer.Exit(_told(plan, found, clock, out, as_json, stop.stopped))
 
 
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """Where the machines of a deployment are: here, or in the directory of a fleet."""
+
+    directory: Path | None
+    nats: list[str]
+    certificate: Path | None
+    cell: str
+
+    def where(self, settings: Deployment) -> str:
+        return f"--nats {', '.join(self.nats)}" if self.nats else str(self._place(settings).root)
+
+    def _place(self, settings: Deployment) -> Place:
+        return place_of(self.directory, settings.name)
+
+    def reach(self, file: Path, settings: Deployment) -> Reach:
+        """The way to them, or the end of the command."""
+        from actors.commands.fleet import reach_of
+        from actors.deployment.reach import Here
+
+        if self.nats:
+            return reach_of(settings.machines, self.nats, self.certificate, self.cell)
+        place = self._place(settings)
+        if place.control("load").exists():
+            end(exit_codes.USAGE, f"{file}: its own load drives it; allowed: load = false in it")
+        return Here(place)
+
+
 @contextmanager
 def _stoppable() -> Iterator[Progress]:
     """Within: the first Ctrl-C lets the block that runs be the last one, the second ends at once."""
@@ -143,7 +194,7 @@ def _stoppable() -> Iterator[Progress]:
 
 def _elsewhere(
     file: Path,
-    directory: Path | None,
+    machines: Machines,
     flags: dict[str, str],
     replay: Path | None,
     out: Path | None,
@@ -154,11 +205,11 @@ def _elsewhere(
     import trio
 
     from actors.deployment.settings import read_deployment, scenario_of
-    from actors.load.elsewhere import against
-    from actors.load.run import blocks
+    from actors.load.elsewhere import against, fleet_blocks
+    from actors.load.run import added, blocks
     from actors.load.text import board
-    from actors.runtime.supervisor import unwrap
     from actors.scenario import BrokenScenario, UnreadableScenario
+    from protocol.errors import NestbedError
 
     try:
         settings, _ = read_deployment(file)
@@ -173,20 +224,34 @@ def _elsewhere(
     if wrong:
         end(exit_codes.USAGE, f"--deployment: {', '.join(wrong)}: allowed: paths nested and hosted")
     times = _replay(plan, replay)
-    place = place_of(directory, settings.name)
-    if place.control("load").exists():
-        end(exit_codes.USAGE, f"{file}: its own load drives it; allowed: load = false in it")
+    if machines.nats:  # as `nestbed node` runs machines: whole
+        settings = settings.model_copy(update={"placement": "together"})
+    reach = machines.reach(file, settings)
+    by_machine: Json = {}
     try:
         with board(quiet) as seen, _stoppable() as stop:
-            run_block = against(place, settings, plan, seen.watch, times)
-            sides = trio.run(blocks, plan, 0, run_block, lambda: stop.stopped)
+            if machines.nats:
+                act = partial(fleet_blocks, plan, settings, reach, seen.watch, lambda: stop.stopped)
+                by_machine = trio.run(act)
+                sides = added(by_machine.values())
+            else:
+                run_block = against(reach, settings, plan, seen.watch, times)
+                sides = trio.run(blocks, plan, 0, run_block, lambda: stop.stopped)
     except* OSError as errors:
-        end(exit_codes.ENVIRONMENT, f"{place.root}: no part answers there: {unwrap(errors)}")
-    return _told(plan, {settings.arch: sides}, "wall", out, as_json, stop.stopped)
+        end(exit_codes.ENVIRONMENT, f"{machines.where(settings)}: no part answers there: {first_of(errors)}")
+    except* NestbedError as errors:
+        end(exit_codes.FAILED, f"{machines.where(settings)}: {first_of(errors)}")
+    return _told(plan, {settings.arch: sides}, "wall", out, as_json, stop.stopped, by_machine)
 
 
 def _told(
-    plan: Scenario, found: Json, clock: str, out: Path | None, as_json: bool, stopped: bool = False
+    plan: Scenario,
+    found: Json,
+    clock: str,
+    out: Path | None,
+    as_json: bool,
+    stopped: bool = False,
+    by_machine: Json | None = None,
 ) -> int:
     """Say what was found, write it down, and judge it."""
     from actors.compare.bundle import environment, versions, write_text
@@ -196,6 +261,7 @@ def _told(
     from protocol.plan.scenario import as_dict
 
     answers = {name: judged(plan, sides) for name, sides in found.items()}
+    machines = {name: judged(plan, sides) for name, sides in (by_machine or {}).items()}
     bounds = [each for name, answer in answers.items() for each in verdicts(plan.thresholds, name, answer)]
     document: Json = {
         "nestbed": __version__,
@@ -204,6 +270,7 @@ def _told(
         "scenario": as_dict(plan),
         "load": answers,
         "thresholds": bounds,
+        **({"machines": machines} if machines else {}),
         "versions": versions(),
         "environment": environment(),
     }
@@ -212,6 +279,8 @@ def _told(
     else:
         tell(f"load on scenario {plan.name}, seed {plan.seed}")
         for name, answer in answers.items():
+            tell(*lines(name, answer, document["scenario"]["load"], clock))
+        for name, answer in machines.items():
             tell(*lines(name, answer, document["scenario"]["load"], clock))
     for each in bounds:
         word = "holds" if each["holds"] else "FAILED"

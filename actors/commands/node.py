@@ -46,6 +46,14 @@ def node(
     ] = None,
     certificate: Certificate = None,
     cell: CellName = "lab",
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            help="Serve drivers of the fleet there, over TLS; the directory says where. Needs --nats.",
+        ),
+    ] = None,
     metrics_port: Annotated[
         int,
         typer.Option("--metrics-port", metavar="N", min=0, max=65535, help="Port of the metrics; 0: any."),
@@ -69,7 +77,21 @@ def node(
     whole = assigned(deployment, settings, resolved, place)
     chosen = _named(whole, part) if part is not None else _ranked(whole, rank, count)
     door = door_of(nats, certificate, cell, MACHINE, f"p{os.getpid()}") if nats else None
-    raise typer.Exit(perform(whole, chosen, metrics_host, metrics_port, door))
+    raise typer.Exit(perform(whole, chosen, metrics_host, metrics_port, door, _where(listen, door)))
+
+
+def _where(listen: str | None, door: Door | None) -> tuple[str, int] | None:
+    """Where drivers are served, or the end of the command."""
+    from actors.commands.agent import address
+
+    if listen is None:
+        return None
+    if door is None or door.credentials is None:
+        end(exit_codes.USAGE, "--listen: allowed: with --nats and --certificate, as the directory says where")
+    host, port = address(listen, "--listen")
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104, refused here
+        end(exit_codes.USAGE, f"--listen {listen}: others find it there; allowed: an address of ours")
+    return host, port
 
 
 def _named(whole: Assignment, name: str) -> tuple[Part, ...]:
@@ -95,7 +117,14 @@ def _ranked(whole: Assignment, rank: int | None, count: int | None) -> tuple[Par
     return tuple(part for part in whole.parts if part.machine in machines or part.role is Role.LOAD)
 
 
-def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int, door: Door | None) -> int:
+def perform(
+    whole: Assignment,
+    parts: tuple[Part, ...],
+    host: str,
+    port: int,
+    door: Door | None,
+    listen: tuple[str, int] | None,
+) -> int:
     """Be these parts; returns the exit code."""
     from dataclasses import replace
 
@@ -115,7 +144,7 @@ def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int, do
         epochs = place.next_epochs([part.name for part in parts])
         mine = replace(whole, parts=parts, epochs=epochs, metrics_host=host, metrics_port=port)
         if door is not None:
-            return trio.run(_with_leases, mine, door)
+            return trio.run(_with_leases, mine, door, listen)
         return trio.run(live, mine, BODIES, None, lambda: notify("READY=1"))
     except BadLogging as error:
         end(exit_codes.USAGE, str(error))
@@ -123,7 +152,7 @@ def perform(whole: Assignment, parts: tuple[Part, ...], host: str, port: int, do
         end(exit_codes.ENVIRONMENT, str(error))
 
 
-async def _with_leases(mine: Assignment, door: Door) -> int:
+async def _with_leases(mine: Assignment, door: Door, listen: tuple[str, int] | None) -> int:
     """The same, once every machine of this process is held; its epoch is that of the lease."""
     from dataclasses import replace
 
@@ -141,7 +170,7 @@ async def _with_leases(mine: Assignment, door: Door) -> int:
         epochs = mine.epochs | {claim.machine: claim.epoch for claim in claims}
         for claim in claims:
             say(f"{claim.machine} is held here (epoch {claim.epoch})")
-        held = Held(leases, claims) if claims else None
+        held = Held(leases, claims, listen=listen) if claims else None
         code = await live(replace(mine, epochs=epochs), BODIES, None, lambda: notify("READY=1"), held)
         for claim in claims if code == exit_codes.OK else ():
             await leases.release(claim)

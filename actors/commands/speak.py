@@ -36,6 +36,13 @@ def end(code: int, message: str) -> NoReturn:
     raise typer.Exit(code)
 
 
+def first_of(error: BaseException) -> BaseException:
+    """One of several errors at once: whoever reads it mends that first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def paper() -> Console:
     """What results are laid out on: as wide as standard output."""
     from rich.console import Console

@@ -33,7 +33,7 @@ class Refused(OperationFailed):
 class Asker:
     """One connection of one requester."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._asked: dict[bytes, Reply] = {}
         self._sent = 0
@@ -96,7 +96,13 @@ class Asker:
 @asynccontextmanager
 async def asking(path: Path) -> AsyncIterator[Asker]:
     """A connection to the broker that listens on `path`, with this boot introduced. Raises OSError."""
-    stream = await connect(path)
+    async with asking_over(await connect(path)) as asker:
+        yield asker
+
+
+@asynccontextmanager
+async def asking_over(stream: trio.abc.Stream) -> AsyncIterator[Asker]:
+    """The same over a stream that is open already; it is closed behind it."""
     async with stream, trio.open_nursery() as nursery:
         asker = Asker(stream)
         nursery.start_soon(asker.read)

@@ -49,6 +49,14 @@ class Leases:
     remembered: Mapping[str, int] = field(default_factory=dict)  # epochs of earlier lives here
     tell: Callable[[str, Entry], Entry] = lambda _machine, entry: entry
     garbled: Counter[str] = field(default_factory=Counter)  # values that were none, by reason
+    endpoint: str = ""  # where holders here are reached
+    _hurry: trio.Event = field(default_factory=trio.Event)
+
+    def say_where(self, endpoint: str) -> None:
+        """From now on the directory says so; holders write it at once."""
+        self.endpoint = endpoint
+        self._hurry.set()
+        self._hurry = trio.Event()
 
     @property
     def failures(self) -> int:
@@ -77,7 +85,8 @@ class Leases:
         """Renew until the machine is lost: another has it, or the lease is over without an answer."""
         accepted = True
         while True:
-            await trio.sleep(claim.pause_s if accepted else min(AGAIN_S, claim.pause_s))
+            with trio.move_on_after(claim.pause_s if accepted else min(AGAIN_S, claim.pause_s)):
+                await self._hurry.wait()
             sent = _now()
             if claim.is_over(sent):
                 lost(f"{claim.machine}: no renewal was accepted for a whole lease")
@@ -138,7 +147,9 @@ class Leases:
         return await entries_of(self.bucket, self.garbled)
 
     async def _put(self, machine: str, epoch: int, over: int) -> int:
-        entry = replace(self.tell(machine, Entry(self.holder, epoch)), holder=self.holder, epoch=epoch)
+        entry = replace(
+            self.tell(machine, Entry(self.holder, epoch, self.endpoint)), holder=self.holder, epoch=epoch
+        )
         return await self.bucket.put(machine, pack_entry(entry), over)
 
 

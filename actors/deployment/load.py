@@ -21,13 +21,13 @@ from actors import exit_codes
 from actors.deployment import words
 from actors.deployment.account import FAILED, OK, UNKNOWN, Account
 from actors.deployment.asker import Asker, Refused, asking
+from actors.deployment.linked import linked
 from actors.deployment.parts import Part, machine_name
 from actors.deployment.process import Process
 from actors.images import image_of
 from actors.node import Above, Boot, End
 from actors.runtime.link import Link
 from actors.runtime.supervisor import unwrap
-from actors.runtime.transport.unix import connect
 from protocol.arch import load as slice_of
 from protocol.errors import NestbedError, NotDelivered, OperationalError, OperationFailed
 from protocol.plan import operations as op
@@ -116,18 +116,6 @@ class Load:
     def next_life(self) -> int:
         self._lives += 1
         return self.process.epoch(self.part) * 1_000_000 + self._lives
-
-
-@asynccontextmanager
-async def linked(path: Path) -> AsyncIterator[Link]:
-    """A link to a part of this machine. Raises OSError."""
-    stream = await connect(path)
-    codec = words.codec()
-    async with trio.open_nursery() as nursery:
-        link = Link(stream, encode=codec.encode, decode=codec.decode)
-        nursery.start_soon(link.run)
-        yield link
-        nursery.cancel_scope.cancel()
 
 
 def plan_of(process: Process, scenario: Scenario, path: str) -> Workload:

@@ -126,6 +126,7 @@ class Machine:
         self.broker = Broker(self.service, self.guests, _now_ms, process.runtime)
         process.nursery.start_soon(self.broker.run)
         name = self.part.name
+        process.requesters[name] = self.requester
         process.shards[name] = Shard(name, process.epoch(self.part), self.broker, known)
         listener = listen(process.place.hosting(name))
         process.nursery.start_soon(trio.serve_listeners, partial(self._requester, count), [listener])
@@ -149,9 +150,18 @@ class Machine:
         return Identity(self.cids[seat], epoch)
 
     async def _requester(self, seat: int, stream: trio.SocketStream) -> None:
-        """One connection. It ends with this boot of its requester."""
+        """One connection on this machine. It ends with this boot of its requester."""
+        if is_ours(stream):
+            await self.requester(seat, stream)
+        else:
+            await trio.aclose_forcefully(stream)
+
+    async def requester(self, seat: int, stream: trio.abc.Stream) -> None:
+        """The same, of somebody who may speak for the guest host on `seat`."""
+        if not 0 <= seat <= self.scenario.l1.count:
+            raise RemoteProtocolError("order", f"no guest host {seat} here")
         who = self.identity(seat)
-        if who.epoch < 1 or not is_ours(stream) or not self.process.fence.holds():
+        if who.epoch < 1 or not self.process.fence.holds():
             await trio.aclose_forcefully(stream)
             return
         scopes = self._requesters.setdefault(seat, set())

@@ -28,6 +28,7 @@ from actors.deployment.fence import Fence
 from actors.deployment.leases import Claim, Leases, NoDirectory
 from actors.deployment.parts import Part, Role
 from actors.deployment.place import Place
+from actors.deployment.reach import Listening, Requester
 from actors.deployment.settings import Deployment, scenario_of
 from actors.deployment.why import pictures
 from actors.fleet.serve import FleetService, Shard
@@ -110,11 +111,14 @@ class Held:
     leases: Leases
     claims: list[Claim]
     serving: Callable[[], None] = lambda: None  # called when tenants are served
+    listen: tuple[str, int] | None = None  # where drivers come over TLS, with the credentials of the bus
 
     def keep(self, process: Process) -> None:
         """Renew all of them while `process` lives, and serve the tenants of its machines."""
         if process.deployment.tenants:
             process.nursery.start_soon(self._serve, process)
+        if self.listen is not None:
+            process.nursery.start_soon(self._listen, process, *self.listen)
 
         def renewed(_until: float) -> None:
             process.fence.renew(min(claim.until for claim in self.claims))
@@ -123,6 +127,21 @@ class Held:
         for claim in self.claims:
             lost = partial(process.end, exit_codes.GONE)
             process.nursery.start_soon(self.leases.keep, claim, renewed, lost)
+
+    async def _listen(self, process: Process, host: str, port: int) -> None:
+        """Serve drivers once everything is up, and say in the directory where."""
+        await process.up.wait()
+        credentials = self.leases.bus.door.credentials
+        assert credentials is not None, "who listens has a certificate"
+        listening = Listening(
+            credentials, process.directories, process.requesters, process.fence, process.broken
+        )
+        try:
+            chosen = await listening.listen(process.nursery, host, port)
+        except OSError as error:
+            process.end(exit_codes.ENVIRONMENT, f"cannot listen on {host}:{port}: {error.strerror or error}")
+            return
+        self.leases.say_where("{}:{}".format(*chosen))
 
     async def _serve(self, process: Process) -> None:
         await process.up.wait()
@@ -164,6 +183,7 @@ class Process:
         self.locks: list[Callable[[], Iterable[tuple[str, str]]]] = []
         self.links: dict[str, Link] = {}
         self.shards: dict[str, Shard] = {}  # machines here, as tenants of a fleet see them
+        self.requesters: dict[str, Requester] = {}  # who serves connections to brokers here, by machine
         self.up = trio.Event()  # all parts have been ready
         self.stopping = trio.Event()
         self.code = exit_codes.OK

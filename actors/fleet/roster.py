@@ -25,10 +25,10 @@ async def announce(
     """Have `name` stand in the directory, reached at `endpoint`, until cancelled. Raises NoDirectory."""
 
     def tell(_name: str, entry: Entry) -> Entry:
-        return replace(entry, endpoint=endpoint, kind="agent")
+        return replace(entry, kind="agent")
 
     async with open_leases(door, name, LENGTH_S) as leases:
-        leases.tell = tell
+        leases.tell, leases.endpoint = tell, endpoint
         await leases.announce(name, task_status.started)
 
 

@@ -18,14 +18,14 @@ from typing import Any
 import trio
 
 from actors.deployment import words
-from actors.deployment.asker import Asker, asking
-from actors.deployment.load import OPERATION_S, linked
+from actors.deployment.asker import Asker
+from actors.deployment.load import OPERATION_S
 from actors.deployment.parts import machine_name
-from actors.deployment.place import Place
+from actors.deployment.reach import Reach
 from actors.deployment.settings import Deployment
 from actors.images import image_of
 from actors.load.drive import Begun, Block, Watch, drive_closed, drive_open
-from actors.load.run import RunBlock
+from actors.load.run import RunBlock, blocks
 from actors.node import Above, Boot, End
 from actors.runtime.link import Link
 from protocol.arch import load as slice_of
@@ -183,36 +183,67 @@ class Running:
 
 
 def against(
-    place: Place,
+    reach: Reach,
     deployment: Deployment,
     scenario: Scenario,
     watch: Callable[[str], Watch] | None = None,
     replay: Sequence[float] = (),
+    machines: Sequence[int] | None = None,
+    shards: int = 1,
 ) -> RunBlock:
-    """A block against a deployment that runs."""
+    """A block against a deployment that runs, all of it or some machines, with 1/shards of the rate."""
 
     async def run_block(path: str, draw: Draw) -> Block:
-        async with running(place, deployment, scenario, path) as found:
+        async with running(reach, deployment, scenario, path, machines) as found:
             seen = None if watch is None else watch(path)
             if scenario.load.model == "closed":
                 return await drive_closed(found, scenario.load, found.guests, draw, seen)
-            return await drive_open(found, requests(scenario.load, found.guests, draw, 1, replay), seen)
+            return await drive_open(found, requests(scenario.load, found.guests, draw, shards, replay), seen)
 
     return run_block
 
 
+async def fleet_blocks(
+    scenario: Scenario,
+    deployment: Deployment,
+    reach: Reach,
+    watch: Callable[[str], Watch] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Every block on every machine, the machines at the same time; what each found, by its name.
+
+    Each is a shard with its share of the rate: what they found can be added up. Raises OSError.
+    """
+    found: dict[str, Any] = {}
+    shards = deployment.machines
+
+    async def one(machine: int) -> None:
+        run_block = against(reach, deployment, scenario, watch, (), [machine], shards)
+        found[machine_name(machine)] = await blocks(scenario, machine, run_block, stopped)
+
+    async with trio.open_nursery() as nursery:
+        for machine in range(shards):
+            nursery.start_soon(one, machine)
+    return dict(sorted(found.items()))
+
+
 @asynccontextmanager
 async def running(
-    place: Place, deployment: Deployment, scenario: Scenario, path: str
+    reach: Reach,
+    deployment: Deployment,
+    scenario: Scenario,
+    path: str,
+    machines: Sequence[int] | None = None,
 ) -> AsyncIterator[Running]:
     """The deployment with every guest up on this path. Raises OSError where no part answers."""
     async with AsyncExitStack() as stack:
         seats: list[Seat] = []
-        for machine in range(deployment.machines):
-            below = await stack.enter_async_context(linked(place.control(machine_name(machine))))
+        for machine in range(deployment.machines) if machines is None else machines:
+            name = machine_name(machine)
+            below = await stack.enter_async_context(reach.control(name, name))
             for number in range(scenario.l1.count):
                 make = _nested if path == NESTED else _hosted
-                seats.append(await make(stack, place, deployment, scenario, machine, number, below))
+                seats.append(await make(stack, reach, deployment, scenario, machine, number, below))
         found = Running(seats)
         await found.up()
         yield found
@@ -221,7 +252,7 @@ async def running(
 
 async def _nested(
     stack: AsyncExitStack,
-    place: Place,
+    reach: Reach,
     deployment: Deployment,
     scenario: Scenario,
     machine: int,
@@ -231,21 +262,21 @@ async def _nested(
     first = 0 if scenario.depth > 1 else number
     name = machine_name(machine)
     part = f"{name}.l1-{first}" if deployment.placement == "apart" else name
-    link = await stack.enter_async_context(linked(place.control(part)))
+    link = await stack.enter_async_context(reach.control(part, name))
     guests = _acts(scenario, deployment.arch, NESTED, number)
     return NestedSeat(machine, number, guests, link, below, f"node.{first}", scenario.depth > 1)
 
 
 async def _hosted(
     stack: AsyncExitStack,
-    place: Place,
+    reach: Reach,
     deployment: Deployment,
     scenario: Scenario,
     machine: int,
     number: int,
     below: Link,
 ) -> Seat:
-    asker = await stack.enter_async_context(asking(place.hosting(machine_name(machine), f"l1-{number}")))
+    asker = await stack.enter_async_context(reach.hosting(machine_name(machine), number))
     comparison = slice_of(deployment.arch).comparison
     assert comparison is not None
     own = replace(scenario, seed=deployment.seed + machine)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from actors.deployment.reach import Here
 from actors.deployment.settings import scenario_of
 from actors.load.elsewhere import against, running
 from actors.load.run import blocks, judged
@@ -33,7 +34,7 @@ async def test_a_running_deployment_bears_load_on_both_paths(lab: Any, placement
             ),
         )
         assert scenario.run.swap_pages, "or a swap does nothing"
-        sides = await blocks(scenario, 0, against(up.place, deployment, scenario))
+        sides = await blocks(scenario, 0, against(Here(up.place), deployment, scenario))
         answer = judged(scenario, sides)
         for path in ("nested", "hosted"):
             assert answer["paths"][path]["measured"] > 0
@@ -47,7 +48,7 @@ async def test_guests_of_all_hosts_are_numbered_through_and_go_back(lab: Any) ->
         deployment = up.deployed.assignment.deployment
         scenario = scenario_of(deployment).scenario
         for path in ("nested", "hosted"):
-            async with running(up.place, deployment, scenario, path) as found:
+            async with running(Here(up.place), deployment, scenario, path) as found:
                 assert list(found.guests) == [0, 1]
                 for number, kind in enumerate(("run", "restart", "page_change", "swap")):
                     await found.ask(Request(number, 0.0, kind, number % 2), lambda: None)
@@ -62,5 +63,5 @@ async def test_arrivals_that_were_recorded_come_again(lab: Any) -> None:
             load=Load(arrivals="replay", pairs=1, warm_up="none", mix=Mix(run=1, restart=0, page_change=0)),
         )
         times = [0.0, 0.01, 0.02, 0.05]
-        sides = await blocks(scenario, 0, against(up.place, deployment, scenario, replay=times))
+        sides = await blocks(scenario, 0, against(Here(up.place), deployment, scenario, replay=times))
         assert {path: side["measured"] for path, side in sides.items()} == {"nested": 4, "hosted": 4}
