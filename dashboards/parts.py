@@ -16,7 +16,7 @@ from grafana_foundation_sdk.models import common, units
 from grafana_foundation_sdk.models import dashboard as m
 
 from actors.compare.style import PATH_COLOURS
-from actors.observe.metrics import BY_LEDGER, STARTED, Family
+from actors.observe.metrics import BY_LEDGER, FRAME_ERRORS, RESTARTS, STARTED, Family
 
 Panel: TypeAlias = timeseries.Panel | stat.Panel | statetimeline.Panel
 Query: TypeAlias = prometheus.Dataquery
@@ -26,7 +26,8 @@ WIDTH = 24  # columns of the grid
 TAG = "nestbed"
 COUNT, EACH_SECOND, BYTES, PLAIN = units.Short, units.CountsPerSecond, units.BytesIEC, units.Short
 SELECTED = 'arch=~"$arch",path=~"$path"'
-GOOD, BAD, NEUTRAL = "#0072b2", "#d55e00", "#6c7a89"
+GOOD, BAD, NEUTRAL, WARN = "#0072b2", "#d55e00", "#6c7a89", "#e69f00"
+TICK = "15s"  # of marks: how often Grafana asks for them
 
 
 # -- queries ---------------------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ def board(
     made.time("now-15m", "now").refresh("10s").tooltip(m.DashboardCursorSync.CROSSHAIR)
     for variable in choices(one_arch=one_arch, paths=paths, machines=machines):
         made.with_variable(variable)
-    for mark in _marks() if machines else ():
+    for mark in _marks() if machines else _faults_of_the_program():
         made.annotation(mark.datasource(SOURCE).enable(True))
     link = d.DashboardLink("Other dashboards of nestbed").type(m.DashboardLinkType.DASHBOARDS)
     made.link(link.tags([TAG]).as_dropdown(True).include_vars(True).keep_time(True))
@@ -168,12 +169,30 @@ def board(
 
 
 def _marks() -> Iterable[d.AnnotationQuery]:
-    """What changed when: a scenario began, a guest host went away with guests."""
-    began = d.AnnotationQuery().name("Scenario began").icon_color(NEUTRAL).text_format("began")
+    """What changed when on a machine: a scenario began, a guest host went away, a new kind of fault."""
     # The value is the time itself; Grafana takes milliseconds.
-    yield began.expr(f"max({STARTED.sample}) * 1000").use_value_for_time(True).step("15s")
-    gone = d.AnnotationQuery().name("Guest host gone").icon_color(BAD).text_format("{{path}}: {{cause}}")
+    began = _mark("Scenario began", NEUTRAL, "began", f"max({STARTED.sample}) * 1000")
+    yield began.use_value_for_time(True)
     items = f'{BY_LEDGER["teardown"].sample}{{arch=~"$arch"}}'
-    # A series is there from its first item on: to appear is a change, too.
-    changed, appeared = f"changes({items}[15s]) > 0", f"({items} > 0 unless {items} offset 15s)"
-    yield gone.expr(f"sum by (path, cause) ({changed} or {appeared})").step("15s")
+    gone = f"sum by (path, cause) ({_moved(items)})"
+    yield _mark("Guest host gone", BAD, "{{path}}: {{cause}}", gone)
+    faults = f'{BY_LEDGER["injections"].sample}{{arch=~"$arch",kind!="vsock"}}'  # that one is an interrupt
+    first = f"sum by (path, kind) ({faults} > 0 unless {faults} offset {TICK} > 0)"
+    yield _mark("First fault of its kind", WARN, "{{path}}: {{kind}} into a guest host", first)
+
+
+def _faults_of_the_program() -> Iterable[d.AnnotationQuery]:
+    """What went wrong with the program itself, and was mended."""
+    again = f"sum by (supervisor) ({_moved(RESTARTS.sample)})"
+    yield _mark("Started again", BAD, "{{supervisor}} started a child again", again)
+    broke = f"sum by (peer, reason) ({_moved(FRAME_ERRORS.sample)})"
+    yield _mark("Peer broke the protocol", WARN, "{{peer}}: {{reason}}", broke)
+
+
+def _moved(counter: str) -> str:
+    """Where a counter grew. A series is there from its first item on: to appear is a change, too."""
+    return f"changes({counter}[{TICK}]) > 0 or ({counter} > 0 unless {counter} offset {TICK})"
+
+
+def _mark(name: str, colour: str, text: str, expression: str) -> d.AnnotationQuery:
+    return d.AnnotationQuery().name(name).icon_color(colour).text_format(text).expr(expression).step(TICK)

@@ -18,7 +18,12 @@ MEASURES: tuple[tuple[str, Family, str, str], ...] = (
     ("Calls at the TE", f.BY_LEDGER["te_issued"], COUNT, "Calls that reached the real trusted entity."),
     ("Addresses translated", f.BY_LEDGER["translations"], COUNT, "Addresses translated for a guest host."),
     ("Bytes copied", f.BY_LEDGER["copied_bytes"], BYTES, "Bytes of blocks and buffers that were not passed."),
-    ("Faults injected", f.BY_LEDGER["injections"], COUNT, "Exceptions injected into a guest host."),
+    (
+        "Faults injected",
+        f.BY_LEDGER["injections"],
+        COUNT,
+        "Exceptions injected into a guest host; on hosted the interrupts that bring it L0's answers.",
+    ),
     (
         "Model bytes of records",
         f.MODEL_BYTES,

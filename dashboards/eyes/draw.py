@@ -2,7 +2,8 @@
 
 A comparison is run and recorded, its record is put into a real Prometheus, every query of every panel is
 asked there, and `@grafana/ui` draws the answers in a headless Chromium. No Grafana server takes part:
-variables, annotations and links are not drawn. Needs npm, Chromium and Debian's prometheus.
+marks (annotations) are asked for and drawn over the panels by us, variables and links are not drawn. Needs
+npm, Chromium and Debian's prometheus.
 """
 
 from __future__ import annotations
@@ -111,7 +112,22 @@ def _asked(server: Server, board: Json) -> Json:
         for panel in board["panels"]
     }
     span = {"from": server.began, "to": server.ended + 10 * step}
-    return {"board": board, "answers": answers, "mode": "dark", **span}
+    marks = [_marked(server, each, step, chosen) for each in board["annotations"]["list"]]
+    return {"board": board, "answers": answers, "marks": marks, "mode": "dark", **span}
+
+
+def _marked(server: Server, annotation: Json, step: float, chosen: str) -> Json:
+    """The times of an annotation: where its query begins to answer, or the time that is its value."""
+    times = []
+    for each in server.series(annotation["expr"], once=False, step=step, chosen=chosen):
+        before = 0.0
+        for at, value in each["values"]:
+            if annotation.get("useValueForTime"):
+                times.append(float(value) / 1000)
+            elif float(at) - before > 1.5 * step:
+                times.append(float(at))
+            before = float(at)
+    return {"name": annotation["name"], "color": annotation["iconColor"], "times": sorted(set(times))}
 
 
 def _answer(server: Server, target: Json, step: float, chosen: str) -> list[Json]:

@@ -57,6 +57,24 @@ function legend(panel, series) {
     });
 }
 
+// Marks stand in Grafana's server, too: lines from top to bottom, as it draws them.
+function marked(plot) {
+  const { ctx, bbox } = plot;
+  ctx.save();
+  ctx.setLineDash([5, 4]);
+  ctx.lineWidth = 1.5;
+  for (const { color, times } of window.BOARD.marks) {
+    ctx.strokeStyle = ctx.fillStyle = color;
+    for (const time of times) {
+      const x = plot.valToPos(time * 1000, 'x', true);
+      if (x < bbox.left || x > bbox.left + bbox.width) continue;
+      ctx.beginPath(); ctx.moveTo(x, bbox.top); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke();
+      ctx.beginPath(); ctx.moveTo(x - 5, bbox.top + bbox.height + 7); ctx.lineTo(x + 5, bbox.top + bbox.height + 7); ctx.lineTo(x, bbox.top + bbox.height); ctx.fill();
+    }
+  }
+  ctx.restore();
+}
+
 function Lines({ panel, width, height }) {
   const series = frames(panel);
   const palette = theme.visualization.palette;
@@ -75,7 +93,9 @@ function Lines({ panel, width, height }) {
     <div style={{ width, height }}>
       <TimeSeries frames={series} structureRev={1} timeRange={range} timeZone="utc" width={width} height={height - low}
         legend={{ showLegend: false, displayMode: LegendDisplayMode.Hidden, placement: 'bottom', calcs: [] }}
-        options={{ tooltip: { mode: TooltipDisplayMode.None } }} />
+        options={{ tooltip: { mode: TooltipDisplayMode.None } }}>
+        {(config) => { config.addHook('draw', marked); return null; }}
+      </TimeSeries>
       <div style={{ height: low, overflow: 'hidden' }}>
         <VizLegend items={items} displayMode={LegendDisplayMode.Table} placement="bottom" thresholdItems={[]} mappingItems={[]} />
       </div>
@@ -134,6 +154,10 @@ function States({ panel, width, height }) {
           </g>
         );
       })}
+      {window.BOARD.marks.flatMap(({ name, color, times }) => times.map((time) => (
+        <line key={name + time} x1={left + (time - from) * scale} x2={left + (time - from) * scale} y1={0} y2={height - 8}
+          stroke={color} strokeWidth={1.5} strokeDasharray="5 4" />
+      )))}
     </svg>
   );
 }
@@ -145,7 +169,14 @@ function Board({ board }) {
   const height = Math.max(...board.panels.map(({ gridPos: { y, h } }) => y + h)) * ROW;
   return (
     <div style={{ position: 'relative', height: height + 56, fontFamily: theme.typography.fontFamily, color: theme.colors.text.primary, background: theme.colors.background.canvas }}>
-      <div style={{ padding: '14px 16px', fontSize: 18 }}>{board.title}</div>
+      <div style={{ padding: '14px 16px', fontSize: 18 }}>
+        {board.title}
+        {window.BOARD.marks.map(({ name, color, times }) => (
+          <span key={name} style={{ marginLeft: 24, fontSize: 12, color: theme.colors.text.secondary }}>
+            <span style={{ display: 'inline-block', width: 9, height: 9, marginRight: 6, background: color }} />{name} ({times.length})
+          </span>
+        ))}
+      </div>
       {board.panels.map((panel) => {
         const { x, y, w, h } = panel.gridPos;
         const Kind = KINDS[panel.type];

@@ -185,3 +185,46 @@ def test_promtool_understands_every_query(board: Json, tmp_path: Path) -> None:
         [PROMTOOL, "check", "rules", str(file)], capture_output=True, text=True, timeout=60, check=False
     )
     assert said.returncode == 0, said.stdout + said.stderr
+
+
+# What is put in, a second a value, and when there is a mark (seconds): not before, and once.
+MARKS = {
+    "Guest host gone": (
+        "nestbed_teardown_items_total{arch='s390',path='nested',cause='l1_reboot'}",
+        "_x20 3x40",
+    ),
+    "First fault of its kind": (
+        "nestbed_faults_injected_total{arch='s390',path='nested',kind='pgm'}",
+        "_x20 3x40",
+    ),
+    "Started again": ("nestbed_supervisor_restarts_total{supervisor='node'}", "0x20 1x40"),
+    "Peer broke the protocol": ("nestbed_frame_errors_total{peer='l1',reason='length'}", "0x20 1x40"),
+}
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="there is no promtool (Debian: apt install prometheus)")
+def test_a_mark_appears_when_something_happened_and_goes_again(tmp_path: Path) -> None:
+    found = {each["name"]: each["expr"] for path in FILES for each in marks(json.loads(path.read_text()))}
+    assert set(found) == {*MARKS, "Scenario began"}
+    tests = []
+    for name, (series, values) in MARKS.items():
+        asked = whole(found[name])
+        labels = series.partition("{")[2].replace("'", '"').replace('arch="s390",', "").rstrip("}")
+        seen = [{"labels": f"{{{labels}}}", "value": 1 if "_x" not in values else 3}]
+        when = ((10, []), (25, seen), (50, []))
+        tests.append(
+            {
+                "interval": "1s",
+                "input_series": [{"series": series.replace("'", '"'), "values": values}],
+                "promql_expr_test": [
+                    {"expr": asked, "eval_time": f"{second}s", "exp_samples": samples}
+                    for second, samples in when
+                ],
+            }
+        )
+    file = tmp_path / "marks.yml"
+    file.write_text(json.dumps({"tests": tests, "evaluation_interval": "1s"}))
+    said = subprocess.run(
+        [PROMTOOL, "test", "rules", str(file)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert said.returncode == 0, said.stdout + said.stderr

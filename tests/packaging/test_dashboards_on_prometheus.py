@@ -49,10 +49,13 @@ def test_every_panel_shows_something_and_all_of_it_is_finite(server: Server, fil
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_the_marks_stand_where_things_happened(server: Server, file: Path) -> None:
-    began, gone = json.loads(file.read_text())["annotations"]["list"]
+    began, gone, faults = json.loads(file.read_text())["annotations"]["list"]
     (at,) = {value / 1000 for value in server.values(began["expr"], once=False)}
     assert began["useValueForTime"] and at == pytest.approx(server.began, abs=1)
     assert server.values(gone["expr"], once=False)
+    kinds = {each["metric"]["kind"] for each in server.series(faults["expr"], once=False, step=0.1)}
+    assert kinds, "two faults a page, at the least"
+    assert "vsock" not in kinds
 
 
 def test_the_verdicts_are_those_of_the_counts(server: Server) -> None:

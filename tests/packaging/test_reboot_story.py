@@ -84,7 +84,7 @@ def test_what_is_left_to_tear_down_rises_and_falls_to_nothing(server: Server, re
 
 def test_the_annotation_stands_at_the_right_second(server: Server, rebooted: float) -> None:
     board = json.loads((ROOT / "dashboards" / "memory-and-tracking.json").read_text())
-    _, gone = board["annotations"]["list"]
+    gone = next(each for each in board["annotations"]["list"] if each["name"] == "Guest host gone")
     marks = [
         (float(at), series["metric"])
         for series in server.series(gone["expr"], once=False, step=STEP_S)
