@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from random import Random
 from statistics import median
 
 import numpy as np
 
+from benchmarks.rate import TIMES, at_three_depths, rate
 from benchmarks.run import Case
 from protocol.arch.sev.compose import compose
 from protocol.arch.sev.host.system import Host
@@ -26,22 +26,8 @@ from protocol.arch.sev.structs import LAYOUTS, PAGE, RMP_HEAD, Buffer, NewState
 from protocol.effects import run
 from protocol.plan import operations as op
 
-SECONDS = 0.2
-TIMES = 5
 GIB_PAGES = (1 << 30) // PAGE
 FEW = 4096  # pages of the work one by one
-
-
-def rate(work: Callable[[], int]) -> float:
-    """Units a second: `work` does some and says how many. The median of several, after one to warm up."""
-    work()
-    rates = []
-    for _ in range(TIMES):
-        done, begin = 0, time.process_time()
-        while (took := time.process_time() - begin) < SECONDS:
-            done += work()
-        rates.append(done / took)
-    return median(rates)
 
 
 # -- the mailbox ------------------------------------------------------------------------------------------
@@ -114,9 +100,5 @@ def one_by_one() -> float:
 
 
 def cases() -> Iterable[Case]:
-    yield Case("sev: commands of the machine itself", "command/s", partial(commands, 0), least)
-    yield Case("sev: commands of L1, through L0", "command/s", partial(commands, 1), partial(commands, 0))
-    yield Case(
-        "sev: commands of L2, through L1 and L0", "command/s", partial(commands, 2), partial(commands, 0)
-    )
+    yield from at_three_depths("sev: commands", "command/s", commands, least)
     yield Case("sev: RMPUPDATE of a GiB in one step", "ms", in_one_step, one_by_one)

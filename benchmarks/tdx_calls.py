@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from benchmarks.rate import TIMES, at_three_depths, rate
 from benchmarks.run import Case
 from protocol.arch.tdx.compose import compose
 from protocol.arch.tdx.cpu import Registers, registers
@@ -28,23 +28,9 @@ from protocol.arch.tdx.profiles import GIB, MIB, PROFILES
 from protocol.effects import run
 from protocol.plan import operations as op
 
-SECONDS = 0.2
-TIMES = 5
 MNG_RD, AUG, ACCEPT = 11, 6, 6
 OP_STATE = 0x9010000200000004
 FEW = 2048  # pages of the work call by call
-
-
-def rate(work: Callable[[], int]) -> float:
-    """Units a second: `work` does some and says how many. The median of several, after one to warm up."""
-    work()
-    rates = []
-    for _ in range(TIMES):
-        done, begin = 0, time.process_time()
-        while (took := time.process_time() - begin) < SECONDS:
-            done += work()
-        rates.append(done / took)
-    return median(rates)
 
 
 def guest_at(depth: int, memory_mib: int = 256) -> tuple[Any, Host, Vm]:
@@ -127,8 +113,5 @@ def call_by_call() -> float:
 
 
 def cases() -> Iterable[Case]:
-    direct = partial(calls, 0)
-    yield Case("tdx: SEAMCALLs of the module itself", "calls/s", direct, least)
-    yield Case("tdx: SEAMCALLs of L1, through L0", "calls/s", partial(calls, 1), direct)
-    yield Case("tdx: SEAMCALLs of L2, through L1 and L0", "calls/s", partial(calls, 2), direct)
+    yield from at_three_depths("tdx: SEAMCALLs", "calls/s", calls, least)
     yield Case("tdx: 1 GiB added and accepted in one step", "pages/s", gib_in_one_step, call_by_call)

@@ -12,10 +12,9 @@ and on a busy machine they are what they would be there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from hashlib import sha512
-from statistics import median
 
 import trio
 
@@ -23,6 +22,7 @@ from actors.host import SecureHost
 from actors.kvm import Kvm
 from actors.runtime.actor import open_runtime
 from actors.te import TrustedEntity
+from benchmarks.rate import SECONDS, TIMES, rate
 from benchmarks.run import Case
 from benchmarks.s390_host import Host, at_depth
 from protocol.arch.s390.cpu import Cpu
@@ -31,21 +31,7 @@ from protocol.arch.s390.linked import LinkedUltravisor
 from protocol.arch.s390.structs import ANSWER, ANSWER_AT, EXECUTED, HEADER, PADDR, block
 from protocol.effects import Fault, Step, run
 
-SECONDS = 0.2
-TIMES = 5
 IMAGE_PAGES = 64
-
-
-def rate(work: Callable[[], int]) -> float:
-    """Units a second: `work` does some and says how many. The median of several, after one to warm up."""
-    work()
-    rates = []
-    for _ in range(TIMES):
-        done, begin = 0, time.process_time()
-        while (took := time.process_time() - begin) < SECONDS:
-            done += work()
-        rates.append(done / took)
-    return median(rates)
 
 
 # -- one cheap call ------------------------------------------------------------------------

@@ -56,7 +56,9 @@ class PefComparison(PlainImages, BaseComparison[Rig]):
         record: Say | None,
     ) -> Host:
         if bulk:
-            raise ValueError("bulk is not built for this architecture")
+            raise ValueError(
+                "on POWER the ultravisor asks for a page and the host answers: runs of calls are rare"
+            )
         own = None if place.pool is None else rig.own
         return Host(
             place.level,

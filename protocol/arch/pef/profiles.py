@@ -24,7 +24,11 @@ _AS_IS = (
 _ONE_WAY = "pef has one way only"
 _ALL_AT_ONCE = f"{_ONE_WAY}: all pages come in as the guest enters secure mode, none by a fault of its own"
 _REFUSED = {
-    ("fidelity", "bulk"): "pef has no runs of equal calls in one step yet",
+    (
+        "fidelity",
+        "bulk",
+    ): "on POWER the ultravisor asks for a page and the host answers, so runs of calls are "
+    "rare; there is little to fold: pages have 64 KiB, and those that are not measured take no call",
     ("strategy.donation", "bounded"): "nothing is donated on POWER",
     ("strategy.donation", "off"): "nothing is donated on POWER",
     ("strategy.pages", "merged_l1"): _ALL_AT_ONCE,

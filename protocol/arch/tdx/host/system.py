@@ -3,7 +3,7 @@
 A `Host` stands on any level: the machine, or an emulation that is asked by message. It owns its memory
 through a pool of its own frames: behind the PAMT.
 
-Pages have 4 KiB, as Linux adds no larger ones (6.5). Left out: pre-faulting.
+Pages have 4 KiB, as Linux adds no larger ones (6.5).
 """
 
 from __future__ import annotations
