@@ -41,6 +41,7 @@ class Request:
 
     who: Identity
     frame: object
+    via: str = ""  # where channels open for whoever came this way; empty: as the service offers
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +144,8 @@ class Broker:
 
     def _handle(self, message: object) -> object:
         match message:
-            case Request(who, frame):
-                return self._finish(self.service.handle(who, frame, self._clock()))
+            case Request(who, frame, via):
+                return self._finish(self.service.handle(who, frame, self._clock(), via))
             case RequesterGone(who):
                 return self._finish(self.service.requester_gone(who.cid, who.epoch, self._clock()))
             case GuestEnded(child, None):
@@ -220,13 +221,13 @@ class Broker:
                 sink(frame)
 
 
-async def serve(broker: Broker, who: Identity, stream: trio.abc.Stream) -> None:
-    """Speak docs/wire.md with `who` until the stream ends or breaks the rules.
+async def serve(broker: Broker, who: Identity, stream: trio.abc.Stream, via: str = "") -> None:
+    """Speak docs/wire.md with `who` until the stream ends or breaks the rules; `via` as in `Request`.
 
     The end of a connection ends its watches; it does not end the requester.
     """
     async with stream, trio.open_nursery() as nursery:
-        connection = _Connection(broker, who, stream, nursery)
+        connection = _Connection(broker, who, stream, nursery, via)
         broker.attach(who, connection, connection.event)
         nursery.start_soon(connection.write)
         try:
@@ -238,8 +239,11 @@ async def serve(broker: Broker, who: Identity, stream: trio.abc.Stream) -> None:
 class _Connection:
     """One stream of one requester: a task for each request under way, one that writes."""
 
-    def __init__(self, broker: Broker, who: Identity, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, broker: Broker, who: Identity, stream: trio.abc.Stream, nursery: trio.Nursery, via: str
+    ) -> None:
         self._broker = broker
+        self._via = via
         self._who = who
         self._stream = stream
         self._nursery = nursery
@@ -287,7 +291,7 @@ class _Connection:
         if watch:
             self._watches[rid] = []
         try:
-            reply: Frame = await self._broker.actor.ask(Request(self._who, frame))
+            reply: Frame = await self._broker.actor.ask(Request(self._who, frame, self._via))
         except OperationalError:
             self._nursery.cancel_scope.cancel()
             return

@@ -24,6 +24,7 @@ from protocol.hosting.machine import (
     LoadGuest,
     MachineEffect,
     NeedMemory,
+    NoImage,
     ResetGuest,
     StartGuest,
     StopGuest,
@@ -159,8 +160,8 @@ class HostedGuests:
             return
         try:
             self._receive(effect.image)
-        except ValueError:
-            deliver(Died(2), None)
+        except ValueError as error:
+            deliver(NoImage(str(error)), None)
             return
         place = self._places[effect.child] = Place(effect.owner_cid, host, number)
 

@@ -283,7 +283,8 @@ class Hosting:
     def channel(self, child: bytes, port: int, window: int = 65_536) -> socket.socket:
         """A connected socket to a port of a child. Raises HostingError, OSError: nothing listens there."""
         offered = self.ask("channel.open", self.key(), child=child, port=port, window=window)
-        return open_channel(parse_address(offered["address"]), offered["token"], self.timeout_s)
+        address = parse_address(offered["address"])
+        return open_channel(address, offered["token"], self.timeout_s, self._tls)
 
     def attest(self, child: bytes, nonce: bytes, user_data: bytes = b"") -> bytes:
         """Evidence of what a child is and whose; `verify` of protocol.hosting.evidence looks into it."""
@@ -416,9 +417,11 @@ def dial(address: Address, timeout_s: float, tls: ssl.SSLContext | None = None) 
     return made
 
 
-def open_channel(address: Address, token: bytes, timeout_s: float) -> socket.socket:
+def open_channel(
+    address: Address, token: bytes, timeout_s: float, tls: ssl.SSLContext | None = None
+) -> socket.socket:
     """Dial where a channel is opened and say its token; the connected socket."""
-    made = dial(address, timeout_s)
+    made = dial(address, timeout_s, tls)
     try:
         made.sendall(token)
         answer = b""

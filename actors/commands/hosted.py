@@ -411,6 +411,9 @@ def watch(
 
 def explain(
     code: Annotated[str, typer.Argument(metavar="CODE", help="Number or name of an error, like 400.")],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="ADDRESS", help="Ask that host; else this program answers.")
+    ] = None,
 ) -> None:
     """Say what an error of the hosting interface means and who can do something about it."""
     from protocol.hosting.errors import ERRORS, Code
@@ -420,4 +423,8 @@ def explain(
     found: Code | None = known.get(code.upper())
     if found is None:
         end(exit_codes.USAGE, f"{code}: allowed: {', '.join(f'{int(each)} {each.name}' for each in ERRORS)}")
-    show_json(explained(found))
+    if to is None:
+        show_json(explained(found))
+        return
+    with connected(to) as hosting:
+        show_json(hosting.explain(int(found)))

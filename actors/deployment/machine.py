@@ -11,6 +11,8 @@ whoever comes under a lower one is turned away. The end of the link is the sudde
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,10 +21,10 @@ from functools import partial
 from typing import Any
 
 import trio
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from actors.apart import ApartL1, serve_traps, settle, until_death
 from actors.broker import Broker, RequesterGone
-from actors.broker import serve as serve_requester
 from actors.compare.paths import FIRST_CID, limits_of
 from actors.compare.stage import MIB, L0Software, Parts
 from actors.deployment import words
@@ -30,11 +32,15 @@ from actors.deployment.parts import Part
 from actors.deployment.process import Live, Process
 from actors.fleet.serve import TENANT_EPOCH, Shard
 from actors.hosted import NumberedGuests
+from actors.hosting.channels import ChannelServer
+from actors.hosting.programs import Programs
+from actors.hosting.reception import Reception
 from actors.images import image_of
 from actors.kvm import Control, Kvm
 from actors.node import Boot, Node, NodeConfig
 from actors.runtime.actor import Actor
 from actors.runtime.port import Deliver, ignore
+from actors.runtime.transport.address import Peer
 from actors.runtime.transport.unix import is_ours, listen, send_files
 from actors.te import TrustedEntity
 from protocol.arch import load
@@ -42,6 +48,8 @@ from protocol.codec import Codec
 from protocol.effects import Effect, Issue, Step, issue
 from protocol.errors import OperationalError, RemoteProtocolError
 from protocol.hosting import Identity, Service
+from protocol.hosting.evidence import KeySigner, Trust
+from protocol.hosting.limits import Offer
 from protocol.ledger import Ledger
 from protocol.nesting.locks import Locks
 from protocol.nesting.sizes import STRATEGY, sizes_of
@@ -77,7 +85,6 @@ class Machine:
         self.words = {name: getattr(self.scenario.strategy, name) for name in STRATEGY}
         self.violations: Counter[str] = Counter()
         self._seated: dict[int, Seated] = {}
-        self._requesters: dict[int, set[trio.CancelScope]] = {}
         self._turns = [trio.Lock() for _ in range(self.scenario.l1.count)]
         self._epochs = [0] * self.scenario.l1.count
 
@@ -121,18 +128,31 @@ class Machine:
         served = [*self.cids, *(who.cid for who in known.values())]
         hosts = dict.fromkeys(served, self.l0.host.port)
         self.owners = OwnerBooks(self.ledger, "l0")
-        self.service = Service(limits_of(scenario), seed=scenario.seed, book=self.owners)
+        name, place, nursery = self.part.name, process.place, process.nursery
+        signer = KeySigner(ec.generate_private_key(ec.SECP384R1()))  # of this life: a machine forgets all
+        place.write(place.host_key(name), signer.public_key())
+        self.service = Service(
+            limits_of(scenario),
+            seed=scenario.seed,
+            book=self.owners,
+            offer=Offer(channels=f"unix:{place.channels(name, '{cid}')}"),
+            trust=Trust(secrets.token_bytes(32), signer),
+        )
         self.guests = NumberedGuests(hosts, self._unpack)
-        self.broker = Broker(self.service, self.guests, _now_ms, process.runtime)
-        process.nursery.start_soon(self.broker.run)
-        name = self.part.name
+        programs = Programs(self.guests, nursery, self.service.console_wrote)
+        self.broker = Broker(self.service, programs, _now_ms, process.runtime)
+        self.reception = Reception(self.broker, ChannelServer(self.broker, programs.dial))
         process.requesters[name] = self.requester
         process.shards[name] = Shard(name, process.epoch(self.part), self.broker, known)
-        listener = listen(process.place.hosting(name))
-        process.nursery.start_soon(trio.serve_listeners, partial(self._requester, count), [listener])
-        for seat in range(count):
-            listener = listen(process.place.hosting(name, f"l1-{seat}"))
-            process.nursery.start_soon(trio.serve_listeners, partial(self._requester, seat), [listener])
+        nursery.start_soon(self.broker.run)
+        for seat, cid in enumerate(self.cids):
+            who = partial(self._who, seat)
+            control = listen(place.hosting(name, f"l1-{seat}" if seat < count else ""))
+            nursery.start_soon(self.reception.requests, control, who)
+            nursery.start_soon(self.reception.channels, listen(place.channels(name, cid)), who)
+        for tenant in known.values():  # they ask by way of the fleet, and open channels here
+            who = partial(self._let_in, tenant)
+            nursery.start_soon(self.reception.channels, listen(place.channels(name, tenant.cid)), who)
 
     def _unpack(self, data: bytes) -> None:
         """Any file will do: one that is no image is made into one that this machine can open."""
@@ -149,33 +169,31 @@ class Machine:
         epoch = self.process.epoch(self.part) if outsider else self._epochs[seat]
         return Identity(self.cids[seat], epoch)
 
-    async def _requester(self, seat: int, stream: trio.SocketStream) -> None:
-        """One connection on this machine. It ends with this boot of its requester."""
-        if is_ours(stream):
-            await self.requester(seat, stream)
-        else:
-            await trio.aclose_forcefully(stream)
+    def _who(self, seat: int, peer: Peer) -> Identity | None:
+        """Who comes on the sockets of a seat: its present boot, in a process of the same user."""
+        return self._let_in(self.identity(seat), peer)
+
+    def _let_in(self, who: Identity, peer: Peer) -> Identity | None:
+        return who if peer.uid in (0, os.getuid()) and self._answers(who) else None
+
+    def _answers(self, who: Identity) -> bool:
+        """Whether that boot has begun, and this machine may answer at all."""
+        return who.epoch >= 1 and self.process.fence.holds()
 
     async def requester(self, seat: int, stream: trio.abc.Stream) -> None:
-        """The same, of somebody who may speak for the guest host on `seat`."""
+        """One connection of somebody who may speak for the guest host on `seat`."""
         if not 0 <= seat <= self.scenario.l1.count:
             raise RemoteProtocolError("order", f"no guest host {seat} here")
         who = self.identity(seat)
-        if who.epoch < 1 or not self.process.fence.holds():
+        if self._answers(who):
+            await self.reception.attend(who, stream)
+        else:
             await trio.aclose_forcefully(stream)
-            return
-        scopes = self._requesters.setdefault(seat, set())
-        with trio.CancelScope() as scope:
-            scopes.add(scope)
-            try:
-                await serve_requester(self.broker, who, stream)
-            finally:
-                scopes.discard(scope)
 
     def _requester_gone(self, seat: int) -> None:
-        for scope in self._requesters.pop(seat, set()):
-            scope.cancel()
-        self.broker.actor.submit(RequesterGone(self.identity(seat)), ignore)
+        who = self.identity(seat)
+        self.reception.end(who)
+        self.broker.actor.submit(RequesterGone(who), ignore)
 
     # -- seats, for L1s in processes of their own
 

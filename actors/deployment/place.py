@@ -53,6 +53,14 @@ class Place:
         """Where a machine serves its hosting broker: to each L1 on a path of its own, to others without."""
         return self.root / f"{machine}{'.' if requester else ''}{requester}.hosting"
 
+    def channels(self, machine: str, cid: object) -> Path:
+        """Where a machine opens the channels of the requester with that context id."""
+        return self.root / f"{machine}.{cid}.channels"
+
+    def host_key(self, machine: str) -> Path:
+        """The public key by which the evidence of a machine's present life is verified."""
+        return self.root / f"{machine}.pub"
+
     def log(self, part: str) -> Path:
         return self.root / f"{part}.log"
 
@@ -101,7 +109,7 @@ class Place:
     def clear(self) -> None:
         """Take away what parts left that are gone: sockets, and files that were never finished."""
         for path in self.root.iterdir():
-            if path.suffix in (".sock", ".seats", ".hosting", ".part"):
+            if path.suffix in (".sock", ".seats", ".hosting", ".channels", ".pub", ".part"):
                 with suppress(FileNotFoundError):
                     path.unlink()
         with suppress(FileNotFoundError):

@@ -6,7 +6,7 @@ while the receiver does not take more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,17 +14,14 @@ import trio
 
 from actors.broker import Broker, ChannelOver, Redeem
 from actors.runtime.port import ignore
-from actors.runtime.transport.address import Peer, connect, peer_of, serve_all
 from protocol.hosting import Identity
 from protocol.hosting.channels import Channel
-from protocol.vsock.address import Address
 
 TOKEN_BYTES = 16
 OK = b"OK\n"
 TOKEN_S = 2.0  # for the token to come
-STREAMS = 1024  # of one listener
 
-Dial = Callable[[bytes, int], Address | None]
+Dial = Callable[[bytes, int], Awaitable[trio.abc.Stream]]  # raises OSError: nothing listens there
 
 
 @dataclass(slots=True)
@@ -36,7 +33,7 @@ class Carried:
 
 
 class ChannelServer:
-    """Carries the channels of `broker`; `dial` says where a port of a child is."""
+    """Carries the channels of `broker`; `dial` connects to a port of a child."""
 
     def __init__(self, broker: Broker, dial: Dial) -> None:
         self._broker = broker
@@ -44,26 +41,8 @@ class ChannelServer:
         self._scopes: dict[bytes, trio.CancelScope] = {}
         broker.on_cut = self._cut
 
-    async def serve(
-        self,
-        listener: trio.abc.Listener[trio.abc.Stream],
-        identify: Callable[[Peer], Identity | None],
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Open channels for everybody who connects to `listener`, until cancelled."""
-        limit = trio.CapacityLimiter(STREAMS)
-
-        async def opened(stream: trio.abc.Stream) -> None:
-            async with limit, stream:
-                who = identify(peer_of(stream))
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-                    if who is not None:
-                        await self._open(who, stream)
-
-        await serve_all(opened, listener, task_status)
-
-    async def _open(self, who: Identity, stream: trio.abc.Stream) -> None:
+    async def open(self, who: Identity, stream: trio.abc.Stream) -> None:
+        """Open the channel whose token `who` says on `stream`, and carry it. Raises OSError."""
         token = b""
         with trio.move_on_after(TOKEN_S):
             while len(token) < TOKEN_BYTES:
@@ -84,10 +63,7 @@ class ChannelServer:
                 self._broker.actor.submit(over, ignore)
 
     async def _carry(self, channel: Channel, stream: trio.abc.Stream, carried: Carried) -> None:
-        address = self._dial(channel.child, channel.port)
-        if address is None:
-            return
-        inner = await connect(address)
+        inner = await self._dial(channel.child, channel.port)
         async with inner, trio.open_nursery() as nursery:
             await stream.send_all(OK)
 

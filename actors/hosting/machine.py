@@ -128,6 +128,13 @@ class ProcessMachine:
     def vmm_of(self, files: GuestFiles) -> Vmm:
         return self._vmms[files.facts().get("vmm", "emulated")]
 
+    async def dial(self, child: bytes, port: int) -> trio.abc.Stream:
+        """A stream to a port of a guest. Raises OSError: there is no such guest, or nothing listens."""
+        address = self.address_of(child, port)
+        if address is None:
+            raise ConnectionRefusedError("no such guest")
+        return await connect(address)
+
     def address_of(self, child: bytes, port: int) -> Address | None:
         """Where a port of a guest is reached."""
         files = self._files.get(child)

@@ -1,7 +1,6 @@
-"""The hosting service on addresses: whoever connects is the requester that the socket says.
+"""The program behind `nestbed hosted serve`: journal, guests and sockets of one directory.
 
-`serve_on` is the piece that a node mounts: it serves a broker on one listener. `HostingService` is the
-program behind `nestbed hosted serve`: journal, guests and sockets of one directory.
+Whoever connects is the requester that the socket says, or over TCP the certificate.
 """
 
 from __future__ import annotations
@@ -17,14 +16,15 @@ import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from actors.broker import Audit, Broker, GuestEnded, Look, Recover, RequesterGone, serve
+from actors.broker import Audit, Broker, GuestEnded, Look, Recover, RequesterGone
 from actors.hosting.channels import ChannelServer
 from actors.hosting.machine import ProcessMachine, too_long
+from actors.hosting.reception import Reception
 from actors.hosting.store import Store, StoreError
 from actors.hosting.vmm.emulated import Emulated, Vmm
 from actors.runtime.actor import open_runtime
 from actors.runtime.port import ignore
-from actors.runtime.transport.address import Peer, listen_tls, listen_unix, met, serve_all
+from actors.runtime.transport.address import Peer, listen_tls, listen_unix
 from actors.runtime.transport.pki import Credentials
 from protocol.hosting import Identity, Limits, Service
 from protocol.hosting.evidence import KeySigner, Trust
@@ -33,34 +33,7 @@ from protocol.hosting.policy import Policy
 from protocol.hosting.recovery import Recovery
 from protocol.roles import REQUESTER
 
-CONNECTIONS = 256  # of one listener at once; more wait in the kernel
 LOOK_S = 5.0
-Identify = Callable[[Peer], Identity | None]
-
-
-async def serve_on(
-    broker: Broker,
-    listener: trio.abc.Listener[trio.abc.Stream],
-    identify: Identify,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve `broker` to everybody who connects to `listener`, until cancelled.
-
-    `identify` says who a peer is, from what the transport knows of it; None turns it away without a word.
-    """
-    limit = trio.CapacityLimiter(CONNECTIONS)
-
-    async def connection(stream: trio.abc.Stream) -> None:
-        peer = await met(stream)
-        who = None if peer is None else identify(peer)
-        if who is None:
-            await trio.aclose_forcefully(stream)
-            return
-        async with limit:
-            await serve(broker, who, stream)
-
-    await serve_all(connection, listener, task_status)
 
 
 def wall_ms() -> int:
@@ -90,8 +63,7 @@ class HostingService:
         self.store = store
         self.recovery = Recovery()
         self.tcp_address: tuple[str, int] | None = None
-        self.channels = ChannelServer(broker, machine.address_of)
-        self._connections: dict[int, trio.CancelScope] = {}
+        self.reception = Reception(broker, ChannelServer(broker, machine.dial))
 
     @property
     def service(self) -> Service:
@@ -107,29 +79,26 @@ class HostingService:
     async def listen(
         self, cid: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve requester `cid` on its socket. A reboot ends its connections, and the next ones are new."""
+        """Serve requester `cid` on its sockets. A reboot ends its connections, and the next ones are new."""
 
         def who(_: Peer) -> Identity:
             return Identity(cid, self.service.epoch_of(cid))
 
-        while True:
-            with trio.CancelScope() as scope:
-                self._connections[cid] = scope
-                async with trio.open_nursery() as nursery:
-                    channels = listen_unix(self.socket_of(cid, CHANNEL_PORT))
-                    await nursery.start(self.channels.serve, channels, who)
-                    control = listen_unix(self.socket_of(cid))
-                    await serve_on(self.broker, control, who, task_status=task_status)
-            task_status = trio.TASK_STATUS_IGNORED
-            if not scope.cancelled_caught:
-                return
+        async with trio.open_nursery() as nursery:
+            channels = listen_unix(self.socket_of(cid, CHANNEL_PORT))
+            await nursery.start(self.reception.channels, channels, who)
+            await nursery.start(self.reception.requests, listen_unix(self.socket_of(cid)), who)
+            task_status.started()
 
     async def listen_tcp(
         self, *, task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Serve requesters over TLS: the certificate's name is the context id, its role `requester`."""
         assert self.options.tcp is not None
-        listener, address = await listen_tls(*self.options.tcp)
+        host, port, credentials = self.options.tcp
+        beside = port + CHANNEL_PORT - CONTROL_PORT if port else 0
+        channels, (_, channel_port) = await listen_tls(host, beside, credentials)
+        control, address = await listen_tls(host, port, credentials)
 
         def who(peer: Peer) -> Identity | None:
             known = peer.name.isdigit() and int(peer.name) in self.options.requesters
@@ -138,15 +107,15 @@ class HostingService:
             return Identity(int(peer.name), self.service.epoch_of(int(peer.name)))
 
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve_on, self.broker, listener, who)
+            await nursery.start(self.reception.channels, channels, who)
+            await nursery.start(self.reception.requests, control, who, channel_port)
             task_status.started(address)
 
     async def reboot(self, cid: int) -> int:
         """The machine saw requester `cid` reboot, or die: its boot is over. Returns the next one's epoch."""
-        epoch = self.service.epoch_of(cid)
-        await self.broker.actor.ask(RequesterGone(Identity(cid, epoch)))
-        if cid in self._connections:
-            self._connections[cid].cancel()
+        over = Identity(cid, self.service.epoch_of(cid))
+        await self.broker.actor.ask(RequesterGone(over))
+        self.reception.end(over)
         return self.service.epoch_of(cid)
 
     async def look(self) -> None:

@@ -117,9 +117,10 @@ class AtOnce:
             detail = {"have": str(child.state), "need": [str(State.READY)]}
             raise Refusal(Code.BAD_STATE, f"the child is {child.state}", detail=detail)
         channel = self._registry.offer_channel(requester, child, body.port, body.window, request.key)
+        address = request.via or self._offer.channels.format(cid=requester.cid, port=CHANNEL_PORT)
         return {
             "channel": channel.id,
-            "address": self._offer.channels.format(cid=requester.cid, port=CHANNEL_PORT),
+            "address": address,
             "port": CHANNEL_PORT,
             "token": channel.token,
             "window": channel.window,

@@ -27,6 +27,7 @@ from protocol.hosting.machine import (
     LoadGuest,
     MachineEffect,
     NeedMemory,
+    NoImage,
     NoResource,
     ResetGuest,
     StartGuest,
@@ -290,6 +291,8 @@ def refusal_of(failure: Failure, stage: str) -> Refusal:
             return Refusal(Code.BOOT_DIED, "the guest is in emergency mode", stage=stage, detail={"exit": 0})
         case ImageChanged():
             return Refusal(Code.IMAGE_INVALID, "the image changed before it was loaded", stage=stage)
+        case NoImage(reason):
+            return Refusal(Code.IMAGE_INVALID, reason, stage=stage)
         case NoResource(dimension, reason):
             return Refusal(Code.NO_RESOURCE, reason, stage=stage, detail={"dimension": dimension})
         case TimedOut(timeout_ms):

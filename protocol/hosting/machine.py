@@ -158,6 +158,13 @@ class ImageChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class NoImage:
+    """What was to be loaded is no image that this machine can load."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class NoResource:
     """L0 has no more of something."""
 
@@ -185,5 +192,14 @@ class Unanswered:
 
 
 Failure = (
-    TeError | NeedMemory | Died | Emergency | ImageChanged | NoResource | TimedOut | Vanished | Unanswered
+    TeError
+    | NeedMemory
+    | Died
+    | Emergency
+    | ImageChanged
+    | NoImage
+    | NoResource
+    | TimedOut
+    | Vanished
+    | Unanswered
 )

@@ -320,6 +320,7 @@ class Request:
     budget_ms: int | None
     key: bytes | None
     message: Message
+    via: str = ""  # where channels open for whoever came this way; empty: as the service offers
 
 
 def rid_of(frame: object) -> bytes:
@@ -328,8 +329,11 @@ def rid_of(frame: object) -> bytes:
     return rid if isinstance(rid, bytes) and len(rid) == 16 else NO_RID
 
 
-def open_frame(frame: object) -> Request:
-    """Return the request that `frame` is. Raises Refusal: the frame first, then version, type, body."""
+def open_frame(frame: object, via: str = "") -> Request:
+    """Return the request that `frame` is. Raises Refusal: the frame first, then version, type, body.
+
+    `via` is what the transport says of the way on which it came.
+    """
     if type(frame) is not dict:
         raise Refusal(Code.BAD_FRAME, "a frame is a map")
     for name in frame:
@@ -348,4 +352,4 @@ def open_frame(frame: object) -> Request:
         raise Refusal(Code.BAD_FRAME, "key is 16 bytes, or nil")
     if type(kind) is not str or kind not in MESSAGES:
         raise Refusal(Code.BAD_FRAME, "t is no message type")
-    return Request(kind, frame["rid"], epoch, budget, key, read(MESSAGES[kind], frame.get("b")))
+    return Request(kind, frame["rid"], epoch, budget, key, read(MESSAGES[kind], frame.get("b")), via)

@@ -72,11 +72,14 @@ class Service:
         """Say what time it is; never goes back. A driver may say so before it answers an effect."""
         self._registry.at(now_ms)
 
-    def handle(self, who: Identity, frame: object, now_ms: int) -> Step[Reply]:
-        """Serve one frame of `who` and return the one reply. Never raises for what is in the frame."""
+    def handle(self, who: Identity, frame: object, now_ms: int, via: str = "") -> Step[Reply]:
+        """Serve one frame of `who` and return the one reply. Never raises for what is in the frame.
+
+        `via`: where channels open for whoever came this way, where that is not what the offer says.
+        """
         self.at(now_ms)
         try:
-            request = m.open_frame(frame)
+            request = m.open_frame(frame, via)
             self._counts["messages"][request.type] += 1
             body = yield from self._serve(who, request)
         except Refusal as refusal:

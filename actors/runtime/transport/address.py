@@ -145,6 +145,14 @@ async def listen_tls(
     return trio.SSLListener(plain, context(credentials, server=True)), address
 
 
+def local_host(stream: trio.abc.Stream) -> str:
+    """By which address of this machine the peer of a stream over TCP, with TLS or not, has reached it."""
+    plain = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    assert isinstance(plain, trio.SocketStream)
+    host: str = plain.socket.getsockname()[0]
+    return host
+
+
 async def met(stream: trio.abc.Stream) -> Peer | None:
     """Who is at the other end of an accepted stream; None for one whom TLS turns away, or who is too slow."""
     if not isinstance(stream, trio.SSLStream):

@@ -84,7 +84,7 @@ async def test_a_program_of_somebody_else_asks_the_broker_of_a_machine(lab: Lab)
     def program(address: str) -> list[str]:
         with Hosting(address) as hosting:
             with pytest.raises(HostingError):
-                hosting.start(b"no image of any machine" * 200, vcpus=1, memory_mib=2)
+                hosting.start(image, vcpus=1, memory_mib=1 << 30)  # more than the machine has
             child = hosting.start(image, vcpus=1, memory_mib=2)
             states = [each["state"] for each in hosting.list()]
             hosting.destroy(child.id)

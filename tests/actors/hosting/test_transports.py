@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import socket
+import ssl
 import subprocess
+import sys
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 
 from actors.broker import Broker
-from actors.hosting.serve import serve_on
+from actors.hosting.reception import Reception
 from actors.runtime.actor import open_runtime
 from actors.runtime.transport.address import connect, listen_unix, listen_vsock, peer_of, vsock_probe
 from actors.runtime.transport.fabric import MemoryVsock
 from actors.runtime.transport.pki import Authority
-from nestbed.client import Budget, Hosting, HostingUnreachable, tls_context
+from nestbed.client import Budget, Hosting, HostingUnreachable, open_channel, tls_context
 from protocol.hosting import Identity, Service
 from protocol.hosting.machine import CreateGuest, DestroyGuest
-from protocol.vsock.address import Address
+from protocol.vsock.address import Address, parse_address
 from protocol.wire import FrameDecoder, pack_frame
 
 IMAGE = b"image"
@@ -82,7 +85,7 @@ async def test_over_the_fabric_the_context_id_of_the_peer_is_who_asks():
     async with a_broker() as (broker, machine, nursery):
         vsock = MemoryVsock()
         listener = vsock.listen(vsock.fabric.host, 5200)
-        await nursery.start(serve_on, broker, listener, by_cid)
+        await nursery.start(Reception(broker).requests, listener, by_cid)
         clients = {}
         for cid in (3, 4):
             endpoint = vsock.fabric.add(cid)
@@ -99,7 +102,7 @@ async def test_over_the_fabric_the_context_id_of_the_peer_is_who_asks():
 async def test_a_reset_of_the_transport_ends_the_connection_and_not_the_requester():
     async with a_broker() as (broker, machine, nursery):
         vsock = MemoryVsock()
-        await nursery.start(serve_on, broker, vsock.listen(vsock.fabric.host, 5200), by_cid)
+        await nursery.start(Reception(broker).requests, vsock.listen(vsock.fabric.host, 5200), by_cid)
         endpoint = vsock.fabric.add(3)
         client = Client(await vsock.connect(endpoint, 2, 5200))
         await client.ask("hello", versions=[1])
@@ -230,7 +233,7 @@ async def test_over_the_real_vsock_the_loopback_asks():
     async with a_broker() as (broker, _, nursery):
         listener = listen_vsock(0xFFFF_FFFF)
         port = listener.socket.getsockname()[1]
-        await nursery.start(serve_on, broker, listener, lambda peer: Identity(3, 1))
+        await nursery.start(Reception(broker).requests, listener, lambda peer: Identity(3, 1))
         client = Client(await connect(Address("vsock", "1", port)))
         assert (await client.ask("hello", versions=[1]))["id"] == 3
 
@@ -242,6 +245,40 @@ def test_the_probe_says_why_or_nothing():
 
 
 # TCP with TLS on both sides
+
+
+def somebody_elses(keys, offered):
+    """Take up a channel with a certificate that is not its requester's."""
+    theirs = keys.issue("requester", "4")
+    tls = tls_context(theirs.certificate, theirs.key, theirs.authority)
+    open_channel(parse_address(offered["address"]), offered["token"], 5.0, tls)
+
+
+@pytest.mark.slow
+def test_the_commands_work_over_tls_channels_and_consoles_among_them(service_process, tmp_path):
+    keys = Authority.create(tmp_path / "keys")
+    machine, mine = keys.issue("machine", "l0"), keys.issue("requester", "3")
+    service = service_process("--tcp", "127.0.0.1:0", "--certificate", str(machine.certificate))
+    image = tmp_path / "guest.img"
+    image.write_bytes(b"#!nestbed\nprint up\nready\n")
+    environment = dict(os.environ) | {
+        "NESTBED_HOSTING": "tcp:" + json.loads(service.said)["tcp"],
+        "NESTBED_CERTIFICATE": str(mine.certificate),
+    }
+
+    def hosted(*words, stdin=""):
+        command = [sys.executable, "-m", "nestbed", "hosted", *words]
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    child = json.loads(hosted("start", str(image), "--debug", "--ready", "notified"))["child"]
+    assert hosted("console", child) == "up\n"
+    text = "a line of many\n" * 300_000  # more than all buffers: both directions flow at once
+    assert hosted("channel", child, "7", stdin=text) == text, "the end of what is sent loses no answer"
+    assert json.loads(hosted("destroy", child, "--ack"))["state"] == "RELEASED"
 
 
 @pytest.mark.slow
@@ -263,6 +300,14 @@ def test_over_tls_the_certificate_says_who_asks(service_process, tmp_path):
         assert host.facts["id"] == 3
         child = host.start(b"#!nestbed\nready\n", vcpus=1, memory_mib=16)
         assert [each["child"] for each in host.list()] == [child.id]
+        with host.channel(child.id, 7) as stream:
+            assert isinstance(stream, ssl.SSLSocket)
+            assert stream.version() == "TLSv1.3"
+            stream.sendall(b"over TLS")
+            assert stream.recv(100) == b"over TLS"
+        offered = host.ask("channel.open", host.key(), child=child.id, port=7)
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            somebody_elses(keys, offered)
         host.destroy(child.id)
     for role, name in (("requester", "4"), ("machine", "3"), ("requester", "x")):
         with pytest.raises(HostingUnreachable):

@@ -1,0 +1,107 @@
+"""Where requesters come: listeners for what they ask, and listeners for their channels.
+
+Whoever mounts the hosting interface has one reception for its broker and as many listeners as there are ways
+in. `Identify` says who a peer is, from what the transport knows of it; None turns it away without a word. A
+connection is of one boot of its requester and ends with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import trio
+
+from actors.broker import Broker, serve
+from actors.hosting.channels import ChannelServer
+from actors.runtime.transport.address import Peer, local_host, met, serve_all
+from protocol.hosting import Identity
+
+CONNECTIONS = 256  # of one listener at once; more wait in the kernel
+STREAMS = 1024  # the same of channels
+Identify = Callable[[Peer], Identity | None]
+Listener = trio.abc.Listener[trio.abc.Stream]
+
+
+class Reception:
+    """Serves `broker` to everybody who comes, and `channels` to those whom it told of one."""
+
+    def __init__(self, broker: Broker, channels: ChannelServer | None = None) -> None:
+        self._broker = broker
+        self._channels = channels
+        self._scopes: dict[Identity, set[trio.CancelScope]] = {}
+
+    async def requests(
+        self,
+        listener: Listener,
+        identify: Identify,
+        channel_port: int = 0,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve requests on `listener` until cancelled.
+
+        `channel_port`: the TCP port of the channels of those who come this way; the service knows all others.
+        """
+        limit = trio.CapacityLimiter(CONNECTIONS)
+
+        async def come(stream: trio.abc.Stream) -> None:
+            who = await self._known(stream, identify)
+            if who is None:
+                return
+            via = f"tcp:{local_host(stream)}:{channel_port}" if channel_port else ""
+            async with limit:
+                await self.attend(who, stream, via)
+
+        await serve_all(come, listener, task_status)
+
+    async def attend(self, who: Identity, stream: trio.abc.Stream, via: str = "") -> None:
+        """Serve one stream of `who`, until it or this boot of its requester ends."""
+        with self._during(who):
+            await serve(self._broker, who, stream, via)
+
+    async def channels(
+        self,
+        listener: Listener,
+        identify: Identify,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Open channels on `listener` until cancelled."""
+        limit = trio.CapacityLimiter(STREAMS)
+        channels = self._channels
+        assert channels is not None, "this reception has no channels"
+
+        async def come(stream: trio.abc.Stream) -> None:
+            who = await self._known(stream, identify)
+            if who is None:
+                return
+            async with limit, stream:
+                with self._during(who), suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+                    await channels.open(who, stream)
+
+        await serve_all(come, listener, task_status)
+
+    def end(self, who: Identity) -> None:
+        """That boot is over: what it had open ends."""
+        for scope in list(self._scopes.get(who, ())):
+            scope.cancel()
+
+    async def _known(self, stream: trio.abc.Stream, identify: Identify) -> Identity | None:
+        peer = await met(stream)
+        who = None if peer is None else identify(peer)
+        if who is None:
+            await trio.aclose_forcefully(stream)
+        return who
+
+    @contextmanager
+    def _during(self, who: Identity) -> Iterator[None]:
+        scopes = self._scopes.setdefault(who, set())
+        with trio.CancelScope() as scope:
+            scopes.add(scope)
+            try:
+                yield
+            finally:
+                scopes.discard(scope)
+                if not scopes:
+                    self._scopes.pop(who, None)
