@@ -23,8 +23,11 @@ from actors.compare.progress import Progress
 from actors.compare.run import run
 from actors.host import SecureHost
 from actors.kvm import Kvm
-from actors.observe.collector import Collector
-from actors.runtime.actor import Runtime, open_runtime
+from actors.observe.collector import Collector, registry_of
+from actors.observe.exporter import serve
+from actors.runtime.actor import Actor, Runtime, open_runtime
+from actors.runtime.mailbox import MailboxFull
+from actors.runtime.port import ignore
 from actors.runtime.tracing import Tracer
 from actors.scenario import load
 from actors.te import TrustedEntity
@@ -40,6 +43,7 @@ TURN_S = 0.05
 SAMPLE = 100
 SCRAPES_A_SECOND = 10
 SCRAPES = 40
+CALLERS = 256
 
 Watch = Callable[[Runtime, Ledger], AbstractContextManager[Tracer | None]]
 
@@ -123,6 +127,31 @@ def scrapes(busy: bool) -> float:
             thread.join()
 
 
+async def overloaded(busy: bool) -> float:
+    """Milliseconds that the slowest of SCRAPES answers of a process took whose mailbox is never empty."""
+    collector, slowest = Collector(), 0.0
+    async with open_runtime() as runtime, trio.open_nursery() as nursery:
+        actor = Actor("kvm", lambda message: message, runtime)
+        collector.attach_actors("kvm", lambda: [actor])
+        async with serve(registry_of(collector), 0) as port:
+            for _ in range(CALLERS if busy else 0):
+                nursery.start_soon(_flood, actor)
+            for _ in range(SCRAPES):
+                slowest = max(slowest, await trio.to_thread.run_sync(_scrape, port))
+        nursery.cancel_scope.cancel()
+    return slowest
+
+
+async def _flood(actor: Actor) -> None:
+    """Ask without an end; who finds the mailbox full asks again."""
+    while True:
+        try:
+            actor.submit("something", ignore)
+            await actor.ask("something")
+        except MailboxFull:
+            await trio.lowlevel.checkpoint()
+
+
 def _scrape(port: int) -> float:
     begin = time.perf_counter()
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
@@ -147,4 +176,10 @@ def cases() -> Iterable[Case]:
         )
     yield Case(
         "slowest scrape while a comparison runs", "ms", partial(scrapes, True), partial(scrapes, False)
+    )
+    yield Case(
+        "slowest scrape of an overloaded process",
+        "ms",
+        partial(trio.run, overloaded, True),
+        partial(trio.run, overloaded, False),
     )
