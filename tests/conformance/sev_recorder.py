@@ -1,7 +1,6 @@
 """A pytest plugin that writes down which test provokes which check of the secure processor.
 
-`-p sev_recorder`. Where two checks of a command answer one status, which of them it was is not known, and
-nothing is written down.
+`-p sev_recorder`. Where two checks of a command answer one status, the refusal itself says which it was.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ from docs.record import SEVERAL, measure
 from protocol.arch import load
 from protocol.calls import Issuer
 
-# Architecture -> the share of its hosts' checks that has to be seen. On AMD many checks share a status.
-MEASURED = {"pef": 0.9, "s390": 0.9, "sev": 0.85, "tdx": 0.9}
+MEASURED = ("pef", "s390", "sev", "tdx")  # whose consoles say which level refused
 
 
 @pytest.mark.slow
@@ -34,4 +33,4 @@ def test_what_is_called_inherited_is_found_below_and_nothing_else_is(name: str) 
     assert wrong == []
     found = {(call, place) for call, places in here for place in places}
     checks = sum(len(row.checks) for row in rows.values())
-    assert len(found) >= MEASURED[name] * checks, f"{len(found)} of {checks}: too few to say anything"
+    assert len(found) > 0.9 * checks, f"{len(found)} of {checks}: too few to say anything"

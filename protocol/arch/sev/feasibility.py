@@ -155,13 +155,13 @@ _HANDLE = {
 _ADDRESS = "exchanged page by page, split or bounced where it is not in one piece"
 # What stands on secrets of a guest, or is in a page that the level cannot read: the firmware below finds it.
 _BELOW = {
-    "SWAP_OUT": ("counter",),
+    "SWAP_OUT": ("type", "counter"),
     "SWAP_IN": ("type", "tag"),
     "SNP_GUEST_REQUEST": ("header", "tag", "sequence", "type"),
     "SNP_LAUNCH_UPDATE": ("CPUID table",),
     "SNP_LAUNCH_FINISH": ("digest", "policy", "algorithm", "signature"),
     "SNP_PAGE_SWAP_OUT": ("counter",),
-    "SNP_PAGE_SWAP_IN": ("entry", "tag"),
+    "SNP_PAGE_SWAP_IN": ("entry", "sizes", "state", "no ASID", "pages", "owner", "tag"),
 }
 
 
