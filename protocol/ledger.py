@@ -150,5 +150,6 @@ def flatten(counts: Mapping[Key, int]) -> dict[str, int]:
     for key, n in counts.items():
         if n:
             flat[".".join(key)] += n
-            flat[key[0]] += n
+            if key[0] != PEAKS:  # the most of one thing and the most of another add up to nothing
+                flat[key[0]] += n
     return dict(sorted(flat.items()))

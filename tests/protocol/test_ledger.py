@@ -214,3 +214,11 @@ def test_a_peak_is_counted_as_it_grows_and_adds_up_over_owners() -> None:
         one.note("pages", n)
     other.note("pages", 2)
     assert ledger.counts() == {("peaks", "pages"): 5 + 2}
+
+
+def test_peaks_of_unlike_things_have_no_total() -> None:
+    ledger = Ledger()
+    peaks = Peaks(ledger)
+    peaks.note("pages", 3)
+    peaks.note("frames", 4)
+    assert ledger.flat() == {"peaks.frames": 4, "peaks.pages": 3}
