@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -40,10 +41,7 @@ class Codec:
             if each.__name__ in self._classes:
                 raise ValueError(f"two classes are called {each.__name__}")
             self._classes[each.__name__] = each
-            names = _field_names(each)
-            hints = typing.get_type_hints(each)
-            self._fields[each] = names
-            self._checks[each] = tuple(_check(hints[name]) for name in names)
+            self._fields[each], self._checks[each] = _form_of(each)
 
     def encode(self, value: object) -> object:
         """The form of `value` on the wire. Raises LocalProtocolError if it has none."""
@@ -93,6 +91,13 @@ class Codec:
                 raise RemoteProtocolError("shape", f"{cls.__name__}.{name} is {str(item)[:40]!r}")
         restore = getattr(cls, "from_fields", cls)
         return restore(*items)
+
+
+@cache
+def _form_of(cls: type) -> tuple[tuple[str, ...], tuple[Check, ...]]:
+    """The fields of `cls` and what is checked of each. Read once: to read annotations takes milliseconds."""
+    names, hints = _field_names(cls), typing.get_type_hints(cls)
+    return names, tuple(_check(hints[name]) for name in names)
 
 
 def _field_names(cls: type) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from actors.deployment import words
 from actors.deployment.hosts import hosts
 from actors.deployment.load import load
 from actors.deployment.machine import machine
@@ -14,6 +15,7 @@ from actors.deployment.parts import Role
 from actors.deployment.process import Assignment, live
 from actors.deployment.settings import Deployment, scenario_of
 from protocol.arch import load as slice_of
+from protocol.codec import Codec
 
 BODIES = {Role.MACHINE: machine, Role.HOSTS: hosts, Role.LOAD: load}
 
@@ -25,6 +27,8 @@ def preload(arch: str) -> None:
     comparison = slice_of(arch).comparison
     assert comparison is not None
     comparison.image(0, 1, None)
+    words.codec()
+    Codec(comparison.wire)
     importlib.import_module("numpy.random")
 
 

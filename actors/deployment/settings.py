@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from actors.scenario import BrokenScenario, Resolved, UnreadableScenario
+from actors.scenario import BrokenScenario, Known, Resolved, UnreadableScenario, known_architectures
 from actors.scenario import load as load_scenario
 from protocol.fleet.subjects import RESERVED, is_token
 from protocol.plan.fit import Mistake
@@ -95,12 +96,19 @@ def read_deployment(path: Path) -> tuple[Deployment, Resolved]:
     return deployment, scenario_of(deployment, path.parent)
 
 
+@cache
+def _known() -> Known:
+    """The same for every process that is forked after it was asked for once."""
+    return known_architectures()
+
+
 def scenario_of(deployment: Deployment, folder: Path = Path()) -> Resolved:
     """The scenario that gives the sizes. Raises BrokenScenario."""
     name = deployment.scenario
     beside = folder / name
     flags = {"arch": deployment.arch, "seed": str(deployment.seed), **deployment.set}
-    resolved = load_scenario(str(beside) if beside.is_file() else name, flags=flags, environment={})
+    found = str(beside) if beside.is_file() else name
+    resolved = load_scenario(found, flags=flags, environment={}, known=_known())
     if resolved.scenario.depth != 1 and deployment.load and "hosted" in deployment.load.paths:
         raise BrokenScenario(
             name,

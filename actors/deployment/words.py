@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from actors.node import OPERATIONS, Above, Boot, End, Phase, SwapUnder, Tally
 from protocol.codec import Codec
@@ -58,6 +59,7 @@ class Audit:
     """Hold the books of every level here against the one below."""
 
 
+@cache
 def codec() -> Codec:
     """The codec of every link between parts."""
     return Codec(
