@@ -1,12 +1,14 @@
 """The report: one HTML file that needs nothing else. No network, no script; light, dark and on paper.
 
 It is well-formed XML as well, so that a test can read it. Everything that comes from a scenario or a result
-is escaped. The whole list of counts goes in while the file stays small; else it is in run.json beside it.
+is escaped. Pictures of operations and the whole list of counts go in while the file stays small; what has no
+room is in run.json beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from actors.compare.answer import BY, Answer, Claim, Part, answer, held, number, ratio
@@ -29,24 +31,42 @@ REVISION_UNKNOWN = "not known"
 def report(bundle: Mapping[str, Any], titles: Mapping[str, str] | None = None) -> str:
     """The report on a bundle, as run.json has it."""
     said = answer(bundle, titles)
+    traces = list(bundle.get("traces") or ())
+    pictures = list(waterfalls(traces, escaped))
     details = [_all_counts(part) for part in said.parts]
-    kept = 0
-    page = _page(bundle, said, [])
-    room = SIZE - len(page.encode())
-    for detail in details:
-        room -= len(detail.encode())
+    room = SIZE - len(_page(bundle, said, [], []).encode())
+    shown = _that_fit(pictures, room, _in_turn([trace["arch"] for trace in traces]))
+    kept = _that_fit(details, room - sum(len(each.encode()) for each in shown), range(len(details)))
+    return _page(bundle, said, kept, shown)
+
+
+def _that_fit(texts: Sequence[str], room: int, order: Iterable[int]) -> list[str]:
+    """Those that have room, in bytes, if they are taken in this order; in their own order."""
+    kept = set()
+    for place in order:
+        room -= len(texts[place].encode())
         if room < 0:
             break
-        kept += 1
-    return _page(bundle, said, details[:kept])
+        kept.add(place)
+    return [text for place, text in enumerate(texts) if place in kept]
 
 
-def _page(bundle: Mapping[str, Any], said: Answer, details: list[str]) -> str:
+def _in_turn(arches: Sequence[str]) -> list[int]:
+    """Places in a list, so that every architecture has its turn."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for place, arch in enumerate(arches):
+        turns.append((seen[arch], place))
+        seen[arch] += 1
+    return [place for _, place in sorted(turns)]
+
+
+def _page(bundle: Mapping[str, Any], said: Answer, details: list[str], pictures: list[str]) -> str:
     title = f"nestbed: {said.name}, seed {said.seed}"
     body = [
         HATCHES,
         tag("header", *_verdict(said)),
-        tag("main", *_main(bundle, said), *_details(said, details), *_scenario(bundle)),
+        tag("main", *_main(bundle, said, pictures), *_details(said, details), *_scenario(bundle)),
         tag("footer", *_footer(bundle, said)),
     ]
     head = (
@@ -93,7 +113,7 @@ def _threshold(verdict: Json) -> str:
 # -- the rest ----------------------------------------------
 
 
-def _main(bundle: Mapping[str, Any], said: Answer) -> Iterator[str]:
+def _main(bundle: Mapping[str, Any], said: Answer, pictures: list[str]) -> Iterator[str]:
     for beside in said.beside:
         yield tag("h2", escaped(beside.title))
         yield from _beside(beside)
@@ -104,7 +124,10 @@ def _main(bundle: Mapping[str, Any], said: Answer) -> Iterator[str]:
     if traces:
         yield tag("h2", "One operation of each kind, message by message", id="traces")
         yield tag("p", "Lengths are modelled time, which is no time of any hardware.", class_="note")
-        yield from waterfalls(traces, escaped)
+        yield from pictures
+        if len(pictures) < len(traces):
+            left = f"{len(traces) - len(pictures)} of {len(traces)} are in run.json, beside this file."
+            yield tag("p", escaped(left), class_="note")
     yield from seeds_section(bundle.get("seeds"))
     yield from load_section(bundle.get("load"))
     yield from model_section(bundle.get("model"))

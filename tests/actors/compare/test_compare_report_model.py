@@ -138,6 +138,26 @@ def test_it_has_everything_that_is_asked_for(loaded: Json) -> None:
     assert len(report(loaded).encode()) < SIZE < 400_000
 
 
+def test_a_report_with_many_traced_operations_stays_small_and_shows_some_of_each(content: Json) -> None:
+    row = {
+        "depth": 1, "begin_ns": 0, "end_ns": 10, "treatment": "modified", "exits": 1,
+        "message": "m" * 200, "at": "kvm",
+    }  # fmt: skip
+    traces = [
+        {
+            "arch": arch, "path": "nested", "operation": f"create {n}", "modelled_ns": 10, "more_rows": 0,
+            "rows": [row] * 20,
+        }
+        for arch in ("s390", "tdx")
+        for n in range(40)
+    ]  # fmt: skip
+    page = report(content | {"traces": traces})
+    assert len(page.encode()) < SIZE
+    shown = {arch: page.count(f"<summary>{arch} nested: create") for arch in ("s390", "tdx")}
+    assert 0 < shown["tdx"] <= shown["s390"] <= shown["tdx"] + 1
+    assert f"{80 - sum(shown.values())} of 80 are in run.json" in page
+
+
 def test_the_published_points_lie_on_the_depth_curve_that_was_fitted_to_them() -> None:
     html = tree(report(made(arch="tdx", run__swap_pages="0", run__resets="0")))
     chart = next(svg for svg in html.iter("svg") if "null exit" in svg.get("aria-label", ""))
