@@ -343,6 +343,20 @@ def test_metadata_outlives_its_guest_and_serves_the_next_one_in_the_same_context
     assert told(new, "SNP_PAGE_SWAP_IN", **swap) == (0x08, "no ASID")
 
 
+@SLOW_AT_DEPTH_2
+def test_what_the_level_below_keeps_for_itself_is_said(new: Sev, sev_depth: int) -> None:
+    """What passes all checks is unsupported for a guest host alone, and the console says why."""
+    status, check = told(new, "SNP_COMMIT", length=4)
+    assert status == (0x15 if sev_depth else 0)  # difference: kept below
+    assert check == (
+        "it would concern everybody on the machine, so the level below keeps it for itself" * (sev_depth > 0)
+    )
+    raw = bytearray(buffer("DOWNLOAD_FIRMWARE", pa=new.alloc(), len=PAGE))
+    new.flush("SNP_DF_FLUSH")
+    new.did("SNP_SHUTDOWN")
+    assert rung(new, "DOWNLOAD_FIRMWARE", bytes(raw)) == (0x15, "not modelled")
+
+
 # -- the texts ---------------------------------------------------------------------------------------------
 
 

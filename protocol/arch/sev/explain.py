@@ -62,6 +62,30 @@ ELSEWHERE = (
     ),
     never("SNP_COMMIT", Status.UPDATE_FAILED, "an update under way", "nothing is updated here", source="3.1"),
 )
+_MACHINE = "it would concern everybody on the machine, so the level below keeps it for itself"
+_CPUS = "CPUs of a guest host are none of the level below's"
+_PIECES = "a page of 2 MiB that lies in pieces below is not swapped"
+_KEPT = (
+    *((name, _MACHINE) for name in ("SNP_COMMIT", "SNP_VLEK_LOAD")),
+    *((name, _CPUS) for name in ("ACTIVATE_EX", "SNP_ACTIVATE_EX")),
+    *((name, _PIECES) for name in ("SWAP_OUT", "SWAP_IN", "SNP_PAGE_SWAP_OUT", "SNP_PAGE_SWAP_IN")),
+    ("SNP_PAGE_UNSMASH", "pages that lie in pieces below cannot be joined"),
+    ("SEND_START", "the policy wants a chain up to the vendor's root, which a guest host's platform has not"),
+    *((name, "profile `azure`: legacy guests are not nested there") for name in ("INIT", "INIT_EX")),
+)
+ABOVE = tuple(  # what a guest host is told, and the machine's own host never
+    Meaning(
+        Status.UNSUPPORTED,
+        text,
+        name,
+        place="behind all checks of the command, at depth 1 and above",
+        basis="inferred",
+        source="7.1, 7.2",
+        tests=("tests/conformance/sev_differences.py",),
+        notes=("a difference that a guest host can see; it stands in the list of those",),
+    )
+    for name, text in _KEPT
+)
 _EIO = "the driver answers EIO and hands the status to the caller; `fw_error` shows it"
 _DEAD = "as any error of the probe: the driver goes on without secure guests"
 _LAUNCH = "KVM ends the launch: the page is reclaimed and made the host's again (1 PAGE_RECLAIM, 1 RMPUPDATE)"
@@ -78,6 +102,16 @@ OF_ANY_ERROR: dict[str, Sequence[str]] = {
     ),
 }
 OF_A_CODE: dict[tuple[str, int], Sequence[str]] = {
+    ("RING_BUFFER", Status.UNSUPPORTED): (
+        "refused at every depth: the mode is hidden from guest hosts (7.2), and Linux never arms it",
+    ),
+    **{
+        (name, Status.UNSUPPORTED): (
+            "an update is not modelled, at any depth: Linux goes on with the firmware that runs",
+            "a guest host must never get that far: it would be the firmware of the whole machine (7.2)",
+        )
+        for name in ("DOWNLOAD_FIRMWARE", "SNP_DOWNLOAD_FIRMWARE_EX")
+    },
     **{
         (name, Status.SECURE_DATA_INVALID): ("the area was erased: Linux tries once more, which succeeds",)
         for name in ("INIT", "INIT_EX")
@@ -131,4 +165,4 @@ class SevKnowledge(Knowledge):
         return ExplainingKeyboard(keyboard)
 
 
-EXPLAINER = SevKnowledge(GENERAL, ELSEWHERE, OF_ANY_ERROR, OF_A_CODE, COVERED, GENERAL_COVERED)
+EXPLAINER = SevKnowledge(GENERAL, (*ABOVE, *ELSEWHERE), OF_ANY_ERROR, OF_A_CODE, COVERED, GENERAL_COVERED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from protocol.arch.sev.cpu import Cpu
@@ -55,7 +56,13 @@ class SevWatch(Watch):
             said = [
                 at for at, each in enumerate(spec.checks) if (each.code, each.text) == (status, asked.why)
             ]
-            self.refused(asked, by_row(level, spec, status, places=said or None), own=bool(said))
+            found = by_row(level, spec, status, places=said or None)
+            beyond = next(
+                (one for one in EXPLAINER.elsewhere(spec) if one.given and one.code == status), None
+            )
+            if not found.places and beyond is not None:
+                found = replace(found, text=beyond.text, basis=beyond.basis)
+            self.refused(asked, found, own=bool(said))
             return
         first = next(iter(EXPLAINER.general(status, None)))
         call = f"command {code:#x}" if spec is None else spec.name
