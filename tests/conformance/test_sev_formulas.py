@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sev_field import MIB, RMP_AT, RMP_LEN, Sev, Sevs
+from sev_field import MIB, RMP_AT, RMP_LEN, SLOW_AT_DEPTH_2, Sev, Sevs
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def up(sev: Sevs, snp: bool) -> Sev:
     return host
 
 
+@SLOW_AT_DEPTH_2
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_sev(sev: Sevs, size: Size) -> None:
     """6.2: C = r + 5 + k, and no RMPUPDATE."""
@@ -74,6 +75,7 @@ def test_sev(sev: Sevs, size: Size) -> None:
     assert sequence(host, "destroy", vm=vm["vm"])[1].names == {"DEACTIVATE": 1, "DECOMMISSION": 1}
 
 
+@SLOW_AT_DEPTH_2
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_sev_es(sev: Sevs, size: Size) -> None:
     """6.3: C = r + V + 5 + k."""
@@ -86,6 +88,7 @@ def test_sev_es(sev: Sevs, size: Size) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sev", "es"])
+@SLOW_AT_DEPTH_2
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_legacy_guests_where_snp_is_on(sev: Sevs, kind: str, size: Size) -> None:
     """6.2 with SNP: 2 U and a RECLAIM for each updated page, for the buffers of LAUNCH_START and of MEASURE
@@ -102,6 +105,7 @@ def test_legacy_guests_where_snp_is_on(sev: Sevs, kind: str, size: Size) -> None
     assert (found.commands, found.updates) == (2, 0)
 
 
+@SLOW_AT_DEPTH_2
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_snp(sev: Sevs, size: Size) -> None:
     """6.4: C = N + V + 4, U = N + V + 2; 6.6: 1 C and no U; 6.9: C = 3, U = 2 + V + N."""
@@ -117,6 +121,7 @@ def test_snp(sev: Sevs, size: Size) -> None:
     assert found.names == {"SNP_PAGE_RECLAIM": 2, "SNP_DECOMMISSION": 1}
 
 
+@SLOW_AT_DEPTH_2
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_conversions(sev: Sevs, size: Size) -> None:
     """6.5: p pages there cost p U, and back p U; the firmware is never asked."""
@@ -130,6 +135,7 @@ def test_conversions(sev: Sevs, size: Size) -> None:
     assert (found.commands, found.updates) == (0, 0), "a page that is what was asked for stays as it is"
 
 
+@SLOW_AT_DEPTH_2
 @pytest.mark.parametrize("guests", [1, 3, 7])
 def test_platform_and_asids(sev: Sevs, guests: int) -> None:
     """6.1: C = 7, U = 514 whatever follows; 4.4: one flush for all ASIDs that wait, when none is left."""
