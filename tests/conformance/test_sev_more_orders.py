@@ -262,6 +262,14 @@ def receiving(policy: int, asid: int) -> Callable[[Sev], Try]:
     return prepare
 
 
+def travelling(host: Sev) -> Try:
+    """A guest that runs, and any machine's own exported certificate."""
+    host.sev_up()
+    at, session = exported(host), host.alloc()
+    fields = {"pdh": at, "pdh_len": CERT, "session": session, "session_len": 128}
+    return Try(host, {"handle": host.launched(), **fields})
+
+
 def arriving(host: Sev) -> Try:
     host.sev_up()
     start = leaving(host, 0, 8)
@@ -371,6 +379,20 @@ LEGACY = [
         "RECEIVE_UPDATE_VMSA",
         receiving(ES, 1),
         [*RECEIVED, *PACKET, (0x0B, "MAC", None)],
+        last=(0,),
+    ),
+    Case(
+        "SEND_START",
+        travelling,
+        [
+            (0x01, "platform is not working", shut),
+            (0x10, "no such handle", no_handle),
+            (0x04, "session length", is_(session_len=127)),
+            (0x09, "address", is_(session=NOWHERE)),
+            (0x04, "certificate length", is_(pdh_len=16)),
+            (0x06, "certificate", lambda t: t.set(pdh=t.host.alloc())),
+        ],
+        "certificates",
         last=(0,),
     ),
     Case(

@@ -88,7 +88,7 @@ class Front:
         layout = LAYOUTS[spec.name]
         guarded = spec.name in WRITTEN and self.platform.snp is SnpState.INIT
         if guarded and not writable(self, address, layout.length):
-            return _response(code, Status.INVALID_PAGE_STATE)
+            return _response(code, Status.INVALID_PAGE_STATE + self.profile.leftover)
         raw = b""
         if layout.length:
             if not reachable(self, address, layout.length):

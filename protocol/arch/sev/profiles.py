@@ -46,6 +46,7 @@ class Profile:
     kind: str = "snp"  # of the guests in a comparison
     trap: str = MSR  # how RMPUPDATE and PSMASH of a guest host come to the level below
     snp_only: bool = False  # the platform of a guest host has no legacy guests
+    leftover: int = 0  # what a refusal of rule 1 of 2.1 is given beside its status
     hole: bool = False  # a store of a guest host to an assigned page: #PF without the linear address (7.1)
 
     @property
@@ -119,6 +120,8 @@ PROFILES = {
     "genoa": Profile("genoa", 8192, 8, 1006, 100),
     # What a public cloud offers (7.1): trapping MSRs, SNP alone, 64 ASIDs, and the hole.
     "azure": Profile("azure", 512, 4, 64, 65, snp_only=True, hole=True),
+    # Firmware 1.55.25 to the letter: INVALID_PAGE_STATE for a command buffer has 64 added (2.1, rule 4).
+    "leftover": Profile("leftover", 512, 4, 15, 8, leftover=64),
     # The same two instructions, trapped as they are: no hardware does that.
     "hypothetical-trap": Profile("hypothetical-trap", 512, 4, 15, 8, trap=INSTRUCTION),
 }

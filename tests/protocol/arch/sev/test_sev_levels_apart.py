@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from protocol.arch.sev.audit import leaks
+from protocol.arch.sev.audit import audit, leaks
 from protocol.arch.sev.compose import Rig, compose
 from protocol.arch.sev.hands import Hands
 from protocol.arch.sev.host.driver import Driver
@@ -100,6 +100,13 @@ def test_a_server_refuses_what_is_no_operation() -> None:
             server(wrong)
 
 
+def nothing_below(rig: Rig, host: int) -> bool:
+    """No page of this host's is Firmware, Reclaim, Context, a guest's or anything but the hypervisor's on the
+    machine; no ASID of its share is bound, and no guest has one.
+    """
+    return not any(audit(rig)["hosts"][host]["te"].values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_host_may_die_in_the_middle_of_anything(depth: int) -> None:
@@ -119,6 +126,7 @@ def test_a_host_may_die_in_the_middle_of_anything(depth: int) -> None:
         assert swept.error is None, f"seed {seed}: {swept.error}"
         assert threads[1].value == "lived", f"seed {seed}: {threads[1].error}"
         assert list(leaks(rig)) == [], f"seed {seed}"
+        assert nothing_below(rig, 0), f"seed {seed}: {audit(rig)['hosts'][0]}"
 
 
 def short_life(rig: Rig) -> Step[None]:
@@ -160,6 +168,7 @@ def test_a_host_may_die_at_any_message_of_a_legacy_launch() -> None:
         crossing.run()
         assert swept.error is None, f"after {hops} messages: {swept.error}"
         assert list(leaks(rig)) == [], f"after {hops} messages"
+        assert nothing_below(rig, 0), f"after {hops} messages: {audit(rig)['hosts'][0]}"
     assert hops > 100
 
 
