@@ -14,8 +14,27 @@ from actors.runtime.mailbox import Reply
 from actors.runtime.port import Port
 from actors.runtime.serial import Serial
 from protocol.effects import Step
+from protocol.plan import operations as op
+from protocol.tracking import Book
 
 Perform = Callable[[Any], Step[Any]]
+
+
+def keeping_vmms(perform: Perform, book: Book) -> Perform:
+    """The same, and the VMM of each guest is a record in the book of the host that runs it.
+
+    Like for like: for a hosted guest the hosting service of L0 keeps that record, in its own book.
+    """
+
+    def performed(operation: Any) -> Step[Any]:
+        result = yield from perform(operation)
+        if isinstance(operation, op.Create):
+            book.add("vmm")
+        elif isinstance(operation, op.Destroy | op.Kill):
+            book.drop("vmm")
+        return result
+
+    return performed
 
 
 class SecureHost:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import trio
 
 from actors.describe import describe
-from actors.host import SecureHost
+from actors.host import SecureHost, keeping_vmms
 from actors.kvm import Control, Kvm
 from actors.ram import RamFile
 from actors.remote_memory import RemoteMemory
@@ -287,7 +287,7 @@ class Node:
             image=self._image,
             book=book,
         )
-        host = self._hosts[seat] = SecureHost(name, software.perform, port, self._runtime)
+        host = self._hosts[seat] = SecureHost(name, keeping_vmms(software.perform, book), port, self._runtime)
         self._nursery.start_soon(host.actor.run)  # what it dies of, this process dies of
         self._directory.add(f"host.{seat}", host.port)
 

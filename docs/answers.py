@@ -8,8 +8,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from textwrap import fill
 
 from actors.answers import QUESTIONS, page
+from actors.answers.tracking import finding
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "answers"
@@ -37,11 +39,15 @@ def table(lines: list[str], title: str, end: str) -> list[str]:
 
 
 def readme_blocks(folder: Path) -> list[str]:
-    """What each block of README has to say: all architectures in one table, one of them phase by phase."""
+    """What each block of README has to say.
+
+    All architectures in one table, one of them phase by phase, and what came out of the tracking.
+    """
     all_of, one = (said(folder, *options) for options in README_RUNS)
     return [
         "\n".join(table(all_of, "The architectures side by side", "-  s390")),
         "\n".join(table(one, "Exits that arrive at L0", "from L")),
+        fill(finding(), 100),
     ]
 
 

@@ -2,7 +2,7 @@
 
   page      what a page is made of: tables, sentences, the scenario behind it
   runs      runs of scenarios, each made once
-  impact, pages, owners, levels, migration, strategies, spread, fleet: the questions, (a) to (j)
+  impact, pages, owners, levels, migration, strategies, spread, fleet, tracking: the questions, (a) to (k)
 
 Nothing here reads a clock: a page is the same on every machine, so a test can hold it to its run.
 """
@@ -25,6 +25,7 @@ QUESTIONS: Mapping[str, tuple[str, str]] = {
     "h": ("fences", "fences"),
     "i": ("spread", "spread"),
     "j": ("fleet", "fleet"),
+    "k": ("tracking", "tracking"),
 }  # letter -> name of the page, module that makes it
 
 

@@ -41,7 +41,7 @@ def answers(
     """Answer the questions that the talk left open, each by its scenario, as Markdown.
 
     a impact, b pages, c owner-loss, d levels, e migration, f handles, g donations, h fences, i spread, j
-    fleet. The same on every machine: counts and modelled time, and nothing that a clock measured.
+    fleet, k tracking. The same on every machine: counts and modelled time, and nothing that a clock measured.
     """
     if check and out is None:
         end(exit_codes.USAGE, "--check holds pages to their runs: give --out, too")

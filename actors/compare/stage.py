@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, Protocol
 
 from actors.guest import SecureGuest
-from actors.host import SecureHost
+from actors.host import SecureHost, keeping_vmms
 from actors.kvm import Kvm
 from actors.runtime.actor import Actor, ActorDeath, Runtime
 from actors.runtime.mailbox import Reply
@@ -236,7 +236,8 @@ class _Seat:
             book=self.book,
             record=self._say,
         )
-        host = SecureHost(self.name, software.perform, parts.across(self._port), parts.runtime)
+        perform = keeping_vmms(software.perform, self.book)
+        host = SecureHost(self.name, perform, parts.across(self._port), parts.runtime)
         host.actor.watch(self._died)
         return host
 
@@ -304,10 +305,20 @@ async def reclaimed(kvm: Kvm, host: str) -> None:
 
 
 class L0Software:
-    """L0's own software on the machine. It has one kernel, so it does one operation after another."""
+    """L0's own software on the machine. It has one kernel, so it does one operation after another.
+
+    `own`: the guests are its own; else their VMMs are records of the hosting service.
+    """
 
     def __init__(
-        self, parts: Parts, rig: Rig, below: Port, seat: int | None, book: Book, record: Say | None = None
+        self,
+        parts: Parts,
+        rig: Rig,
+        below: Port,
+        seat: int | None,
+        book: Book,
+        record: Say | None = None,
+        own: bool = False,
     ) -> None:
         pool = None if seat is not None else rig.chain[0].pool
         cpus = None if seat is not None else rig.own_cpus
@@ -315,7 +326,8 @@ class L0Software:
         self.rig = rig
         more = {"image": parts.image, "book": book, "pool": pool, "cpus": cpus, "record": record}
         self.software = parts.software(rig, seat, "l0", 1, **more)
-        self.host = SecureHost("l0", self.software.perform, below, parts.runtime)
+        perform = keeping_vmms(self.software.perform, book) if own else self.software.perform
+        self.host = SecureHost("l0", perform, below, parts.runtime)
         self.guests = Guests("l0", parts.runtime)
         self._up = False
 
@@ -339,7 +351,7 @@ class OwnGuests(Here):
         self.rig = parts.compose(0)
         self.te = TrustedEntity(self.rig.below(0)[-1], parts.runtime)
         below, book = parts.across(self.te.actor), Book(parts.ledger, "l0")
-        self._l0 = L0Software(parts, self.rig, below, 0, book, parts.transcript(0))
+        self._l0 = L0Software(parts, self.rig, below, 0, book, parts.transcript(0), own=True)
 
     async def perform(self, host: int, operation: op.Operation | op.Event) -> None:
         assert isinstance(operation, op.Operation), f"nothing is below L0: {operation}"
