@@ -19,7 +19,8 @@ import pytest
 import trio
 
 from actors.compare.paths import stage
-from actors.compare.run import alone
+from actors.compare.progress import Progress
+from actors.compare.run import alone, run
 from actors.compare.stage import Parts, Stage
 from actors.runtime.actor import open_runtime
 from protocol.arch import load
@@ -230,3 +231,17 @@ async def test_what_is_measured_is_the_same_on_every_path(arch: str) -> None:
             await play.rest()
     assert len(found[0]) == HOSTS * GUESTS
     assert all(one == found[0] for one in found), "a guest that is measured to be another"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+def test_one_run_has_them_side_by_side_and_what_one_lacks_another_keeps(depth: int) -> None:
+    hosts = GuestHosts(count=HOSTS, memory_mib=max(MEMORY_MIB.values()), cpus=2)
+    found = run(replace(scenario("s390", depth), arch=ARCHITECTURES, l1=hosts), Progress())
+    assert [(result["arch"], result["path"]) for result in found.results] == [
+        (arch, path) for arch in ARCHITECTURES for path in ("direct", "nested", "hosted")
+    ]
+    s390, tdx = (next(r for r in found.results if r["arch"] == arch) for arch in ("s390", "tdx"))
+    assert s390["phases"]["swap"]["te_issued"] > 0
+    assert tdx["phases"]["swap"] is None
+    assert {claim["arch"] for claim in found.claims} == set(ARCHITECTURES)

@@ -280,19 +280,3 @@ def test_nested_and_hosted_guests_live_side_by_side_on_one_l0(depth: int) -> Non
     made = {key: n for key, n in mixed["phases"]["create"].items() if key.startswith("te_calls.mng_create.")}
     assert sum(n for key, n in made.items() if ".own." in key) == GUESTS // 2
     assert sum(n for key, n in made.items() if ".modified." in key) == GUESTS // 2 * depth
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("depth", [1, 2])
-def test_four_architectures_stand_side_by_side(depth: int) -> None:
-    """Each has all phases that it can: what one lacks another keeps."""
-    every = ("s390", "sev", "pef", "tdx")
-    hosts = GuestHosts(count=2, memory_mib=2060, cpus=2)
-    found = run(small(arch=every, depth=depth, l1=hosts), Progress(), costs=load_costs(None))
-    assert [(result["arch"], result["path"]) for result in found.results] == [
-        (arch, path) for arch in every for path in ("direct", "nested", "hosted")
-    ]
-    s390, tdx = (next(r for r in found.results if r["arch"] == arch) for arch in ("s390", "tdx"))
-    assert s390["phases"]["swap"]["te_issued"] > 0
-    assert tdx["phases"]["swap"] is None
-    assert {claim["arch"] for claim in found.claims} == set(every)
