@@ -224,6 +224,7 @@ class Accounts:
         known = requester.channels.by_key(key, child.origin.id, port)
         if known is not None:
             return known
+        requester.channels.tell_reset(key)
         requester.quota.charge(CHANNEL)
         self._tokens += 1
         fresh = f"channel {self.now_ms} {self._tokens}".encode()
@@ -245,6 +246,7 @@ class Accounts:
     def reset_channels(self, requester: Requester, channels: Iterable[Channel], cause: str) -> None:
         for channel in channels:
             self.drop_channel(requester, channel.id)
+            requester.channels.note_reset(channel, cause)
             self.resets[cause] += 1
 
     # Watches

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from protocol.hosting.errors import Code, Refusal
 
 OFFER_MS = 10_000  # an offer that nobody takes up goes
+RESETS = 64  # of one requester that are remembered, the newest
 CHANNEL = {"channels": 1}
 
 
@@ -37,10 +38,11 @@ class Channel:
 class Channels:
     """The channels of one requester."""
 
-    __slots__ = ("_channels",)
+    __slots__ = ("_channels", "_resets")
 
     def __init__(self) -> None:
         self._channels: dict[bytes, Channel] = {}
+        self._resets: dict[bytes, str] = {}  # key -> why the open channel that it opened was reset
 
     def __len__(self) -> int:
         return len(self._channels)
@@ -58,6 +60,20 @@ class Channels:
                     raise Refusal(Code.KEY_CONFLICT, "the key was used for another channel")
                 return channel
         return None
+
+    def note_reset(self, channel: Channel, cause: str) -> None:
+        """Keep for whoever asks again with its key why an open channel is gone."""
+        if channel.key is None or not channel.open:
+            return
+        self._resets[channel.key] = cause
+        while len(self._resets) > RESETS:
+            del self._resets[next(iter(self._resets))]
+
+    def tell_reset(self, key: bytes | None) -> None:
+        """Raise Refusal (CHANNEL_RESET) if the channel of `key` was reset; the next time opens another."""
+        cause = self._resets.pop(key, None) if key is not None else None
+        if cause is not None:
+            raise Refusal(Code.CHANNEL_RESET, f"it was reset: {cause}", detail={"cause": cause})
 
     def redeem(self, token: bytes) -> Channel | None:
         """Return the channel whose token this is, and use the token up; None for one that opens nothing."""

@@ -57,7 +57,7 @@ class Row:
     who: str  # caller | admin | host | te: who can do something about it
     retryable: bool = False
     detail: tuple[str, ...] = ()
-    answered: bool = True  # False: reserved for what docs/decisions/0003 defers
+    answered: bool = True  # False: nothing that is asked leads to it; the text says why
 
 
 ERRORS: Mapping[Code, Row] = {
@@ -73,7 +73,11 @@ ERRORS: Mapping[Code, Row] = {
     Code.NOT_FOUND: Row("no such object", "caller"),
     Code.BAD_STATE: Row("not in this state of the child", "caller", detail=("have", "need")),
     Code.KEY_CONFLICT: Row("the key was used for another request", "caller"),
-    Code.EXISTS: Row("the object is there already", "caller", answered=False),
+    Code.EXISTS: Row(
+        "never answered: the host gives the names, and what is sent again is the same",
+        "caller",
+        answered=False,
+    ),
     Code.GAP: Row("events were missed: list again, then watch", "caller", detail=("first", "last")),
     Code.KEY_EXPIRED: Row(
         "the key is too old to tell whether its request was done", "caller", detail=("watermark",)
@@ -92,7 +96,9 @@ ERRORS: Mapping[Code, Row] = {
     Code.ATTEST_FAILED: Row("no evidence could be made", "te"),
     Code.TIMEOUT: Row("the time that the caller gave is over", "caller"),
     Code.LEASE_EXPIRED: Row("the lease is over: renew it", "caller"),
-    Code.CHANNEL_RESET: Row("the channel was reset", "host", True, ("cause",), answered=False),
+    Code.CHANNEL_RESET: Row(
+        "the channel of this key was reset; again opens another", "host", True, ("cause",)
+    ),
     Code.HOST_RESTARTED: Row("the host restarted and knows less than before", "host"),
     Code.INTERNAL: Row("a mistake of the host", "host", detail=("ref",)),
 }

@@ -60,6 +60,27 @@ def test_the_same_key_is_the_same_channel(alice):
     assert alice.ask("quota.get")["channels"]["charged"] == 1
 
 
+def test_a_channel_that_was_reset_is_told_once_to_whoever_asks_again(offering, alice):
+    child = alice.start()["child"]
+    first = alice.ask("channel.open", KEY, child=child, port=7)
+    offering.service.redeem(alice.who, first["token"])
+    alice.ask("reset", child=child)
+    error = alice.refused("channel.open", KEY, child=child, port=7)
+    assert (error["name"], error["retryable"], error["detail"]) == (
+        "CHANNEL_RESET",
+        True,
+        {"cause": "STARTING"},
+    )
+    assert alice.ask("channel.open", KEY, child=child, port=7)["channel"] != first["channel"]
+
+
+def test_an_offer_that_nobody_took_up_was_no_channel_to_be_reset(offering, alice):
+    child = alice.start()["child"]
+    alice.ask("channel.open", KEY, child=child, port=7)
+    offering.pass_time(OFFER_MS)
+    alice.ask("channel.open", KEY, child=child, port=7)
+
+
 def test_an_offer_that_nobody_takes_up_goes(offering, alice):
     child = alice.start()["child"]
     token = alice.ask("channel.open", child=child, port=7)["token"]
