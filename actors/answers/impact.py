@@ -24,21 +24,21 @@ STARTS = (1, 10, 50)
 def impact() -> Page:
     """The page."""
     outcome = r.outcome(SCENARIO)
-    ratios = []
+    more, longer = [], []
     for arch in r.arches():
         rests = outcome.sensitivity[arch]
         exits = [r.counted(r.result(outcome, arch, path), "exits", r.LIFE) for path in ("nested", "direct")]
-        ratios.append(
-            f"{arch} {r.times(*exits)} the exits and {rests['ratio']:.2f} times the modelled time "
-            f"({rests['low']:.2f} to {rests['high']:.2f})"
-        )
+        more.append(f"{exits[0] / exits[1]:.1f} on {arch}")
+        longer.append(f"{rests['ratio']:.2f} on {arch} ({rests['low']:.2f} to {rests['high']:.2f})")
     return Page(
         "a",
         "What is the performance impact?",
         (
-            "**It depends on what a guest does.** Against the same guest, direct (exits) and hosted (time): "
-            + "; ".join(ratios)
-            + ".",
+            "**It depends on what a guest does.** A nested guest costs several times the exits of the same "
+            "guest on L0 itself: "
+            + ", ".join(more)
+            + ". In modelled time its life takes longer than a hosted "
+            "one's by the factor " + ", ".join(longer) + ".",
             "Hosting costs next to no exits more than a guest of L0 itself; it pays for its requests "
             "instead. Where the Trusted Entity is the bottleneck, as the secure processor of SEV is, "
             "both ways wait for it alike and nesting hardly shows; where exits dominate, it does.",

@@ -71,9 +71,16 @@ def _sizes() -> Grid:
             ]
             cells.append(r.ranged(values, " s"))
         parallel = r.formulas(arch).reboot(LARGE, 4 * GIB, False, workers=8, serial=_serial(arch)) / 1e9
-        waits = [r.formulas(arch, which).waits(LARGE, VCPUS) / 1e3 for which in ("value", "low", "high")]
+        waits = [r.formulas(arch, which).waits(LARGE, VCPUS) for which in ("value", "low", "high")]
         apart = arch not in WHOLE  # pages that can be left for later
-        rows.append((arch, *cells, f"{parallel:.3g} s", r.ranged(waits, " us") if apart else "-"))
+        rows.append(
+            (
+                arch,
+                *cells,
+                f"{parallel:.3g} s",
+                r.spanned(dict(zip(r.SPAN, waits, strict=True))) if apart else "-",
+            )
+        )
     return Grid(
         (
             f"{LARGE} guests of 4 GiB, {VCPUS} CPUs",
@@ -96,7 +103,8 @@ def _serial(arch: str) -> float:
 
 def _waiting() -> tuple[str, Grid]:
     """Before the host comes back, or behind its back."""
-    rows, sentences = [], []
+    rows: list[tuple[str, ...]] = []
+    waited: dict[str, dict[str, str]] = {}
     for arch in r.arches():
         for how in ("sync", "async"):
             why = r.refused(SCENARIO, arch=arch, strategy__teardown=how)
@@ -109,13 +117,18 @@ def _waiting() -> tuple[str, Grid]:
             result = r.result(r.outcome(SCENARIO, **settings), arch, "nested")
             left = result["counts"].get("teardown.left_over.l1_reboot", 0)
             held = result["counts"].get("teardown.page.l1_reboot", 0)
-            waited = r.modelled(result, REBOOT)["ns"]
-            rows.append((f"{arch} {how}", duration(waited), f"{left:,} of {held:,}", _double(left, held)))
-            sentences.append(f"{arch} {how} {duration(waited)}")
+            took = duration(r.modelled(result, REBOOT)["ns"])
+            rows.append((f"{arch} {how}", took, f"{left:,} of {held:,}", _double(left, held)))
+            waited.setdefault(arch, {})[how] = took
+    both = [
+        f"{each['async']} instead of {each['sync']} on {arch}"
+        for arch, each in waited.items()
+        if len(each) == 2
+    ]
     return (
-        "A guest host need not wait for its pages: torn down behind its back, its reboot waits for "
-        "guests and CPUs "
-        "alone (" + "; ".join(sentences) + ").",
+        "A guest host need not wait for its pages: torn down behind its back, its reboot waits for guests "
+        f"and CPUs alone ({', '.join(both)}, with {GUESTS[-1]} guests). Where that is not built, its line "
+        "says why, and the formula what it would save.",
         Grid(
             ("teardown", "the host waits", "pages left over", "memory if the guests start anew at once"),
             rows,

@@ -19,6 +19,7 @@ from protocol.cost.table import Costs
 from protocol.feasibility import Feasibility, Fence
 
 LIFE = ("create", "load", "boot", "run", "page_change", "destroy")  # what every architecture has
+SPAN = ("ns", "low_ns", "high_ns")  # a time at the values, at the lower, at the upper bounds
 ORDER = ("s390", "snp", "tdx", "pef")  # as the talk names them
 
 
@@ -80,7 +81,7 @@ def counted(result: Json, family: str, phases: Iterable[str] | None = None) -> i
 def modelled(result: Json, phases: Iterable[str]) -> Mapping[str, int]:
     """Modelled nanoseconds over phases: at the values, at the lower, at the upper bounds."""
     spans = [result["modelled"]["phases"].get(phase) or {} for phase in phases]
-    return {name: sum(span.get(name, 0) for span in spans) for name in ("ns", "low_ns", "high_ns")}
+    return {name: sum(span.get(name, 0) for span in spans) for name in SPAN}
 
 
 def fences(arch: str) -> Sequence[Fence]:
@@ -104,7 +105,7 @@ def spanned(span: Mapping[str, Any]) -> str:
 def added(spans: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Times with their ranges, one after the other."""
     listed = list(spans)
-    return {name: sum(span[name] for span in listed) for name in ("ns", "low_ns", "high_ns")}
+    return {name: sum(span[name] for span in listed) for name in SPAN}
 
 
 def ranged(values: Iterable[float], unit: str = "") -> str:

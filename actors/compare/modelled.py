@@ -153,8 +153,11 @@ def _depth(model: Json) -> Iterator[str]:
         for arch, found in model["arch"].items()
     ]
     lines.append(("hosted, flat", [model["hosted"]["flat"][0]] * 4))
+    lines.append(("hosted, passed on", list(model["hosted"]["relayed"])))
     yield tag(
-        "p", "What a page call of a host takes, nested, against asking L0 for all of it.", class_="note"
+        "p",
+        "What a page call of a host takes, nested, against a request to L0: flat, or passed on.",
+        class_="note",
     )
     yield curves("What a call of a host takes", labels, lines)
     exits = model["arch"].get("tdx", {}).get("null_exit")
