@@ -94,7 +94,7 @@ class SwapUnder:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Say what was counted here: counts by phase, and peaks of books by holder."""
+    """Say what was counted here: counts by phase, contention, and peaks of books by holder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,11 @@ class Node:
             case SwapUnder(seat, event):
                 return issue("swap", seat, event)
             case Tally():
-                return {"phases": self.ledger.phases(), "tracking": self._tracking()}
+                return {
+                    "phases": self.ledger.phases(),
+                    "contention": dict(self.ledger.contention),
+                    "tracking": self._tracking(),
+                }
             case Traces(first):
                 return self._traces(first)
             case _:

@@ -151,7 +151,7 @@ async def _path(
             tracing.join(await staged.traces())
         await staged.close()
         nursery.cancel_scope.cancel()
-    return _result(scenario, arch, plan, ledger, tallies)
+    return _result(scenario, arch, plan, tallies)
 
 
 def _lacking(arch: Architecture) -> Mapping[str, str]:
@@ -161,7 +161,11 @@ def _lacking(arch: Architecture) -> Mapping[str, str]:
 
 
 def _own_tally(ledger: Ledger, books: Iterable[Book]) -> Json:
-    return {"phases": ledger.phases(), "tracking": [[book.holder, summary(book)] for book in books]}
+    return {
+        "phases": ledger.phases(),
+        "contention": dict(ledger.contention),
+        "tracking": [[book.holder, summary(book)] for book in books],
+    }
 
 
 @contextmanager
@@ -251,13 +255,14 @@ async def _in_turn(perform: Perform, plan: Workload, phase: str) -> None:
                 await perform(host.number, act)
 
 
-def _result(
-    scenario: Scenario, arch: Architecture, plan: Workload, ledger: Ledger, tallies: Sequence[Json]
-) -> Json:
+def _result(scenario: Scenario, arch: Architecture, plan: Workload, tallies: Sequence[Json]) -> Json:
     phases: dict[str, Any] = _summed([tally["phases"] for tally in tallies])
     counts: Counter[str] = Counter()
     for of_phase in phases.values():
         counts.update(of_phase)
+    contention: Counter[str] = Counter()
+    for tally in tallies:
+        contention.update(tally["contention"])
     absent = {f"phases.{phase}": why for phase, why in plan.absent.items()}
     for phase in plan.absent:
         phases[phase] = None
@@ -268,7 +273,7 @@ def _result(
         "realism": _realism(arch, scenario) if plan.path in ("nested", "mixed") else "built",
         "counts": dict(sorted(counts.items())),
         "phases": phases,
-        "contention": dict(sorted(ledger.contention.items())),
+        "contention": dict(sorted(contention.items())),
         "tracking": _tracking(pair for tally in tallies for pair in tally["tracking"]),
         "modelled": None,
         "absent": absent,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from actors.compare.elsewhere import GuestHostsElsewhere
 from actors.compare.progress import Progress
 from actors.compare.run import run
 from protocol.plan.scenario import ExitKind, Exits, Scenario
@@ -54,3 +55,19 @@ def test_counts_are_equal_to_the_byte(processes: int, transport: str) -> None:
 
 def test_so_they_are_where_a_hypervisor_lies_between() -> None:
     assert counted(2, 2, "tcp") == in_one_process(2)
+
+
+def test_what_waited_in_every_process_is_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much that is depends on timing, so each process is made to say a number."""
+    told = GuestHostsElsewhere.tally
+
+    async def tally(stage: GuestHostsElsewhere) -> list[Any]:
+        tallies = await told(stage)
+        assert [each["contention"] for each in tallies] == [{}] * 2  # each says so itself
+        for number, each in enumerate(tallies):
+            each["contention"] = {"absorbed_busy": 10**number}
+        return tallies
+
+    monkeypatch.setattr(GuestHostsElsewhere, "tally", tally)
+    (result,) = run(small(1, "unix"), Progress(), processes=3).results
+    assert result["contention"] == {"absorbed_busy": 11}
