@@ -22,6 +22,9 @@ def why(
 ) -> None:
     """Say what the parts of a running deployment are at: calls in flight, parked handlers, who waits.
 
+    At the end is one tree over all parts: who waits for whom, from the load down to the Trusted Entity. Parts
+    are asked at the same time but answer when they can, so what is quick may show at one end of a link alone.
+
     Nothing is stopped for it. A part that does not answer is named, too: it is the one to look at. A process
     that gets the signal SIGUSR1 writes the same about itself into its log.
     """

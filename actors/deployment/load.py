@@ -143,7 +143,11 @@ class Nested:
     async def connected(self) -> AsyncIterator[Callable[[], Awaitable[None]]]:
         """The host comes up afresh: whatever was on it is gone."""
         place = self._load.process.place
-        async with linked(place.control(self._machine)) as below, linked(place.control(self._host)) as link:
+        async with (
+            linked(place.control(self._machine)) as below,
+            linked(place.control(self._host)) as link,
+            self._load.process.shown(f"{self._host} by {self.name}", link),
+        ):
             await link.ask(self._node, End(self._seat), timeout_s=OPERATION_S)
             if self._load.process.scenario.depth > 1:  # the hypervisor below it lives with it
                 await link.ask(self._node, Above(self._seat, "reset"), timeout_s=OPERATION_S)

@@ -13,8 +13,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -191,6 +191,7 @@ class Process:
         self.port = 0
         self.violations: dict[str, int] = {}
         self._connections = 0
+        self._numbers = 0  # of connections so far
         self.log = logger(part=",".join(self.health), pid=os.getpid())
         self.actor = Actor(words.PART, self._handle, runtime)
         for directory in self.directories.values():
@@ -239,6 +240,15 @@ class Process:
                 del self.links[name]
 
         return ended
+
+    @asynccontextmanager
+    async def shown(self, name: str, link: Link) -> AsyncIterator[None]:
+        """`nestbed why` tells of `link` meanwhile: to the part whose name is the first word of `name`."""
+        self.links[name] = link
+        try:
+            yield
+        finally:
+            del self.links[name]
 
     # -- its end
 
@@ -309,8 +319,10 @@ class Process:
         self._connections += 1
         codec = words.codec()
         link = Link(stream, serve, encode=codec.encode, decode=codec.decode)
+        self._numbers += 1
         try:
-            await link.run()
+            async with self.shown(f"control {self._numbers}", link):
+                await link.run()
         finally:
             self._connections -= 1
             if link.violation is not None:

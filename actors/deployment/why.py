@@ -1,18 +1,22 @@
 """What a live process is at: calls in flight, parked handlers, locks and who holds them, who waits for whom.
 
 A *picture* is a plain map of one actor or link, made without disturbing it. The wait-for tree is drawn from
-them: an actor whose handler is parked waits for whoever performs the effect that it yielded.
+those of all processes (`actors.deployment.waits`): an actor whose handler is parked waits for whoever
+performs the effect that it yielded, if need be at the other end of a link.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from actors.runtime.actor import Actor
+from actors.deployment.behind import behind
+from actors.deployment.waits import Picture, tree
+from actors.runtime.actor import Actor, InFlight
 from actors.runtime.link import Link
+from actors.runtime.port import Deliver
+from actors.runtime.tracing import context_of
 
-Picture = dict[str, Any]
+UNTOLD = ("part",)  # the supervisor's renewals, and the question that is being answered
 
 
 def pictures(
@@ -20,9 +24,10 @@ def pictures(
 ) -> list[Picture]:
     """One picture of each actor that is at something, of each lock that is held, of each link."""
     found: list[Picture] = []
+    names = {id(link): peer for peer, link in links.items()}
     for role, actor in cast:
         mailbox, _ = actor.statistics()
-        parked = [{"for": str(owner), "waits_for": what} for owner, what in actor.under_way()]
+        parked = [_step(step, names) for step in actor.under_way()]
         if parked or mailbox.depth or actor.dead is not None:
             found.append(
                 {"actor": actor.name, "role": role, "queued": mailbox.depth, "parked": parked,
@@ -32,8 +37,10 @@ def pictures(
     for peer, link in links.items():
         told = link.statistics()
         found.append(
-            {"link": peer, "outstanding": told.outstanding, "held": told.held, "serving": told.serving}
-        )
+            {"link": peer, "outstanding": told.outstanding, "held": told.held, "serving": told.serving,
+             "calls": [_call(*call) for call in link.calls() if call[1] not in UNTOLD],
+             "serves": [{"call": n, "target": target} for n, target in link.serves() if target not in UNTOLD]}
+        )  # fmt: skip
     return found
 
 
@@ -44,12 +51,39 @@ def as_text(by_process: Mapping[str, Sequence[Picture]]) -> str:
         lines.append(f"{process}: {'at rest' if not found else ''}".rstrip())
         for picture in found:
             lines += _lines(picture)
+    waits = tree(by_process)
+    if waits:
+        lines += ["who waits for whom:", *(f"  {line}" for line in waits)]
     return "\n".join(lines) + "\n"
+
+
+def _step(step: InFlight, links: Mapping[int, str]) -> Picture:
+    """A parked handler. `serves` is the number of a step here, or a link and the number of its call."""
+    served = behind(step.deliver)
+    serves: int | list[object] | None = None
+    if isinstance(served, InFlight):
+        serves = id(served)
+    elif served is not None:
+        serves = [links.get(id(served[0]), ""), served[1]]
+    return {"step": id(step), "for": str(step.owner), "waits_for": step.waits_for(), "serves": serves}
+
+
+def _call(number: int, target: str, deliver: Deliver) -> Picture:
+    waiting = behind(deliver)
+    trace = context_of(deliver)
+    return {
+        "call": number,
+        "target": target,
+        "step": id(waiting) if isinstance(waiting, InFlight) else None,
+        "trace": "" if trace is None else trace.trace_id.hex(),
+    }
 
 
 def _lines(picture: Picture) -> list[str]:
     if "lock" in picture:
         return [f"  lock {picture['lock']} held by {picture['holder']}"]
+    if "link" in picture and picture["link"].startswith("control ") and not picture["serving"]:
+        return []
     if "link" in picture:
         out, held, served = picture["outstanding"], picture["held"], picture["serving"]
         return [f"  link to {picture['link']}: {out} calls out, {held} held back, {served} served"]

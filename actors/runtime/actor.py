@@ -124,7 +124,7 @@ async def open_runtime(clock: Callable[[], float] | None = None) -> AsyncIterato
         nursery.cancel_scope.cancel()
 
 
-class _InFlight:
+class InFlight:
     """A step under way. It stands in its actor's table from its first yield to its end."""
 
     __slots__ = ("actor", "deliver", "effect", "error", "orphaned", "owner", "state", "step", "value")
@@ -145,6 +145,10 @@ class _InFlight:
         self.state = ANSWERED
         if state == PARKED:
             self.actor._continue(self)
+
+    def waits_for(self) -> str:
+        """What it waits for, in a few words."""
+        return _what(self.effect)
 
     def finish(self, value: object, error: BaseException | None) -> None:
         """Answer the asker, unless the actor's death has done so."""
@@ -205,8 +209,8 @@ class Actor:
         # Made when they are first needed: a hundred thousand guests at rest need neither.
         self._mailbox: Mailbox[_Message] | None = None
         self._queue: Sequence[_Message] = ()  # what is in the mailbox: asked before every message
-        self._in_flight: dict[_InFlight, None] | None = None  # a set that keeps its order
-        self._answered: list[_InFlight] | None = None
+        self._in_flight: dict[InFlight, None] | None = None  # a set that keeps its order
+        self._answered: list[InFlight] | None = None
         self._watchers: tuple[Callable[[ActorDeath], None], ...] = ()
 
     # -- from outside --------------------------------------------------------------------
@@ -291,9 +295,9 @@ class Actor:
         waiting = mailbox.statistics() if mailbox is not None else MailboxStatistics(0, 0, self._capacity)
         return waiting, len(self._in_flight or ())
 
-    def under_way(self) -> list[tuple[Hashable, str]]:
-        """On whose behalf steps are parked, and what each of them waits for."""
-        return [(entry.owner, _what(entry.effect)) for entry in self._in_flight or ()]
+    def under_way(self) -> list[InFlight]:
+        """The steps that are parked."""
+        return list(self._in_flight or ())
 
     # -- one message ---------------------------------------------------------------------
 
@@ -328,7 +332,7 @@ class Actor:
                     except StopIteration as stop:
                         answer = stop.value  # it did not have to wait for anybody
                     else:
-                        entry = _InFlight(self, step, deliver, owner)
+                        entry = InFlight(self, step, deliver, owner)
             except _ANSWERS as error:
                 self._rest()
                 deliver(None, error)
@@ -352,7 +356,7 @@ class Actor:
             if tracer is not None and before is not None:
                 tracer.leave(before)
 
-    def _advance(self, entry: _InFlight, answered: bool) -> None:
+    def _advance(self, entry: InFlight, answered: bool) -> None:
         """Run a step, whose answer is there if `answered`, until it ends or has to wait for one."""
         tracer = self._runtime.tracer
         if tracer is None:
@@ -364,7 +368,7 @@ class Actor:
         finally:
             tracer.leave(before)
 
-    def _run(self, entry: _InFlight, answered: bool) -> None:
+    def _run(self, entry: InFlight, answered: bool) -> None:
         step = entry.step
         while answered:
             self._at_work = True
@@ -394,7 +398,7 @@ class Actor:
         if self._answered or self._queue:
             self._drain_soon()
 
-    def _performed(self, entry: _InFlight, effect: Effect) -> bool:
+    def _performed(self, entry: InFlight, effect: Effect) -> bool:
         """Have `effect` performed; True if its answer is there, False if the step is parked or over."""
         if self.dead is not None:
             entry.finish(None, self._gone())
@@ -412,7 +416,7 @@ class Actor:
             entry.state = PARKED
         return entry.state == ANSWERED
 
-    def _end(self, entry: _InFlight, value: object, error: BaseException | None) -> None:
+    def _end(self, entry: InFlight, value: object, error: BaseException | None) -> None:
         if self._in_flight:
             self._in_flight.pop(entry, None)
         self._at_work = False
@@ -422,7 +426,7 @@ class Actor:
             entry.state = FINISHED
             entry.deliver(value, error)
 
-    def _continue(self, entry: _InFlight) -> None:
+    def _continue(self, entry: InFlight) -> None:
         """Go on with a parked step, in the task of whoever delivered its answer."""
         if self._at_work:
             # The answer was set off by this actor's own handler, which is not at a yield: after it then.

@@ -207,6 +207,15 @@ class Link:
             violations={} if self.violation is None else {self.violation.reason: 1},
         )
 
+    def calls(self) -> list[tuple[int, str, Deliver]]:
+        """Calls of ours that have no answer yet, those held back included: number, target, what delivers."""
+        held = [(number, target, deliver) for number, (deliver, target, _) in self._held.items()]
+        return [(number, target, deliver) for number, (deliver, target) in self._calls.items()] + held
+
+    def serves(self) -> list[tuple[int, str]]:
+        """Calls of the peer that have no answer yet: number and target."""
+        return list(self._serving.items())
+
     # -- running ---------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[Link] = trio.TASK_STATUS_IGNORED) -> None:

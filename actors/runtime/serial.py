@@ -49,6 +49,11 @@ class Serial:
         else:
             deliver(None, MailboxFull(f"{self.capacity} messages wait already"))
 
+    @property
+    def deliver(self) -> Deliver:
+        """What takes the answer of the message that is under way."""
+        return self._deliver
+
     def _hand_over(self, message: object, deliver: Deliver, owner: Hashable) -> None:
         self._deliver = deliver
         self._over = self._late = False

@@ -43,6 +43,11 @@ class Followed:
             self._tracer.end(self.span, error)
         self._deliver(value, error)
 
+    @property
+    def inner(self) -> Deliver:
+        """What it hands the answer on to."""
+        return self._deliver
+
     def before(self, deliver: Deliver) -> Followed:
         """The same span, ended before `deliver` gets the answer, which will come by here after that."""
         return Followed(self._tracer, self.span, deliver)
