@@ -39,6 +39,10 @@ def serve(
         Path | None,
         typer.Option("--certificate", metavar="FILE", help="For --tcp; key and ca.pem are beside it."),
     ] = None,
+    vsock: Annotated[
+        bool,
+        typer.Option("--vsock", help="Serve this machine's guests over AF_VSOCK, too: port 5200."),
+    ] = False,
     qemu: Annotated[
         bool, typer.Option("--qemu", help="Offer --vmm qemu as well: real QEMU, under software emulation.")
     ] = False,
@@ -68,6 +72,10 @@ def serve(
     options = Options(directory, cids, Limits(profile=profile), policy=rules)
     if qemu:
         _offer_qemu(options)
+    if vsock:
+        from actors.runtime.transport.address import listen_vsock
+
+        options.vsock = listen_vsock
     if tcp is not None:
         options.tcp = _tcp(tcp, certificate)
 

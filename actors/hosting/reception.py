@@ -35,13 +35,14 @@ class Reception:
         self,
         listener: Listener,
         identify: Identify,
-        channel_port: int = 0,
+        via: str = "",
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve requests on `listener` until cancelled.
 
-        `channel_port`: the TCP port of the channels of those who come this way; the service knows all others.
+        `via`: where those who come this way open channels, where that is not what the service offers; {host}
+        in it stands for the address of this machine by which they came.
         """
         limit = trio.CapacityLimiter(CONNECTIONS)
 
@@ -49,9 +50,9 @@ class Reception:
             who = await self._known(stream, identify)
             if who is None:
                 return
-            via = f"tcp:{local_host(stream)}:{channel_port}" if channel_port else ""
+            opens = via.format(host=local_host(stream)) if "{host}" in via else via
             async with limit:
-                await self.attend(who, stream, via)
+                await self.attend(who, stream, opens)
 
         await serve_all(come, listener, task_status)
 

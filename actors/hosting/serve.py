@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from actors.broker import Audit, Broker, GuestEnded, Look, Recover, RequesterGone
 from actors.hosting.channels import ChannelServer
 from actors.hosting.machine import ProcessMachine, too_long
-from actors.hosting.reception import Reception
+from actors.hosting.reception import Listener, Reception
 from actors.hosting.store import Store, StoreError
 from actors.hosting.vmm.emulated import Emulated, Vmm
 from actors.runtime.actor import open_runtime
@@ -32,6 +32,7 @@ from protocol.hosting.limits import CHANNEL_PORT, CONTROL_PORT, Offer
 from protocol.hosting.policy import Policy
 from protocol.hosting.recovery import Recovery
 from protocol.roles import REQUESTER
+from protocol.vsock.address import CID_HOST
 
 LOOK_S = 5.0
 
@@ -50,6 +51,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     vmms: dict[str, Vmm] = field(default_factory=lambda: {"emulated": Emulated()})
     tcp: tuple[str, int, Credentials] | None = None  # where requesters with certificates come as well
+    vsock: Callable[[int], Listener] | None = None  # listens on a port of the real VSOCK
     policy: Policy | None = None  # none: whoever has a socket may ask everything of its own children
 
 
@@ -108,8 +110,24 @@ class HostingService:
 
         async with trio.open_nursery() as nursery:
             await nursery.start(self.reception.channels, channels, who)
-            await nursery.start(self.reception.requests, control, who, channel_port)
+            await nursery.start(self.reception.requests, control, who, f"tcp:{{host}}:{channel_port}")
             task_status.started(address)
+
+    async def listen_vsock(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve guest hosts over the real VSOCK: the kernel says which one comes, by its context id."""
+        listen = self.options.vsock
+        assert listen is not None
+
+        def who(peer: Peer) -> Identity | None:
+            if peer.cid is None or peer.cid not in self.options.requesters:
+                return None
+            return Identity(peer.cid, self.service.epoch_of(peer.cid))
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.reception.channels, listen(CHANNEL_PORT), who)
+            opens = f"vsock:{CID_HOST}:{CHANNEL_PORT}"
+            await nursery.start(self.reception.requests, listen(CONTROL_PORT), who, opens)
+            task_status.started()
 
     async def reboot(self, cid: int) -> int:
         """The machine saw requester `cid` reboot, or die: its boot is over. Returns the next one's epoch."""
@@ -171,6 +189,8 @@ async def open_service(options: Options) -> AsyncIterator[HostingService]:
             nursery.start_soon(hosting.look)
             for cid in options.requesters:
                 await nursery.start(hosting.listen, cid)
+            if options.vsock is not None:
+                await nursery.start(hosting.listen_vsock)
             if options.tcp is not None:
                 hosting.tcp_address = await nursery.start(hosting.listen_tcp)
             yield hosting

@@ -184,7 +184,8 @@ def peer_of(stream: trio.abc.Stream) -> Peer:
 def vsock_probe() -> str:
     """Why the real VSOCK cannot be used here within one machine; empty if it can.
 
-    It can where a socket can be made, the own context id can be read, and the loopback (1) answers.
+    It can where a socket can be made, the own context id can be read, and the loopback (1) answers. Nothing
+    here dials the host: context id 2 of a VM is somebody else's machine.
     """
     if not hasattr(socket, "AF_VSOCK"):
         return "this Python has no AF_VSOCK"
@@ -193,9 +194,10 @@ def vsock_probe() -> str:
     except OSError as error:
         return f"no socket of AF_VSOCK: {error.strerror}"
     with listener:
-        why = _local_cid()
-        if why:
-            return why
+        try:
+            local_cid()
+        except OSError as error:
+            return f"the own context id cannot be read: {error.strerror}"
         try:
             listener.bind((CID_ANY, CID_ANY))
             listener.listen(1)
@@ -207,12 +209,13 @@ def vsock_probe() -> str:
     return ""
 
 
-def _local_cid() -> str:
+def local_cid() -> int | None:
+    """This machine's own context id; None where the kernel does not know one. Raises OSError.
+
+    With the loopback alone, and on some hypervisors, it says 1 or 2^32-1, which is nobody's.
+    """
     import fcntl
 
-    try:
-        with open("/dev/vsock", "rb") as device:
-            cid = struct.unpack("I", fcntl.ioctl(device, LOCAL_CID_IOCTL, bytes(4)))[0]
-    except OSError as error:
-        return f"the own context id cannot be read: {error.strerror}"
-    return "" if CID_HOST <= cid < CID_ANY else f"{cid} is no context id of this machine"
+    with open("/dev/vsock", "rb") as device:
+        cid: int = struct.unpack("I", fcntl.ioctl(device, LOCAL_CID_IOCTL, bytes(4)))[0]
+    return cid if CID_HOST <= cid < CID_ANY else None

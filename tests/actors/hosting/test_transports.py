@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -17,7 +20,9 @@ import trio
 
 from actors.broker import Broker
 from actors.hosting.reception import Reception
+from actors.hosting.serve import Options, open_service
 from actors.runtime.actor import open_runtime
+from actors.runtime.transport import address
 from actors.runtime.transport.address import connect, listen_unix, listen_vsock, peer_of, vsock_probe
 from actors.runtime.transport.fabric import MemoryVsock
 from actors.runtime.transport.pki import Authority
@@ -244,6 +249,82 @@ def test_the_probe_says_why_or_nothing():
         assert "AF_VSOCK" in NO_VSOCK
 
 
+@pytest.mark.parametrize(("said", "means"), [(1, None), (0xFFFF_FFFF, None), (0, None), (2, 2), (3, 3)])
+def test_special_values_of_the_own_context_id_are_nobodys(monkeypatch, said, means):
+    monkeypatch.setattr(address, "open", lambda *_: io.BytesIO(), raising=False)
+    monkeypatch.setattr(fcntl, "ioctl", lambda _, number, __: struct.pack("I", said))
+    assert address.local_cid() == means
+
+
+class GuestSocket:
+    """A connected socket that says what the kernel says of one that a guest has dialled over VSOCK."""
+
+    family = getattr(socket, "AF_VSOCK", 40)
+
+    def __init__(self, inner, cid):
+        self._inner, self._cid = inner, cid
+
+    def getpeername(self):
+        return self._cid, 1024
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+
+class VsockPort(trio.abc.Listener):
+    """A port of the host, as its guests reach it."""
+
+    def __init__(self):
+        self._come, self._accepted = trio.open_memory_channel(8)
+
+    async def dial(self, cid):
+        ours, theirs = trio.socket.socketpair()
+        accepted = trio.SocketStream(theirs)
+        accepted.socket = GuestSocket(theirs, cid)
+        await self._come.send(accepted)
+        return trio.SocketStream(ours)
+
+    async def accept(self):
+        return await self._accepted.receive()
+
+    async def aclose(self):
+        self._accepted.close()
+
+
+async def nothing_comes(stream, said):
+    """Whether a stream ends, by a reset or not, without a byte."""
+    async with stream:
+        try:
+            await stream.send_all(said)
+            return await stream.receive_some() == b""
+        except trio.BrokenResourceError:
+            return True
+
+
+@pytest.mark.slow
+async def test_over_vsock_the_kernel_says_which_guest_comes(tmp_path):
+    ports = {5200: VsockPort(), 5202: VsockPort()}
+    options = Options(tmp_path / "h", (3, 4), vsock=ports.__getitem__)
+    async with open_service(options) as hosting:
+        mine, other = [Client(await ports[5200].dial(cid)) for cid in (3, 4)]
+        assert (await mine.ask("hello", versions=[1]))["id"] == 3
+        assert (await other.ask("hello", versions=[1]))["id"] == 4
+        assert await nothing_comes(await ports[5200].dial(9), pack_frame({})), "a stranger"
+        await mine.ask("image.put", digest=SPEC["image"], size=len(IMAGE), offset=0, data=IMAGE)
+        child = (await mine.ask("start", spec=SPEC))["child"]
+        offered = await mine.ask("channel.open", child=child, port=7)
+        assert (offered["address"], offered["port"]) == ("vsock:2:5202", 5202)
+        assert await nothing_comes(await ports[5202].dial(4), offered["token"]), "not this guest's token"
+        async with await ports[5202].dial(3) as stream:
+            await stream.send_all(offered["token"] + b"hello")
+            got = b""
+            while len(got) < len(b"OK\nhello"):
+                got += await stream.receive_some()
+            assert got == b"OK\nhello"
+        assert (await mine.ask("destroy", child=child))["state"] == "RELEASED"
+        assert await hosting.audit() == []
+
+
 # TCP with TLS on both sides
 
 
@@ -286,12 +367,12 @@ def test_over_tls_the_certificate_says_who_asks(service_process, tmp_path):
     keys = Authority.create(tmp_path / "keys")
     machine = keys.issue("machine", "l0")
     service = service_process("--tcp", "127.0.0.1:0", "--certificate", str(machine.certificate))
-    address = "tcp:" + json.loads(service.said)["tcp"]
+    where = "tcp:" + json.loads(service.said)["tcp"]
 
     def asking(role, name):
         mine = keys.issue(role, name)
         return Hosting(
-            address,
+            where,
             budget=Budget(tries=1),
             tls=tls_context(mine.certificate, mine.key, mine.authority),
         )
@@ -315,4 +396,4 @@ def test_over_tls_the_certificate_says_who_asks(service_process, tmp_path):
     stranger = Authority.create(tmp_path / "other").issue("requester", "3")
     theirs = tls_context(stranger.certificate, stranger.key, keys.folder / "ca.pem")
     with pytest.raises(HostingUnreachable):
-        Hosting(address, budget=Budget(tries=1), tls=theirs).hello()
+        Hosting(where, budget=Budget(tries=1), tls=theirs).hello()
