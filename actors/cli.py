@@ -90,6 +90,9 @@ EXAMPLES = {
         "nestbed agent --listen 10.0.0.2:7700 --keys keys",
         "nestbed agent --listen 10.0.0.2:7700 --keys keys --nats nats://10.0.0.1:4222",
     ),
+    "fleet move": (
+        "nestbed fleet move fleet.toml l0-0/0 l0-1/1 --certificate keys/driver-me.pem --nats nats://10.0.0.1:4222",
+    ),
     "fleet start": (
         "nestbed fleet start guest.img --key 7 --certificate keys/tenant-blue.pem --nats nats://10.0.0.1:4222",
     ),
@@ -236,6 +239,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor.doctor,
     "fleet init": fleet.init,
     "fleet machines": fleet.machines,
+    "fleet move": fleet.move,
     "fleet start": fleet_tenant.start,
     "fleet list": fleet_tenant.listed,
     "fleet destroy": fleet_tenant.destroy,

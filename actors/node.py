@@ -50,6 +50,7 @@ NODE = "node"  # the actor that the driver tells what is to happen to hosts
 OPERATIONS = (
     op.Pages, op.BootHost, op.Shutdown, op.Create, op.Load, op.Start, op.Touch, op.Share, op.Exits, op.Change,
     op.Swap, op.Attest, op.AddSecret, op.Reset, op.Dump, op.Destroy, op.Kill,
+    op.Certify, op.Leave, op.Unload, op.Carry, op.Arrive,
 )  # fmt: skip
 
 
@@ -172,6 +173,7 @@ class Node:
         self._image = comparison.proving(image) if config.proves else image
         self._rigs: dict[int, tuple[Any, int, Port]] = {}  # seat -> its rig, its place there, who is below
         self._hosts: dict[int, SecureHost] = {}
+        self._software: dict[int, Any] = {}
         self._books: dict[int, Book] = {}
         self.links: list[Link] = []  # to L0, one for each L1
         self.tracer: Tracer | None = None
@@ -270,6 +272,7 @@ class Node:
     def _end(self, seat: int) -> None:
         """The host is gone; if there is none, nothing changes."""
         host = self._hosts.pop(seat, None)
+        self._software.pop(seat, None)
         if host is not None:
             host.actor.stop()
             self._directory.remove(f"host.{seat}")
@@ -291,9 +294,15 @@ class Node:
             image=self._image,
             book=book,
         )
+        self._software[seat] = software
         host = self._hosts[seat] = SecureHost(name, keeping_vmms(software.perform, book), port, self._runtime)
         self._nursery.start_soon(host.actor.run)  # what it dies of, this process dies of
         self._directory.add(f"host.{seat}", host.port)
+
+    def guests(self, seat: int) -> tuple[int, ...] | None:
+        """The secure guests of a host here; None while there is no host."""
+        software = self._software.get(seat)
+        return None if software is None else tuple(sorted(software.guests))
 
     def _traces(self, first: int) -> list[Any]:
         every = [] if self.tracer is None else list(pieces(self.tracer.adopted.values()))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from actors import exit_codes
 from actors.commands.door import DRIVER, MACHINE, CellName, Certificate, Servers, door_of
 from actors.commands.options import AsJson
-from actors.commands.speak import end, say, tell, tell_json
+from actors.commands.speak import end, first_of, say, tell, tell_json
 from actors.commands.up import DeploymentFile, read
 
 if TYPE_CHECKING:
@@ -77,6 +79,59 @@ def machines(
 
 def _shown(entry: Entry) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in entry.__slots__}
+
+
+def move(
+    deployment: DeploymentFile,
+    source: Annotated[str, typer.Argument(metavar="FROM", help="A guest host, as MACHINE/SEAT: l0-0/0.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="A seat without guests, as MACHINE/SEAT.")],
+    nats: Servers = None,
+    certificate: Certificate = None,
+    cell: CellName = "lab",
+    as_json: AsJson = False,
+) -> None:
+    """Move a guest host: make it anew on another machine, then bring its secure guests there, one by one.
+
+    No secure host can be moved itself. Guests of legacy SEV are sent with their memory (SEND, RECEIVE); those
+    of every other architecture end and start cold, and what they knew is gone. Told are what both machines
+    counted, and each guest's downtime: modelled, from those counts, and that of this program. Exit code 1 if
+    a guest had to stay.
+    """
+    from actors.fleet.move import CannotMove, Mover, seat_of
+    from protocol.errors import NestbedError
+
+    settings, resolved = read(deployment)
+    settings = settings.model_copy(update={"placement": "together"})
+    try:
+        ends = seat_of(source, settings, resolved.scenario), seat_of(target, settings, resolved.scenario)
+    except CannotMove as error:
+        end(exit_codes.USAGE, str(error))
+    reach = reach_of(settings.machines, nats, certificate, cell)
+    try:
+        told = performed(Mover(reach, settings, resolved.scenario).move, *ends)
+    except* CannotMove as errors:
+        end(exit_codes.USAGE, str(first_of(errors)))
+    except* (OSError, NestbedError) as errors:
+        end(exit_codes.FAILED, f"{source} to {target}: {first_of(errors)}")
+    if as_json:
+        tell_json(told)
+    else:
+        tell(*_told(told))
+    if told["stayed"]:
+        end(exit_codes.FAILED, told["trouble"])
+
+
+def _told(told: dict[str, Any]) -> list[str]:
+    lines = [f"{told['arch']}: {told['way']} ({told['why']})"]
+    for guest, each in told["guests"].items():
+        modelled = [each["modelled"][name] / 1e6 for name in ("ns", "low_ns", "high_ns")]
+        down = "down {:.3f} ms modelled ({:.3f} to {:.3f})".format(*modelled)
+        lines.append(
+            f"  guest {guest}: {down}; {each['wall_ms']:.0f} ms of this program; {each['bytes']} bytes"
+        )
+    for side, counts in told["counts"].items():
+        lines.append(f"  {side}: {counts.get('exits', 0)} exits, {counts.get('te_issued', 0)} real calls")
+    return lines
 
 
 def reach_of(count: int, nats: list[str] | None, certificate: Path | None, cell: str) -> Elsewhere:

@@ -86,6 +86,7 @@ class Machine:
         self.violations: Counter[str] = Counter()
         self._seated: dict[int, Seated] = {}
         self._turns = [trio.Lock() for _ in range(self.scenario.l1.count)]
+        self._nodes: dict[int, Node] = {}  # of hosts in this very process, by seat
         self._epochs = [0] * self.scenario.l1.count
 
     # -- coming up
@@ -299,6 +300,7 @@ class Machine:
             node = Node(self.config(seat), process.directory(self.part), process.runtime, process.nursery)
             process.nursery.start_soon(node.actor.run)
             await node.bring_up([rig.seats[seat].level], [port])
+            self._nodes |= dict.fromkeys(node.config.seats, node)
             process.directory(self.part).add(f"node.{seat}", node.actor)
             process.cast(node.actors)
             process.collector.attach(
@@ -317,6 +319,10 @@ class Machine:
                 return issue("act", replace(act, guest=self.guests.guest_of(child)))
             case words.Audit():
                 return self.audit()
+            case words.Guests(seat) if seat in self._nodes:
+                return self._nodes[seat].guests(seat)
+            case words.Counted():
+                return self.counted()
         raise RemoteProtocolError("kind", f"not asked of a machine: {type(message).__name__}")
 
     def _perform(self, effect: Effect, deliver: Deliver) -> None:
@@ -328,6 +334,15 @@ class Machine:
         name = f"l1.{argument}"
         step: partial[Step[None]] = partial(self.rig.reset, argument, self.comparison.reboot)
         self.kvm.actor.submit(Control(name, step), deliver, name)
+
+    def counted(self) -> dict[str, int]:
+        """What L0 counted, and hosts in this very process."""
+        total: Counter[str] = Counter()
+        ledgers = {id(node.ledger): node.ledger for node in self._nodes.values()}
+        for ledger in (self.ledger, *ledgers.values()):
+            for counts in ledger.phases().values():
+                total.update(counts)
+        return dict(total)
 
     def audit(self) -> dict[str, Any]:
         """The books of L0 against the machine, and what the machine holds."""

@@ -55,6 +55,19 @@ class GuestDoes:
 
 
 @dataclass(frozen=True, slots=True)
+class Guests:
+    """Say which secure guests of its own the guest host on `seat` has: numbers; None while it is not up.
+    For hosts in the process of their machine."""
+
+    seat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Say what was counted here so far, machine and hosts together, by name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
     """Hold the books of every level here against the one below."""
 
@@ -65,6 +78,6 @@ def codec() -> Codec:
     return Codec(
         (
             *OPERATIONS, op.LevelSwap, Phase, Boot, End, Above, SwapUnder, Tally,
-            Renew, Stop, Status, Why, ResetHost, GuestDoes, Audit,
+            Renew, Stop, Status, Why, ResetHost, GuestDoes, Audit, Guests, Counted,
         )
     )  # fmt: skip

@@ -194,6 +194,48 @@ class Destroy(ForGuest):
     behind: bool = False
 
 
+# -- a guest goes to another machine (`protocol.fleet.moving`) -----------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Certify(Operation):
+    """Say what a peer has to know of this platform. Answered with bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave(ForGuest):
+    """Pack the guest for the platform that `peer` certifies. Answered with a map: what `Arrive` wants, and
+    how many `packets` there are."""
+
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unload(ForGuest):
+    """Give packets of a guest that is packed, `count` of them from `first` on: (page, header, data) each."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Carry(ForGuest):
+    """Keep packets of a guest that is to arrive."""
+
+    packets: tuple[tuple[int, bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrive(ForGuest):
+    """Unpack a guest whose packets are all here."""
+
+    policy: int
+    certificate: bytes
+    session: bytes
+    pages: int
+    vcpus: int
+
+
 @dataclass(frozen=True, slots=True)
 class Kill(ForGuest):
     """The guest's VMM is killed; its kernel cleans up."""

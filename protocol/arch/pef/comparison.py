@@ -32,6 +32,7 @@ class PefComparison(PlainImages, BaseComparison[Rig]):
     reboot = "system"
     profiles = PROFILES
     lacks = LACKS
+    moves = ("restart", "the ultravisor has no call for it")
 
     def rig(
         self, profile: Profile, depth: int, seed: int, strategy: Mapping[str, str], ledger: Ledger

@@ -30,6 +30,7 @@ STRATEGY = ("handles", "donation", "teardown", "pages")
 class S390Comparison(BaseComparison[Rig]):
     """See `protocol.arch.contract.Comparison`."""
 
+    moves = ("restart", "no call moves a configuration")
     wire = WIRE
     prices = PRICES
     reboot = "load-normal"

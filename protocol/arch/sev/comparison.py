@@ -40,6 +40,14 @@ SNP_LACKS = {
 CANNOT = {"--record": "what measures a launch is fresh each time, so no transcript of it can be asked again"}
 
 
+# How a guest goes to another machine (`protocol.fleet.moving`), and why so. Section 6.8 of the fact sheet.
+MOVES = {
+    "sev": ("send", "SEND_* and RECEIVE_*, as Linux issues them"),
+    "sev-es": ("restart", "KVM has no call that moves encrypted registers"),
+    "snp": ("restart", "the ABI has SNP_PAGE_SWAP_OUT and a migration agent, and no kernel issues them"),
+}
+
+
 class SevComparison(PlainImages, BaseComparison[Rig]):
     """Of guests of one kind. See `protocol.arch.contract.Comparison`."""
 
@@ -51,6 +59,7 @@ class SevComparison(PlainImages, BaseComparison[Rig]):
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
         self.profiles = {name: profile.of_kind(kind.name) for name, profile in PROFILES.items()}
+        self.moves = MOVES[kind.name]
         self.lacks = SNP_LACKS if kind.snp else LACKS
         self.cannot = {} if kind.snp else CANNOT
 

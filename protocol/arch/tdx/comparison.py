@@ -36,6 +36,7 @@ class TdxComparison(PlainImages, BaseComparison[Rig]):
     reboot = "boot"
     profiles = PROFILES
     lacks = LACKS
+    moves = ("restart", "the ABI has TDH.EXPORT and TDH.IMPORT, and no kernel issues them")
     vcpu_type = None
 
     def rig(

@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from actors import exit_codes
+from actors.deployment import words
+from actors.deployment.reach import Elsewhere
+from actors.deployment.settings import read_deployment
+from actors.node import Boot, End
 from protocol.load.histogram import Histogram, merged
+from protocol.plan import operations as op
+from protocol.plan.fit import FIRST_PAGES
 
 pytestmark = [
     pytest.mark.slow,
@@ -96,3 +103,66 @@ def test_a_fleet_bears_load_and_answers_as_one(fleet: Any) -> None:
             assert whole[path]["latency"] == together.as_dict()
             assert whole[path]["figures"]["p99_ms"] == round(together.percentile(99) / 1e6, 6)
         assert found["load"]["s390"]["comparison"] is not None
+
+
+# -- moves ---------------------------------------------------
+
+
+async def with_guests(up: Any) -> None:
+    """Guests run on the host l0-0/0, and have done something."""
+    _, resolved = read_deployment(up.deployment)
+    endpoints = {
+        name: entry["endpoint"].split(":") for name, entry in up.answered("fleet", "machines").items()
+    }
+    where = {name: (host, int(port)) for name, (host, port) in endpoints.items()}
+    reach = Elsewhere(where, up.cluster.credentials("driver", "operator"))
+    guest = resolved.scenario.guest
+    async with reach.control("l0-0", "l0-0") as link:
+        await link.ask("node.0", End(0))
+        await link.ask(words.MACHINE, words.ResetHost(0))
+        await link.ask("node.0", Boot(0, 7))
+        await link.ask("host.0", op.BootHost())
+        for number in range(guest.per_l1):
+            for act in (op.Create(number, guest.memory_mib, guest.vcpus), op.Load(number), op.Start(number)):
+                await link.ask("host.0", act)
+            first = FIRST_PAGES + guest.image_pages
+            await link.ask(
+                "host.0", op.Touch(number, 0, op.Pages(first, guest.touch_pages, guest.touch_pages))
+            )
+
+
+async def audited(up: Any) -> dict[str, Any]:
+    """What each machine says of its books."""
+    found = {}
+    entries = up.answered("fleet", "machines")
+    for name in ("l0-0", "l0-1"):
+        host, port = entries[name]["endpoint"].split(":")
+        reach = Elsewhere({name: (host, int(port))}, up.cluster.credentials("driver", "operator"))
+        async with reach.control(name, name) as link:
+            found[name] = await link.ask(words.MACHINE, words.Audit())
+            found[name]["guests"] = await link.ask(words.MACHINE, words.Guests(0))
+    return found
+
+
+@pytest.mark.parametrize(("arch", "way"), [("s390", "restart"), ("sev", "send")])
+def test_a_guest_host_moves_to_another_machine_and_its_guests_come_after(
+    fleet: Any, arch: str, way: str
+) -> None:
+    with fleet(arch) as up:
+        trio.run(with_guests, up)
+        told = up.answered("fleet", "move", str(up.deployment), "l0-0/0", "l0-1/0")
+        assert (told["way"], told["arrived"], told["stayed"]) == (way, [0, 1], [])
+        for guest in told["guests"].values():
+            assert guest["modelled"]["ns"] > 0
+            assert (guest["bytes"] > 0) == (way == "send")
+            assert guest["modelled"]["with_boot"] == (way == "restart")
+        assert told["counts"]["source"]["exits"] > 0 < told["counts"]["target"]["exits"]
+        books = trio.run(audited, up)
+        assert books["l0-1"]["guests"] == (0, 1)
+        assert not books["l0-0"]["guests"]
+        assert [found["leaks"] for found in books.values()] == [(), ()]
+        refused = up.command(
+            "fleet", "move", str(up.deployment), "l0-0/0", "l0-1/0", "--certificate", up.operator
+        )
+        assert refused.returncode == exit_codes.USAGE
+        assert "has guests" in refused.stderr

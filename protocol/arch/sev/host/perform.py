@@ -195,6 +195,60 @@ def _of(host: Host, operation: op.OnVcpu) -> tuple[Vm, int]:
     return vm, operation.vcpu
 
 
+# -- to another machine --------------------------------------------------------------------------------------
+
+
+def _certify(host: Host, _: op.Certify) -> Step[bytes]:
+    from protocol.arch.sev.host.migrate import certificate
+
+    return certificate(host)
+
+
+def _leave(host: Host, operation: op.Leave) -> Step[dict[str, Any]]:
+    from protocol.arch.sev.host.migrate import leave
+
+    luggage = yield from leave(host, operation.guest, operation.peer)
+    host.leaving[operation.guest] = luggage
+    return {
+        "packets": len(luggage.packets), "policy": luggage.policy, "certificate": luggage.certificate,
+        "session": luggage.session, "pages": luggage.pages, "vcpus": luggage.vcpus,
+    }  # fmt: skip
+
+
+def _unload(host: Host, operation: op.Unload) -> Step[tuple[tuple[int, bytes, bytes], ...]]:
+    yield from ()
+    luggage = host.leaving.get(operation.guest)
+    if luggage is None:
+        raise OperationFailed(f"guest {operation.guest} is not packed")
+    packets = luggage.packets[operation.first : operation.first + operation.count]
+    return tuple((packet.page, packet.header, packet.data) for packet in packets)
+
+
+def _carry(host: Host, operation: op.Carry) -> Step[None]:
+    from protocol.arch.sev.host.migrate import Packet
+
+    yield from ()
+    host.arriving.setdefault(operation.guest, []).extend(Packet(*each) for each in operation.packets)
+
+
+def _arrive(host: Host, operation: op.Arrive) -> Step[None]:
+    from protocol.arch.sev.host.migrate import Luggage, arrive
+
+    packets = host.arriving.pop(operation.guest, [])
+    yield from arrive(
+        host,
+        operation.guest,
+        Luggage(
+            operation.policy,
+            operation.certificate,
+            operation.session,
+            packets,
+            operation.pages,
+            operation.vcpus,
+        ),
+    )
+
+
 _ACTS: dict[type, Callable[[Any, Any], Step[Any]]] = {
     op.BootHost: _boot,
     op.Shutdown: _shut_down,
@@ -210,4 +264,9 @@ _ACTS: dict[type, Callable[[Any, Any], Step[Any]]] = {
     op.Share: _share,
     op.Change: _change,
     op.Exits: _exits,
+    op.Certify: _certify,
+    op.Leave: _leave,
+    op.Unload: _unload,
+    op.Carry: _carry,
+    op.Arrive: _arrive,
 }

@@ -31,6 +31,7 @@ from protocol.plan import operations as op
 from protocol.tracking import Book
 
 if TYPE_CHECKING:
+    from protocol.arch.sev.host.migrate import Luggage, Packet
     from protocol.arch.sev.runs import Level
 
 RMP_AT = TWO_MIB
@@ -83,6 +84,8 @@ class Host:
         self.depth = depth
         self.image = image
         self.guests: dict[int, Vm] = {}
+        self.leaving: dict[int, Luggage] = {}  # guests that are packed, until they are destroyed
+        self.arriving: dict[int, list[Packet]] = {}
         self.heard = b""  # what the last load of a guest found that was to be shown
         self._random = random
         self._book = book
