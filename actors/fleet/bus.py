@@ -138,8 +138,9 @@ class Bus:
         await refused.wait()
         raise NotDelivered(f"the server does not let {self.door.who} publish to {subject}")
 
-    async def publish(self, subject: str, data: bytes) -> None:
-        await self.ask(self._client.publish, subject, data)
+    async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+        """Say something; `reply` is where an answer is to go."""
+        await self.ask(self._client.publish, subject, data, reply)
 
     async def subscribe(self, subject: str, queue: str = "") -> trio.MemoryReceiveChannel[Question]:
         """What is published there from now on; with a queue, each message goes to one of its members.

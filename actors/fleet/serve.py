@@ -177,6 +177,8 @@ class FleetService:
         try:
             async with lock:
                 return await self._start_alone(shard, who, frame, name, number)
+        except NotDelivered:
+            return Answer(shard.machine, shard.epoch)
         finally:
             if not lock.locked():
                 self._starting.pop(name, None)

@@ -27,6 +27,7 @@ ANSWER_BYTES = 120_000
 KEY_BYTES = 12  # of a number, as in the keys of docs/wire.md behind their epoch
 TRIES = 64  # questions for one start
 AGAIN = 3  # times the same question, after an outcome that is unknown
+UNDONE = 16  # times the same question to machines that did nothing, as others wrote into the directory
 # Refusals after which certainly nothing of a start is left, by name: the number is free again.
 NOTHING_DONE = frozenset(
     {
@@ -98,7 +99,10 @@ def turn_of(found: Placement | None, machine: str, epoch: int, entries: Mapping[
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Of `machine`, in its life `epoch`: its broker's reply frame; or `to`, who is to be asked instead."""
+    """Of `machine`, in its life `epoch`: its broker's reply frame; or `to`, who is to be asked instead.
+
+    An answer with neither, and no list of machines: nothing was done, as nobody knows whose turn it is.
+    """
 
     machine: str
     epoch: int
@@ -184,7 +188,7 @@ def placed() -> Place:
     """See a start to its end. Returns the answer; raises NoRoom, NotDelivered, OutcomeUnknown."""
     machine, sent_there = ANY, False
     full: list[str] = []
-    unknown = 0
+    unknown = undone = 0
     for _ in range(TRIES):
         found = yield Ask(machine)
         if isinstance(found, NotDelivered) and machine not in (ANY, *full) and not sent_there:
@@ -196,6 +200,10 @@ def placed() -> Place:
             unknown += 1
         elif isinstance(found, BaseException):
             raise found
+        elif found.reply is None and not found.to:
+            undone += 1
+            if undone > UNDONE:
+                raise NotDelivered("the directory does not say whose the number is")
         elif found.to:
             machine, sent_there = found.to, True
         elif found.error == "NOT_FOUND":

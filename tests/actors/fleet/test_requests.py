@@ -22,6 +22,7 @@ from actors.deployment.settings import Deployment, scenario_of
 from actors.fleet.tenant import Refused, Tenant, open_tenant
 from protocol.errors import NotDelivered, OutcomeUnknown
 from protocol.fleet.placing import NoRoom
+from protocol.wire import pack_body
 
 pytestmark = [
     pytest.mark.slow,
@@ -112,6 +113,44 @@ async def test_a_fleet_takes_requests_where_there_is_room(cluster: Any, tmp_path
             await blue.ask(where, "destroy", child=made["child"])
             await blue.ask(where, "ack_exit", child=made["child"])
             assert (await blue.start(6, IMAGE, **SPEC))[0] == where
+
+
+async def test_what_is_no_question_is_counted_and_not_answered(
+    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bytes that are none, words that are none, an answer wanted elsewhere; a real one is answered."""
+    hello = {
+        "v": 1,
+        "t": "hello",
+        "rid": bytes(16),
+        "epoch": 0,
+        "dl": None,
+        "key": None,
+        "b": {"versions": [1]},
+    }
+    wrong = {
+        "malformed": ("hosting", b"\xc1"),
+        "shape": ("hosting", pack_body([1, 2])),
+        "oversized": ("hosting", bytes(70_000)),
+        "too_deep": ("hosting", b"\x91" * 200 + b"\x90"),
+        "duplicate_key": ("hosting", b"\x82\xa1v\x01\xa1v\x02"),
+        "kind": ("hosting", pack_body({**hello, "t": "watch"})),
+    }
+    with trio.fail_after(PATIENCE_S):
+        async with fleet(cluster, tmp_path) as (blue, _):
+            bus = blue._bus
+            inbox = f"{bus.cell.inbox('blue')}.odd"
+            answers = await bus.subscribe(f"{inbox}.>")
+            for number, (verb, data) in enumerate(wrong.values()):
+                await bus.publish(bus.cell.ask("blue", "l0-0", verb), data, f"{inbox}.{number}")
+            await bus.publish(bus.cell.ask("blue", "l0-0", "hosting"), pack_body(hello), "nb-inbox.lab.red.1")
+            await bus.publish(bus.cell.ask("blue", "l0-0", "nonsense"), pack_body(hello), f"{inbox}.x")
+            assert (await blue.ask("l0-0", "hello", versions=[1]))["epoch"] == 1, "it goes on"
+            with pytest.raises(trio.WouldBlock):
+                answers.receive_nowait()
+    said = capsys.readouterr().err
+    for reason in (*wrong, "role"):
+        assert f'"reason": "{reason}"' in said, reason
 
 
 async def test_many_requests_of_one_number_at_once_make_one_child(cluster: Any, tmp_path: Path) -> None:

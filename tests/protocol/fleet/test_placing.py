@@ -100,6 +100,15 @@ def test_an_outcome_that_is_unknown_is_asked_for_again_and_not_for_ever() -> Non
         steps.send(unknown)
 
 
+def test_a_machine_that_did_nothing_is_asked_again_and_not_for_ever() -> None:
+    undone = Answer("l0-0", 1)
+    assert answers((Ask(ANY), undone), (Ask(ANY), Answer("l0-1", 1, OK))).machine == "l0-1"
+    steps = placed()
+    assert [steps.send(found) for found in (None, *[undone] * 16)] == [Ask(ANY)] * 17
+    with pytest.raises(NotDelivered):
+        steps.send(undone)
+
+
 def test_a_refusal_of_another_kind_is_the_answer() -> None:
     assert answers((Ask(ANY), Answer("l0-0", 1, refusal("TE_ERROR")))).error == "TE_ERROR"
 
