@@ -30,9 +30,9 @@ from protocol.soak.hostile import Corrupted, Loot
 
 MIB = 1 << 20
 ALL = 1 << 30  # messages
-LIVES = 4  # of one composition
-STAGES = 6  # of one life: at each, software goes on with a guest
-CALLS = 120  # at one stage
+LIVES = 3  # of one composition
+STAGES = 8  # of one life: at each, software goes on with a guest
+CALLS = 150  # at one stage
 PROFILES = {"s390": ("small", "small", "talk2022"), "sev": ("small", "small", "scattered", "owned", "azure"),
             "tdx": ("small", "small-2p", "migration"),
             "pef": ("small", "small", "frames", "documentation", "firmware", "all-pages", "guest-ids"),
