@@ -21,6 +21,7 @@ from protocol.arch.s390.linked import Server, SieAnswer
 from protocol.arch.s390.nesting import Nested
 from protocol.errors import RemoteProtocolError
 from protocol.hosting import Gathering, Service
+from protocol.hosting.in_steps import InSteps
 from protocol.hosting.registry import Registry
 from protocol.memory.physical import Physical
 from protocol.memory.pool import Pool
@@ -165,7 +166,7 @@ def a_teardown_never_ends(patch: Patch) -> None:
 
 
 def one_key_makes_two_children(patch: Patch) -> None:
-    patch.setattr(Service, "_replayed", lambda *_: None)
+    patch.setattr(InSteps, "_replayed", lambda *_: None)
 
 
 def a_stranger_finds_a_child(patch: Patch) -> None:
