@@ -13,7 +13,6 @@ answered before the service died is sent again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -304,7 +303,7 @@ class World:
 def explore(story: Story, most: int = 10_000_000) -> tuple[int, int]:
     """Every sequence of a story: how many states there were, and how many ends."""
     seen: set[int] = set()
-    ends, waiting = 0, [()]  # type: tuple[int, list[Sequence[Act]]]
+    ends, waiting = 0, [()]  # type: tuple[int, list[tuple[Act, ...]]]
     while waiting:
         done = list(waiting.pop())
         try:

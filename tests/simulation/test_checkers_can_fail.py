@@ -20,7 +20,7 @@ from protocol.arch.s390.compose import Rig
 from protocol.arch.s390.linked import Server, SieAnswer
 from protocol.arch.s390.nesting import Nested
 from protocol.errors import RemoteProtocolError
-from protocol.hosting import Gathering, Service
+from protocol.hosting import Gathering
 from protocol.hosting.in_steps import InSteps
 from protocol.hosting.registry import Registry
 from protocol.memory.physical import Physical
