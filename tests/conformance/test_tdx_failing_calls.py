@@ -5,13 +5,24 @@ Every call of every test of TDX is held to the first half (`tdx_field`).
 
 from __future__ import annotations
 
+from collections import Counter
+from random import Random
+from typing import Any
+
 import pytest
+from driver import Json, Keyboard, in_process
 from tdx_field import CHANGED_BY, DEBUG, TdxHost, seen_to_change, td_params
-from tdx_names import OPERAND_INVALID, PAGE
+from tdx_names import LEAVES, OPERAND_INVALID, PAGE
+from tdx_script import Script
+from tdx_state import state
 
 NAMES = ("rcx", "rdx", *(f"r{number}" for number in range(8, 14)))
 JUNK = {name: 0x1001 * number for number, name in enumerate(NAMES, 1)}
 NULL = (1 << 64) - 1
+PROGRESS = 0x000D  # class 0: a VCPU left, or a call goes on from where it was interrupted
+BUSY = 0x0200  # a host's call that meets a lock may leave its mark, section 3.5
+NAMES_OF = {number: leaf for leaf, number in LEAVES.items()}
+CHANGES_MORE = {"SYS.CONFIG"}  # the KeyID stays reserved
 SEPT = {"rcx", "rdx"}
 PAGE_DATA = SEPT | {"r8", "r9", "r10", "r11"}
 BY_HAND = {  # which registers a refused call leaves otherwise than they were given
@@ -54,3 +65,41 @@ def test_each_register_that_a_row_names_is_seen_to_change(tdx_host: TdxHost, lea
     elif leaf == "MEM.RD" or leaf == "MEM.WR":
         tdx_host.call(leaf, **JUNK | {"rcx": PAGE, "rdx": td.tdr})
     assert seen_to_change[leaf] == BY_HAND[leaf]
+
+
+class Unchanged:
+    """A console on the machine itself that holds every refused call to having changed nothing else."""
+
+    def __init__(self, console: Any) -> None:
+        self._console = console
+        self._machine = console._rig.machines[0]
+        self.refused: Counter[str] = Counter()
+        self.done = 0  # calls that did something, and that is seen
+
+    def answer(self, request: Json) -> Json:
+        if request["op"] not in ("call", "enter"):
+            answer: Json = self._console.answer(request)
+            return answer
+        before = state(self._machine)
+        answer = self._console.answer(request)
+        status = int(answer.get("ok", {}).get("rax", "0"), 16)
+        code = status >> 32 & 0xFFFF
+        if status >> 63 and code > PROGRESS and code != BUSY:
+            leaf = NAMES_OF.get(int(str(request.get("rax", 0)), 0) & 0xFFFF, "")
+            self.refused[leaf] += 1
+            assert leaf in CHANGES_MORE or state(self._machine) == before, (leaf, hex(status))
+        elif not status and state(self._machine) != before:
+            self.done += 1
+        return answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["small", "migration"])
+def test_a_refused_call_changes_nothing_that_the_module_keeps(profile: str) -> None:
+    console = Unchanged(in_process("tdx", 0, profile=profile, memory_mib=3072))
+    host = TdxHost(Keyboard(console, 0))
+    script = Script(Random(f"unchanged:{profile}"), host.boot((1,)), profile == "migration")
+    for _ in range(80):
+        script.step()
+    assert len(console.refused) > 10, console.refused
+    assert console.done > 40
