@@ -210,10 +210,9 @@ def test_services_of_the_fleet_run_with_nothing_that_they_do_not_need(
         assert "ports" not in service, f"{name}: nothing is published"
         for volume in service["volumes"]:
             source = volume.split(":")[0]
-            made_by_hand = source in ("./keys", "./routes")
             file = source.startswith(".")
             there = (deploy / "fleet" / source).exists() if file else source in fleet["volumes"]
-            assert made_by_hand or there, f"{name}: {volume}"
+            assert there, f"{name}: {volume}"
 
 
 def test_every_machine_of_the_fleet_has_a_service(deploy: Path, fleet: dict[str, Any]) -> None:
