@@ -7,7 +7,6 @@ before lies in the same 2 MiB of the host, because RMPUPDATE drops the shadows a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -79,11 +78,12 @@ USE_OPEN = Way(lambda page: Touch(page * PAGE, write=True), _zeroed)  # where no
 def step_with(host: Host, vm: Vm, vcpu: int, way: Way, pages: Sequence[int]) -> Step[None]:
     """The guest does its step with each of `pages`, in this order, in runs where that can be."""
     places = way.places(vm)
-    if host.level_here is not None and len(pages) >= FEWEST and len(set(pages)) == len(pages):
-        if places.keys().isdisjoint(pages):
+    distinct = set(pages) if host.level_here is not None and len(pages) >= FEWEST else set()
+    if distinct and len(distinct) == len(pages):
+        if places.keys().isdisjoint(distinct):
             yield from _BringIn(host, vm, vcpu, way, np.array(pages, np.int64)).all()
             return
-        if way.private and all(page in places for page in pages):
+        if way.private and places.keys() >= distinct:
             yield from _on_mapped(host, vm, vcpu, way, pages)
             return
     yield from run(host, vm, vcpu, map(way.step, pages))
@@ -130,7 +130,7 @@ class _BringIn:
         if not alike or self._before < 0 or runs.near(self._level, listed).any():
             yield from self._until_there(page)
         else:
-            with self._fold.measured(self._kinds(listed)[0]):
+            with self._fold.measured(int(self._kinds(listed)[0])):
                 yield from self._until_there(page)
         self._before = self._way.places(vm)[page] // PAGE
 
@@ -139,14 +139,13 @@ class _BringIn:
         while page not in places:
             yield from turn(self._host, self._vm, self._vcpu, self._program)
 
-    def _kinds(self, frames: np.ndarray) -> list[int]:
+    def _kinds(self, frames: np.ndarray) -> np.ndarray:
         """Of each page: does it lie in the same block as the one before, level by level?"""
         chain = np.concatenate(([self._before], frames))
         kinds = np.zeros(frames.size, np.int64)
         for blocks in runs.blocks(self._level, chain):
             kinds = 2 * kinds + (np.diff(blocks) == 0)
-        listed: list[int] = kinds.tolist()
-        return listed
+        return kinds
 
     def _in_one_step(self, start: int, stop: int) -> int:
         """Bring pages in as far as their kinds are known; how many. Each has the frame that it would have."""
@@ -165,15 +164,17 @@ class _BringIn:
         near = np.flatnonzero(runs.near(self._level, frames))
         count = int(near[0]) if near.size else frames.size
         kinds = self._kinds(frames[:count])
-        count = next((at for at, kind in enumerate(kinds) if not self._fold.knows(kind)), count)
+        strange = [kind for kind in np.unique(kinds).tolist() if not self._fold.knows(kind)]
+        if strange:
+            count = int(np.flatnonzero(np.isin(kinds, strange))[0])
         usable = count and _usable(self._host, self._level, frames[:count], self._way.private)
         return count if usable else 0
 
     def _do(self, pages: np.ndarray, frames: np.ndarray) -> None:
         """All but the last have their step done; that of the last is pending."""
         host, vm, way = self._host, self._vm, self._way
-        kinds = Counter(self._kinds(frames))
-        with self._fold.instead(*kinds.items()):
+        kinds, counts = np.unique(self._kinds(frames), return_counts=True)
+        with self._fold.instead(*zip(kinds.tolist(), counts.tolist(), strict=True)):
             _back(host, vm, self._level, way.places(vm), pages, frames)
             way.effect(host, vm, np.concatenate(([self._before], frames[:-1])))
         self._program.steps.clear()
@@ -189,7 +190,7 @@ def _on_mapped(host: Host, vm: Vm, vcpu: int, way: Way, pages: Sequence[int]) ->
     level = host.level_here
     assert level is not None
     listed = np.array(pages, np.int64)
-    frames = np.array([vm.private[page] for page in pages], np.int64) // PAGE
+    frames = np.fromiter(map(vm.private.__getitem__, pages), np.int64, len(pages)) // PAGE
     fast = _unmapped(host, vm, level, listed)
     fast[-1] = False
     if np.count_nonzero(fast) < FEWEST or (way is USE and not runs.untouched(level, frames[fast])):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.arch.sev.compose import compose
@@ -73,7 +73,11 @@ def alike(one: Bench, other: Bench, *operations: op.Operation) -> None:
 
 
 def state(bench: Bench) -> dict[str, Any]:
-    """Everything that anyone could find out later."""
+    """Everything that anyone could find out later.
+
+    Which frames of its own a hypervisor has its shadow tables in is nobody's business, so marks on frames
+    below the first level are counted and not named.
+    """
     found: dict[str, Any] = {"free": sorted(bench.host.pool.listed().tolist())}
     for number, vm in bench.host.guests.items():
         found[f"guest {number}"] = vm.private, vm.shared, vm.open, vm.accepted
@@ -85,7 +89,7 @@ def state(bench: Bench) -> dict[str, Any]:
         if isinstance(level, Nested):
             level.refresh_range(0, rmp.flags.size)
             found[f"level {level.level}"] = (
-                level.attention.tolist(),
+                level.attention.tolist() if level is bench.level else Counter(level.attention.tolist()),
                 level.real.tolist(),
                 level.book.records(),
                 level.book.peaks(),
@@ -158,6 +162,7 @@ class Story:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [0, 1, 2])
+@example(steps=[("share", op.Pages(21, 8, 8))], kind="snp")
 @given(steps=STEPS, kind=st.sampled_from(("snp", "snp", "sev-es", "sev")))
 @settings(max_examples=6)
 def test_a_life_in_runs_is_a_life_in_single_calls(
