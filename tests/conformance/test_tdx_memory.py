@@ -122,6 +122,17 @@ def test_a_table_that_is_there(td: Td) -> None:
     assert (out.rax, out.r8) == (SUCCESS, NULL)
 
 
+def test_where_a_table_is_the_page_stays_what_it_was(td: Td) -> None:
+    """Also if it is a table itself, of another TD. A fuzzer found an emulation that noted a new owner."""
+    host = td.host
+    other = host.initialized()
+    other.tables_for(0)
+    out = host.call("MEM.SEPT.ADD", rcx=1, rdx=td.tdr | 1, r8=other.tables[1, 0])
+    assert out.rax == SUCCESS
+    assert host.ok("audit")["leaks"] == []
+    other.destroy()
+
+
 def test_a_null_page_is_legal_in_version_one_where_a_table_is(td: Td) -> None:
     host = td.host
     assert td.mem("MEM.SEPT.ADD", 0, 1, r8=NULL).rax == OPERAND_INVALID | R8

@@ -143,6 +143,8 @@ def add_table(n: Nested, call: Call) -> Step[int]:
     if page != NULL_PAGE:
         operands.page(R8, exclusive=True, flags=NOT_USED)
     below = operands.r[R8]
+    frame = (page & ~NOT_USED) >> PAGE_SHIFT
+    free = n.platform.covered(frame << PAGE_SHIFT) and n.platform.kind_of(frame) == PageType.NDA
     status = yield from operands.issue()
     show_entry(n, call, status)
     if status or page == NULL_PAGE:
@@ -152,10 +154,10 @@ def add_table(n: Nested, call: Call) -> Step[int]:
         if not taken:
             call.r[R8] = page | NOT_USED
     else:
-        taken = not allow or (yield from _is_table(n, call, below))
+        taken = not allow or (free and (yield from _is_table(n, call, below)))
     if taken:
         tdr = (operands.given[RDX] & ~1) >> PAGE_SHIFT
-        n.gives((page & ~NOT_USED) >> PAGE_SHIFT, PageType.EPT, tdr)
+        n.gives(frame, PageType.EPT, tdr)
     return status
 
 

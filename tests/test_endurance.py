@@ -1,0 +1,37 @@
+"""`./x endurance` in small: every part says what came of it, and a failure is one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import endurance
+
+SMALL = ["--calls", "4", "--seeds", "1", "--seed", "4"]
+
+
+@pytest.mark.slow
+def test_the_table_says_what_was_done(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endurance, "STEPS", 300)
+    assert endurance.main(["--only", "soak", "--only", "fuzz", *SMALL]) == 0
+    table = capfd.readouterr().out.rpartition("part ")[2]
+    assert "seeds 4 to 4: " in table
+    assert "0 violations" in table
+    assert "seed 4, " in table
+
+
+def test_a_part_that_fails_is_named_and_the_others_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(endurance.PARTS, "dump", lambda _: (False, "mib 1"))
+    monkeypatch.setitem(endurance.PARTS, "soak", lambda _: (True, "1 step"))
+    assert endurance.main(["--only", "dump", "--only", "soak"]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED" in out
+    assert "1 step" in out
