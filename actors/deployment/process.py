@@ -41,10 +41,11 @@ from actors.runtime.link import Link, Serve
 from actors.runtime.port import Directory
 from actors.runtime.supervisor import unwrap
 from actors.runtime.transport.unix import adopt, is_ours, listen
-from protocol.errors import RemoteProtocolError
+from protocol.errors import NotDelivered, RemoteProtocolError
 from protocol.plan.scenario import Scenario
 from protocol.tracking import Book
 
+AGAIN_S = 5.0  # until requests of a fleet are served again, where the directory did not let us
 LAST_WORDS_S = 4.0  # for an end in order, once nobody wants this process any more
 CONNECTIONS = 64  # to the control socket, at the same time
 
@@ -147,13 +148,15 @@ class Held:
         await process.up.wait()
         service = FleetService(self.leases, process.shards, process.fence, process.broken)
         self.leases.tell = service.tell
+        process.tallies.append(service.numbers)
         while True:
             try:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(service.run)
                     self.serving()
-            except* NoDirectory as error:
+            except* (NoDirectory, NotDelivered) as error:
                 process.log.warning("no requests of the fleet", why=str(unwrap(error)))
+                await trio.sleep(AGAIN_S)
 
 
 class Live:
@@ -184,6 +187,7 @@ class Process:
         self.links: dict[str, Link] = {}
         self.shards: dict[str, Shard] = {}  # machines here, as tenants of a fleet see them
         self.requesters: dict[str, Requester] = {}  # who serves connections to brokers here, by machine
+        self.tallies: list[Numbers] = []  # of what is no part, for whoever asks how this process is
         self.up = trio.Event()  # all parts have been ready
         self.stopping = trio.Event()
         self.code = exit_codes.OK
@@ -291,6 +295,8 @@ class Process:
         numbers: dict[str, int] = {}
         for health in healths:
             numbers |= health.numbers()
+        for tally in self.tallies:
+            numbers |= tally()
         return {
             "ready": self.all_ready(),
             "detail": "; ".join(health.detail for health in healths if health.detail),

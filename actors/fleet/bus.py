@@ -69,8 +69,9 @@ class Question:
 class Bucket:
     """One key-value bucket. Its store says no by exceptions of many kinds; here they are answers."""
 
-    def __init__(self, bus: Bus, store: Any, name: str) -> None:
-        self._bus, self._store, self._name = bus, store, name
+    def __init__(self, bus: Bus, store: Any, name: str, remake: Callable[[], Any] | None = None) -> None:
+        """`remake` makes the bucket if it is not there: for those that may."""
+        self._bus, self._store, self._name, self._remake = bus, store, name, remake
         self.failures = 0  # of the directory: what it did not answer, or refused
 
     async def get(self, key: str) -> Value:
@@ -91,10 +92,20 @@ class Bucket:
         try:
             with trio.fail_after(ANSWER_S):
                 revision: int = await self._bus.ask(call)
-        except Exception:
+        except Exception as error:
             self.failures += 1
+            if self._remake is not None and type(error).__name__ == "NoStreamResponseError":
+                await self._made_again(self._remake)
             return 0
         return revision
+
+    async def _made_again(self, remake: Callable[[], Any]) -> None:
+        """The bucket is gone, or has no leader: it is soft state and made anew; an election goes on."""
+        with trio.move_on_after(ANSWER_S):
+            try:
+                self._store = await self._bus.ask(remake)
+            except Exception:
+                self.failures += 1
 
     async def keys(self) -> list[str]:
         """All keys that have a value. Raises NotDelivered where nobody answers."""
@@ -168,15 +179,18 @@ class Bus:
         from nats.js.api import KeyValueConfig
 
         made = KeyValueConfig(bucket=name, history=1, replicas=replicas, direct=False, ttl=keep_s)
-        return await self._opened(name, partial(self.jetstream.create_key_value, made))
+        way = partial(self.jetstream.create_key_value, made)
+        return await self._opened(name, way, way)
 
-    async def _opened(self, name: str, way: Callable[[], Any]) -> Bucket:
+    async def _opened(
+        self, name: str, way: Callable[[], Any], remake: Callable[[], Any] | None = None
+    ) -> Bucket:
         """The bucket; a cluster that elects a leader gets the time for it."""
         why: Exception | None = None
         with trio.move_on_after(ELECTION_S):
             while True:
                 try:
-                    return Bucket(self, await self.ask(way), name)
+                    return Bucket(self, await self.ask(way), name, remake)
                 except Exception as error:
                     why = error
                 await trio.sleep(AGAIN_S)

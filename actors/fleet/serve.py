@@ -111,6 +111,15 @@ class FleetService:
         room = self._shards[machine].room()
         return replace(entry, children=max(0, room.children), memory_mib=max(0, room.memory_mib))
 
+    def numbers(self) -> dict[str, int]:
+        """What was served, and what was not: no questions, garbled values, a silent directory."""
+        return {
+            "fleet_served": self.served,
+            "fleet_violations": sum(self.violations.values()),
+            "directory_garbled": sum(self._leases.garbled.values()),
+            "directory_failures": self._leases.failures,
+        }
+
     async def _take(self, nursery: trio.Nursery, questions: trio.MemoryReceiveChannel[Question]) -> None:
         async for question in questions:
             try:

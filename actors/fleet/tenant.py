@@ -36,6 +36,7 @@ class Tenant:
     def __init__(self, bus: Bus) -> None:
         self._bus, self.name = bus, bus.door.who
         self._sent = 0
+        self._epochs: dict[str, int] = {}  # the latest life of each machine that has answered
 
     async def start(self, number: int, image: bytes, **spec: Any) -> tuple[str, Body]:
         """Start a guest from an image, once for each number. Returns its machine and what that answered.
@@ -97,7 +98,12 @@ class Tenant:
 
     async def _asked(self, machine: str, verb: str, frame: Body) -> Answer:
         subject = self._bus.cell.ask(self.name, machine, verb)
-        return open_answer(await self._bus.request(subject, pack_body(frame), ANSWER_S))
+        answer = open_answer(await self._bus.request(subject, pack_body(frame), ANSWER_S))
+        known = self._epochs.setdefault(answer.machine, answer.epoch)
+        if answer.epoch < known:
+            raise OutcomeUnknown(f"{answer.machine} answered in a life that is over: {answer.epoch}")
+        self._epochs[answer.machine] = answer.epoch
+        return answer
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from actors import exit_codes
-from actors.deployment.leases import NoDirectory, open_leases
+from actors.deployment.leases import NoDirectory, machines_of, open_leases
 
 BESIDE = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 SERVER = os.environ.get("NESTBED_NATS_SERVER") or shutil.which("nats-server", path=BESIDE)
@@ -107,6 +107,22 @@ async def test_who_was_silent_for_a_lease_loses_its_machine_only_after_its_own_l
             claim.until = time.monotonic() + 60  # even if it believed otherwise
             await first.keep(claim, lambda _: None, lost.append)
     assert lost == ["l0-0: another instance has it"]
+
+
+async def test_a_bucket_that_is_gone_is_made_again_by_whoever_holds_and_nobody_is_fenced(server: str) -> None:
+    until: list[float] = []
+    lost: list[str] = []
+    with trio.fail_after(60):
+        async with open_leases([server], "a", 4.0) as leases, trio.open_nursery() as nursery:
+            await leases.give_back("l0-0")
+            claim = await leases.claim("l0-0")
+            nursery.start_soon(leases.keep, claim, until.append, lost.append)
+            await leases.bus.ask(leases.bus.jetstream.delete_stream, f"KV_{machines_of('lab')}")
+            while not until:
+                await trio.sleep(0.05)
+            assert (await leases.entries())["l0-0"].epoch == claim.epoch
+            assert lost == []
+            nursery.cancel_scope.cancel()
 
 
 async def test_without_a_server_it_says_so() -> None:
