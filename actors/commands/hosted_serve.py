@@ -70,6 +70,7 @@ def serve(
         end(exit_codes.USAGE, f"--profile {profile}: allowed: {', '.join(PROFILES)}")
     rules = None if policy is None else read_policy(policy)
     options = Options(directory, cids, Limits(profile=profile), policy=rules)
+    _all_files()
     if qemu:
         _offer_qemu(options)
     if vsock:
@@ -96,6 +97,15 @@ def serve(
         raise typer.Exit(exit_codes.INTERRUPTED) from None
     except* (StoreError, OSError) as group:
         end(exit_codes.ENVIRONMENT, str(_first(group)))
+
+
+def _all_files() -> None:
+    """Each guest takes a few descriptors: a few hundred guests take more than many systems give at first."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _offer_qemu(options: Options) -> None:

@@ -1,4 +1,4 @@
-"""A requester of the soak, in a process of its own: `soak_requester.py ROOT SOCKET SEED STARTS`.
+"""A requester of the soak, in a process of its own: `soak_requester.py ROOT SOCKET SEED STARTS GUESTS`.
 
 It starts guests, asks for some of them again with the same key, stops and destroys them; it is killed itself
 at any moment, and so is the service. On its standard output: one line for each start that was answered. What
@@ -16,15 +16,15 @@ from nestbed.client import ERRORS, Budget, Child, Hosting
 
 IMAGES = [b"#!nestbed\nready\n", b"#!nestbed\nprint up\nready\nsleep 50\nexit 3\n"]
 STALE, AGAIN = ERRORS["STALE_EPOCH"], (ERRORS["BOOT_DIED"], ERRORS["LEASE_EXPIRED"])
-MOST = 8  # guests of one requester at once
 GONE = (ERRORS["BAD_STATE"], ERRORS["NOT_FOUND"])
 
 
 class Requester:
     """One life of a requester."""
 
-    def __init__(self, socket: str, seed: int) -> None:
+    def __init__(self, socket: str, seed: int, most: int) -> None:
         self.rng = random.Random(seed)
+        self.most = most  # guests at once
         budget = Budget(tries=2_000, seconds=120, first_s=0.01, longest_s=0.1)
         self.host = Hosting(f"unix:{socket}", budget=budget, timeout_s=5, rng=self.rng)
         self.host.hello()
@@ -35,7 +35,7 @@ class Requester:
             self.start()
             for _ in range(self.rng.randrange(3)):
                 self.something()
-            if len(self.known) > MOST:
+            if len(self.known) > self.most:
                 key = next(iter(self.known))
                 self.host.destroy(self.known.pop(key)[1].id)
         self.end()
@@ -101,4 +101,4 @@ class Requester:
 
 
 if __name__ == "__main__":
-    Requester(sys.argv[2], int(sys.argv[3])).run(int(sys.argv[4]))
+    Requester(sys.argv[2], int(sys.argv[3]), int(sys.argv[5])).run(int(sys.argv[4]))
