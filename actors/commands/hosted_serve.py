@@ -46,6 +46,7 @@ def serve(
     qemu: Annotated[
         bool, typer.Option("--qemu", help="Offer --vmm qemu as well: real QEMU, under software emulation.")
     ] = False,
+    kvm: Annotated[bool, typer.Option("--kvm", help="With --qemu: under KVM, needs /dev/kvm.")] = False,
     admin: Annotated[
         bool, typer.Option("--admin", help="Take orders as lines on standard input: reboot CID, audit.")
     ] = False,
@@ -72,7 +73,9 @@ def serve(
     options = Options(directory, cids, Limits(profile=profile), policy=rules)
     _all_files()
     if qemu:
-        _offer_qemu(options)
+        _offer_qemu(options, "kvm" if kvm else "tcg")
+    elif kvm:
+        end(exit_codes.USAGE, "--kvm is for --qemu")
     if vsock:
         from actors.runtime.transport.address import listen_vsock
 
@@ -108,15 +111,21 @@ def _all_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _offer_qemu(options: Options) -> None:
+def _offer_qemu(options: Options, kind: str) -> None:
+    import os
     import shutil
 
     from actors.hosting.vmm.qemu import MACHINES, Qemu
 
-    program = MACHINES["tcg"].program
+    program = MACHINES[kind].program
     if shutil.which(program) is None:
         end(exit_codes.ENVIRONMENT, f"--qemu: {program} is not here; on Debian: apt install qemu-system-x86")
-    options.vmms["qemu"] = Qemu()
+    if kind == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        end(
+            exit_codes.ENVIRONMENT,
+            "--kvm: /dev/kvm is not here, or not ours; without --kvm QEMU emulates",
+        )
+    options.vmms["qemu"] = Qemu(kind)
 
 
 def _tcp(where: str, certificate: Path | None) -> tuple[str, int, Credentials]:

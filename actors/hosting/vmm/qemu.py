@@ -1,4 +1,4 @@
-"""How the service runs QEMU: under software emulation here, and the command lines of real secure guests.
+"""How the service runs QEMU, under software emulation or KVM, and the command lines of real secure guests.
 
 A guest's image is a tar archive with `kernel` and, if it needs them, `initrd` and `cmdline`. In the guest's
 directory QEMU serves `control` (QMP), `console` (the first serial port) and `channel` (the second one): the
@@ -47,6 +47,7 @@ class Machine:
 
 MACHINES: Mapping[str, Machine] = {
     "tcg": Machine("qemu-system-x86_64", "tcg", "pc"),
+    "kvm": Machine("qemu-system-x86_64", "kvm", "pc", cpu="host"),
     "sev-snp-guest": Machine(
         "qemu-system-x86_64",
         "kvm",

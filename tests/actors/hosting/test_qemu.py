@@ -91,7 +91,13 @@ def test_what_is_no_image_for_qemu_is_told_so(tmp_path):
         qemu.unpack(tmp_path / "image", tmp_path / "image")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in qemu.MACHINES if kind != "tcg"])
+def test_kvm_is_another_accelerator_of_the_same_machine(tmp_path):
+    emulated, real = (qemu.command(kind, tmp_path, FACTS, {"initrd": True}) for kind in ("tcg", "kvm"))
+    assert [word for word in real if word not in emulated] == ["kvm", "-cpu", "host"]
+    assert qemu.Qemu("kvm").dials == qemu.Qemu().dials
+
+
+@pytest.mark.parametrize("kind", [kind for kind, machine in qemu.MACHINES.items() if machine.secure])
 def test_the_command_line_of_real_hardware_makes_the_guest_a_secure_one(kind, tmp_path):
     line = qemu.command(kind, tmp_path, FACTS, {"initrd": True})
     machine = line[line.index("-machine") + 1]
