@@ -108,6 +108,7 @@ def perform(assignment: Assignment, quiet: bool) -> int:
 
     from actors.deployment.place import Unusable
     from actors.deployment.supervise import Deployed, NotReady
+    from actors.observe.exporter import CannotListen
     from actors.observe.logs import BadLogging, wanted
     from actors.runtime.forker import CannotFork
     from actors.runtime.supervisor import RestartsExceeded, unwrap
@@ -132,7 +133,7 @@ def perform(assignment: Assignment, quiet: bool) -> int:
         end(exit_codes.ENVIRONMENT, str(error))
     except BaseExceptionGroup as group:
         fault = unwrap(group)
-        if not isinstance(fault, RestartsExceeded | NotReady | CannotFork):
+        if not isinstance(fault, RestartsExceeded | NotReady | CannotFork | CannotListen):
             raise
         say(f"{fault}; everything was taken down; logs are in {place.root}")
         return exit_codes.FAILED

@@ -20,11 +20,14 @@ import trio
 from actors.deployment.life import End, Life, begin
 from actors.deployment.parts import Part, Role, machine_name
 from actors.deployment.process import Assignment
+from actors.observe.collector import Collector, registry_of
+from actors.observe.exporter import serve as serve_metrics
 from actors.runtime.forker import Forker
 from actors.runtime.supervisor import Child, Restart, Running, Supervisor
 
 SHUTDOWN_S = 5.0
 READY_S = 120.0
+SUPERVISOR = "supervisor"  # its own name among those who serve metrics
 Say = Callable[[str], None]
 
 
@@ -74,18 +77,25 @@ class Deployed:
             intensity=deployment.restart.intensity,
             period_s=deployment.restart.period_s,
         )
+        self.collector = Collector()
+        self.collector.attach_supervisor("root", self.supervisor)
 
     async def run(self) -> None:
         """Bring everything up and keep it, until the load is done with its rounds or this is cancelled.
 
-        Raises RestartsExceeded, NotReady, CannotFork.
+        Raises RestartsExceeded, NotReady, CannotFork, CannotListen.
         """
-        async with trio.open_nursery() as self._nursery:
-            await self._nursery.start(self.forker.run)
-            try:
-                await self._supervised()
-            finally:
-                await self._nothing_is_left()
+        async with serve_metrics(registry_of(self.collector), 0, ready=self._all_ready) as port:
+            self.targets[SUPERVISOR] = port
+            async with trio.open_nursery() as self._nursery:
+                await self._nursery.start(self.forker.run)
+                try:
+                    await self._supervised()
+                finally:
+                    await self._nothing_is_left()
+
+    def _all_ready(self) -> bool:
+        return all(seen.state in ("ready", "done") for seen in self.seen.values())
 
     async def _nothing_is_left(self) -> None:
         """Every process that was started is gone; so is the helper."""
@@ -194,6 +204,12 @@ class Deployed:
                 "machine": machine_name(seen.part.machine) if seen.part.machine >= 0 else "",
             }
             for name, seen in self.seen.items()
+        }
+        labels[SUPERVISOR] = {
+            "deployment": self.assignment.deployment.name,
+            "part": SUPERVISOR,
+            "part_role": SUPERVISOR,
+            "machine": "",
         }
         self.assignment.place.write_targets(self.targets, labels)
 

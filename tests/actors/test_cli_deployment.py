@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
+import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +34,9 @@ pause_ms = 1
 "guest.touch_pages" = 16
 "run.swap_pages" = 2
 """
+
+
+PARTS = ("l0-0", "l0-0.l1-0", "load")
 
 
 @pytest.fixture
@@ -147,6 +156,56 @@ def test_ctrl_c_takes_everything_down_in_order(lab: Path, tmp_path: Path) -> Non
         assert process.wait(30) == exit_codes.INTERRUPTED
     assert pids(place) == []
     assert [path for path in place.iterdir() if path.is_socket()] == []
+
+
+@contextmanager
+def at_a_terminal(command: list[str], rows: int = 40, columns: int = 140) -> Iterator[tuple[int, Any]]:
+    """`command` in the foreground of a terminal of its own: the terminal's other end, and the process."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+    process = subprocess.Popen(["setsid", "--ctty", *command], stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    try:
+        yield master, process
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+
+def shown(master: int, until: Callable[[str], bool]) -> str:
+    """What the terminal shows until that holds or nothing comes any more; without its control sequences."""
+    drawn = b""
+    with suppress(OSError):  # the end of a terminal
+        while chunk := os.read(master, 65536):
+            drawn += chunk
+            text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.decode(errors="replace"))
+            if until(text):
+                return text
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.decode(errors="replace"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("setsid") is None, reason="no setsid to give a process a terminal")
+def test_a_terminal_shows_a_live_table_and_its_ctrl_c_ends_everything(lab: Path, tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    command = [sys.executable, "-m", "nestbed", "up", str(lab), "--directory", str(place)]
+    with at_a_terminal(command) as (master, process):
+        up = shown(master, lambda text: all(_row(part, "ready", text) for part in PARTS))
+        assert all(_row(part, "ready", up) for part in PARTS), up
+        assert "nestbed up: lab" in up
+        worked = shown(master, lambda text: bool(re.search(r"load .*ok=[1-9]", text)))
+        assert re.search(r"load .*ok=[1-9]", worked), "drawn again, with other numbers"
+        os.write(master, b"\x03")
+        assert "taking everything down" in shown(master, lambda text: False)
+        assert process.wait(60) == exit_codes.INTERRUPTED
+    assert pids(place) == []
+    assert [path for path in place.iterdir() if path.is_socket()] == []
+
+
+def _row(part: str, state: str, text: str) -> bool:
+    """Whether a row of the table says so."""
+    return re.search(rf"{re.escape(part)} +.? *{state}", text) is not None
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -37,7 +39,7 @@ async def test_a_load_has_its_rounds_and_nothing_of_it_is_left(
     async with lab(arch=arch, placement=placement, load={"rounds": 2}) as running:
         assert list(running.deployed.seen) == parts
         targets = json.loads(running.place.targets.read_text())
-        assert [target["labels"]["part"] for target in targets] == parts
+        assert [target["labels"]["part"] for target in targets] == [*parts, "supervisor"]
         await running.until(lambda: running.deployed.seen["load"].state == "done")
     totals, begun = read(running.place.journal)
     assert (totals.failed, totals.unknown, totals.rounds, begun) == (0, 0, 8, {})
@@ -54,6 +56,30 @@ async def test_every_part_has_metrics_and_says_that_it_is_ready(lab: Lab) -> Non
         page = await trio.to_thread.run_sync(fetched, ports["l0-0"], "/metrics")
         counted = [line for line in page.splitlines() if line.startswith(b"nestbed_te_issued_total")]
         assert any(float(line.split()[-1]) > 0 for line in counted)
+
+
+async def test_who_keeps_the_parts_says_how_many_and_what_the_budget_has_left(lab: Lab) -> None:
+    async with lab(load=None) as running:
+        (mine,) = json.loads(running.place.targets.read_text())[-1]["targets"]
+        port = int(mine.rpartition(":")[2])
+
+        async def told() -> dict[str, float]:
+            page = await trio.to_thread.run_sync(fetched, port, "/metrics")
+            lines = [
+                line.decode().rpartition(" ") for line in page.splitlines() if b'supervisor="root"' in line
+            ]
+            return {name.partition("{")[0]: float(value) for name, _, value in lines}
+
+        begun = await told()
+        assert begun["nestbed_supervised_children"] == len(running.deployed.seen)
+        assert begun["nestbed_supervisor_restarts_total"] == 0
+        os.kill(running.pid("l0-0.l1-0"), signal.SIGKILL)
+        await running.until(lambda: running.epoch("l0-0.l1-0") == 2 and running.is_ready("l0-0.l1-0"))
+        after = await told()
+        assert after["nestbed_supervisor_restarts_total"] == 1
+        left = "nestbed_supervisor_restarts_left"
+        assert after[left] == begun[left] - 1
+        assert await trio.to_thread.run_sync(fetched, port, "/readyz") == b"ready\n"
 
 
 def fetched(port: int, path: str) -> bytes:
