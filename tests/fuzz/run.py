@@ -24,6 +24,7 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import beyond
 import documents
 import wires
 from calls import calls
@@ -34,7 +35,18 @@ Target = Callable[[Random], Iterator[str]]
 Job = tuple[str, int, int]  # target, seed, number of the input
 TARGETS: dict[str, Target] = {
     **{f"calls-{arch}": partial(calls, arch) for arch in DEALERS},
-    **{made.__name__: made for made in (wires.frames, wires.records, wires.structs, wires.hosting)},
+    **{
+        made.__name__: made
+        for made in (
+            wires.frames,
+            wires.records,
+            wires.structs,
+            wires.hosting,
+            beyond.fleet,
+            beyond.vsock,
+            beyond.tree,
+        )
+    },
     **{
         made.__name__: made
         for made in (
