@@ -30,7 +30,7 @@ def test_the_registry_finds_the_slice() -> None:
     "options",
     [
         {"depth": -1},
-        {"depth": 4},
+        {"depth": 5},
         {"hosts": 0},
         {"hosts": 65},
         {"memory_mib": 1},
