@@ -37,7 +37,6 @@ SNP_LACKS = {
     "secret": "an SNP guest has no secrets in the firmware: what its owner gives it comes after attestation",
     "dump": _DUMP,
 }
-CANNOT = {"--record": "what measures a launch is fresh each time, so no transcript of it can be asked again"}
 
 
 # How a guest goes to another machine (`protocol.fleet.moving`), and why so. Section 6.8 of the fact sheet.
@@ -61,7 +60,6 @@ class SevComparison(PlainImages, BaseComparison[Rig]):
         self.profiles = {name: profile.of_kind(kind.name) for name, profile in PROFILES.items()}
         self.moves = MOVES[kind.name]
         self.lacks = SNP_LACKS if kind.snp else LACKS
-        self.cannot = {} if kind.snp else CANNOT
 
     def rig(
         self, profile: Profile, depth: int, seed: int, strategy: Mapping[str, str], ledger: Ledger

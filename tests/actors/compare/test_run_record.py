@@ -11,6 +11,7 @@ from actors.compare.progress import Progress
 from actors.compare.run import run
 from actors.console import keyboard
 from actors.record import Transcripts, read, replay
+from protocol.arch.sev.structs import REPORT_LEN
 from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario, Strategy
 
 pytestmark = pytest.mark.slow
@@ -23,8 +24,12 @@ def written(folder: Path, scenario: Scenario) -> Path:
     return folder
 
 
-MEMORY_MIB = {"s390": 2060, "snp": 64, "tdx": 256, "pef": 64}  # of a host
-ENTRIES = dict.fromkeys(MEMORY_MIB, 500) | {"pef": 100}  # at least; on POWER a person types system calls
+MEMORY_MIB = {"s390": 2060, "sev": 64, "sev-es": 64, "snp": 64, "tdx": 256, "pef": 64}  # of a host
+ENTRIES = dict.fromkeys(MEMORY_MIB, 500) | {
+    "sev": 100,
+    "sev-es": 100,
+    "pef": 100,
+}  # at least; on POWER a person types system calls
 
 
 @pytest.fixture(scope="module", params=MEMORY_MIB)
@@ -66,7 +71,10 @@ def asked_again(path: Path, depth: int | None = None) -> tuple[int, object]:
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_nested_host_gets_the_same_answers_again(recorded: Path, arch: str, depth: int) -> None:
     same, difference = asked_again(recorded / f"{arch}-nested.jsonl", depth)
-    assert difference is None
+    if arch in ("sev", "sev-es") and depth != 1:  # a legacy report is signed by the host's own platform
+        assert difference is not None and difference.asked["len"] == REPORT_LEN
+    else:
+        assert difference is None
     assert same > ENTRIES[arch]
 
 

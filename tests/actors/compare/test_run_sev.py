@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import chdir
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from actors import exit_codes
-from actors.cli import app
 from actors.compare.outcome import Outcome
 from actors.compare.progress import Progress
 from actors.compare.run import run
@@ -256,16 +251,6 @@ def test_what_cannot_be_is_refused_with_its_reason(changes: dict[str, Any], wher
     (found,) = mistakes(small(**changes), {"snp": PROFILES["small"]})
     assert found.path == where
     assert found.hint or "not built" in found.allowed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("option", [["--record", "there"]])
-def test_an_option_that_it_cannot_have_ends_with_a_usage_error(option: list[str], tmp_path: Path) -> None:
-    with chdir(tmp_path):
-        done = CliRunner().invoke(app, ["compare", "--arch", "sev", *option])
-    assert done.exit_code == exit_codes.USAGE
-    assert f"{option[0]}: sev: " in done.output
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
