@@ -194,6 +194,16 @@ def test_memory_that_is_asked_for_ahead_is_all_there_before_the_guest_runs(depth
         assert ahead[path]["phases"]["boot"]["exits"] < result["phases"]["boot"]["exits"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pages", ["merged_l1", "prefault"])
+def test_runs_of_pages_count_the_same_however_pages_come_in(pages: str) -> None:
+    guests = Guests(per_l1=2, memory_mib=4, vcpus=2, image_pages=IMAGE, touch_pages=600, share_pages=20)
+    changes = {"guest": guests, "strategy": Strategy(pages=pages)}
+    single, bulk = (outcome(1, fidelity=fidelity, **changes) for fidelity in ("call", "bulk"))
+    for one, other in zip(single.results, bulk.results, strict=True):
+        assert one | {"contention": {}} == other | {"contention": {}}
+
+
 def test_a_legacy_guest_takes_one_fault_and_there_is_nothing_to_merge() -> None:
     legacy = replace(PROFILES["small"], kind="sev")
     (found,) = mistakes(small(strategy=Strategy(pages="merged_l1")), {"sev": legacy})
