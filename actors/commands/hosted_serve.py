@@ -12,8 +12,11 @@ from actors.commands.hosted import show_json
 from actors.commands.speak import end
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from actors.hosting.serve import Options
     from actors.runtime.transport.pki import Credentials
+    from protocol.hosting import Limits
     from protocol.hosting.policy import Policy
 
 
@@ -61,7 +64,6 @@ def serve(
 
     from actors.hosting.serve import Options, obey, open_service
     from actors.hosting.store import StoreError
-    from protocol.hosting import Limits
     from protocol.hosting.profiles import PROFILES
 
     cids = requester or [3]
@@ -70,7 +72,7 @@ def serve(
     if profile not in PROFILES:
         end(exit_codes.USAGE, f"--profile {profile}: allowed: {', '.join(PROFILES)}")
     rules = None if policy is None else read_policy(policy)
-    options = Options(directory, cids, Limits(profile=profile), policy=rules)
+    options = Options(directory, cids, limits_for(cids, profile), policy=rules)
     _all_files()
     if qemu:
         _offer_qemu(options, "kvm" if kvm else "tcg")
@@ -100,6 +102,13 @@ def serve(
         raise typer.Exit(exit_codes.INTERRUPTED) from None
     except* (StoreError, OSError) as group:
         end(exit_codes.ENVIRONMENT, str(_first(group)))
+
+
+def limits_for(requesters: Sequence[int], profile: str) -> Limits:
+    """Bounds of a service for these: whoever is named has an account."""
+    from protocol.hosting import Limits
+
+    return Limits(profile=profile, requesters=max(Limits().requesters, len(requesters)))
 
 
 def _all_files() -> None:

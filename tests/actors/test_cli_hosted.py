@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from actors import exit_codes
 from actors.cli import app
+from actors.commands.hosted_serve import limits_for
 
 found = importlib.util.spec_from_file_location(
     "hosting_conftest", Path(__file__).with_name("hosting") / "conftest.py"
@@ -162,3 +163,14 @@ def test_nobody_there_is_the_environment(short_directory):
     )
     assert silent.returncode == exit_codes.ENVIRONMENT
     assert "nestbed hosted serve" in silent.stderr
+
+
+@pytest.mark.parametrize(("named", "accounts"), [(1, 64), (100, 100)])
+def test_whoever_is_named_has_an_account(named, accounts):
+    """Found by the soak of a hundred requesters: the last ones were told that the host has no more."""
+    assert limits_for(range(3, 3 + named), "nitro").requesters == accounts
+
+
+def test_kvm_is_for_qemu(short_directory):
+    refused = run("hosted", "serve", str(short_directory), "--kvm")
+    assert (refused.exit_code, "--qemu" in refused.output) == (exit_codes.USAGE, True)
