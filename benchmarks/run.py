@@ -48,6 +48,7 @@ def collect(folder: Path = HERE) -> Iterator[Case]:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # a dataclass looks for its module there
         spec.loader.exec_module(module)
         yield from getattr(module, "cases", tuple)()
 
