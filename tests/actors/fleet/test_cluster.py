@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-LEASE_S = 15.0
+LEASE_S = 24.0
 PATIENCE_S = 120
 
 

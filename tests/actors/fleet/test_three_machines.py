@@ -24,7 +24,7 @@ pytestmark = [
 NAMES = ("one", "two", "three")
 SETTINGS = ("guest.per_l1=1", "guest.touch_pages=8", "guest.image_pages=4", "run.swap_pages=2")
 SMALL = '"l1.count" = 1\n"guest.per_l1" = 1\n"guest.touch_pages" = 16\n"run.swap_pages" = 2\n'
-LEASE_S = 5.0
+LEASE_S = 8.0
 PATIENCE_S = 60
 
 
