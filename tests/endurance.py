@@ -58,6 +58,11 @@ def hosting(_: Asked) -> tuple[bool, str]:
     return _pytest("tests/actors/hosting/test_soak.py", NESTBED_SOAK="10000x100")
 
 
+def guests(_: Asked) -> tuple[bool, str]:
+    """Ten thousand secure guests at rest in twelve processes, within 2 GiB."""
+    return _pytest("tests/benchmarks/test_many_guests.py", NESTBED_GUESTS="11x10000")
+
+
 def fuzz(asked: Asked) -> tuple[bool, str]:
     """Calls of all architectures, with any block in any state."""
     command = [
@@ -100,7 +105,7 @@ def _soaked(seed: int) -> dict[str, Any] | None:
     return body
 
 
-PARTS: dict[str, Part] = {each.__name__: each for each in (dump, deaths, hosting, soak, fuzz)}
+PARTS: dict[str, Part] = {each.__name__: each for each in (dump, deaths, hosting, guests, soak, fuzz)}
 
 
 def main(arguments: list[str]) -> int:

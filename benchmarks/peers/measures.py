@@ -30,11 +30,15 @@ REMOTE, REMOTE_64 = "remote ask, one at a time", "remote ask, 64 at a time"
 CALLERS_64 = "remote ask, 64 tasks, each one at a time"
 MEMORY, START = "memory of an idle actor", "start of an actor"
 DEATH = "death to next answered call"
+FIRST, FIRST_REMOTE = "start to first local answer", "start to first answer of another process"
+BEGAN = "NESTBED_BENCH_BEGAN"  # when the program was started, in seconds of the system's clock
 UNITS = {LOCAL: "ask/s", LOCAL_64: "ask/s", REMOTE: "ask/s", REMOTE_64: "ask/s"} | {
     CALLERS_64: "ask/s",
     MEMORY: "bytes",
     START: "actor/s",
     DEATH: "ms",
+    FIRST: "ms",
+    FIRST_REMOTE: "ms",
 }
 
 
@@ -106,6 +110,11 @@ def resident() -> int:
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def since_start() -> float:
+    """Milliseconds since this program was started: its interpreter and its imports are in."""
+    return 1000 * (time.time() - float(os.environ.get(BEGAN, "nan")))
 
 
 def tell(figures: dict[str, float]) -> None:

@@ -20,6 +20,8 @@ from benchmarks.peers.measures import (
     CALLERS_64,
     DEATH,
     DEATHS,
+    FIRST,
+    FIRST_REMOTE,
     LOCAL,
     LOCAL_64,
     MEMORY,
@@ -30,6 +32,7 @@ from benchmarks.peers.measures import (
     Stretch,
     arate,
     resident,
+    since_start,
     tell,
 )
 
@@ -118,9 +121,25 @@ async def remote(nursery: trio.Nursery) -> dict[str, float]:
     return figures | {DEATH: 1000 * spent / DEATHS}
 
 
+async def first(runtime: Runtime) -> dict[str, float]:
+    """The first answer of an actor here, and of one in another process."""
+    await Actor("te", lambda message: message, runtime).ask(MESSAGE)
+    here = since_start()
+    async with trio.open_nursery() as nursery:
+        forker: Forker = await nursery.start(Forker("benchmarks.peers.node").run)
+        link, process = await connected(forker, nursery)
+        await link.ask("te", MESSAGE)
+        there = since_start()
+        process.signal(signal.SIGKILL)
+        await process.ended.wait()
+        forker.close()
+        nursery.cancel_scope.cancel()
+    return {FIRST: here, FIRST_REMOTE: there}
+
+
 async def main() -> None:
     async with open_runtime() as runtime:
-        figures = await local(runtime)
+        figures = await first(runtime) | await local(runtime)
     async with trio.open_nursery() as nursery:
         figures |= await remote(nursery)
         nursery.cancel_scope.cancel()

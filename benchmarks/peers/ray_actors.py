@@ -37,6 +37,7 @@ import ray  # noqa: E402
 
 from benchmarks.peers.measures import (  # noqa: E402
     DEATH,
+    FIRST_REMOTE,
     MEMORY,
     MESSAGE,
     REMOTE,
@@ -44,6 +45,7 @@ from benchmarks.peers.measures import (  # noqa: E402
     START,
     family,
     rate,
+    since_start,
     tell,
     used,
 )
@@ -93,12 +95,14 @@ def main() -> None:
     made = ray.remote(num_cpus=0, max_restarts=-1)(Echo)
     echo = made.remote()
     ray.get(echo.echo.remote(MESSAGE))
+    first = since_start()
 
     def some(n: int, at_a_time: int) -> None:
         for _ in range(-(-n // at_a_time)):
             ray.get([echo.echo.remote(MESSAGE) for _ in range(at_a_time)])
 
-    figures = {REMOTE: rate(lambda n: some(n, 1), 32), REMOTE_64: rate(lambda n: some(n, 64), 64)}
+    figures = {FIRST_REMOTE: first}
+    figures |= {REMOTE: rate(lambda n: some(n, 1), 32), REMOTE_64: rate(lambda n: some(n, 64), 64)}
     begin = used(family())
     actors = [made.remote() for _ in range(ACTORS)]
     pids = ray.get([actor.pid.remote() for actor in actors])

@@ -8,6 +8,7 @@ from thespian.actors import Actor, ActorSystem
 
 from benchmarks.peers.measures import (
     ACTORS,
+    FIRST,
     LOCAL,
     LOCAL_64,
     MEMORY,
@@ -16,6 +17,7 @@ from benchmarks.peers.measures import (
     Stretch,
     rate,
     resident,
+    since_start,
     tell,
 )
 
@@ -44,7 +46,8 @@ def main() -> None:
             for _ in range(64):
                 system.listen(PATIENCE_S)
 
-    figures = {LOCAL: rate(one), LOCAL_64: rate(many)}
+    one(1)
+    figures = {FIRST: since_start(), LOCAL: rate(one), LOCAL_64: rate(many)}
     before, stretch = resident(), Stretch()
     actors = [system.createActor(Echo) for _ in range(ACTORS // 5)]
     spent = stretch.spent

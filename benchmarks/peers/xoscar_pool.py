@@ -9,6 +9,7 @@ import xoscar
 from benchmarks.peers.measures import (
     ACTORS,
     CALLERS_64,
+    FIRST_REMOTE,
     LOCAL,
     LOCAL_64,
     MEMORY,
@@ -19,6 +20,7 @@ from benchmarks.peers.measures import (
     Stretch,
     arate,
     resident,
+    since_start,
     tell,
 )
 
@@ -50,12 +52,15 @@ async def main() -> None:
         here, there = (config.get_external_address(index) for index in config.get_process_indexes()[:2])
         near = await xoscar.create_actor(Echo, address=here, uid="near")
         far = await xoscar.create_actor(Echo, address=there, uid="far")
+        await far.echo(MESSAGE)
+        first = since_start()
         local, remote = await rates(near), await rates(far)
         before, stretch = resident(), Stretch()
         actors = [await xoscar.create_actor(Echo, address=here, uid=f"a{n}") for n in range(ACTORS // 5)]
         spent = stretch.spent
         tell(
             {
+                FIRST_REMOTE: first,
                 LOCAL: local[0],
                 LOCAL_64: local[1],
                 REMOTE: remote[0],

@@ -16,7 +16,17 @@ import msgpack
 import zmq
 import zmq.asyncio
 
-from benchmarks.peers.measures import CALLERS_64, MESSAGE, REMOTE, REMOTE_64, arate, rate, tell
+from benchmarks.peers.measures import (
+    CALLERS_64,
+    FIRST_REMOTE,
+    MESSAGE,
+    REMOTE,
+    REMOTE_64,
+    arate,
+    rate,
+    since_start,
+    tell,
+)
 
 
 def router(address: str) -> None:
@@ -75,7 +85,9 @@ def main() -> None:
                 for _ in range(at_a_time):
                     unpack(socket.recv())
 
-        figures = {REMOTE: rate(lambda n: some(n, 1)), REMOTE_64: rate(lambda n: some(n, 64))}
+        some(1, 1)
+        figures = {FIRST_REMOTE: since_start()}
+        figures |= {REMOTE: rate(lambda n: some(n, 1)), REMOTE_64: rate(lambda n: some(n, 64))}
         tell(figures | {CALLERS_64: asyncio.run(tasks(address))})
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
