@@ -31,8 +31,8 @@ from protocol.soak.hostile import Corrupted, Loot
 MIB = 1 << 20
 ALL = 1 << 30  # messages
 LIVES = 3  # of one composition
-STAGES = 8  # of one life: at each, software goes on with a guest
-CALLS = 150  # at one stage
+STAGES = 6  # of one life: at each, software goes on with a guest
+CALLS = 250  # at one stage
 PROFILES = {"s390": ("small", "small", "talk2022"), "sev": ("small", "small", "scattered", "owned", "azure"),
             "tdx": ("small", "small-2p", "migration"),
             "pef": ("small", "small", "frames", "documentation", "firmware", "all-pages", "guest-ids"),
