@@ -104,7 +104,7 @@ class Requester:
             self._send(asked.frame)
         elif self.finishing:
             return
-        elif self.random.random() < REBOOT:
+        elif self.random.random() < REBOOT and "reset" in self.hosted.allowed:
             self._reboot()
         elif not self.welcome:
             if not any(asked.kind == "hello" for asked in self.asked.values()):
