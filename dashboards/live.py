@@ -24,7 +24,7 @@ scrape_configs:
   - job_name: nestbed
     file_sd_configs: [{files: ["run/targets.json"], refresh_interval: 1s}]
 """
-PARTS = 4  # the machine, two L1s, the load
+PARTS = 5  # a machine, two guest hosts, the load, and the supervisor of them all
 PATIENCE_S = 120.0
 
 

@@ -52,8 +52,14 @@ def test_what_is_served_is_what_promtool_allows(targets: list[str]) -> None:
 
 def test_every_process_is_found_and_says_what_part_it_is(server: Server) -> None:
     found = server.ask("query", query='up{job="nestbed"}', time=server.ended)
-    assert {each["metric"]["part"] for each in found} == {"l0-0", "l0-0.l1-0", "l0-0.l1-1", "load"}
+    parts = {"l0-0", "l0-0.l1-0", "l0-0.l1-1", "load"}
+    assert {each["metric"]["part"] for each in found} == parts | {"supervisor"}
     assert {each["value"][1] for each in found} == {"1"}
+
+
+def test_the_supervisor_tells_of_its_children(server: Server) -> None:
+    children = 'nestbed_supervised_children{part="supervisor",supervisor="root"}'
+    assert server.values(children, once=True) == [4]
 
 
 def test_what_the_target_says_hides_no_label_of_a_family(server: Server) -> None:
