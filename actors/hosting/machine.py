@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 import trio
@@ -48,6 +49,7 @@ READY_PORTS = 20_000  # the first one; each child has its own
 PORTS = 40_000
 LONGEST_NAME = len("/4294967295/vsock_4294967295")
 POLL_S = 0.005  # how often it is looked whether a VMM is up
+AGAIN_S = 0.5  # for a guest whose word a former life had, and perhaps did not answer, to say it again
 END_S = 5.0  # for a killed process to go
 CONSOLE_CHUNK = 16 * 1024
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
@@ -199,7 +201,11 @@ class ProcessMachine:
     async def _until_ready(
         self, child: bytes, files: GuestFiles, listener: ReadyListener | ReadyChannel, timeout_ms: int
     ) -> Failure | None:
-        """Race readiness against the end of the process and of the time."""
+        """Race readiness against the end of the process and of the time.
+
+        A guest that announced itself to a service that died since has had its answer, or says it again at
+        once.
+        """
         running = self._running[child]
         answer: list[Failure | None] = []
         async with trio.open_nursery() as race:
@@ -209,7 +215,9 @@ class ProcessMachine:
                     await self._entered(files)
                     answer.append(None)
                 else:
-                    word = await listener.announced(running.pid)
+                    word = files.ready()
+                    with trio.move_on_after(AGAIN_S if word else inf):
+                        word = await listener.announced(running.pid)
                     answer.append(Emergency() if word == EMERGENCY else None)
                 race.cancel_scope.cancel()
 
@@ -254,6 +262,7 @@ class ProcessMachine:
         running = self._running.get(child)
         if running is None or running.ended.is_set():
             return Vanished()
+        files.forget_ready()
         with self._ready(files, files.facts()) as listener:
             await self.vmm_of(files).reset(files)
             return await self._until_ready(child, files, listener, timeout_ms)

@@ -30,6 +30,7 @@ class ReadyListener:
     def __init__(self, files: GuestFiles, facts: Mapping[str, str]) -> None:
         self.wanted = facts["ready"] == "notified"
         self.forged = 0
+        self._files = files
         self._path = files.socket(f"vsock_{facts['ready_port']}")
         self._nonce = bytes.fromhex(facts["nonce"])
         self._listener = listen_unix(self._path) if self.wanted else None
@@ -69,6 +70,7 @@ class ReadyListener:
         word = data[NONCE_BYTES:]
         if data[:NONCE_BYTES] != self._nonce or word not in (READY, EMERGENCY):
             return b""
+        self._files.note_ready(word)
         await stream.send_all(word)
         return word
 
@@ -82,6 +84,7 @@ class ReadyChannel:
     def __init__(self, files: GuestFiles, facts: Mapping[str, str]) -> None:
         self.wanted = facts["ready"] == "notified"
         self.forged = 0
+        self._files = files
         self._address = Address("unix", files.socket("channel"))
         self._nonce = facts["nonce"].encode()
 
@@ -99,6 +102,7 @@ class ReadyChannel:
                 async with stream:
                     word = await self._word(stream)
                     if word:
+                        self._files.note_ready(word)
                         await stream.send_all(word)
                         return word
             await trio.sleep(DIAL_S)

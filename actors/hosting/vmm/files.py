@@ -75,6 +75,20 @@ class GuestFiles:
         except (OSError, ValueError):
             return EXIT_KILLED
 
+    def note_ready(self, word: bytes) -> None:
+        """Keep what the guest announced, before it is answered: it does not say it twice."""
+        self._replace("ready", word.hex())
+
+    def ready(self) -> bytes:
+        """What the guest announced in this boot; empty if nothing yet."""
+        try:
+            return bytes.fromhex((self.path / "ready").read_text())
+        except (OSError, ValueError):
+            return b""
+
+    def forget_ready(self) -> None:
+        (self.path / "ready").unlink(missing_ok=True)
+
     def forget_exit(self) -> None:
         (self.path / "exit").unlink(missing_ok=True)
 

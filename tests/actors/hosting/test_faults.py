@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from actors.hosting.machine import ProcessMachine
 from actors.hosting.serve import Options, open_service
 from actors.hosting.vmm.emulated import Emulated
 from actors.hosting.vmm.files import GuestFiles
+from actors.runtime.mailbox import Reply
 from nestbed.client import ERRORS, Budget, Hosting
 from protocol.hosting import Limits
 from protocol.hosting.machine import (
@@ -25,6 +27,7 @@ from protocol.hosting.machine import (
     Inventory,
     LoadGuest,
     Spec,
+    StartGuest,
 )
 
 BootTimeout = ERRORS["BOOT_TIMEOUT"]
@@ -87,6 +90,24 @@ async def test_late_ready_is_a_timeout_and_nothing_stays(short_directory):
             assert late.value.detail == {"timeout_ms": 300}
             assert list(await in_a_thread(lambda: [*host.list()])) == []
         assert await hosting.audit() == []
+
+
+async def test_a_guest_that_has_said_ready_to_a_service_that_died_need_not_say_it_again(short_directory):
+    """The service dies between the handshake and its journal: the next life finds what the guest said."""
+    async with serving(short_directory) as hosting, asking(hosting) as host:
+        child = await in_a_thread(host.start, b"#!nestbed\nready\n", **SPEC)
+        async with trio.open_nursery() as nursery:
+            guests = hosting.options.directory / "guests"
+            later = ProcessMachine(guests, hosting.options.vmms, nursery, lambda *_: None, lambda *_: None)
+            for effect in (Inventory(), StartGuest(child.id, 10_000)):
+                answer = Reply()
+                later.submit(effect, answer.deliver)
+                found = await answer.wait()
+            assert found is None, "it is ready"
+            nursery.cancel_scope.cancel()
+        await in_a_thread(host.reset, child.id)
+        assert (await in_a_thread(host.describe, child.id))["state"] == "READY", "each boot says it anew"
+        await in_a_thread(host.destroy, child.id)
 
 
 async def test_forged_ready_from_a_sibling_is_turned_away_and_counted(short_directory):
