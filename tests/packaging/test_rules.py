@@ -59,7 +59,7 @@ def test_every_rule_is_tried() -> None:
 
 
 # Containers have a network of their own: metrics are served to it, and what leaves it is on the loopback.
-WITHIN = re.compile(r"--metrics-host[=,]\s*0\.0\.0\.0")
+WITHIN = re.compile(r"--(?:(?:metrics-host|addr)[=,]\s*|cluster=nats://)0\.0\.0\.0")
 
 
 def test_nothing_listens_beyond_the_loopback() -> None:
