@@ -71,7 +71,8 @@ def proportional(pids: Iterable[int]) -> int:
 
 def deployment_of(hosts: int, guests: int) -> Deployment:
     each = -(-guests // hosts)
-    sizes = SET | {"l1.count": str(hosts), "guest.per_l1": str(each), "l1.memory_mib": str(2200 + 3 * each)}
+    memory = 2200 + 9 * each // 4  # a guest is 1 MiB, what is donated for it another, and its tables
+    sizes = SET | {"l1.count": str(hosts), "guest.per_l1": str(each), "l1.memory_mib": str(memory)}
     return Deployment.model_validate({"load": None, "set": sizes})
 
 

@@ -43,7 +43,7 @@ class OwingPhysical(Physical):
 
     def zero(self, frames: np.ndarray) -> bool:
         """Do all of these hold zeroes, for all that is known, and owe nothing?"""
-        known = not self._filled[self.home[frames] >> np.uint64(PAGE_SHIFT)].any()
+        known = not self._filled[self.homes(frames) >> PAGE_SHIFT].any()
         return len(self._stores) == 1 and known and not (self._left and self._owed[frames].any())
 
     def _settle(self, first: int, last: int) -> None:

@@ -123,7 +123,7 @@ def state_of(uv: Machine, ram: DictStore) -> dict[str, Any]:
             uv.state.tobytes(),
             uv.owner.tobytes(),
             uv.guest_page.tobytes(),
-            uv.storage.home.tobytes(),
+            uv.storage.homes(np.arange(uv.storage.frames)).tobytes(),
         ),
         "uv": (uv.ready, uv.base, uv.tod, uv._serial, dict(uv.handles._made), len(uv.locks)),
         "configs": canonical(uv.configs),
@@ -161,7 +161,7 @@ def sound(uv: Machine, ram: DictStore) -> None:
     for frame in np.flatnonzero(uv.state < PageState.SECURE).tolist():
         assert uv.storage.vault_is_clear(frame), "a page of the host has bytes in the vault"
     for frame in np.flatnonzero(uv.state == PageState.SECURE).tolist():
-        home = int(uv.storage.home[frame]) >> PAGE_SHIFT
+        home = int(uv.storage.homes(np.array([frame]))[0]) >> PAGE_SHIFT
         assert not any(ram.pages.get(home, b"")), "bytes of a secure page are in RAM"
 
 
