@@ -136,10 +136,10 @@ def a_host_that_did_nothing_wrong_is_refused(patch: Patch) -> None:
 def a_level_raises(patch: Patch) -> None:
     real, asked = Nested.account, [0]
 
-    def account(self: Nested, *arguments: Any) -> None:
+    def account(self: Nested, *arguments: Any, **named: Any) -> None:
         asked[0] += 1
         assert asked[0] % 50, "an invariant of the emulation"
-        real(self, *arguments)
+        real(self, *arguments, **named)
 
     patch.setattr(Nested, "account", account)
 

@@ -302,9 +302,9 @@ async def nothing_comes(stream, said):
 
 
 @pytest.mark.slow
-async def test_over_vsock_the_kernel_says_which_guest_comes(tmp_path):
+async def test_over_vsock_the_kernel_says_which_guest_comes(short_directory):
     ports = {5200: VsockPort(), 5202: VsockPort()}
-    options = Options(tmp_path / "h", (3, 4), vsock=ports.__getitem__)
+    options = Options(short_directory / "h", (3, 4), vsock=ports.__getitem__)
     async with open_service(options) as hosting:
         mine, other = [Client(await ports[5200].dial(cid)) for cid in (3, 4)]
         assert (await mine.ask("hello", versions=[1]))["id"] == 3

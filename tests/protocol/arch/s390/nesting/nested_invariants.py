@@ -88,6 +88,8 @@ def no_frame_is_lost(below: Hypervisor, level: Machine | Nested, guests: list[Ne
         used += [np.arange(first, first + SCRATCH_FRAMES) for first in issuers]
         for config in guest.configs.values():
             used += [np.arange(first, first + pages) for first, pages in (*config.donated, config.sca)]
+        for begun in guest.unfinished.values():
+            used += [np.arange(first, first + pages) for first, pages in begun.lent]
         for secure in guest.secure_cpus.values():
             first, pages = secure.donated
             used += [np.arange(first, first + pages)]
