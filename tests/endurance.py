@@ -43,6 +43,15 @@ def _pytest(*files: str, **environment: str) -> tuple[bool, str]:
                                          for name, value in environment.items())  # fmt: skip
 
 
+def _program(*arguments: str) -> tuple[bool, str]:
+    """A program whose last line says what it did."""
+    ran = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
+    print(ran.stdout, end="")
+    return not ran.returncode, ran.stdout.strip().rpartition("\n")[2]
+
+
 def dump(asked: Asked) -> tuple[bool, str]:
     """A guest is dumped and opened, at depth 0 and 1."""
     return _pytest("tests/protocol/arch/s390/machine/test_whole_dump.py", NESTBED_DUMP_MIB=str(asked.mib))
@@ -60,23 +69,12 @@ def hosting(_: Asked) -> tuple[bool, str]:
 
 def guests(_: Asked) -> tuple[bool, str]:
     """Ten thousand secure guests at rest in twelve processes, within 2 GiB."""
-    return _pytest("tests/benchmarks/test_many_guests.py", NESTBED_GUESTS="11x10000")
+    return _program("-m", "benchmarks.many_guests")
 
 
 def fuzz(asked: Asked) -> tuple[bool, str]:
     """Calls of all architectures, with any block in any state."""
-    command = [
-        sys.executable,
-        "-P",
-        "tests/fuzz/run.py",
-        "--calls",
-        str(asked.calls),
-        "--seed",
-        str(asked.seed),
-    ]
-    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    print(ran.stdout, end="")
-    return not ran.returncode, ran.stdout.strip().rpartition("\n")[2]
+    return _program("-P", "tests/fuzz/run.py", "--calls", str(asked.calls), "--seed", str(asked.seed))
 
 
 def soak(asked: Asked) -> tuple[bool, str]:
