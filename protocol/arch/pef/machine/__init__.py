@@ -182,7 +182,7 @@ class Machine:
     # -- the partition table ---------------------------------------------------------------------------------
 
     def pate(self, lpid: int) -> tuple[int, int]:
-        """The entry of a partition; behind the end of the table there is none, and nothing is translated."""
+        """The entry of a partition; behind the table's end there is none, nothing is translated (guess)."""
         if lpid >= len(self._table):
             return 0, 0
         return int(self._table[lpid, 0]), int(self._table[lpid, 1])

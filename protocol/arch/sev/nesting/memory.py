@@ -327,9 +327,8 @@ class SoftMemory(GuestHost[Any]):
             at = address + done_
             n = min(len(data) - done_, PAGE - at % PAGE)
             fault = self.below.memory.write(self.address_below(at), data[done_ : done_ + n])
-            lost = (
-                self.platform.snp is SnpState.UNINIT and self.real[at >> PAGE_SHIFT]
-            )  # it did not come back
+            # A page that the level below did not give back loses what is stored (guess).
+            lost = self.platform.snp is SnpState.UNINIT and self.real[at >> PAGE_SHIFT]
             assert fault is None or lost, f"a page at {at:#x} is not this level's to write: {fault}"
             if self.attention_of(at >> PAGE_SHIFT) & TABLE:
                 self.table_written(at, n)
