@@ -138,9 +138,16 @@ class Deployed:
                 seen.become("done")
                 return
             self._say(f"{part.name}: {life.how()} (epoch {life.epoch})")
-            if part.role is Role.HOSTS and not self._machines[part.machine].is_set():
+            if part.role is Role.HOSTS and self._is_gone(part.machine):
                 continue  # its machine took it along
             raise PartEnded(f"{part.name}: {life.how()}")
+
+    def _is_gone(self, machine: int) -> bool:
+        """Is a machine over? On a busy machine the end of an L1 may be heard of before that of its own."""
+        life = self.seen[machine_name(machine)].life
+        if self._machines[machine].is_set() and life is not None and life.process.is_over:
+            self._machines[machine] = trio.Event()
+        return not self._machines[machine].is_set()
 
     async def _begin(self, part: Part, seen: Seen) -> Life:
         assert self._nursery is not None
@@ -187,7 +194,8 @@ class Deployed:
             with trio.CancelScope(shield=True):
                 await life.process.watched.wait()
         if life.part.role is Role.MACHINE:
-            self._machines[life.part.machine] = trio.Event()
+            if self._machines[life.part.machine].is_set():
+                self._machines[life.part.machine] = trio.Event()
             for other in self.seen.values():
                 if other.part.role is Role.HOSTS and other.part.machine == life.part.machine and other.life:
                     other.life.kill()

@@ -7,6 +7,7 @@ A helper that dies is started again with the next process; those that it forked 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -47,6 +48,15 @@ class Process:
         if not self.ended.is_set():
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)
+
+    @property
+    def is_over(self) -> bool:
+        """Has it ended? The kernel is asked: whoever watches it may be about to hear of it."""
+        if self.ended.is_set():
+            return True
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
 
     async def watch(self) -> None:
         """Wait for its end and for its code."""
