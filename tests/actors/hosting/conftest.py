@@ -59,13 +59,13 @@ class ServiceProcess:
         """Processes of guests, by context id."""
         alive = {}
         for path in (self.directory / "guests").glob("*/process"):
-            pid, _, born = path.read_text().partition(" ")
-            if not born:
-                continue
             try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                pid, _, born = path.read_text().partition(" ")
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() if born else []
             except OSError:
-                continue
+                continue  # it ended just now, or its directory was cleared away
+            if not fields:
+                continue  # its maker has not said yet who it is
             if fields[19] == born and fields[0] not in "ZX":
                 alive[int(path.parent.name)] = int(pid)
         return alive
