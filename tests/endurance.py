@@ -103,7 +103,14 @@ def _soaked(seed: int) -> dict[str, Any] | None:
     return body
 
 
-PARTS: dict[str, Part] = {each.__name__: each for each in (dump, deaths, hosting, guests, soak, fuzz)}
+def coverage(_: Asked) -> tuple[bool, str]:
+    """Every branch of protocol/ is taken by a test, or its exception is argued."""
+    return _program("-P", "tests/covered.py")
+
+
+PARTS: dict[str, Part] = {
+    each.__name__: each for each in (dump, deaths, hosting, guests, soak, fuzz, coverage)
+}
 
 
 def main(arguments: list[str]) -> int:

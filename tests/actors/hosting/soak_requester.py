@@ -15,7 +15,8 @@ sys.path.insert(0, sys.argv[1])
 from nestbed.client import ERRORS, Budget, Child, Hosting
 
 IMAGES = [b"#!nestbed\nready\n", b"#!nestbed\nprint up\nready\nsleep 50\nexit 3\n"]
-STALE, AGAIN = ERRORS["STALE_EPOCH"], (ERRORS["BOOT_DIED"], ERRORS["LEASE_EXPIRED"])
+STALE, EXPIRED = ERRORS["STALE_EPOCH"], ERRORS["LEASE_EXPIRED"]
+AGAIN = (ERRORS["BOOT_DIED"], EXPIRED)
 GONE = (ERRORS["BAD_STATE"], ERRORS["NOT_FOUND"])
 
 
@@ -37,7 +38,7 @@ class Requester:
                 self.something()
             if len(self.known) > self.most:
                 key = next(iter(self.known))
-                self.host.destroy(self.known.pop(key)[1].id)
+                self.destroy(self.known.pop(key)[1])
         self.end()
 
     def start(self) -> None:
@@ -78,7 +79,7 @@ class Requester:
                 if again is not None and again.id != child.id:
                     sys.exit(f"the key {key.hex()} got {again.id.hex()}, it had got {child.id.hex()}")
             elif what == "destroy":
-                self.host.destroy(child.id)
+                self.destroy(child)
                 self.host.acknowledge(child.id)
                 del self.known[key]
             elif what == "stop":
@@ -90,12 +91,24 @@ class Requester:
             self.known.clear()
         except GONE:
             pass
+        except EXPIRED:
+            self.host.renew()
+
+    def destroy(self, child: Child) -> None:
+        """Destroy it, also where the lease runs out meanwhile: a busy machine may be that slow."""
+        while True:
+            try:
+                self.host.destroy(child.id)
+            except EXPIRED:
+                self.host.renew()
+            else:
+                return
 
     def end(self) -> None:
         """Destroy all that is left."""
         for _, child in list(self.known.values()):
             try:
-                self.host.destroy(child.id)
+                self.destroy(child)
             except STALE:
                 self.host.hello()
 
