@@ -81,12 +81,10 @@ class Redeem:
 
 @dataclass(frozen=True, slots=True)
 class ChannelOver:
-    """A notice: the stream of a channel has ended, after so many bytes to the child and from it."""
+    """A notice: the stream of a channel has ended."""
 
     who: Identity
     channel: bytes
-    sent: int
-    received: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +159,8 @@ class Broker:
             case Redeem(who, token):
                 self.service.at(self._clock())
                 return self.service.redeem(who, token)
-            case ChannelOver(who, channel, sent, received):
-                self.service.channel_over(who, channel, sent, received)
+            case ChannelOver(who, channel):
+                self.service.channel_over(who, channel)
                 return None
             case Look():
                 return self._finish(self.service.look(self._clock()))

@@ -47,6 +47,7 @@ CHUNK_BYTES = 32_768
 VERSION = 1
 CHANNEL_OK = b"OK\n"
 DOUBLINGS = 20  # of the bound of a wait; beyond that it is the longest one anyway
+DEPOSITING = "l1vh"  # the profile whose requesters deposit pages
 SPARE_S = 5.0  # a reply may take so much longer than what was asked to take its time
 Body = dict[str, Any]
 
@@ -161,12 +162,19 @@ class Hosting:
             try:
                 return self._once(kind, key, wait_s, body)
             except HostingError as error:
-                if not error.retryable or not self._may_retry(tries, began, error.retry_after_ms / 1000):
+                if not self._may_help(error) or not self._may_retry(
+                    tries, began, error.retry_after_ms / 1000
+                ):
                     raise
             except (OSError, RemoteProtocolError) as error:
                 self.close()
                 if not self._may_retry(tries, began, self.budget.first_s):
                     raise HostingUnreachable(f"{self.address}: {error}") from error
+
+    def _may_help(self, error: HostingError) -> bool:
+        """Whether waiting may help: where pages are to be deposited it does not."""
+        wanted = isinstance(error, ERRORS["NEED_MEMORY"]) and self.facts.get("profile") == DEPOSITING
+        return error.retryable and not wanted
 
     def _may_retry(self, tries: int, began: float, first_s: float) -> bool:
         """Sleep before the next try, a random time (full jitter). False if the budget is spent."""
@@ -211,11 +219,18 @@ class Hosting:
         return digest
 
     def start(
-        self, image: bytes | Path, *, key: bytes | None = None, mode: str = "run", **spec: Any
+        self,
+        image: bytes | Path,
+        *,
+        key: bytes | None = None,
+        mode: str = "run",
+        deposit: bool = False,
+        **spec: Any,
     ) -> Child:
         """Start a secure guest; `spec` as `start` of docs/wire.md has it (vcpus, memory_mib, labels, ...).
 
         The same `key` starts nothing twice. Without one it gets its own, so a lost reply does no harm.
+        `deposit`: where the host wants pages for its records (NEED_MEMORY), give it as many as it asks for.
         """
         key = key or self.key()
         for left in range(self.budget.tries, 0, -1):
@@ -228,6 +243,10 @@ class Hosting:
                     gone.stage != "image" or left == 1
                 ):  # the host restarted, or needed the room: bring it again
                     raise
+            except ERRORS["NEED_MEMORY"] as lacking:
+                if not deposit or self._may_help(lacking) or left == 1:
+                    raise
+                self.deposit(lacking.detail["pages"])
         return Child(answer["child"], answer["cid"], answer["state"], answer["replayed"], answer["charged"])
 
     def wait(self, child: bytes, until: str = "READY", timeout_s: float = 30.0) -> Body:
@@ -274,6 +293,18 @@ class Hosting:
     def quota(self) -> Body:
         """What is charged and what is free, by dimension."""
         return self.ask("quota.get")
+
+    def deposit(self, pages: int) -> Body:
+        """Give the host pages for its records of children (profile l1vh); what it has of them then."""
+        return self.ask("memory.deposit", pages=pages)
+
+    def withdraw(self, pages: int) -> Body:
+        """Take back pages that were deposited and are free."""
+        return self.ask("memory.deposit", pages=pages, withdraw=True)
+
+    def migrate(self) -> None:
+        """Ask whether this guest host may move to another host. Raises HostingError (POLICY) if not."""
+        self.ask("migrate")
 
     def console(self, child: bytes, cursor: int = 0) -> tuple[bytes, int, int]:
         """What a debug child wrote from `cursor` on: bytes, the next cursor, how many bytes were lost."""

@@ -137,6 +137,9 @@ def start(
     vmm: Annotated[str, typer.Option("--vmm", metavar="NAME", help="emulated or qemu.")] = "emulated",
     debug: Annotated[bool, typer.Option("--debug", help="Its console can be read.")] = False,
     reserve: Annotated[bool, typer.Option("--reserve", help="Only take its share.")] = False,
+    deposit: Annotated[
+        bool, typer.Option("--deposit", help="Profile l1vh: deposit the pages that it lacks.")
+    ] = False,
     dry_run: Annotated[
         str | None,
         typer.Option("--dry-run", metavar="TE", help="Start nothing: show QEMU's command line for that TE."),
@@ -165,7 +168,8 @@ def start(
             if not key.isdigit() or not 0 < int(key) < 1 << 96:
                 end(exit_codes.USAGE, f"--key {key}: allowed: a number from 1 up")
             number = hosting.epoch.to_bytes(4, "big") + int(key).to_bytes(12, "big")
-        child = hosting.start(image, key=number, mode="reserve" if reserve else "run", **spec)
+        mode = "reserve" if reserve else "run"
+        child = hosting.start(image, key=number, mode=mode, deposit=deposit, **spec)
         show_json(
             {"child": child.id, "cid": child.cid, "state": child.state, "replayed": child.replayed}
             | {"charged": dict(child.charged)}
@@ -353,6 +357,23 @@ def quota(to: To) -> None:
         show_json(hosting.quota())
 
 
+def deposit(
+    pages: Annotated[int, typer.Argument(metavar="PAGES", help="How many.", min=0)],
+    to: To,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take back so many that are free.")] = False,
+) -> None:
+    """Deposit pages for the host's records of children, where its profile is l1vh."""
+    with connected(to) as hosting:
+        show_json(hosting.withdraw(pages) if withdraw else hosting.deposit(pages))
+
+
+def migrate(to: To) -> None:
+    """Ask whether this guest host may move to another host: not while it has children here."""
+    with connected(to) as hosting:
+        hosting.migrate()
+        show_json({"may_move": True})
+
+
 def stop(
     child: ChildName,
     to: To,
@@ -362,6 +383,12 @@ def stop(
     """End a child's run; it keeps what it holds until it is destroyed."""
     with connected(to) as hosting:
         show_json({"state": hosting.stop(_child(hosting, child), "kill" if kill else "graceful", grace)})
+
+
+def reset(child: ChildName, to: To) -> None:
+    """Boot a child again from its image; its name, context id and share stay."""
+    with connected(to) as hosting:
+        show_json({"state": hosting.reset(_child(hosting, child))})
 
 
 def destroy(

@@ -50,6 +50,12 @@ def serve(
         bool, typer.Option("--qemu", help="Offer --vmm qemu as well: real QEMU, under software emulation.")
     ] = False,
     kvm: Annotated[bool, typer.Option("--kvm", help="With --qemu: under KVM, needs /dev/kvm.")] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port", metavar="PORT", help="Metrics on loopback; 0: any port.", min=0, max=65535
+        ),
+    ] = None,
     admin: Annotated[
         bool, typer.Option("--admin", help="Take orders as lines on standard input: reboot CID, audit.")
     ] = False,
@@ -60,10 +66,13 @@ def serve(
     it may ask everything of its own children. What a former life left is taken on again before anybody is
     served, and told in one line of JSON on standard output.
     """
+    from contextlib import AsyncExitStack
+
     import trio
 
-    from actors.hosting.serve import Options, obey, open_service
+    from actors.hosting.serve import Options, obey, open_service, scraped
     from actors.hosting.store import StoreError
+    from actors.observe.exporter import CannotListen
     from protocol.hosting.profiles import PROFILES
 
     cids = requester or [3]
@@ -86,11 +95,13 @@ def serve(
         options.tcp = _tcp(tcp, certificate)
 
     async def run() -> None:
-        async with open_service(options) as hosting:
+        async with open_service(options) as hosting, AsyncExitStack() as stack:
             told = {name: getattr(hosting.recovery, name) for name in hosting.recovery.__slots__}
             said: dict[str, object] = {"sockets": [hosting.socket_of(cid) for cid in cids], "recovered": told}
             if hosting.tcp_address is not None:
                 said["tcp"] = "{}:{}".format(*hosting.tcp_address)
+            if metrics_port is not None:
+                said["metrics"] = await stack.enter_async_context(scraped(hosting, metrics_port))
             show_json(said)
             if admin:
                 await obey(hosting, show_json)
@@ -100,7 +111,7 @@ def serve(
         trio.run(run, strict_exception_groups=True)
     except* KeyboardInterrupt:
         raise typer.Exit(exit_codes.INTERRUPTED) from None
-    except* (StoreError, OSError) as group:
+    except* (StoreError, CannotListen, OSError) as group:
         end(exit_codes.ENVIRONMENT, str(_first(group)))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import trio
 
@@ -22,14 +21,6 @@ OK = b"OK\n"
 TOKEN_S = 2.0  # for the token to come
 
 Dial = Callable[[bytes, int], Awaitable[trio.abc.Stream]]  # raises OSError: nothing listens there
-
-
-@dataclass(slots=True)
-class Carried:
-    """Bytes of one channel so far."""
-
-    sent: int = 0
-    received: int = 0
 
 
 class ChannelServer:
@@ -53,35 +44,32 @@ class ChannelServer:
         channel: Channel | None = await self._broker.actor.ask(Redeem(who, token))
         if channel is None:
             return
-        carried = Carried()
         with trio.CancelScope() as self._scopes[channel.id]:
             try:
-                await self._carry(channel, stream, carried)
+                await self._carry(channel, stream)
             finally:
                 del self._scopes[channel.id]
-                over = ChannelOver(who, channel.id, carried.sent, carried.received)
-                self._broker.actor.submit(over, ignore)
+                self._broker.actor.submit(ChannelOver(who, channel.id), ignore)
 
-    async def _carry(self, channel: Channel, stream: trio.abc.Stream, carried: Carried) -> None:
+    async def _carry(self, channel: Channel, stream: trio.abc.Stream) -> None:
         inner = await self._dial(channel.child, channel.port)
         async with inner, trio.open_nursery() as nursery:
             await stream.send_all(OK)
 
-            async def copy(source: trio.abc.Stream, sink: trio.abc.Stream, sending: bool) -> None:
+            async def copy(source: trio.abc.Stream, sink: trio.abc.Stream, direction: str) -> None:
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     while data := await source.receive_some(channel.window):
+                        began = trio.current_time()
                         await sink.send_all(data)
-                        if sending:
-                            carried.sent += len(data)
-                        else:
-                            carried.received += len(data)
+                        waited_s = trio.current_time() - began
+                        self._broker.service.channel_carried(direction, len(data), waited_s)
                     if isinstance(sink, trio.abc.HalfCloseableStream):
                         await sink.send_eof()
                         return
                 nursery.cancel_scope.cancel()
 
-            nursery.start_soon(copy, stream, inner, True)
-            nursery.start_soon(copy, inner, stream, False)
+            nursery.start_soon(copy, stream, inner, "sent")
+            nursery.start_soon(copy, inner, stream, "received")
 
     def _cut(self, channel: bytes) -> None:
         if channel in self._scopes:

@@ -35,6 +35,7 @@ from protocol.roles import REQUESTER
 from protocol.vsock.address import CID_HOST
 
 LOOK_S = 5.0
+NO_ARCHITECTURE = "none"  # label of metrics: these guests have no Trusted Entity
 
 
 def wall_ms() -> int:
@@ -197,6 +198,22 @@ async def open_service(options: Options) -> AsyncIterator[HostingService]:
             nursery.cancel_scope.cancel()
     finally:
         store.close()
+
+
+@asynccontextmanager
+async def scraped(hosting: HostingService, port: int) -> AsyncIterator[int]:
+    """Show metrics of the service on a port of the loopback while the block runs, and give it the port.
+
+    Raises CannotListen; 0 is any port.
+    """
+    from actors.observe.collector import Collector, registry_of
+    from actors.observe.exporter import serve
+
+    collector = Collector()
+    collector.attach_service(NO_ARCHITECTURE, hosting.service)
+    collector.attach_actors("broker", lambda: [hosting.broker.actor])
+    async with serve(registry_of(collector), port) as bound:
+        yield bound
 
 
 async def obey(hosting: HostingService, show: Callable[[object], None]) -> None:

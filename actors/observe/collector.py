@@ -287,6 +287,9 @@ class _Hosting:
             (m.REFUSALS, [code.name for code in ERRORS], said.refusals),
             (m.HOST_LOOKUPS, LOOKUPS, said.lookups),
             (m.CHANNEL_BYTES, ("sent", "received"), said.channel_bytes),
+            (m.CHANNEL_WAIT, ("sent", "received"), said.channel_wait_s),
+            (m.CHANNELS, ("offered", "open"), said.channels),
+            (m.CHANNEL_LIMIT, ("requester", "host"), said.channel_limits),
         ):
             for name in names:
                 into.add(family, (*self._of, name), counts.get(name, 0))
@@ -294,6 +297,7 @@ class _Hosting:
             into.add(m.HOST_RELEASES, (*self._of, name), said.teardowns.get(cause, 0))
         for cause in CHANNEL_ENDS:
             into.add(m.CHANNEL_RESETS, (*self._of, cause.lower()), said.channel_resets.get(cause, 0))
+        into.add(m.CHANNELS_REFUSED, self._of, said.channels_refused)
         into.add(m.ORPHANS, self._of, said.strays)
         for state in GUEST_STATES:
             into.add(m.GUESTS, (*self._of, state), said.children.get(state.upper(), 0))

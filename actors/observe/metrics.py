@@ -133,6 +133,20 @@ CHANNEL_BYTES = _counter(
 CHANNEL_RESETS = _counter(
     "channel_resets", "channels", "Channels that ended before their streams, by cause", *MACHINE, "cause"
 )
+CHANNEL_WAIT = _counter(
+    "channel_credit_wait_seconds",
+    "seconds",
+    "Time that bytes of channels waited until the other side took what came before, on this machine's clock",
+    *MACHINE,
+    "dir",
+)
+CHANNELS = _gauge("channels", "channels", "Channels: offered, not taken up yet; or open", *MACHINE, "state")
+CHANNEL_LIMIT = _gauge(
+    "channel_limit", "channels", "Most channels at once, of one requester and of the host", *MACHINE, "of"
+)
+CHANNELS_REFUSED = _counter(
+    "channels_refused", "channels", "Channels that were refused because there was no room", *MACHINE
+)
 ORPHANS = _gauge("orphans", "guests", "Guests of the machine without a record, still to be ended", *MACHINE)
 
 ACTORS = _gauge("actors", "actors", "Actors of this process", "role", "state")
@@ -175,6 +189,10 @@ FAMILIES: tuple[Family, ...] = (
     IMAGE_BYTES,
     CHANNEL_BYTES,
     CHANNEL_RESETS,
+    CHANNEL_WAIT,
+    CHANNELS,
+    CHANNEL_LIMIT,
+    CHANNELS_REFUSED,
     ORPHANS,
     ACTORS,
     MAILBOX_DEPTH,

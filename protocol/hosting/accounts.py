@@ -47,6 +47,7 @@ class Accounts:
         self.secret = hashlib.sha256(f"secret {seed}".encode()).digest()
         self.cuts: list[bytes] = []  # channels that are over, and whose bytes somebody may still carry
         self.resets: Counter[str] = Counter()  # of channels, by cause
+        self.channels_refused = 0  # because there was no room for one more
         self.rung: dict[int, None] = {}  # CIDs of requesters with events that nobody fetched, in order
         self.journal = journal
         self._book = book
@@ -86,14 +87,15 @@ class Accounts:
     def enter(self, who: Identity) -> Requester:
         """Make the account of `who`."""
         limits = self.limits
+        own = pool(limits.profile, limits.memory_unit_mib, limits.topology)
         requester = self.requesters[who.cid] = Requester(
             who.cid,
             who.epoch,
             Lease(limits.lease),
-            Quota(limits.each, self.host),
+            Quota(limits.each.at_most(own.most()), self.host),
             EventLog(limits.events),
             Bucket(limits.starts_per_s, at_ms=self.now_ms),
-            pool(limits.profile, limits.memory_unit_mib, limits.topology),
+            own,
         )
         self._book.update("requester", "create", who.cid)
         self._book.update("lease", "create", who.cid)
@@ -225,7 +227,11 @@ class Accounts:
         if known is not None:
             return known
         requester.channels.tell_reset(key)
-        requester.quota.charge(CHANNEL)
+        try:
+            requester.quota.charge(CHANNEL)
+        except Refusal:
+            self.channels_refused += 1
+            raise
         self._tokens += 1
         fresh = f"channel {self.now_ms} {self._tokens}".encode()
         made = hmac.new(self.secret, fresh, hashlib.sha512).digest()
@@ -233,6 +239,11 @@ class Accounts:
         requester.channels.add(channel)
         self._book.update("channel", "create", requester.cid)
         return channel
+
+    def channels(self) -> dict[str, int]:
+        """How many channels there are: offered and not taken up yet, and open."""
+        there = [channel.open for each in self.requesters.values() for channel in each.channels.all()]
+        return {"offered": there.count(False), "open": there.count(True)}
 
     def drop_channel(self, requester: Requester, name: bytes) -> Channel | None:
         """Forget a channel; whoever carries its bytes is told by `cuts`."""

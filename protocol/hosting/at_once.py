@@ -60,6 +60,9 @@ class AtOnce:
         for dimension in ("vcpus", "memory_mib"):
             asked = sum(getattr(child.origin.spec, dimension) for child in requester.children.values())
             body[dimension] = {**body[dimension], "requested": asked}  # type: ignore[dict-item]
+        limits = self._registry.limits
+        body["exit_records"] = _kept(limits.tombstones, len(requester.tombstones), "record")
+        body["events"] = _kept(limits.events, len(requester.log), "event")
         return body | dict(requester.pool.body())
 
     def _image_put(self, requester: Requester, _: m.Request, body: m.ImagePut) -> Body:
@@ -171,6 +174,11 @@ def need_lease(requester: Requester) -> None:
     """Raise Refusal (LEASE_EXPIRED) unless the requester has its lease."""
     if requester.lease.expired:
         raise Refusal(Code.LEASE_EXPIRED, "lease.renew first")
+
+
+def _kept(limit: int, kept: int, unit: str) -> Body:
+    """A table that lets go of its oldest row instead of refusing a new one."""
+    return {"limit": limit, "charged": kept, "free": limit - kept, "unit": unit}
 
 
 def _wanted(body: Body, asked: m.List) -> bool:

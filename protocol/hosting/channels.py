@@ -27,8 +27,6 @@ class Channel:
     token: bytes | None  # None once it was used
     key: bytes | None
     offered_ms: int
-    sent: int = 0  # bytes towards the child, known once the channel is over
-    received: int = 0
 
     @property
     def open(self) -> bool:

@@ -6,7 +6,8 @@ interface's; the other defaults are choices of this emulator, to be set by a sce
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from protocol.hosting.profiles import Topology
 
@@ -39,6 +40,10 @@ class Share:
 
     def named(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in UNITS}
+
+    def at_most(self, bounds: Mapping[str, int]) -> Share:
+        """Return the same, lowered to `bounds` where those are lower."""
+        return replace(self, **{name: min(getattr(self, name), bound) for name, bound in bounds.items()})
 
 
 UNITS = {

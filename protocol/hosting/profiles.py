@@ -53,6 +53,10 @@ class Pool(Protocol):
         """Dimensions of `quota.get` that only this profile has."""
         ...
 
+    def most(self) -> Mapping[str, int]:
+        """Bounds of this profile in dimensions that all have; left out: none of its own."""
+        ...
+
 
 @dataclass(slots=True)
 class Peer:
@@ -70,6 +74,9 @@ class Peer:
         pass
 
     def body(self) -> Mapping[str, Mapping[str, object]]:
+        return {}
+
+    def most(self) -> Mapping[str, int]:
         return {}
 
 
@@ -166,6 +173,14 @@ class Nitro:
             rows[f"pages_{size}_mib"] = _row(n, n - free, f"{size} MiB page", n - free)
         return rows
 
+    def most(self) -> Mapping[str, int]:
+        topology = self.topology
+        return {
+            "children": NITRO_CHILDREN,
+            "vcpus": (topology.cores - 1) * topology.threads,
+            "memory_mib": sum(size * n for size, n in topology.pages.items()),
+        }
+
     @staticmethod
     def _no(dimension: str, limit: int, charged: int, asked: int) -> Refusal:
         detail = {"dimension": dimension, "limit": limit, "charged": charged, "asked": asked}
@@ -212,6 +227,9 @@ class Deposited:
     def body(self) -> Mapping[str, Mapping[str, object]]:
         used = sum(self._used.values())
         return {"donated_pages": _row(self.deposited, used, "page", used // 2)}
+
+    def most(self) -> Mapping[str, int]:
+        return {}
 
 
 PROFILES = ("peer", "nitro", "l1vh")

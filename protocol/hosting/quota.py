@@ -54,6 +54,12 @@ class Quota:
     def idle(self) -> bool:
         return not any(self.charged.values())
 
+    def limits(self) -> dict[str, int]:
+        return dict(self._limit)
+
+    def free(self) -> dict[str, int]:
+        return {name: limit - self.charged[name] for name, limit in self._limit.items()}
+
     def body(self) -> dict[str, object]:
         """Return what `quota.get` answers. What the host has left may be less than `free`."""
         return {

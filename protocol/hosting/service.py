@@ -62,6 +62,7 @@ class Service:
         self._counts: dict[str, Counter[str]] = {
             name: Counter() for name in ("messages", "refusals", "leases", "channel_bytes")
         }
+        self._channel_wait_s = {"sent": 0.0, "received": 0.0}
         offer, signer = offer or Offer(), trust.signer if trust else None
         self._at_once = AtOnce(self._registry, self._life, offer)
         self._in_steps = InSteps(self._registry, self._life, offer, signer, self.policy.digest)
@@ -163,10 +164,13 @@ class Service:
             self._registry.lookups["denied"] += 1  # somebody guesses
         return found
 
-    def channel_over(self, who: Identity, name: bytes, sent: int, received: int) -> None:
-        """Note that the stream of a channel has ended, and how many bytes it carried."""
-        self._counts["channel_bytes"]["sent"] += sent
-        self._counts["channel_bytes"]["received"] += received
+    def channel_carried(self, direction: str, count: int, wait_s: float) -> None:
+        """Note bytes of a channel, `sent` to the child or `received`, and how long they waited for room."""
+        self._counts["channel_bytes"][direction] += count
+        self._channel_wait_s[direction] += wait_s
+
+    def channel_over(self, who: Identity, name: bytes) -> None:
+        """Note that the stream of a channel has ended."""
         requester = self._registry.requesters.get(who.cid)
         if requester is not None and requester.is_now(who):
             self._registry.drop_channel(requester, name)
@@ -203,8 +207,7 @@ class Service:
     def free(self, cid: int) -> dict[str, int]:
         """Return what is left of a requester's share, by dimension; all of it for an unknown one."""
         requester = self._registry.requesters.get(cid)
-        charged = {} if requester is None else requester.quota.charged
-        return {name: limit - charged.get(name, 0) for name, limit in self.limits.each.named().items()}
+        return self.limits.each.named() if requester is None else requester.quota.free()
 
     def epoch_of(self, cid: int) -> int:
         """Return the boot that a requester is in, or would be in with its next word; 1 for an unknown one."""
@@ -233,7 +236,11 @@ class Service:
             teardowns=dict(registry.teardowns),
             image_bytes=self._at_once.image_bytes,
             channel_bytes=dict(counts["channel_bytes"]),
+            channel_wait_s=dict(self._channel_wait_s),
             channel_resets=dict(registry.resets),
+            channels=registry.channels(),
+            channel_limits={"requester": self.limits.each.channels, "host": self.limits.host.channels},
+            channels_refused=registry.channels_refused,
             strays=len(registry.strays),
             children=Counter(str(child.state) for child in registry.children.values()),
         )
@@ -296,7 +303,9 @@ class Service:
             "policy": self.policy.digest,
             "profile": limits.profile,
             "lease": {"length_ms": limits.lease, "renew_ms": limits.renew},
-            "limits": limits.each.named() | {"frame_bytes": FRAME_BYTES, "chunk_bytes": CHUNK_BYTES},
+            "limits": requester.quota.limits()
+            | {"exit_records": limits.tombstones, "events": limits.events}
+            | {"frame_bytes": FRAME_BYTES, "chunk_bytes": CHUNK_BYTES},
             "cids": [limits.cid_first, limits.cid_first + limits.cid_count - 1],
         }
 

@@ -18,6 +18,10 @@ class Statistics:
     teardowns: Mapping[str, int]  # by cause
     image_bytes: int  # that came
     channel_bytes: Mapping[str, int]  # sent to children, received from them
+    channel_wait_s: Mapping[str, float]  # that what was sent or received waited for room
     channel_resets: Mapping[str, int]  # by cause
+    channels: Mapping[str, int]  # now: offered, open
+    channel_limits: Mapping[str, int]  # of one requester, of the host
+    channels_refused: int  # because there was no room for one more
     strays: int  # guests of the machine without a record, still to be ended
     children: Mapping[str, int]  # that are not released, by state

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,26 @@ def test_a_life_from_the_command_line(service_process, tmp_path, rules):
     unknown = run("hosted", "describe", "ffff", to=to)
     assert unknown.exit_code == exit_codes.USAGE
     assert "names 0 children" in unknown.output
+
+
+@pytest.mark.slow
+def test_pages_are_deposited_from_the_command_line_and_the_service_is_scraped(service_process, tmp_path):
+    service = service_process("--profile", "l1vh", "--metrics-port", "0")
+    to = f"unix:{service.directory}/3.vsock_5200"
+    image = tmp_path / "guest.img"
+    image.write_text("#!nestbed\nready\n")
+    lacking = run("hosted", "start", str(image), to=to)
+    assert (lacking.exit_code, "deposit 50 pages" in lacking.output) == (exit_codes.ENVIRONMENT, True)
+    child = json.loads(run("hosted", "start", str(image), "--deposit", to=to).stdout)["child"]
+    assert json.loads(run("hosted", "quota", to=to).stdout)["donated_pages"]["charged"] == 50
+    assert "QUOTA" in run("hosted", "deposit", "1", "--withdraw", to=to).output, "they are in use"
+    scrape = f"http://127.0.0.1:{json.loads(service.said)['metrics']}/metrics"
+    with urllib.request.urlopen(scrape, timeout=30) as answer:
+        shown = answer.read().decode()
+    assert 'nestbed_guests{arch="none",path="hosted",state="ready"} 1.0' in shown
+    assert 'nestbed_host_refusals_total{arch="none",error="NEED_MEMORY",path="hosted"} 2.0' in shown
+    assert json.loads(run("hosted", "destroy", child, to=to).stdout)["state"] == "RELEASED"
+    assert json.loads(run("hosted", "deposit", "50", "--withdraw", to=to).stdout)["limit"] == 0
 
 
 @pytest.mark.slow

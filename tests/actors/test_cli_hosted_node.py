@@ -81,6 +81,10 @@ def test_every_command_works_against_a_node(place: Path, tmp_path: Path) -> None
     assert host.json("describe", child)["charged"] == started["charged"]
     assert host.json("quota")["children"]["charged"] == 1
     assert "boot 1" in host.run("console", child)
+    assert host.json("reset", child)["state"] == "READY"
+    assert "boot 2" in host.run("console", child)
+    assert "bound to the Trusted Entity" in host.run("migrate", expect=exit_codes.FAILED)
+    assert "profile peer" in host.run("deposit", 1, expect=exit_codes.USAGE)
     assert channel(host, child, 7, "there and back\n") == "there and back\n"
     assert "not opened" in host.run("channel", child, 8, expect=exit_codes.FAILED)
     said = host.json("attest", child, "--trust", place / "l0-0.pub")
@@ -89,7 +93,7 @@ def test_every_command_works_against_a_node(place: Path, tmp_path: Path) -> None
     assert host.json("stop", child, "--kill")["state"] == "STOPPED"
     assert "BAD_STATE" in host.run("channel", child, 7, expect=exit_codes.FAILED)
     assert host.json("destroy", child)["state"] == "RELEASED"
-    events = [json.loads(line) for line in host.run("watch", "--since", 0, "--count", 7).splitlines()]
+    events = [json.loads(line) for line in host.run("watch", "--since", 0, "--count", 9).splitlines()]
     assert [event["state"] for event in events if event["kind"] == "state"][-3:] == [
         "STOPPING",
         "STOPPED",
@@ -99,6 +103,7 @@ def test_every_command_works_against_a_node(place: Path, tmp_path: Path) -> None
     assert host.json("destroy", child, "--ack")["state"] == "RELEASED"
     assert "BUSY_RELEASING" in host.run("explain", 402)
     assert host.json("quota")["children"]["charged"] == 0
+    assert host.json("migrate")["may_move"] is True
 
 
 def channel(host: Asking, child: str, port: int, text: str) -> str:

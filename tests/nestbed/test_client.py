@@ -119,6 +119,40 @@ def test_the_budget_ends_and_the_last_error_is_told(asking):
     assert hosting.retries == QUICK.tries - 1
 
 
+LACKING = an_error("NEED_MEMORY", True, detail={"pages": 50})
+STARTED = {"child": b"c" * 16, "cid": 7, "state": "READY", "replayed": False, "charged": {}}
+HAVE = {"have": 5, "complete": True}
+
+
+def hello(profile: str) -> dict[str, Any]:
+    return {"epoch": 1, "profile": profile}
+
+
+def test_pages_that_are_lacking_are_deposited_and_the_start_goes_on_with_its_key(asking):
+    hosting, host = asking(hello("l1vh"), HAVE, LACKING, {"free": 50}, HAVE, STARTED)
+    hosting.hello()
+    assert hosting.start(b"image", vcpus=1, memory_mib=1, deposit=True).cid == 7
+    assert [frame["b"] for frame in host.asked if frame["t"] == "memory.deposit"] == [{"pages": 50}]
+    assert len({frame["key"] for frame in host.asked if frame["t"] == "start"}) == 1
+    assert hosting.retries == 0, "nothing was waited for"
+
+
+def test_lacking_pages_do_not_come_by_waiting(asking):
+    hosting, host = asking(hello("l1vh"), HAVE, LACKING)
+    hosting.hello()
+    with pytest.raises(ERRORS["NEED_MEMORY"]) as refused:
+        hosting.start(b"image", vcpus=1, memory_mib=1)
+    assert refused.value.detail == {"pages": 50}
+    assert [frame["t"] for frame in host.asked].count("start") == 1
+
+
+def test_where_the_host_itself_lacks_memory_it_may_come(asking):
+    hosting, _ = asking(hello("peer"), HAVE, LACKING, STARTED)
+    hosting.hello()
+    assert hosting.start(b"image", vcpus=1, memory_mib=1).cid == 7
+    assert hosting.retries == 1
+
+
 def test_a_long_budget_does_not_run_out_of_numbers(asking):
     tries = 1_100
     budget = Budget(tries=tries, seconds=60, first_s=1e-6, longest_s=1e-5)

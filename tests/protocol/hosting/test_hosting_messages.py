@@ -45,7 +45,7 @@ def test_nothing_is_answered_before_hello(stranger):
 
 
 def test_quota_shows_every_dimension_with_its_unit(alice):
-    alice.start(vcpus=2, memory_mib=64, key=b"\0\0\0\1" + b"k" * 12)
+    child = alice.start(vcpus=2, memory_mib=64, key=b"\0\0\0\1" + b"k" * 12)["child"]
     quota = alice.ask("quota.get")
     assert {name: row["charged"] for name, row in quota.items()} == {
         "children": 1,
@@ -57,9 +57,15 @@ def test_quota_shows_every_dimension_with_its_unit(alice):
         "watchers": 0,
         "console_bytes": 0,
         "channels": 0,
+        "exit_records": 0,
+        "events": 4,
     }
     assert all(row["free"] == row["limit"] - row["charged"] for row in quota.values())
     assert quota["memory_mib"]["unit"] == "MiB"
+    limits = alice.ask("hello", versions=[1])["limits"]
+    assert {name: row["limit"] for name, row in quota.items()}.items() <= limits.items(), "told by hello, too"
+    alice.ask("destroy", child=child)
+    assert alice.ask("quota.get")["exit_records"]["charged"] == 1
 
 
 def test_memory_is_charged_in_whole_units(small_world, join):

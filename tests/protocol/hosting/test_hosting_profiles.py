@@ -83,6 +83,16 @@ def test_quota_shows_requested_and_charged(small_world, join):
     assert client.ask("quota.get")["cores"]["charged"] == 0
 
 
+def test_an_enclave_host_is_told_what_it_can_really_have(small_world, join):
+    client = join(small_world(limits=NITRO), 3)
+    most = {"children": 4, "vcpus": 14, "memory_mib": 4 * 1024 + 512 * 2}
+    limits = client.ask("hello", versions=[1])["limits"]
+    assert {name: limits[name] for name in most} == most, "not the bounds of the other profiles"
+    client.start(memory_mib=64)
+    quota = client.ask("quota.get")
+    assert {name: quota[name]["free"] for name in most} == {"children": 3, "vcpus": 12, "memory_mib": 5056}
+
+
 def test_a_start_that_fails_gives_the_cores_back(small_world, join, spec, no):
     from protocol.hosting.machine import LoadGuest
 

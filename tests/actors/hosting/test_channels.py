@@ -1,0 +1,130 @@
+"""What a channel's stream costs and who waits on it, as a scrape shows it."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from actors.broker import Broker, Request
+from actors.hosting.channels import ChannelServer
+from actors.observe.collector import Collector, registry_of
+from actors.runtime.actor import open_runtime
+from protocol.hosting import Identity, Limits, Service
+from protocol.hosting.limits import Offer, Share
+
+WHO, IMAGE = Identity(3, 1), b"image"
+
+
+class Slow(trio.abc.HalfCloseableStream):
+    """A guest's port that takes a while over whatever it is sent, answers nothing, and ends when told to."""
+
+    def __init__(self):
+        self.over = trio.Event()
+
+    async def send_all(self, data):
+        await trio.sleep(3)
+
+    async def wait_send_all_might_not_block(self):
+        raise NotImplementedError
+
+    async def receive_some(self, max_bytes=None):
+        await self.over.wait()
+        return b""
+
+    async def send_eof(self):
+        self.over.set()
+
+    async def aclose(self):
+        pass
+
+
+class Machine:
+    """L0's machine, which does at once what it is asked."""
+
+    def submit(self, message, deliver, owner=None):
+        deliver(None, None)
+
+
+class Proxy:
+    """A service with one child, whose channels are carried to `Slow`."""
+
+    def __init__(self, broker, scrape, nursery):
+        self.broker, self.scrape, self.nursery = broker, scrape, nursery
+        self.asked = 0
+        self.child = b""
+        self.server = ChannelServer(broker, self.dial)
+
+    async def dial(self, child, port):
+        return Slow()
+
+    async def ask(self, kind, **body):
+        self.asked += 1
+        rid = self.asked.to_bytes(16, "big")
+        return await self.broker.actor.ask(
+            Request(WHO, {"v": 1, "t": kind, "rid": rid, "epoch": 1, "b": body})
+        )
+
+    async def begin(self):
+        digest = hashlib.sha256(IMAGE).digest()
+        await self.ask("hello", versions=[1])
+        await self.ask("image.put", digest=digest, size=len(IMAGE), offset=0, data=IMAGE)
+        started = await self.ask("start", spec={"image": digest, "vcpus": 1, "memory_mib": 1})
+        self.child = started["b"]["child"]
+
+    async def offered(self):
+        return await self.ask("channel.open", child=self.child, port=7)
+
+    async def opened(self):
+        token = (await self.offered())["b"]["token"]
+        ours, theirs = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self.server.open, WHO, theirs)
+        await ours.send_all(token)
+        answer = await ours.receive_some()
+        assert answer == b"OK\n"
+        return ours
+
+    def shown(self, name, **labels):
+        return self.scrape(f"nestbed_{name}", {"arch": "s390", "path": "hosted", **labels})
+
+
+@asynccontextmanager
+async def a_proxy(channels):
+    service = Service(Limits(each=Share(channels=channels)), offer=Offer(channels="memory"))
+    collector = Collector()
+    collector.attach_service("s390", service)
+    scrape = registry_of(collector).get_sample_value
+    async with open_runtime() as runtime, trio.open_nursery() as nursery:
+        proxy = Proxy(Broker(service, Machine(), lambda: 0, runtime), scrape, nursery)
+        await proxy.begin()
+        yield proxy
+        nursery.cancel_scope.cancel()
+
+
+async def test_channels_their_limit_and_who_was_turned_away_are_shown():
+    async with a_proxy(channels=2) as proxy:
+        assert proxy.shown("channels", state="open") == proxy.shown("channels_refused_total") == 0
+        stream = await proxy.opened()
+        await proxy.offered()
+        refused = await proxy.offered()
+        assert refused["b"]["detail"]["dimension"] == "channels"
+        assert [proxy.shown("channels", state=state) for state in ("offered", "open")] == [1, 1]
+        assert proxy.shown("channel_limit", of="requester") == 2
+        assert proxy.shown("channels_refused_total") == 1
+        await stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert proxy.shown("channels", state="open") == 0
+
+
+async def test_a_slow_child_shows_as_waiting_while_its_channel_is_open(autojump_clock):
+    async with a_proxy(channels=2) as proxy:
+        stream = await proxy.opened()
+        for _ in range(2):
+            await stream.send_all(b"x" * 1000)
+            await trio.sleep(5)
+        assert proxy.shown("channel_bytes_total", dir="sent") == 2000
+        assert proxy.shown("channel_credit_wait_seconds_total", dir="sent") == pytest.approx(6)
+        assert proxy.shown("channel_credit_wait_seconds_total", dir="received") == 0
