@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from protocol.memory.columns import column
 from protocol.memory.store import OFFSET, PAGE, PAGE_SHIFT, PrivateStore, Store
 
 _STORE_SHIFT = 48  # a home is (store number << 48) | byte offset
@@ -41,13 +42,13 @@ class Physical:
         self._first = ram or PrivateStore(frames << PAGE_SHIFT)
         self._stores: list[Store] = [self._first]
         self._vault = PrivateStore(frames << PAGE_SHIFT)
-        self._vaulted = np.zeros(frames, np.uint8)
+        self._vaulted = column(frames, np.uint8)
         # Pages of the first store that are not known to be zero. In a further store others write, too.
-        self._filled = np.zeros(frames, bool) if ram is None else np.ones(frames, bool)
+        self._filled = column(frames, bool) if ram is None else np.ones(frames, bool)
         self._fill = self._filled.data
         self._shared = ram is not None
         # From a frame's own address to its home: a table of zeroes takes no memory before it is written.
-        self._away = np.zeros(frames, np.int64)
+        self._away = column(frames, np.int64)
         self._far = self._away.data
         self._spare: list[np.ndarray] = []  # homes whose frames live in a further store
         self._forgotten: list[int] = []  # stores that went away: their numbers are used again

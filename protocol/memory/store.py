@@ -8,6 +8,7 @@ the body for one process. A body that is shared between processes has to read ho
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from typing import Protocol
 
 PAGE = 4096
@@ -28,6 +29,16 @@ class Store(Protocol):
     def clear(self, offset: int, length: int) -> None: ...
 
 
+def anonymous(size: int) -> mmap.mmap:
+    """A private mapping of zeroes; memory is taken page by page as it is written, never in huge pages."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+    made = mmap.mmap(-1, max(size, PAGE), flags=flags)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            made.madvise(mmap.MADV_NOHUGEPAGE)
+    return made
+
+
 class PrivateStore:
     """A private anonymous mapping: a read of a hole maps the one zero page and takes no memory."""
 
@@ -35,8 +46,7 @@ class PrivateStore:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
-        self._map = mmap.mmap(-1, max(size, PAGE), flags=flags)
+        self._map = anonymous(size)
 
     def read(self, offset: int, length: int) -> bytes:
         return self._map[offset : offset + length]

@@ -19,6 +19,7 @@ from protocol.calls import Donation
 from protocol.effects import Fault
 from protocol.ledger import Ledger
 from protocol.level import HostMemory
+from protocol.memory.columns import column
 from protocol.memory.pool import OutOfFrames, Pool
 from protocol.memory.store import OFFSET, PAGE, PAGE_SHIFT
 
@@ -101,7 +102,7 @@ class GuestHost(Generic[M]):
         self.ledger = ledger
         self.size = len(frames) << PAGE_SHIFT
         self.slots = np.array(frames, np.int64)
-        self.attention = np.zeros(len(frames), np.uint8)
+        self.attention = column(len(frames), np.uint8)
         self._slots = self.slots.data
         self._attention = self.attention.data
         self._memory = below.memory

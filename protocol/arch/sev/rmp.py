@@ -15,6 +15,7 @@ from enum import IntEnum
 import numpy as np
 
 from protocol.arch.sev.structs import PAGE, RMP_COUNTERS, RMP_HEAD, TWO_MIB, NewState
+from protocol.memory.columns import column
 
 ASSIGNED, LARGE, IMMUTABLE, VMSA, VALIDATED = 1, 2, 4, 8, 16
 SUBPAGES = 512
@@ -68,10 +69,10 @@ class Rmp:
         self._allocate(0)
 
     def _allocate(self, frames: int) -> None:
-        self.flags = np.zeros(frames, np.uint8)
-        self.asid = np.zeros(frames, np.uint32)
-        self.gpa = np.zeros(frames, np.uint64)  # page number, or a tag of the firmware's and a value
-        self.perms = np.zeros(frames, np.uint32)
+        self.flags = column(frames, np.uint8)
+        self.asid = column(frames, np.uint32)
+        self.gpa = column(frames, np.uint64)  # page number, or a tag of the firmware's and a value
+        self.perms = column(frames, np.uint32)
         self._flags, self._asid = _view(self.flags), _view(self.asid)
         self._gpa, self._perms = _view(self.gpa), _view(self.perms)
         self.counters = np.zeros(self.asid_limit, np.int64)  # pages of 4 KiB of each ASID

@@ -16,6 +16,7 @@ from protocol.arch.tdx.locks import Held, TryLocks
 from protocol.arch.tdx.profiles import MAX_PA, Profile, Range
 from protocol.arch.tdx.status import Refused, Status
 from protocol.arch.tdx.tables import KeyState, PageType, SysState
+from protocol.memory.columns import column
 
 PAGE_SHIFT = 12
 SIZES = (1 << 12, 1 << 21, 1 << 30)  # 4K, 2M, 1G: the sizes of section 5.1
@@ -78,10 +79,10 @@ class Platform:
         private = range(profile.first_private, profile.first_private + profile.tdx_keyids)
         self.kot = {hkid: KeyOwner() for hkid in private}
         self.caches = [CacheCycle() for _ in range(profile.packages)]
-        self.kind = np.zeros(self.frames, np.uint8)
-        self.size = np.zeros(self.frames, np.uint8)
-        self.owner = np.zeros(self.frames, np.uint32)
-        self.bepoch = np.zeros(self.frames, np.uint64)
+        self.kind = column(self.frames, np.uint8)
+        self.size = column(self.frames, np.uint8)
+        self.owner = column(self.frames, np.uint32)
+        self.bepoch = column(self.frames, np.uint64)
         self.kinds = _view(self.kind)
         self.sizes = _view(self.size)
         self.owners = _view(self.owner)

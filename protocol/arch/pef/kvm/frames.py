@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from protocol.arch.pef.tables import PAGE, PAGE_SHIFT
+from protocol.memory.columns import column
 
 FREE, KVM, GIVEN = 0, 1, 2
 PIECE = 256  # the smallest table
@@ -20,7 +21,7 @@ class Frames:
 
     def __init__(self, size: int, own: range | None = None) -> None:
         """`own`: the addresses that this KVM may have, if not all."""
-        self.use = np.zeros(size >> PAGE_SHIFT, np.uint8)
+        self.use = column(size >> PAGE_SHIFT, np.uint8)
         if own is not None:
             self.use[:] = GIVEN
             self.use[own.start >> PAGE_SHIFT : own.stop >> PAGE_SHIFT] = FREE

@@ -17,6 +17,7 @@ import numpy as np
 from protocol.arch.pef.cpu import Vcpu
 from protocol.arch.pef.crypto import IV_BYTES, TAG_BYTES, PageKey
 from protocol.arch.pef.tables import PAGE, PAGE_SHIFT, PAGES_PER_UNIT, UNIT_SHIFT, Page, SvmState
+from protocol.memory.columns import column
 from protocol.memory.store import PrivateStore
 
 NOBODY = 0
@@ -97,12 +98,12 @@ class SecureMemory:
         frames = units * PAGES_PER_UNIT
         self._free = list(range(units - 1, -1, -1))
         self._bytes = PrivateStore(frames << PAGE_SHIFT)
-        self.owner = np.zeros(frames, np.uint32)
-        self.gfn = np.zeros(frames, np.uint64)
-        self.state = np.zeros(frames, np.uint8)
-        self.normal = np.zeros(frames, np.uint64)  # the hypervisor's frame of a shared GFN
-        self.iv = np.zeros((frames, IV_BYTES), np.uint8)
-        self.tag = np.zeros((frames, TAG_BYTES), np.uint8)
+        self.owner = column(frames, np.uint32)
+        self.gfn = column(frames, np.uint64)
+        self.state = column(frames, np.uint8)
+        self.normal = column(frames, np.uint64)  # the hypervisor's frame of a shared GFN
+        self.iv = column(frames, np.uint8, IV_BYTES)
+        self.tag = column(frames, np.uint8, TAG_BYTES)
         self._state = self.state.data
         self._normal = self.normal.data
 

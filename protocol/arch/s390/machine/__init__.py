@@ -27,6 +27,7 @@ from protocol.arch.s390.structs import Outcome, SieExit
 from protocol.calls import CallSpec
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
+from protocol.memory.columns import column
 from protocol.memory.physical import Physical
 from protocol.memory.store import OFFSET, PAGE, PAGE_SHIFT, Store
 from protocol.nesting.locks import Locks
@@ -77,9 +78,9 @@ class Machine(Front):
         self.calls = {code: spec for code, spec in installed.items() if spec.for_host()}
         self.guest_calls = {code: spec for code, spec in installed.items() if spec.for_guest()}
         self.storage = Physical(memory_bytes >> PAGE_SHIFT, ram)
-        self.state = np.zeros(self.storage.frames, np.uint8)
-        self.owner = np.zeros(self.storage.frames, np.uint32)
-        self.guest_page = np.zeros(self.storage.frames, np.uint32)
+        self.state = column(self.storage.frames, np.uint8)
+        self.owner = column(self.storage.frames, np.uint32)
+        self.guest_page = column(self.storage.frames, np.uint32)
         self.states = self.state.data
         self.sie = Sie(self)
         self.pieces = Pieces(profile.pages_per_piece)

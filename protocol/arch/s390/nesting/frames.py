@@ -17,6 +17,7 @@ from protocol.arch.s390.nesting.entities import TrackedConfig
 from protocol.arch.s390.nesting.shadow import Shadows
 from protocol.effects import Fault
 from protocol.ledger import Ledger, Peaks
+from protocol.memory.columns import column
 from protocol.memory.store import PAGE_SHIFT
 from protocol.nesting.guest_host import DONATED, LEFTOVER, SECURE, TABLE, GuestHost, Hypervisor
 from protocol.tracking import Book
@@ -31,8 +32,8 @@ class Frames(GuestHost[Any]):
     def __init__(self, below: Hypervisor[Any], frames: Sequence[int] | np.ndarray, ledger: Ledger) -> None:
         super().__init__(below, frames, ledger)
         count = self.attention.size
-        self.page_owner = np.zeros(count, np.uint32)  # serial of the space whose guest owns the page
-        self.page_number = np.zeros(count, np.uint32)
+        self.page_owner = column(count, np.uint32)  # serial of the space whose guest owns the page
+        self.page_number = column(count, np.uint32)
         self.owners = self.page_owner.data  # one of them, as a plain number
         self.away: dict[int, tuple[int, int]] = {}  # frame -> (serial, page); the guest host cannot know
         self.away_at: dict[tuple[int, int], int] = {}  # and the other way round

@@ -26,6 +26,7 @@ from protocol.arch.s390 import dat
 from protocol.arch.s390.tables import REGION_FIRST, REGION_THIRD, SEGMENT_PAGES, GuestTable
 from protocol.effects import Fault
 from protocol.ledger import Ledger
+from protocol.memory.columns import column
 from protocol.memory.pool import OutOfFrames
 from protocol.memory.store import PAGE_SHIFT
 from protocol.nesting.guest_host import DONATED, LEFTOVER, TABLE
@@ -138,8 +139,8 @@ class Shadows:
         self.spaces: dict[int, Space] = {}
         self._protected: dict[int, tuple[Place, ...]] = {}  # frame -> what lies in it
         frames = host.attention.size
-        self.mapper = np.zeros(frames, np.uint32)  # frame -> serial of the space that maps it
-        self.mapped_at = np.zeros(frames, np.uint64)  # and where
+        self.mapper = column(frames, np.uint32)  # frame -> serial of the space that maps it
+        self.mapped_at = column(frames, np.uint64)  # and where
         self._more: dict[int, set[tuple[int, int]]] = {}  # frames that are mapped more than once
 
     def open(self, asce: int, mso: int, length: int) -> Space:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from protocol.memory.columns import column
 from protocol.memory.physical import Physical
 from protocol.memory.store import PAGE_SHIFT, Store
 
@@ -33,7 +34,7 @@ class OwingPhysical(Physical):
     def owe(self, frames: np.ndarray, make: Make) -> None:
         """These frames, which are `zero`, hold zeroes but for what `make(address)` gives."""
         if not self._owed.size:
-            self._owed = np.zeros(self.frames, np.uint32)
+            self._owed = column(self.frames, np.uint32)
             self._made_by = memoryview(self._owed)  # type: ignore[arg-type]
         if make not in self._numbers:
             self._makers.append(make)

@@ -44,6 +44,7 @@ from protocol.arch.sev.structs import RMP_HEAD, Buffer, Exit, NewState
 from protocol.calls import CallSpec, Category, Treatment
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
+from protocol.memory.columns import column
 from protocol.memory.store import PAGE_SHIFT
 from protocol.nesting.guest_host import DONATED, Hypervisor
 from protocol.nesting.quarantine import Quarantine
@@ -88,7 +89,7 @@ class Nested(SoftMemory, Front):
         self.page_books: list[Book] = []
         self._whose: np.ndarray | None = None  # frame -> which of them
         self.rmp = Rmp(self.size >> PAGE_SHIFT, profile.asid_limit)
-        self.real = np.zeros(self.size >> PAGE_SHIFT, bool)  # assigned below, too
+        self.real = column(self.size >> PAGE_SHIFT, bool)  # assigned below, too
         self._kvm_cpus = list(kvm_cpus)
         self._below_entries = below_rmp + RMP_HEAD
         self._first_asids = asids

@@ -19,6 +19,7 @@ from protocol.arch.sev.rmp import ASSIGNED, OK, SUBPAGES, VALIDATED, VMSA, PageS
 from protocol.arch.sev.status import SnpState
 from protocol.arch.sev.structs import PAGE, RMP_HEAD, SHARED, NewState
 from protocol.effects import Fault, Step
+from protocol.memory.columns import column
 from protocol.memory.store import PAGE_SHIFT
 from protocol.nesting.guest_host import DONATED, SECURE, TABLE, GuestHost, GuestRam
 from protocol.tracking import Book
@@ -243,7 +244,7 @@ class SoftMemory(GuestHost[Any]):
 
     def live_in(self, ram: GuestRam, attention: np.ndarray) -> None:
         super().live_in(ram, attention)
-        self._hidden = np.zeros(self.size >> PAGE_SHIFT, bool)
+        self._hidden = column(self.size >> PAGE_SHIFT, bool)
         self.keep_bytes(0, len(self._hidden))
 
     def keep_bytes(self, first: int, count: int) -> None:

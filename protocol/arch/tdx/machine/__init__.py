@@ -28,6 +28,7 @@ from protocol.arch.tdx.tables import OpState, PageType
 from protocol.calls import CallSpec
 from protocol.effects import Fault, Step
 from protocol.ledger import Ledger
+from protocol.memory.columns import column
 from protocol.memory.physical import Physical
 from protocol.memory.store import OFFSET, PAGE, Store
 
@@ -58,8 +59,8 @@ class Machine(Front):
         self.offer(calls)
         frames = memory_bytes >> PAGE_SHIFT
         self.storage = Physical(frames, ram)
-        self.owned = np.zeros(frames, np.uint64)
-        self.poison = np.zeros(frames, np.uint64)
+        self.owned = column(frames, np.uint64)
+        self.poison = column(frames, np.uint64)
         self._owned, self._poison = self.owned.data, self.poison.data
         self.platform = Platform(
             profile, cmrs_of(memory_bytes), seamrr_of(memory_bytes), frames, len(self.lps)

@@ -19,6 +19,7 @@ from protocol.arch.tdx.machine import ALL_LINES, LINE, NOTHING, PATTERN, lines
 from protocol.arch.tdx.profiles import Range
 from protocol.effects import Fault
 from protocol.ledger import Ledger
+from protocol.memory.columns import column
 from protocol.memory.physical import chunks
 from protocol.memory.pool import Pool
 from protocol.memory.store import OFFSET, PAGE, PAGE_SHIFT
@@ -59,8 +60,8 @@ class Frames(GuestHost[Any]):
         self.gibs = list(gibs)
         self._own_gib = {gib: own for own, gib in enumerate(gibs)}
         self.seamrr = seamrr
-        self.lines = np.zeros(len(frames), np.uint64)  # of the own module's PAMT: 64 owner bits for a page
-        self.spoilt = np.zeros(len(frames), np.uint64)
+        self.lines = column(len(frames), np.uint64)  # of the own module's PAMT: 64 owner bits for a page
+        self.spoilt = column(len(frames), np.uint64)
         self._lines, self._spoilt = self.lines.data, self.spoilt.data
         self._guard_module()
 
