@@ -49,21 +49,6 @@ def load_fitting(name: str | None, *, flags: Mapping[str, str], environment: Map
         return _noted(resolved, left)
 
 
-def may_be_narrowed(resolved: Resolved) -> bool:
-    """Whether nobody named the architectures."""
-    return resolved.origins.get("arch") in ("file", NARROWED) and resolved.source in _shipped_names()
-
-
-def without(resolved: Resolved, left: Mapping[str, str]) -> Resolved:
-    """The same without some architectures, each with the reason."""
-    kept = tuple(arch for arch in resolved.scenario.arch if arch not in left)
-    return _noted(replace(resolved, scenario=replace(resolved.scenario, arch=kept), notes=()), left)
-
-
-def _shipped_names() -> Iterable[str]:
-    return (path.stem for path in SHIPPED.glob("*.toml"))
-
-
 def _whose_image(image: str | None, named: Iterable[str]) -> list[str]:
     """The architectures of which a file means to be an image; any other file is an image of all."""
     from protocol.arch import load as slice_of

@@ -195,7 +195,6 @@ def compare(
     if linger and metrics_port is None:
         end(exit_codes.USAGE, "--linger keeps serving metrics: give --metrics-port, too")
     resolved = resolve(scenario, flags)
-    resolved = _that_may(resolved, {"--processes": processes > 1, "--record": record is not None})
     if processes > 1:
         _may_be_split(resolved.scenario, record)
     elif resolved.scenario.transport in BETWEEN:
@@ -217,29 +216,6 @@ def compare(
         )
     wanted = Wanted(as_json, out, diff, record, metrics_port, linger, quiet, processes, costs, trace, seeds)
     raise typer.Exit(perform(resolved, wanted))
-
-
-def _that_may(resolved: Resolved, wanted: dict[str, bool]) -> Resolved:
-    """What architectures cannot have leaves them out where nobody named them, and is refused otherwise."""
-    from actors.fitting import may_be_narrowed, without
-    from protocol.arch import load
-
-    left: dict[str, str] = {}
-    for arch in resolved.scenario.arch:
-        cannot = getattr(load(arch).comparison, "cannot", {})
-        for option, why in cannot.items():
-            if wanted.get(option):
-                left[arch] = f"{option}: {why}"
-    if not left:
-        return resolved
-    if not may_be_narrowed(resolved) or len(left) == len(resolved.scenario.arch):
-        arch, why = next(iter(left.items()))
-        option, _, reason = why.partition(": ")
-        end(exit_codes.USAGE, f"{option}: {arch}: {reason}; allowed: without it")
-    narrowed = without(resolved, left)
-    for note in narrowed.notes:
-        say(note)
-    return narrowed
 
 
 def _may_be_split(scenario: Scenario, record: Path | None) -> None:

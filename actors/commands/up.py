@@ -89,14 +89,10 @@ def place_of(directory: Path | None, name: str) -> Place:
 
 
 def assigned(path: Path, settings: Deployment, resolved: Resolved, place: Place) -> Assignment:
-    """Everything of a deployment, or the end of the command: its architecture cannot be split like that."""
+    """Everything of a deployment."""
     from actors.deployment.parts import parts_of
     from actors.deployment.process import Assignment
-    from protocol.arch import load
 
-    cannot = getattr(load(settings.arch).comparison, "cannot", {})
-    if "--processes" in cannot:
-        end(exit_codes.USAGE, f"{path}: arch {settings.arch}: {cannot['--processes']}; allowed: another")
     scenario = resolved.scenario
     l1s = scenario.l1.count if scenario.depth == 1 else 1
     return Assignment(settings, scenario, parts_of(settings, l1s), place, path.parent.absolute(), {})

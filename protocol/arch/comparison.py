@@ -45,7 +45,6 @@ class BaseComparison(Generic[R]):
     reboot: ClassVar[str]
     profiles: Mapping[str, Any]
     lacks: Mapping[str, str] = {}
-    cannot: Mapping[str, str] = {}
 
     # -- what an architecture says
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.fitting import NARROWED, load_fitting, may_be_narrowed, without
+from actors.fitting import NARROWED, load_fitting
 from actors.scenario import BrokenScenario, load
 
 ALL = load(None).scenario.arch
@@ -28,6 +28,8 @@ def test_who_cannot_is_left_out_with_a_reason() -> None:
     assert arches == ("s390",)
     assert len(notes) == len(ALL) - 1
     assert any(note.startswith("pef is left out: strategy.donation: nothing is donated") for note in notes)
+    resolved = load_fitting(None, flags={"strategy.donation": "bounded"}, environment={})
+    assert resolved.origins["arch"] == NARROWED, "the results say so, too"
 
 
 def test_who_is_named_is_refused() -> None:
@@ -48,12 +50,3 @@ def test_a_scenario_of_ones_own_is_taken_by_its_word(tmp_path: Path) -> None:
     mine.write_text('arch = ["s390", "pef"]\n[strategy]\ndonation = "bounded"\n')
     with pytest.raises(BrokenScenario):
         fitting(str(mine))
-
-
-def test_options_of_a_command_leave_out_in_the_same_way() -> None:
-    resolved = load_fitting(None, flags={}, environment={})
-    assert may_be_narrowed(resolved)
-    narrowed = without(resolved, {"pef": "--record: no transcript"})
-    assert "pef" not in narrowed.scenario.arch and narrowed.origins["arch"] == NARROWED
-    assert narrowed.notes == ("pef is left out: --record: no transcript",)
-    assert not may_be_narrowed(load_fitting(None, flags={"arch": "s390"}, environment={}))

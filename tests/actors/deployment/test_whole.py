@@ -23,12 +23,7 @@ pytestmark = pytest.mark.slow
 Lab = Callable[..., AbstractAsyncContextManager[Any]]
 
 
-SPLIT = [
-    name for name in architectures() if "--processes" not in getattr(load(name).comparison, "cannot", {})
-]
-
-
-@pytest.mark.parametrize("arch", SPLIT)
+@pytest.mark.parametrize("arch", architectures())
 @pytest.mark.parametrize(
     ("placement", "parts"),
     [("apart", ["l0-0", "l0-0.l1-0", "l0-0.l1-1", "load"]), ("together", ["l0-0", "load"])],
