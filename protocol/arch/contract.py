@@ -181,10 +181,10 @@ class Comparison(Protocol):
     """The parts of an architecture that a comparison puts together.
 
     It may have members more. `moves`: how a guest goes to another machine (`protocol.fleet.moving`), and why
-    so. Where it is not whole, `lacks`: phases of a plan that it has not, each with its
-    reason, which stands in the results. Where a launch is measured below, `firmware(data, vcpu_type, kernel, initrd, command_line)` makes
-    an image of a guest's firmware, `vcpu_type` is what it takes where none is named, and its rigs have
-    `measurements()`: the digests of all guests.
+    so. Where it is not whole, `lacks`: phases of a plan that it has not, each with its reason, which stands
+    in the results. Where a launch is measured below, `firmware(data, vcpu_type, kernel, initrd,
+    command_line)` makes an image of a guest's firmware, `vcpu_type` is what it takes where none is named, and
+    its rigs have `measurements()`: the digests of all guests.
     """
 
     @property

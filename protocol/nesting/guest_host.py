@@ -291,6 +291,18 @@ class GuestHost(Generic[M]):
             self.ram.joined(np.array([frame]), np.array([new]))
         return old
 
+    def move_under(self, frame: int, new: int) -> int:
+        """Let `frame` lie in another one with what is in it, which `put_under` loses; returns the old one."""
+        old = int(self._slots[frame])
+        # A machine moves contents by moving their place: out of what the guest host maps while it does.
+        if self.ram is not None:
+            self.ram.hide(np.array([old]))
+        self._memory.move(old, new)
+        self._slots[frame] = new
+        if self.ram is not None:
+            self.ram.show(np.array([frame]), np.array([new]))
+        return old
+
     def take_away(self, frames: np.ndarray, donation: Donation) -> None:
         """The guest host donated `frames`: it cannot reach them until `give_back`."""
         self.attention[frames] |= DONATED

@@ -174,6 +174,67 @@ def test_a_swap_moves_contents_between_stores_without_touching_a_byte() -> None:
     assert shared.read(0, 6) == b"shared"
 
 
+def test_frames_that_leave_a_store_leave_zeroes_there_and_are_reachable_from_it_no_more() -> None:
+    memory, shared = Physical(6), PrivateStore(3 * PAGE)
+    memory.place([1, 2, 4], shared)
+    for frame in (1, 2, 4):
+        memory.write(frame * PAGE, b"secret")
+    memory.leave(np.array([4, 1]))
+    assert [shared.read(page * PAGE, 6) for page in range(3)] == [bytes(6), b"secret", bytes(6)]
+    memory.clear_many([1, 4])
+    memory.write(PAGE, b"one")
+    memory.write(4 * PAGE, b"four")
+    assert (memory.read(PAGE, 3), memory.read(4 * PAGE, 4)) == (b"one", b"four")
+    assert shared.read(0, 6) == shared.read(2 * PAGE, 6) == bytes(6)
+
+
+def test_scattered_frames_of_a_further_store_are_cleared_there() -> None:
+    memory, shared = Physical(6), PrivateStore(3 * PAGE)
+    memory.place([5, 1, 3], shared)
+    shared.write(0, b"x" * 3 * PAGE)
+    memory.clear_many([5, 3])
+    assert [shared.read(page * PAGE, 1) for page in range(3)] == [b"\0", b"x", b"\0"]
+    assert memory.read(PAGE, 1) == b"x"
+
+
+def test_a_store_that_goes_away_leaves_its_number_to_the_next_one() -> None:
+    memory, first, second = Physical(4), PrivateStore(2 * PAGE), PrivateStore(2 * PAGE)
+    number = memory.place([1, 2], first)
+    memory.write(PAGE, b"one")
+    memory.evict(number)
+    assert memory.read(PAGE, 2 * PAGE) == bytes(2 * PAGE), "what was there is gone"
+    memory.forget(number)
+    assert memory.place([2, 3], second) == number
+    memory.write(2 * PAGE, b"two")
+    assert (first.read(0, 2 * PAGE), second.read(0, 3)) == (bytes(2 * PAGE), b"two")
+
+
+def test_a_store_is_not_forgotten_while_a_frame_lives_in_it() -> None:
+    memory = Physical(2)
+    number = memory.place([1], PrivateStore(PAGE))
+    with pytest.raises(AssertionError, match="1 frames still live in store 1"):
+        memory.forget(number)
+
+
+def test_what_is_exposed_is_found_in_every_store_and_never_in_the_vault() -> None:
+    memory = Physical(6)
+    memory.write(2 * PAGE + 100, b"secret")
+    memory.vault_write(4, 0, b"secret")
+    assert memory.exposed(b"secret") == [2]
+    shared = PrivateStore(PAGE)
+    memory.place([5], shared)
+    shared.write(50, b"secret")  # by whoever maps it
+    assert memory.exposed(b"secret") == [2, 5]
+
+
+def test_there_are_only_so_many_stores_as_a_home_can_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protocol.memory.physical._STORES", 2)
+    memory = Physical(2)
+    memory.place([0], PrivateStore(PAGE))
+    with pytest.raises(ValueError, match="2 stores are there already"):
+        memory.place([1], PrivateStore(PAGE))
+
+
 def test_ranges_are_split_at_page_borders() -> None:
     assert list(chunks(PAGE - 1, PAGE + 2)) == [(PAGE - 1, 1), (PAGE, PAGE), (2 * PAGE, 1)]
     assert list(chunks(5, 0)) == []

@@ -362,8 +362,7 @@ class Nested(GuestHost[Any]):
             return False
         for place in range(SMALL_PAGES):
             small = page * SMALL_PAGES + place
-            self.below.memory.move(self.frame_below(small), frame + place)
-            self.put_under(small, frame + place)
+            self.move_under(small, frame + place)
         return True
 
     def _holder_of(self, page: int) -> tuple[Record, int] | None:

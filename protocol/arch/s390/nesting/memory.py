@@ -334,8 +334,7 @@ def swap(nested: Nested, frame: int) -> Step[bool]:
     if nested.below.pool.free <= nested.below.promised:
         return False  # a page that was exported stays away, in its old place
     new = nested.below.pool.take()
-    nested.below.memory.move(nested.frame_below(frame), new)
-    nested.below.pool.give((nested.put_under(frame, new),))
+    nested.below.pool.give((nested.move_under(frame, new),))
     nested.ledger.count(("pages", "swapped"))
     return True
 
