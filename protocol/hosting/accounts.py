@@ -10,6 +10,7 @@ import hashlib
 import hmac
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 
 from protocol.hosting.channels import CHANNEL, Channel
 from protocol.hosting.errors import Code, Refusal
@@ -107,15 +108,19 @@ class Accounts:
 
     def abandon(self, requester: Requester) -> None:
         """End the requester's present epoch: what only that could use is dropped, children excepted."""
+        self.gone.pop(requester.cid, None)
         self.gone[requester.cid] = requester.epoch
-        while len(self.gone) > 16 * self.limits.requesters:
-            oldest = next(iter(self.gone))
-            del self.gone[oldest]
-            if oldest not in self.requesters:
-                self.journal.append(Fact(REQUESTER, requester_name(oldest)))
+        self._forget_long_gone()
         requester.alive = False
         self._empty(requester)
         self.keep_requester(requester)
+
+    def _forget_long_gone(self) -> None:
+        """Forget which boots are over of the requesters that went first, and of whom nothing is left."""
+        over = max(0, len(self.gone) - 16 * self.limits.requesters)
+        for cid in list(islice((cid for cid in self.gone if cid not in self.requesters), over)):
+            del self.gone[cid]
+            self.journal.append(Fact(REQUESTER, requester_name(cid)))
 
     def forget_idle(self, requester: Requester) -> None:
         """Drop the account of a requester that is gone, once nothing is left of it."""
@@ -184,14 +189,14 @@ class Accounts:
 
     def drop_key(self, requester: Requester, key: bytes) -> None:
         """Free `key`: what it was used for was not done."""
-        if requester.keys.drop(key):
-            self._key_gone(requester, key)
+        requester.keys.drop(key)
+        self._key_gone(requester, key)
 
     def forget_key(self, requester: Requester, key: bytes) -> None:
         """Let go of `key`; what it was used for may have been done, so it is never done again."""
-        if requester.keys.forget(key):
-            self._key_gone(requester, key)
-            self.keep_requester(requester)
+        requester.keys.forget(key)
+        self._key_gone(requester, key)
+        self.keep_requester(requester)
 
     def _key_gone(self, requester: Requester, key: bytes) -> None:
         requester.quota.refund(KEY)

@@ -97,12 +97,10 @@ class Keys:
             raise Refusal(Code.BAD_ARGUMENT, f"key: its first 4 bytes are the epoch, {epoch}; then 1 and up")
         return None
 
-    def forget(self, key: bytes) -> bool:
-        """Drop `key` and never execute it again; whether there was one."""
-        known = self.drop(key)
-        if known:
-            self.watermark = max(self.watermark, open_key(key))
-        return known
+    def forget(self, key: bytes) -> None:
+        """Drop `key`, which is there, and never execute it again."""
+        self.drop(key)
+        self.watermark = max(self.watermark, open_key(key))
 
     def bind(self, key: bytes, digest: bytes, child: bytes) -> Entry:
         assert key not in self._entries, "a key is bound once"
@@ -115,8 +113,8 @@ class Keys:
     def entry(self, key: bytes) -> Entry | None:
         return self._entries.get(key)
 
-    def drop(self, key: bytes) -> bool:
-        return self._entries.pop(key, None) is not None
+    def drop(self, key: bytes) -> None:
+        del self._entries[key]
 
     def expired(self, now_ms: int) -> list[bytes]:
         return [k for k, e in self._entries.items() if e.expires_ms is not None and e.expires_ms <= now_ms]

@@ -185,7 +185,7 @@ class Lifecycle:
             return
         if child.state is State.ORPHANED:
             child.before = State.STOPPED
-        elif child.state is State.READY:
+        else:
             self._registry.move(child, State.STOPPED, "exit")
 
     def vanished(self, child: Child) -> None:
@@ -299,7 +299,7 @@ def refusal_of(failure: Failure, stage: str) -> Refusal:
             return Refusal(Code.BOOT_TIMEOUT, stage=stage, detail={"timeout_ms": timeout_ms})
         case Unanswered(reason):
             return Refusal(Code.INTERNAL, "the machine did not answer", stage=stage, detail={"ref": reason})
-        case Vanished():
+        case Vanished():  # pragma: no branch - there are no other failures
             return Refusal(Code.INTERNAL, "the guest vanished", stage=stage, detail={"ref": ""})
 
 

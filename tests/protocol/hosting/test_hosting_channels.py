@@ -6,12 +6,14 @@ import hashlib
 
 import msgpack
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from protocol.hosting.channels import OFFER_MS
+from protocol.hosting.channels import OFFER_MS, RESETS
 from protocol.hosting.console import CONSOLE_BYTES
-from protocol.hosting.evidence import FORMAT, KeySigner, Trust, verify
+from protocol.hosting.evidence import EVIDENCE_BYTES, FORMAT, KeySigner, Measured, Trust, verify
 from protocol.hosting.limits import Offer
+from protocol.hosting.machine import AttestGuest, DumpGuest
 
 KEY = b"\0\0\0\1" + b"k" * 12
 SIGNER = KeySigner(ec.derive_private_key(7, ec.SECP384R1()))
@@ -58,6 +60,37 @@ def test_the_same_key_is_the_same_channel(alice):
     assert alice.ask("channel.open", KEY, child=child, port=7) == first
     assert alice.refused("channel.open", KEY, child=child, port=8)["name"] == "KEY_CONFLICT"
     assert alice.ask("quota.get")["channels"]["charged"] == 1
+
+
+def test_each_key_finds_its_own_channel_among_others(alice):
+    child = alice.start()["child"]
+    keys = [b"\0\0\0\1" + bytes([n]) * 12 for n in (1, 2, 3)]
+    made = [alice.ask("channel.open", key, child=child, port=7)["channel"] for key in keys]
+    assert len(set(made)) == 3
+    assert [alice.ask("channel.open", key, child=child, port=7)["channel"] for key in keys] == made
+
+
+def test_of_many_channels_that_were_reset_the_newest_are_told(offering, alice):
+    child = alice.start()["child"]
+    keys = [b"\0\0\0\1" + n.to_bytes(12, "big") for n in range(1, RESETS + 2)]
+    for key in keys:
+        offer = alice.ask("channel.open", key, child=child, port=7)
+        offering.service.redeem(alice.who, offer["token"])
+        alice.ask("reset", child=child)
+    assert alice.refused("channel.open", keys[-1], child=child, port=7)["name"] == "CHANNEL_RESET"
+    assert alice.refused("channel.open", keys[1], child=child, port=7)["name"] == "CHANNEL_RESET"
+    alice.ask("channel.open", keys[0], child=child, port=7)
+
+
+def test_the_end_of_a_stream_ends_its_channel_unless_its_boot_is_over(offering, alice, join):
+    child = alice.start(on_owner_loss="linger", linger_s=60)["child"]
+    channel = alice.ask("channel.open", child=child, port=7)["channel"]
+    offering.service.channel_over(alice.who, channel)
+    assert offering.service.records()["channel"] == 0
+    again = join(offering, 3, epoch=2)
+    mine = again.ask("channel.open", child=again.start()["child"], port=7)["channel"]
+    offering.service.channel_over(alice.who, mine)
+    assert offering.service.records()["channel"] == 1
 
 
 def test_a_channel_that_was_reset_is_told_once_to_whoever_asks_again(offering, alice):
@@ -162,6 +195,33 @@ def test_a_debug_child_is_dumped_piece_by_piece(alice, image):
     assert got == image
 
 
+def test_a_dump_that_the_machine_refuses_names_its_stage(offering, alice, no):
+    child = alice.start(debug=True)["child"]
+    offering.machine.fail[DumpGuest] = [no]
+    error = alice.refused("dump", child=child)
+    assert (error["name"], error["stage"]) == ("TE_ERROR", "dump")
+
+
+@pytest.mark.parametrize(
+    "body", [{"kind": "dump"}, {"kind": "attest", "nonce": b"n"}], ids=lambda b: b["kind"]
+)
+def test_a_child_that_does_not_run_is_neither_dumped_nor_measured(offering, alice, body):
+    child = alice.start(debug=True)["child"]
+    alice.ask("stop", child=child)
+    asked = len(offering.machine.asked)
+    error = alice.refused(child=child, **body)
+    assert (error["name"], error["detail"]) == ("BAD_STATE", {"have": "STOPPED", "need": ["READY"]})
+    assert len(offering.machine.asked) == asked
+
+
+def test_the_console_of_a_debug_child_ends_with_it(offering, alice):
+    child = alice.start(debug=True)["child"]
+    assert offering.service.records()["console"] == 1
+    alice.ask("destroy", child=child)
+    assert offering.service.records()["console"] == 0
+    assert alice.ask("quota.get")["console_bytes"]["charged"] == 0
+
+
 def test_where_only_the_owner_can_open_a_dump_any_child_is_dumped(small_world, join, image):
     alice = join(small_world(service={"offer": Offer(dump=True, sealed=True)}), 3)
     child = alice.start()["child"]
@@ -206,9 +266,23 @@ def test_evidence_that_was_tampered_with_or_is_old_is_not_believed(alice):
         verify(b"\xc1", SIGNER.public_key(), b"n")
 
 
-def test_a_guest_that_cannot_be_measured_has_no_evidence(offering, alice, no):
-    from protocol.hosting.machine import AttestGuest
+def test_evidence_that_does_not_fit_into_an_answer_is_refused(offering, alice):
+    child = alice.start()["child"]
+    offering.machine.fail[AttestGuest] = [Measured(bytes(48), bytes(EVIDENCE_BYTES))]
+    error = alice.refused("attest", child=child, nonce=b"n")
+    assert error["name"] == "ATTEST_FAILED"
+    assert f"at most {EVIDENCE_BYTES}" in error["cause"][0]
 
+
+def test_a_key_that_is_on_no_elliptic_curve_verifies_nothing(alice):
+    made = msgpack.unpackb(alice.ask("attest", child=alice.start()["child"], nonce=b"n")["evidence"])
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(ValueError, match="not on an elliptic curve"):
+        verify(msgpack.packb(made | {"key": der}), der, b"n")
+
+
+def test_a_guest_that_cannot_be_measured_has_no_evidence(offering, alice, no):
     child = alice.start()["child"]
     offering.machine.fail[AttestGuest] = [no]
     error = alice.refused("attest", child=child, nonce=b"")
@@ -261,6 +335,15 @@ def test_without_the_credential_nothing_is_adopted(offering, alice, bob, join, w
     )
     assert told["name"] == "NOT_FOUND"
     assert again.refused("describe", child=child)["name"] == "NOT_FOUND"
+
+
+def test_only_what_was_asked_for_is_adopted_and_the_rest_may_be_later(offering, alice, join):
+    credential = alice.ask("hello", versions=[1])["credential"]
+    one, other = lingering(alice), lingering(alice)
+    again = join(offering, 3, epoch=2)
+    assert again.ask("adopt", credential=credential, epoch=1, children=[one])["adopted"] == [one]
+    assert [child["child"] for child in again.ask("list")["children"]] == [one]
+    assert sorted(again.ask("adopt", credential=credential, epoch=1)["adopted"]) == sorted([one, other])
 
 
 def test_what_does_not_linger_is_not_there_to_be_adopted(offering, alice, join):

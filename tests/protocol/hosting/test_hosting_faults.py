@@ -11,10 +11,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocol.hosting.machine import (
     Await,
+    CreateGuest,
     DestroyGuest,
     Emergency,
     ImageChanged,
     LoadGuest,
+    NoImage,
     StartGuest,
     TimedOut,
 )
@@ -94,6 +96,19 @@ def test_looking_does_not_disturb_a_step_under_way(world, alice, spec):
     assert answers([_continued(step)])[0]["b"]["state"] == "READY"
 
 
+def test_looking_leaves_alone_what_somebody_works_on_by_then(world, alice):
+    stopped, destroyed = alice.start()["child"], alice.start()["child"]
+    look = world.service.look(world.now_ms)
+    next(look)  # what there is was asked for, and is not answered yet
+    step = alice.begin("stop", child=stopped)
+    next(step)
+    alice.ask("destroy", child=destroyed)
+    with pytest.raises(StopIteration) as found:
+        look.send({})
+    assert found.value.value == 0
+    assert answers([_continued(step)])[0]["b"]["state"] == "STOPPED"
+
+
 def _continued(step):
     answer = None
     while True:
@@ -107,10 +122,16 @@ def _continued(step):
     ("effect", "failure", "name"),
     [
         (LoadGuest, ImageChanged(), "IMAGE_INVALID"),
+        (CreateGuest, NoImage("no kernel in it"), "IMAGE_INVALID"),
         (StartGuest, TimedOut(5), "BOOT_TIMEOUT"),
         (StartGuest, Emergency(), "BOOT_DIED"),
     ],
-    ids=["the image changes between digest and load", "late ready", "ready in emergency mode"],
+    ids=[
+        "the image changes between digest and load",
+        "no image for a machine",
+        "late ready",
+        "ready in emergency mode",
+    ],
 )
 def test_each_has_its_own_error_and_leaves_nothing(world, alice, spec, effect, failure, name):
     world.machine.fail[effect] = [failure]

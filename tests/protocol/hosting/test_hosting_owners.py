@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from protocol.errors import OwnerGone
 from protocol.hosting import record_sizes
 from protocol.hosting.machine import CreateGuest, DestroyGuest, LoadGuest, StopGuest
 from protocol.tracking import SIZES
@@ -406,6 +407,51 @@ def test_watchers_are_bounded_and_end(small_world, join):
     client.send(second)
     client.world.service.unwatch(client.who, second["rid"])
     assert client.world.service.records()["watcher"] == 0
+    client.world.service.unwatch(client.who, second["rid"])
+    client.ask("unwatch", watch=second["rid"])
+    assert client.ask("quota.get")["watchers"]["charged"] == 0, "one that has ended gives nothing back twice"
+
+
+def test_the_end_of_an_old_boots_connection_does_not_touch_a_watch_of_the_new_one(world, alice, join):
+    again = join(world, 3, epoch=2)
+    frame = again.frame("watch", since=0)
+    again.send(frame)
+    world.service.unwatch(alice.who, frame["rid"])
+    assert world.service.records()["watcher"] == 1
+
+
+def test_a_wait_whose_connection_is_gone_ends_and_is_charged_no_more(world, alice):
+    child = alice.start()["child"]
+    step = alice.begin("wait", child=child, until="STOPPED", timeout_ms=60_000)
+    next(step)
+    assert alice.ask("quota.get")["watchers"]["charged"] == 1
+    with pytest.raises(StopIteration) as stop:
+        step.throw(OwnerGone("alice"))
+    error = stop.value.value["b"]
+    assert (error["name"], error["cause"]) == ("STALE_EPOCH", ["the wait was ended"])
+    assert alice.ask("quota.get")["watchers"]["charged"] == 0
+
+
+def test_what_is_left_of_a_share_is_all_of_it_for_whoever_never_came(world, alice):
+    alice.start()
+    whole, left = world.service.free(9), world.service.free(alice.who.cid)
+    assert whole.keys() == left.keys()
+    assert {name: whole[name] - left[name] for name in ("children", "vcpus", "memory_mib")} == {
+        "children": 1,
+        "vcpus": 2,
+        "memory_mib": 64,
+    }
+
+
+def test_boots_that_are_over_are_remembered_of_those_who_went_last(small_world, join):
+    world = small_world(limits={"requesters": 1})
+    for cid in range(3, 3 + 16):
+        world.gone(join(world, cid, image=False).who)
+    world.gone(join(world, 3, epoch=2, image=False).who)
+    assert world.service.epoch_of(3) == 3
+    world.gone(join(world, 40, image=False).who)
+    assert (world.service.epoch_of(3), world.service.epoch_of(40)) == (3, 2)
+    assert world.service.epoch_of(4) == 1, "the one that went first is a stranger now"
 
 
 def test_a_stop_that_is_under_way_may_be_asked_for_again(alice):

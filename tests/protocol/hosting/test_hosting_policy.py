@@ -99,13 +99,15 @@ def test_everything_that_is_wrong_is_told_at_once():
     source = [2]
     vmm = ["xen"]
     vcpus = -1
+    tag = ""
+    debug = "no"
     shade = 2
     """
     with pytest.raises(BrokenPolicy) as error:
         a_policy(broken)
     told = "\n".join(error.value.wrong)
-    assert len(error.value.wrong) == 7
-    for name in ("colour", "allow", "call", "source", "vmm", "vcpus", "shade"):
+    assert len(error.value.wrong) == 9
+    for name in ("colour", "allow", "call", "source", "vmm", "vcpus", "tag", "debug", "shade"):
         assert name in told
     assert "start" in told
 

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from protocol.errors import OutcomeUnknown, OwnerGone
+from protocol.errors import LevelGone, OutcomeUnknown, OwnerGone
 from protocol.hosting.limits import CHUNK_BYTES
 from protocol.hosting.machine import (
     Await,
@@ -275,6 +275,58 @@ def test_a_guest_that_vanished_is_lost_and_asks_nothing_more_of_the_machine(worl
     asked = len(world.machine.asked)
     alice.ask("destroy", child=child)
     assert len(world.machine.asked) == asked
+
+
+def test_a_guest_that_vanished_without_a_word_is_found_out_by_the_next_request(world, alice):
+    reset, stopped = alice.start()["child"], alice.start()["child"]
+    world.machine.guests.clear()
+    world.machine.cids.clear()
+    error = alice.refused("reset", child=reset)
+    assert (error["name"], error["cause"], error["stage"]) == ("INTERNAL", ["the guest vanished"], "reset")
+    assert alice.ask("describe", child=reset)["state"] == "LOST"
+    before = len(world.machine.asked)
+    assert alice.ask("destroy", child=stopped)["state"] == "RELEASED"
+    assert world.machine.names()[before:] == ["StopGuest"], "there is nothing to destroy"
+    assert alice.ask("describe", child=stopped)["timings"].keys() >= {"LOST", "RELEASED"}
+
+
+def test_a_guest_that_could_not_be_stopped_and_ends_by_itself_is_stopped(world, alice, no):
+    """It stayed STOPPING for whoever waited for its end."""
+    child = alice.start()["child"]
+    world.machine.fail[StopGuest] = [no]
+    alice.refused("stop", child=child)
+    world.service.guest_ended(child, 3, world.now_ms)
+    told = alice.ask("describe", child=child)
+    assert (told["state"], told["reason"], told["exit"]) == ("STOPPED", "exit", 3)
+
+
+def test_a_notice_during_a_request_waits_for_what_the_machine_answers(world, alice):
+    child = alice.start()["child"]
+    step = alice.begin("stop", child=child)
+    assert isinstance(next(step), StopGuest)
+    world.service.guest_lost(child, world.now_ms)
+    assert alice.ask("describe", child=child)["state"] == "STOPPING"
+    assert ended(step, Vanished())["name"] == "INTERNAL"
+    assert alice.ask("describe", child=child)["state"] == "LOST"
+
+
+def test_a_notice_about_a_guest_that_nobody_knows_changes_nothing(world, alice):
+    child = alice.start()["child"]
+    alice.ask("destroy", child=child)
+    before = alice.ask("describe", child=child)
+    world.service.guest_ended(child, 1, world.now_ms)
+    world.service.guest_lost(child, world.now_ms)
+    assert alice.ask("describe", child=child) == before
+
+
+def test_a_machine_that_loses_its_power_during_a_start_has_no_guest_to_destroy(world, alice, spec):
+    step = alice.begin("start", spec=spec())
+    assert isinstance(parked(step, [None]), LoadGuest)
+    world.machine.guests.clear()
+    with pytest.raises(StopIteration) as stop:
+        step.throw(LevelGone("the machine"))
+    assert stop.value.value["b"]["cause"] == ["the guest vanished"]
+    assert world.service.records()["child"] == 0
 
 
 def test_a_destroy_during_the_start_ends_the_start(world, alice, spec):

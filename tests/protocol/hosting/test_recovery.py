@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocol.errors import OutcomeUnknown
 from protocol.hosting import CountingBook, Identity, Limits, Service, SimulatedDisk
 from protocol.hosting.idempotency import Key
-from protocol.hosting.journal import Fact, Gathering, Intent
+from protocol.hosting.journal import Fact, Gathering, Intent, MemoryJournal
 from protocol.hosting.machine import (
     Await,
     CreateGuest,
@@ -67,10 +68,12 @@ class Machine:
 class Life:
     """One life of the service over a disk. What leaves it waits until the disk is flushed, as in a broker."""
 
-    def __init__(self, machine: Machine, disk: SimulatedDisk, now_ms: int = 1_000) -> None:
+    def __init__(
+        self, machine: Machine, disk: SimulatedDisk, now_ms: int = 1_000, limits: Limits | None = None
+    ) -> None:
         self.machine, self.disk, self.now_ms = machine, disk, now_ms
         self.book = CountingBook()
-        self.service = Service(Limits(), disk.journal, seed=1, book=self.book)
+        self.service = Service(limits or Limits(), disk.journal, seed=1, book=self.book)
         self.rids = 0
 
     def recover(self) -> Recovery:
@@ -286,6 +289,79 @@ def test_a_guest_without_a_record_is_ended_however_often_the_machine_refuses(lif
     assert again.audit() == []
 
 
+def test_a_start_that_goes_on_after_a_restart_and_fails_is_told_to_whoever_asks(life):
+    life.drive(life.handle("start", key(1), spec=SPEC), stop_after=3)
+    again = life.crash()
+    again.recover()
+    again.machine.refuses = {StartGuest: 1}
+    again.tick()
+    assert again.machine.guests == {}
+    assert again.audit() == []
+    again.hello()
+    assert again.ask("start", key(1), spec=SPEC)["replayed"] is False, "nobody was told of a child"
+
+
+def test_a_stop_that_the_machine_refuses_after_a_restart_is_left_to_the_owner(life):
+    child = life.ask("start", spec=SPEC)["child"]
+    life.drive(life.handle("stop", child=child), stop_after=0)
+    life.machine.refuses = {StopGuest: 1}
+    again = life.crash()
+    assert again.recover() == Recovery()
+    assert again.ask("describe", child=child)["state"] == "STOPPING"
+    assert again.ask("stop", child=child)["state"] == "STOPPED"
+
+
+def test_a_stray_whose_end_nobody_answered_is_tried_again(life):
+    life.machine.guests[b"s" * 16] = "running"
+    again = life.crash()
+    step = again.service.recover(again.disk.rows(), again.now_ms)
+    next(step)
+    assert isinstance(step.send(again.machine.perform(Inventory())), DestroyGuest)
+    with pytest.raises(StopIteration) as stop:
+        step.throw(OutcomeUnknown("the link to the machine"))
+    assert stop.value.value == Recovery(strays=1)
+    assert again.service.statistics().strays == 1
+    again.tick()
+    assert (again.machine.guests, again.service.statistics().strays) == ({}, 0)
+
+
+def test_an_audit_names_records_whose_guest_is_gone(life):
+    child = life.ask("start", spec=SPEC)["child"]
+    life.machine.guests.clear()
+    assert life.audit() == [{"kind": "no_vm", "child": child}]
+
+
+def test_what_hangs_on_a_boot_without_a_row_is_let_go(life):
+    live = life.ask("start", key(1), spec=SPEC)["child"]
+    dead = life.ask("start", spec=SPEC)["child"]
+    life.ask("destroy", child=dead)
+    rows = [row for row in life.disk.rows() if row.kind != "requester"]
+    assert sorted(row.kind for row in rows) == ["child", "child", "host", "key"]
+    again = Life(life.machine, SimulatedDisk(rows), life.now_ms)
+    again.recover()
+    assert again.machine.guests == {}, "nobody could ask for the guest"
+    again.hello()
+    for child in (live, dead):
+        assert again.ask("describe", child=child)["name"] == "NOT_FOUND"
+    assert again.ask("start", key(1), spec=SPEC)["replayed"] is False
+
+
+def test_pages_that_were_deposited_are_there_in_the_next_life():
+    limits = Limits(profile="l1vh")
+    life = Life(Machine(), SimulatedDisk(), limits=limits)
+    life.hello()
+    life.ask("memory.deposit", pages=1000)
+    again = Life(life.machine, life.disk.crash(), limits=limits)
+    again.recover()
+    assert again.ask("quota.get")["donated_pages"]["limit"] == 1000
+
+
+def test_a_row_that_is_no_map_is_told_of_and_starts_no_life(life):
+    broken = next(life.disk.rows())._replace(data=b"\x93\1\2\3")
+    with pytest.raises(ValueError, match="a row of the journal is a map"):
+        Life(Machine(), SimulatedDisk()).drive(life.service.recover([broken], 0))
+
+
 def test_exit_records_survive_until_they_are_acknowledged(life):
     child = life.ask("start", key(1), spec=SPEC)["child"]
     life.ask("destroy", child=child)
@@ -432,6 +508,23 @@ def test_rows_take_the_place_of_older_ones_and_nothing_leaves_before_they_are_du
     assert called == ["first", "second"]
     assert not journal.pending
     assert journal.append(Intent(b"c" * 16, 3, 1, "RELEASED", "request", 0)) == 2
+
+
+def test_a_journal_rings_whenever_there_is_something_to_take():
+    rung = []
+    journal = Gathering(ring=lambda: rung.append(len(rung)))
+    for n in range(3):
+        journal.append(Fact("host", b"", {"made": n}))
+    assert rung == [0, 1, 2]
+    assert len(journal.take()) == 1
+
+
+def test_what_only_this_process_knows_is_as_durable_as_it_ever_gets():
+    called = []
+    journal = MemoryJournal()
+    journal.append(Intent(b"c" * 16, 3, 1, "RESERVED", "start", 0))
+    journal.after(lambda: called.append("at once"))
+    assert called == ["at once"] and not journal.pending
 
 
 def test_what_was_not_committed_is_gone():
