@@ -36,5 +36,5 @@ def load(overlay: Path | None = None) -> Costs:
         raise UnreadableCosts(f"{overlay}: {error.strerror}") from None
     except BadCosts as bad:
         raise UnreadableCosts("\n".join(f"{overlay}: {mistake}" for mistake in bad.mistakes)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnreadableCosts(f"{overlay}: not TOML: {error}") from None

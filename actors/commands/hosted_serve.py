@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from protocol.hosting.policy import Policy
 
 
+POLICY_BYTES = 1 << 20
+
+
 def serve(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="Where journal, guests and sockets are; made if not there.")
@@ -73,6 +76,7 @@ def serve(
     from actors.hosting.serve import Options, obey, open_service, scraped
     from actors.hosting.store import StoreError
     from actors.observe.exporter import CannotListen
+    from protocol.hosting.journal import DamagedJournal
     from protocol.hosting.profiles import PROFILES
 
     cids = requester or [3]
@@ -111,7 +115,7 @@ def serve(
         trio.run(run, strict_exception_groups=True)
     except* KeyboardInterrupt:
         raise typer.Exit(exit_codes.INTERRUPTED) from None
-    except* (StoreError, CannotListen, OSError) as group:
+    except* (StoreError, DamagedJournal, CannotListen, OSError) as group:
         end(exit_codes.ENVIRONMENT, str(_first(group)))
 
 
@@ -171,10 +175,14 @@ def read_policy(path: Path) -> Policy:
     from protocol.hosting.policy import BrokenPolicy, policy_from
 
     try:
-        return policy_from(tomllib.loads(path.read_text()), MESSAGES)
+        with path.open("rb") as file:
+            data = file.read(POLICY_BYTES + 1)
+        if len(data) > POLICY_BYTES:
+            end(exit_codes.USAGE, f"{path}: more than {POLICY_BYTES} bytes")
+        return policy_from(tomllib.loads(data.decode()), MESSAGES)
     except OSError as error:
         end(exit_codes.USAGE, f"{path}: cannot be read: {error.strerror}")
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         end(exit_codes.USAGE, f"{path}: no TOML: {error}")
     except BrokenPolicy as error:
         end(exit_codes.USAGE, "\n".join(f"{path}: {line}" for line in error.wrong))

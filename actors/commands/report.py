@@ -46,9 +46,15 @@ def show(
         end(exit_codes.USAGE, "--diff compares two runs: nestbed report --diff RUN OTHER")
     if other is not None:
         raise typer.Exit(_differ(run, other, out))
-    content = _read(run)
-    tell_answer(content)
-    leave_report(out or _folder(run) / "report.html", content)
+    from actors.compare.diff import BadBase
+    from actors.compare.shown import shown
+
+    try:
+        said, page = shown(run, _read(run), paper().width)
+    except BadBase as error:
+        end(exit_codes.USAGE, str(error))
+    tell(*said)
+    _leave(out or _folder(run) / "report.html", page)
 
 
 def _folder(run: Path) -> Path:
@@ -91,18 +97,16 @@ def _load(file: Path) -> Json | None:
 
 def _differ(before: Path, now: Path, out: Path | None) -> int:
     """Say and write what differs between two runs."""
-    from actors.compare.bundle import write_text
-    from actors.compare.diff import changes, one_sided
-    from actors.compare.differences import page, sentences
+    from actors.compare.diff import BadBase, changes, one_sided
+    from actors.compare.shown import difference
 
     a, b = _read(before), _read(now)
-    tell(*sentences(a, b))
-    target = out or _folder(now) / "diff.html"
     try:
-        write_text(target, page(a, b, str(before), str(now)))
-    except OSError as error:
-        end(exit_codes.ENVIRONMENT, f"{target}: cannot be written: {error.strerror}")
-    say(f"report: {target}")
+        said, page = difference(a, b, str(before), now)
+    except BadBase as error:
+        end(exit_codes.USAGE, str(error))
+    tell(*said)
+    _leave(out or _folder(now) / "diff.html", page)
     changed = changes(a["results"], b["results"]) or one_sided(a["results"], b["results"])
     return exit_codes.MISSED if changed else exit_codes.OK
 
@@ -118,11 +122,16 @@ def tell_answer(content: Json) -> None:
 def leave_report(target: Path, content: Json) -> None:
     """Write the report on a bundle, and say where. Ends the command where that cannot be."""
     from actors.compare.answer import titles_of
-    from actors.compare.bundle import write_text
     from actors.compare.report import report
 
+    _leave(target, report(content, titles_of(_arches(content))))
+
+
+def _leave(target: Path, page: str) -> None:
+    from actors.compare.bundle import write_text
+
     try:
-        write_text(target, report(content, titles_of(_arches(content))))
+        write_text(target, page)
     except OSError as error:
         end(exit_codes.ENVIRONMENT, f"{target}: cannot be written: {error.strerror}")
     say(f"report: {target}")

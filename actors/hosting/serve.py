@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import trio
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -26,6 +27,7 @@ from actors.runtime.actor import open_runtime
 from actors.runtime.port import ignore
 from actors.runtime.transport.address import Peer, listen_tls, listen_unix
 from actors.runtime.transport.pki import Credentials
+from protocol.errors import LevelGone
 from protocol.hosting import Identity, Limits, Service
 from protocol.hosting.evidence import KeySigner, Trust
 from protocol.hosting.limits import CHANNEL_PORT, CONTROL_PORT, Offer
@@ -77,7 +79,11 @@ class HostingService:
         return str(self.options.directory / f"{cid}.vsock_{port}")
 
     async def recover(self) -> None:
-        self.recovery = await self.broker.actor.ask(Recover(self.store.load()))
+        rows = self.store.load()
+        try:
+            self.recovery = await self.broker.actor.ask(Recover(rows))
+        except LevelGone:
+            await trio.sleep_forever()  # what the broker died of is on its way, and ends this
 
     async def listen(
         self, cid: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -153,7 +159,8 @@ class HostingService:
 async def open_service(options: Options) -> AsyncIterator[HostingService]:
     """Open the directory, take on what a former life left, and serve until the block ends.
 
-    Raises StoreError and OSError: the directory is in use, too long for sockets, or cannot be written.
+    Raises StoreError and OSError: the directory is in use, too long for sockets, or cannot be written; and
+    DamagedJournal.
     """
     directory = options.directory = options.directory.absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -256,7 +263,10 @@ def _signer(directory: Path) -> KeySigner:
             pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
 
-    key = serialization.load_pem_private_key(_kept(directory / "host.key", made), None)
+    try:
+        key = serialization.load_pem_private_key(_kept(directory / "host.key", made), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise StoreError(f"{directory / 'host.key'}: no key that can be read: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise StoreError(f"{directory / 'host.key'}: not a key on an elliptic curve")
     signer = KeySigner(key)

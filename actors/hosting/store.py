@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from protocol.hosting.journal import FORMAT, Gathering, Row
+from protocol.hosting.journal import FORMAT, DamagedJournal, Gathering, Row
 
 
 class StoreError(Exception):
@@ -49,9 +49,12 @@ class Store:
         file.execute("COMMIT")
 
     def load(self) -> tuple[Row, ...]:
-        """What a former life left."""
-        rows = tuple(Row(*row) for row in self._file.execute("SELECT kind, id, data FROM rows"))
-        self.journal.found(rows)
+        """What a former life left. Raises StoreError."""
+        try:
+            rows = tuple(Row(*row) for row in self._file.execute("SELECT kind, id, data FROM rows"))
+            self.journal.found(rows)
+        except (sqlite3.Error, DamagedJournal) as error:
+            raise StoreError(f"{self._path}: {error}") from error
         return rows
 
     async def run(self) -> None:

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 PERF_HEAD = re.compile(r"VM-EXIT\s+Samples", re.IGNORECASE)
 PERF_ROW = re.compile(r"^\s*(\S.*?)\s+(\d+)\s+\d+(?:\.\d+)?%\s+\d+(?:\.\d+)?%")
@@ -22,6 +22,7 @@ OWN = re.compile(
 )
 LARGEST_RATE = 1e9
 MOST_REASONS = 10_000
+MOST_EXITS = 1e15  # of one reason in one interval
 
 
 class BadProfile(ValueError):
@@ -65,7 +66,10 @@ def _perf(text: str, seconds: float | None) -> Mapping[str, float]:
     for line in text.splitlines():
         row = PERF_ROW.match(line)
         if row:
-            found[row[1]] += int(row[2]) / seconds
+            samples = float(row[2])  # of any length: a whole number would have a limit of its own
+            if samples / seconds > LARGEST_RATE:
+                raise BadProfile(f"{line[:60]!r}: more than {LARGEST_RATE:g} exits in a second")
+            found[row[1]] += samples / seconds
     if not found:
         raise BadProfile("no row of exits below its heading")
     return dict(found)
@@ -79,8 +83,9 @@ def _kvm_stat(lines: list[str]) -> Mapping[str, float]:
     for number, line in enumerate(lines[1:], 2):
         stamp, *values = line.split(",")
         try:
-            times.append(datetime.fromisoformat(stamp.strip()))
-            if len(values) != len(names):
+            at = datetime.fromisoformat(stamp.strip())
+            times.append(at.replace(tzinfo=at.tzinfo or UTC))
+            if len(values) != len(names) or not all(0 <= float(value or 0) <= MOST_EXITS for value in values):
                 raise ValueError
             sums = [total + float(value or 0) for total, value in zip(sums, values, strict=True)]
         except ValueError:

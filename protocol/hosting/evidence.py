@@ -96,6 +96,8 @@ def verify(made: bytes, trusted_key: bytes, nonce: bytes) -> dict[str, Any]:
         payload, signature = outer["payload"], outer["signature"]
     except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
         raise ValueError(f"no evidence: {error}") from error
+    if type(payload) is not bytes or type(signature) is not bytes:
+        raise ValueError("no evidence: payload and signature are bytes")
     if outer.get("format") != FORMAT:
         raise ValueError(f"evidence of format {outer.get('format')!r}; read here: {FORMAT}")
     if outer.get("key") != trusted_key:
@@ -107,7 +109,11 @@ def verify(made: bytes, trusted_key: bytes, nonce: bytes) -> dict[str, Any]:
         key.verify(signature, payload, ec.ECDSA(hashes.SHA384()))
     except InvalidSignature:
         raise ValueError("the signature does not verify") from None
-    said: dict[str, Any] = msgpack.unpackb(payload)
-    if said["nonce"] != nonce:
+    try:
+        said: Any = msgpack.unpackb(payload)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise ValueError(f"what was signed is no evidence: {error}") from error
+    if type(said) is not dict or said.get("nonce") != nonce:
         raise ValueError("the answer to another question: not this nonce")
-    return said
+    facts: dict[str, Any] = said
+    return facts

@@ -61,6 +61,10 @@ class Row(NamedTuple):
     data: bytes | None
 
 
+class DamagedJournal(ValueError):
+    """A row that this program did not write; the text says what is wrong with it."""
+
+
 class Journal(Protocol):
     """Where records are kept."""
 
@@ -93,10 +97,13 @@ def row_of(record: Record) -> Row:
 
 
 def open_row(data: bytes) -> dict[str, Any]:
-    """Return the body of a kept row. Raises ValueError for what this program did not write."""
-    body = msgpack.unpackb(data, raw=False)
+    """Return the body of a kept row. Raises DamagedJournal."""
+    try:
+        body = msgpack.unpackb(data, raw=False)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise DamagedJournal(f"a row of the journal is no msgpack: {error!r}") from error
     if type(body) is not dict:
-        raise ValueError("a row of the journal is a map")
+        raise DamagedJournal("a row of the journal is a map")
     return body
 
 
@@ -179,9 +186,9 @@ class Gathering:
         return int(older)
 
     def found(self, rows: Iterable[Row]) -> None:
-        """Say what the disk holds from a former life."""
+        """Say what the disk holds from a former life. Raises DamagedJournal."""
         for row in rows:
-            if row.kind == CHILD and row.data and open_row(row.data)["state"] != "RELEASED":
+            if row.kind == CHILD and row.data and open_row(row.data).get("state") != "RELEASED":
                 self._has_intent.add(row.id)
 
     def after(self, then: Then) -> None:

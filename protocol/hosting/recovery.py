@@ -17,7 +17,7 @@ from protocol.effects import Step
 from protocol.errors import OperationalError
 from protocol.hosting.errors import Code, Refusal, refusal_from
 from protocol.hosting.idempotency import open_key
-from protocol.hosting.journal import CHILD, Row, open_row
+from protocol.hosting.journal import CHILD, DamagedJournal, Row, open_row
 from protocol.hosting.lifecycle import Lifecycle, doom
 from protocol.hosting.machine import DestroyGuest, Failure, Found, Inventory, Vanished
 from protocol.hosting.profiles import Deposited
@@ -27,6 +27,10 @@ from protocol.hosting.rows import HOST, KEY_ROW, REQUESTER, entry_from, spec_fro
 from protocol.hosting.states import State
 
 RELEASING = "RELEASING"
+
+
+# What reading a row ends in that has other fields, or other things in them.
+NOT_WRITTEN_HERE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, AssertionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,18 @@ class Recovery:
 
 
 def restore(registry: Registry, rows: Iterable[Row]) -> None:
-    """Fill the tables of a fresh `registry`. Raises ValueError for rows that this program did not write."""
+    """Fill the tables of a fresh `registry`. Raises DamagedJournal: this program did not write those rows."""
+    try:
+        _restore(registry, rows)
+    except NOT_WRITTEN_HERE as error:
+        raise DamagedJournal(f"the journal is damaged: {type(error).__name__}: {error}") from error
+
+
+def _restore(registry: Registry, rows: Iterable[Row]) -> None:
     by_kind: dict[str, list[tuple[bytes, dict[str, Any]]]] = {CHILD: [], REQUESTER: [], KEY_ROW: [], HOST: []}
     for row in rows:
         if row.kind not in by_kind or row.data is None:
-            raise ValueError(f"the journal has a row of kind {row.kind!r}, which is not known here")
+            raise DamagedJournal(f"the journal has a row of kind {row.kind!r}, which is not known here")
         by_kind[row.kind].append((row.id, open_row(row.data)))
     for name, body in by_kind[REQUESTER]:
         _restore_requester(registry, int.from_bytes(name, "big"), body)

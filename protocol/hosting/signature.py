@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -31,7 +31,7 @@ def check(spec: Spec, signers: frozenset[str], now_ms: int) -> None:
         key = serialization.load_der_public_key(spec.signer)
         assert isinstance(key, ec.EllipticCurvePublicKey)
         key.verify(spec.signature, said(spec.image, spec.not_after), ec.ECDSA(hashes.SHA384()))
-    except (ValueError, AssertionError, InvalidSignature):
+    except (ValueError, AssertionError, InvalidSignature, UnsupportedAlgorithm):
         raise Refusal(Code.SIGNATURE, "the signature does not verify", stage="image") from None
     if spec.not_after <= now_ms:
         late = (now_ms - spec.not_after) // 1000

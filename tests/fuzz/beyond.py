@@ -1,4 +1,4 @@
-"""What comes from other machines, and from guests: a fleet's directory on NATS, VSOCK, device trees."""
+"""What comes from other machines, and from guests: a fleet's directory on NATS, VSOCK."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import msgpack
 from draw import anything, changed, number
 
-from protocol.arch.pef import fdt
 from protocol.errors import RemoteProtocolError
 from protocol.fleet.entry import Entry, open_entry, pack_entry
 from protocol.fleet.placing import (
@@ -102,16 +101,3 @@ def vsock(random: Random) -> Iterator[str]:
                 yield "refused"
             else:
                 yield "taken"
-
-
-def tree(random: Random) -> Iterator[str]:
-    """Device trees, as a guest on POWER hands one to its ultravisor."""
-    right = fdt.pack(fdt.Node({"a": b"\0\0\0\1", "name": b"x\0"}, {"chosen": fdt.Node({"b": b"12345"}, {})}))
-    for _ in range(20):
-        try:
-            fdt.unpack(changed(random, right))
-        except ValueError as error:
-            assert str(error)
-            yield "refused"
-        else:
-            yield "taken"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from functools import partial
+from contextlib import redirect_stderr
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import typer
 from draw import EDGES, anything, changed
 
-from actors.console import answer_line
-from actors.record import BadTranscript, read
+from actors.commands.hosted_serve import read_policy
+from actors.console import Options, answer_line
+from actors.exit_codes import USAGE
+from actors.record import BadTranscript, header_of, read, replay
 from actors.scenario import BrokenScenario, UnreadableScenario, shipped, text_of
 from actors.scenario import load as load_scenario
 from protocol.arch import architectures, load
@@ -70,7 +74,7 @@ def scenario(random: Random) -> Iterator[str]:
         path = Path(folder) / "some.toml"
         for _ in range(5):
             text = text_of(random.choice(sorted(shipped()))).encode()
-            path.write_bytes(_mistaken(random, text))
+            path.write_bytes(mistaken(random, text))
             try:
                 load_scenario(str(path))
             except (BrokenScenario, UnreadableScenario) as error:
@@ -80,7 +84,7 @@ def scenario(random: Random) -> Iterator[str]:
                 yield "taken"
 
 
-def _mistaken(random: Random, text: bytes) -> bytes:
+def mistaken(random: Random, text: bytes) -> bytes:
     """Lines left out, doubled, with another value; then perhaps a wrong byte."""
     lines = text.splitlines(keepends=True)
     for _ in range(random.randrange(1, 4)):
@@ -88,6 +92,8 @@ def _mistaken(random: Random, text: bytes) -> bytes:
         way = random.randrange(4)
         if way == 0:
             del lines[at]
+        elif way == 1 and random.random() < 0.1:
+            lines.insert(at, b"x = " + b"[" * 3000 + b"\n")
         elif way == 1:
             lines.insert(at, lines[random.randrange(len(lines))])
         elif b"=" in lines[at]:
@@ -109,11 +115,13 @@ vcpus = 8
 
 
 def policy(random: Random) -> Iterator[str]:
-    """Policies with mistakes."""
+    """Policies with mistakes, in a file and as tables."""
     for _ in range(20):
+        data = mistaken(random, POLICY)
+        yield _in_a_file(data)
         try:
-            tables = tomllib.loads(_mistaken(random, POLICY).decode())
-        except ValueError:
+            tables = tomllib.loads(data.decode())
+        except (ValueError, RecursionError):
             yield "no toml"
             continue
         if random.random() < 0.3:
@@ -127,39 +135,37 @@ def policy(random: Random) -> Iterator[str]:
             yield "taken"
 
 
+def _in_a_file(data: bytes) -> str:
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()) as told:
+        path = Path(folder) / "policy.toml"
+        path.write_bytes(data)
+        try:
+            read_policy(path)
+        except typer.Exit as end:
+            assert end.exit_code == USAGE
+            assert str(path) in told.getvalue()
+            return "refused"
+    return "taken"
+
+
 def transcript(random: Random) -> Iterator[str]:
-    """Transcripts with mistakes."""
-    lines = [
-        {"nestbed": "0", "arch": "pef", "depth": 1},
-        {"id": 1, "op": "info"},
-        {"id": 1, "ok": {}},
-    ]
+    """Transcripts with mistakes: one is played again, or refused with the line that is wrong."""
+    arch = random.choice(architectures())
+    keys: Any = load(arch).keyboard(depth=1, hosts=1)
+    lines: list[Any] = [header_of(Options(arch, 1))]
+    for op in ("info", "alloc", "audit"):
+        request = {"id": 1, "op": op, "len": 4096}
+        lines.append({"request": request, "answer": keys.answer(request)})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "said.jsonl"
         for _ in range(5):
             text = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-            path.write_bytes(_mistaken(random, changed(random, text)))
+            data = mistaken(random, text) if random.random() < 0.5 else text
+            path.write_bytes(changed(random, data) if random.random() < 0.5 else data)
             try:
-                read(path)
+                found = read(path)
+                replay(found, load(arch).keyboard(depth=1, hosts=1), 1)  # type: ignore[arg-type]
             except BadTranscript as error:
-                assert str(error)
-                yield "refused"
-            else:
-                yield "taken"
-
-
-def image(random: Random) -> Iterator[str]:
-    """Image files of s390 with mistakes, and other bytes."""
-    owner: Any = load("s390").owner  # type: ignore[attr-defined]
-    made, _ = owner.build(
-        {"kernel": random.randbytes(8192), "initrd": b"", "cmdline": b""}, seed=1, machines=[1]
-    )
-    for _ in range(10):
-        data = changed(random, made) if random.random() < 0.8 else random.randbytes(5000)
-        for look in (owner.measure, partial(owner.describe, machines=[1])):
-            try:
-                look(data)
-            except ValueError as error:
                 assert str(error)
                 yield "refused"
             else:

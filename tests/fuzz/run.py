@@ -26,6 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import beyond
 import documents
+import files
+import images
+import papers
 import wires
 from calls import calls
 from dealers import DEALERS
@@ -44,7 +47,6 @@ TARGETS: dict[str, Target] = {
             wires.hosting,
             beyond.fleet,
             beyond.vsock,
-            beyond.tree,
         )
     },
     **{
@@ -54,7 +56,9 @@ TARGETS: dict[str, Target] = {
             documents.scenario,
             documents.policy,
             documents.transcript,
-            documents.image,
+            *images.TARGETS,
+            *papers.TARGETS,
+            *files.TARGETS,
         )
     },
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from random import Random
@@ -115,14 +115,14 @@ def hosting(random: Random) -> Iterator[str]:
         now += random.randrange(5000)
         who = random.choice(requesters)
         frame = _message(random, rid, who.epoch, children)
-        reply = _driven(service.handle(who, frame, now), random, now)
+        reply = driven(service.handle(who, frame, now), now)
         assert set(reply) == {"v", "t", "rid", "b"}
         assert len(msgpack.packb(reply)) <= FRAME_BYTES
         body = reply["b"]
         if isinstance(body.get("child"), bytes):
             children.append(body["child"])
         for step in service.tick(now):
-            _driven(step, random, now)
+            driven(step, now)
         yield str(body.get("name", "granted")) if reply["t"] == "err" else "granted"
 
 
@@ -155,13 +155,15 @@ def _message(random: Random, rid: int, epoch: int, children: list[bytes]) -> Any
     return frame
 
 
-def _driven(step: Any, random: Random, now: int) -> Any:
+def driven(step: Any, now: int, flush: Callable[[], None] = lambda: None) -> Any:
+    """Drive a step over a machine that does everything; `flush` makes durable what has gathered."""
     answer: Any = None
     while True:
         try:
             effect = step.send(answer)
         except StopIteration as stop:
             return stop.value
+        flush()
         if isinstance(effect, Await):
             answer = max(now, effect.until_ms)
         elif isinstance(effect, Inventory):

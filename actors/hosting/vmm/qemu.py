@@ -13,7 +13,9 @@ and not run.
 from __future__ import annotations
 
 import json
+import lzma
 import tarfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -215,7 +217,7 @@ def unpack(image: Path, into: Path) -> None:
                 if member is None or archive.getmember(name).size > MEMBER_BYTES:
                     raise ValueError(f"{name} is no file, or larger than {MEMBER_BYTES} bytes")
                 (into / name).write_bytes(member.read())
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:  # a compressed one has its own
         raise ValueError(f"no tar archive: {error}") from error
 
 

@@ -14,6 +14,7 @@ from protocol.arch.s390.host import Host
 from protocol.arch.s390.host.load import scenario_image
 from protocol.arch.s390.image import Image, ImagePage
 from protocol.arch.s390.image.file import looks_like_one, unpack_file
+from protocol.arch.s390.image.pages import PAGE_BYTES
 from protocol.arch.s390.linked import WIRE, LinkedUltravisor
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.prices import PRICES
@@ -89,9 +90,18 @@ class S390Comparison(BaseComparison[Rig]):
         try:
             header, pages = msgpack.unpackb(data)
             made = tuple(ImagePage(gaddr, (prefix, offset), page) for gaddr, prefix, offset, page in pages)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"no image: {error}") from None
+        except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+            raise ValueError(f"no image: {error!r}") from None
+        if type(header) is not bytes or not all(map(_is_page, made)):
+            raise ValueError(f"no image: a header, then pages of {PAGE_BYTES} bytes at addresses of 64 bits")
         return Image(header, made, b"")
+
+
+def _is_page(page: ImagePage) -> bool:
+    """Who sends an image may have put anything there."""
+    numbers = (page.gaddr, *page.tweak)
+    right = all(type(number) is int and 0 <= number < 1 << 64 for number in numbers)
+    return right and type(page.data) is bytes and len(page.data) == PAGE_BYTES
 
 
 COMPARISON = S390Comparison()

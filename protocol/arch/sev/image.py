@@ -72,8 +72,7 @@ def launch_of(image: bytes, vcpus: int, snp: bool) -> Launch:
         plain = bytearray(PAGE)
         plain[VMSA_FEATURES : VMSA_FEATURES + 8] = U64.pack(SNP_ACTIVE if snp else 0)
         return Launch(pages, [bytes(plain)] * vcpus)
-    _, length = _HEAD.unpack_from(image)
-    vcpu_type, hashes, data = msgpack.unpackb(image[_HEAD.size : _HEAD.size + length])
+    vcpu_type, hashes, data = _unwrapped(image)
     firmware, rdx = Firmware(data), VCPU_TYPES[vcpu_type]
     starts = [FIRST_START] + ([firmware.start_of_others] * (vcpus - 1) if vcpus > 1 else [])
     vmsas = [after_reset(start, rdx, snp) for start in starts]
@@ -85,3 +84,19 @@ def launch_of(image: bytes, vcpus: int, snp: bool) -> Launch:
     if hashes:  # not a whole page: it is encrypted where the firmware looks for it
         legacy.append(Page(firmware.hash_table, PageType.NORMAL, hashes))
     return Launch(legacy, vmsas)
+
+
+def _unwrapped(image: bytes) -> tuple[str, bytes, bytes]:
+    """VCPU type, table of hashes and firmware: who wants a guest brought them. Raises ValueError."""
+    if len(image) < _HEAD.size:
+        raise ValueError("firmware without its head")
+    _, length = _HEAD.unpack_from(image)
+    try:
+        vcpu_type, hashes, data = msgpack.unpackb(image[_HEAD.size : _HEAD.size + length])
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise ValueError(f"what is wrapped around the firmware cannot be read: {error!r}") from error
+    if type(vcpu_type) is not str or vcpu_type not in VCPU_TYPES:
+        raise ValueError(f"VCPU type {str(vcpu_type)[:40]!r}; allowed: {', '.join(VCPU_TYPES)}")
+    if type(hashes) is not bytes or type(data) is not bytes:
+        raise ValueError("hashes and firmware are bytes")
+    return vcpu_type, hashes, data

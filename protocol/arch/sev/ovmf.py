@@ -17,6 +17,10 @@ from protocol.arch.sev.status import PageType
 from protocol.arch.sev.structs import PAGE
 
 FOUR_GIB = 1 << 32
+MAX_SECTIONS, MAX_BYTES = (
+    64,
+    64 << 20,
+)  # that a firmware may list beside itself; ours, as real ones list a MiB
 
 
 def _guid(text: str) -> bytes:
@@ -94,6 +98,10 @@ class Firmware:
         start = len(self.data) - self._word(_METADATA, "metadata")
         try:
             magic, _, version, count = _HEADER.unpack_from(self.data, start)
+            if count > MAX_SECTIONS:
+                raise ValueError(
+                    f"the firmware lists {count} SNP sections; at most {MAX_SECTIONS} are allowed"
+                )
             first = start + _HEADER.size
             listed = [_SECTION.unpack_from(self.data, first + n * _SECTION.size) for n in range(count)]
         except error:
@@ -103,6 +111,8 @@ class Firmware:
         for gpa, size, kind in listed:
             if kind not in _SECTIONS or gpa % PAGE or size % PAGE:
                 raise ValueError(f"the firmware lists a section that nobody knows: type {kind} at {gpa:#x}")
+        if sum(size for _, size, _ in listed) > MAX_BYTES:
+            raise ValueError(f"the firmware's SNP sections have more than {MAX_BYTES} bytes")
         return [Section(*each) for each in listed]
 
     def pages(self, hashes: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -118,6 +128,8 @@ class Firmware:
         for each in sections:
             if each.kind == _KERNEL_HASHES and hashes:
                 page = bytes(self.hash_table % PAGE) + hashes
+                if len(page) > PAGE:
+                    raise ValueError(f"{len(hashes)} bytes of hashes do not fit into the page for them")
                 yield each.gpa, PageType.NORMAL, page.ljust(PAGE, b"\0")
                 continue
             for gpa in range(each.gpa, each.gpa + each.size, PAGE):

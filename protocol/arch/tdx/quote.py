@@ -17,7 +17,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
@@ -130,7 +130,7 @@ def verify(quote: bytes, root: bytes) -> Evidence:
         return _verify(quote, x509.load_pem_x509_certificate(root))
     except InvalidSignature:
         raise ValueError("the quote proves nothing: a signature is wrong") from None
-    except (ValueError, TypeError, struct.error) as error:
+    except (ValueError, TypeError, struct.error, UnsupportedAlgorithm) as error:
         raise ValueError(f"the quote proves nothing: {error}") from None
 
 

@@ -225,7 +225,11 @@ class SecretList(NamedTuple):
 
     @classmethod
     def unpack(cls, page: bytes) -> SecretList:
-        """Read a page."""
+        """Read a page. Raises ValueError for what is none."""
+        if len(page) != LIST_BYTES:
+            raise ValueError(f"a list of secrets has {LIST_BYTES} bytes, not {len(page)}")
         count, total, following = _LIST_HEAD.unpack_from(page)
+        if count > ENTRIES:
+            raise ValueError(f"{count} entries on a page, which holds {ENTRIES}")
         places = range(_LIST_HEAD.size, _LIST_HEAD.size + count * _ENTRY.size, _ENTRY.size)
         return cls(total, following, tuple(Entry(*_ENTRY.unpack_from(page, at)) for at in places))

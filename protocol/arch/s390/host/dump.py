@@ -50,9 +50,13 @@ def unpack(data: bytes) -> tuple[Dump, dict[int, bytes]]:
     """What `pack` packed. Raises ValueError for bytes that are none."""
     try:
         completion, cpus, state, pages = msgpack.unpackb(data)
-        return Dump(tuple(cpus), state, completion), dict(pages)
+        made, memory = Dump(tuple(cpus), state, completion), dict(pages)
     except (ValueError, TypeError) as error:
         raise ValueError(f"no dump: {error}") from None
+    parts = (completion, state, *made.cpus, *memory.values())
+    if any(type(part) is not bytes for part in parts) or any(type(page) is not int for page in memory):
+        raise ValueError("no dump: a part of it is no bytes, or the number of a page is no number")
+    return made, memory
 
 
 def dump(host: Host, guest: Guest, write: Write = lambda _page, _data: None) -> Step[Dump]:

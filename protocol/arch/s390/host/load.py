@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hashlib import shake_256
 from typing import TYPE_CHECKING
 
-from protocol.arch.s390.host import PREFAULT, SPEC
+from protocol.arch.s390.host import PREFAULT, SPEC, GuestFailed
 from protocol.arch.s390.host import pages as page
 from protocol.arch.s390.host.guests import Guest
 from protocol.arch.s390.structs import EXECUTED, NODATA, SET_PARAMS, UNPACK, block
@@ -44,10 +44,13 @@ def scenario_image(machine_seed: int, seed: int, pages: int, data: bytes | None 
 
 
 def load(host: Host, guest: Guest) -> Step[None]:
-    """Make the guest what its image says. Raises TeRefused, OutOfFrames: then it can only be destroyed."""
+    """Make the guest what its image says. Raises TeRefused, OutOfFrames: then it can only be destroyed;
+    GuestFailed for an image that does not fit.
+    """
     image = host.image
     if image is None:
         raise ValueError("a host without an image cannot load a guest")
+    _fits(guest, image.pages)
     yield from _set_params(host, guest, image.header)
     if host.bulk:
         from protocol.arch.s390.host import bulk
@@ -73,6 +76,13 @@ def _set_params(host: Host, guest: Guest, header: bytes) -> Step[None]:
     host.home.release(area)
     if outcome.rc != EXECUTED:
         raise TeRefused("set_params", outcome.rc, outcome.rrc)
+
+
+def _fits(guest: Guest, pages: Sequence[ImagePage]) -> None:
+    """Whoever built the image says where its pages go: each into the guest's memory, and no two into one."""
+    places = {page.gaddr for page in pages}
+    if len(places) < len(pages) or any(at % PAGE or at >= guest.size for at in places):
+        raise GuestFailed(f"guest {guest.number}: its image has pages outside its memory, or one twice")
 
 
 def unpack(host: Host, guest: Guest, pages: Sequence[ImagePage]) -> Step[None]:

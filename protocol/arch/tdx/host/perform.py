@@ -129,6 +129,10 @@ def _load(host: Host, operation: op.Load) -> Step[None]:
     vm, call = host.guest(operation.guest), host.module.call
     if host.image is None:
         raise OperationFailed("this host has no image")
+    try:
+        firmware.sections(host.image)
+    except ValueError as error:  # whoever wants the guest has brought it
+        raise OperationFailed(f"guest {vm.number}: {error}") from None
     source = host.page()
     for page in firmware.placed(host.image, FIRST_PAGES << PAGE_SHIFT):
         number, under = page.gpa >> PAGE_SHIFT, host.page()
