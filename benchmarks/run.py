@@ -72,11 +72,25 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--only", metavar="NAME", help="only cases with NAME in their name")
     parser.add_argument("--peers", action="store_true", help="beside other runtimes, as far as installed")
     parser.add_argument("--rounds", type=int, default=3, help="of --peers")
+    parser.add_argument(
+        "--growth",
+        metavar="DIR",
+        nargs="?",
+        const="nestbed-growth",
+        help="how cost grows with guests, pages, L1s and depth: a bundle in DIR",
+    )
+    parser.add_argument("--quick", action="store_true", help="of --growth: small sizes, in seconds")
+    parser.add_argument("--arch", metavar="A,B", help="of --growth: these architectures only")
     options = parser.parse_args(None if arguments is None else list(arguments))
     if options.peers:
         from benchmarks.peers import compare
 
         return compare.main(options.rounds, options.json, options.only)
+    if options.growth is not None:
+        from benchmarks.growth import run as growth
+
+        arches = options.arch.split(",") if options.arch else None
+        return growth.main(Path(options.growth), options.quick, arches, options.json)
     cases = list(collect())
     chosen = [case for case in cases if options.only is None or options.only in case.name]
     if not chosen:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from actors.compare import markup
 from actors.compare.answer import duration
 from actors.compare.diff import changes, identity, one_sided, other_scenario
 from actors.compare.hatched import HATCHES, bars
 from actors.compare.markup import escaped, table, tag
 from actors.compare.outcome import Json
-from actors.compare.style import STYLE
 
 SHOWN = 50  # lines in words; the report has ROWS
 ROWS = 1000
@@ -54,9 +54,7 @@ def page(before: Json, now: Json, first: str, second: str) -> str:
         ),
         tag("main", *_main(before, now, first, second)),
     ]
-    head = '<meta charset="utf-8"/><meta name="color-scheme" content="light dark"/>'
-    head += tag("title", escaped(f"nestbed: {first} and {second}")) + tag("style", STYLE)
-    return f"<!DOCTYPE html>\n{tag('html', tag('head', head), tag('body', *body), lang='en')}\n"
+    return markup.page(f"nestbed: {first} and {second}", *body)
 
 
 def _main(before: Json, now: Json, first: str, second: str) -> Iterator[str]:

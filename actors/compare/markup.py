@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import re
 
+from actors.compare.style import STYLE
+
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -17,6 +19,17 @@ def tag(name: str, *inside: str, **attributes: str) -> str:
     """An element. What is inside is markup already; attributes are texts. `class_` is class."""
     given = "".join(f' {key.rstrip("_")}="{escaped(text)}"' for key, text in attributes.items())
     return f"<{name}{given}>{''.join(inside)}</{name}>"
+
+
+def page(title: str, *body: str) -> str:
+    """A whole file: it brings its style with it and asks for nothing."""
+    head = (
+        '<meta charset="utf-8"/>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        '<meta name="color-scheme" content="light dark"/>'
+    )
+    head += tag("title", escaped(title)) + tag("style", STYLE)
+    return f"<!DOCTYPE html>\n{tag('html', tag('head', head), tag('body', *body), lang='en')}\n"
 
 
 def wide(*inside: str) -> str:

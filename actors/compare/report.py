@@ -15,12 +15,11 @@ from actors.compare.answer import BY, Answer, Claim, Part, answer, held, number,
 from actors.compare.beside import Beside
 from actors.compare.charts import bars_of_exits, bars_of_phases, shares_of_treatments
 from actors.compare.hatched import HATCHES
-from actors.compare.markup import escaped, tag, wide
+from actors.compare.markup import escaped, page, tag, wide
 from actors.compare.modelled import census, load_section, model_section, part_section
 from actors.compare.outcome import Json
 from actors.compare.seeds import seeds_section
 from actors.compare.sensitivity import said as sentences
-from actors.compare.style import STYLE
 from actors.compare.tables import Row, Table, columns
 from actors.compare.waterfall import waterfalls
 
@@ -69,14 +68,7 @@ def _page(bundle: Mapping[str, Any], said: Answer, details: list[str], pictures:
         tag("main", *_main(bundle, said, pictures), *_details(said, details), *_scenario(bundle)),
         tag("footer", *_footer(bundle, said)),
     ]
-    head = (
-        '<meta charset="utf-8"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        '<meta name="color-scheme" content="light dark"/>'
-    )
-    head += tag("title", escaped(title)) + tag("style", STYLE)
-    document = tag("html", tag("head", head), tag("body", *body), lang="en")
-    return f"<!DOCTYPE html>\n{document}\n"
+    return page(title, *body)
 
 
 # -- the first screen --------------------------------------

@@ -93,6 +93,7 @@ class Machine(Front):
         self.configs: dict[int, Config] = {}
         self.secure_cpus: dict[int, SecureCpu] = {}
         self.by_serial: dict[int, Config] = {}
+        self.asces: set[int] = set()  # of all configurations
         self.locks.clear()
         self.pieces.clear()
 
@@ -171,7 +172,7 @@ class Machine(Front):
         return len(self.configs)
 
     def asce_in_use(self, asce: int) -> bool:
-        return any(config.asce == asce for config in self.configs.values())
+        return asce in self.asces
 
     def numbers_in_use(self, config: int) -> Iterable[int]:
         return self.configs[config].cpus

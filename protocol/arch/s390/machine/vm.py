@@ -58,6 +58,7 @@ def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     )
     uv.configs[handle] = config
     uv.by_serial[config.serial] = config
+    uv.asces.add(config.asce)
     return Outcome(1, 0, ((HANDLE_OUT, U64.pack(handle)),))
 
 
@@ -89,6 +90,7 @@ def _end(uv: Machine, config: Config) -> Outcome:
     uv.release(config.base)
     uv.release(config.variable)
     del uv.configs[config.handle], uv.by_serial[config.serial]
+    uv.asces.remove(config.asce)
     return DONE
 
 

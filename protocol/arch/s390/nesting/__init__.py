@@ -119,6 +119,7 @@ class Nested(Frames, Front):
         self.configs: dict[int, TrackedConfig] = {}
         self.secure_cpus: dict[int, TrackedCpu] = {}
         self.by_serial: dict[int, TrackedConfig] = {}
+        self.asces: set[int] = set()  # of all configurations
         self.base = range(0)
         self.ready = False
         self.dead = False
@@ -193,7 +194,7 @@ class Nested(Frames, Front):
         return len(self.configs)
 
     def asce_in_use(self, asce: int) -> bool:
-        return any(config.space.asce == asce for config in self.configs.values())
+        return asce in self.asces
 
     def numbers_in_use(self, config: int) -> Iterable[int]:
         return self.configs[config].cpus

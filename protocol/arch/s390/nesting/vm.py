@@ -169,6 +169,7 @@ def _made(nested: Nested, plan: checks.ConfigPlan, begun: Unfinished, real: int)
     handle = nested.new_handle("config", real)
     config = TrackedConfig(handle, real, space, plan.base, plan.variable, (base, variable), sca)
     nested.configs[handle] = nested.by_serial[space.serial] = config
+    nested.asces.add(space.asce)
     nested.takes(plan.base, base.pages)
     nested.takes(plan.variable, variable.pages)
     nested.book.add("vm_map")
@@ -216,6 +217,7 @@ def untrack_config(nested: Nested, config: TrackedConfig) -> None:
     nested.unpin_all(config.space.serial)
     nested.shadows.close(config.space)
     del nested.configs[config.handle], nested.by_serial[config.space.serial]
+    nested.asces.remove(config.space.asce)
     nested.book.drop("vm_map")
 
 
