@@ -47,5 +47,6 @@ def test_nestbed_itself_is_measured_in_every_discipline() -> None:
 
 def test_the_cpus_time_of_children_counts() -> None:
     stretch = Stretch()
-    assert sum(range(200_000))
+    for _ in range(40):  # the system tells it in steps of a hundredth of a second
+        assert sum(range(100_000))
     assert stretch.spent > 0
