@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 
 import trio
@@ -49,7 +48,7 @@ READY_PORTS = 20_000  # the first one; each child has its own
 PORTS = 40_000
 LONGEST_NAME = len("/4294967295/vsock_4294967295")
 POLL_S = 0.005  # how often it is looked whether a VMM is up
-AGAIN_S = 0.5  # for a guest whose word a former life had, and perhaps did not answer, to say it again
+AGAIN_S = 5.0  # for a guest to say its word again where it was not answered and holds up its one channel
 END_S = 5.0  # for a killed process to go
 CONSOLE_CHUNK = 16 * 1024
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
@@ -84,6 +83,7 @@ class ProcessMachine:
         self._files: dict[bytes, GuestFiles] = {}
         self._making: set[Path] = set()  # directories that are not whole yet, and are being made
         self._running: dict[bytes, Running] = {}
+        self._again: dict[bytes, tuple[trio.CancelScope, ReadyListener | ReadyChannel]] = {}
         directory.mkdir(mode=0o700, exist_ok=True)
 
     def submit(self, message: object, deliver: Deliver, owner: Hashable = None) -> None:
@@ -175,6 +175,13 @@ class ProcessMachine:
             return Died(files.exit())
         facts = files.facts()
         listener = self._ready(files, facts)
+        word, answered = files.ready()
+        if listener.wanted and word and child in self._running:
+            if not answered:
+                await self._hear_again(child, listener, timeout_ms)
+            else:
+                listener.close()
+            return Emergency() if word == EMERGENCY else None
         with listener:
             if child not in self._running:
                 self._spawn(child, files)
@@ -201,11 +208,7 @@ class ProcessMachine:
     async def _until_ready(
         self, child: bytes, files: GuestFiles, listener: ReadyListener | ReadyChannel, timeout_ms: int
     ) -> Failure | None:
-        """Race readiness against the end of the process and of the time.
-
-        A guest that announced itself to a service that died since has had its answer, or says it again at
-        once.
-        """
+        """Race readiness against the end of the process and of the time."""
         running = self._running[child]
         answer: list[Failure | None] = []
         async with trio.open_nursery() as race:
@@ -215,9 +218,7 @@ class ProcessMachine:
                     await self._entered(files)
                     answer.append(None)
                 else:
-                    word = files.ready()
-                    with trio.move_on_after(AGAIN_S if word else inf):
-                        word = await listener.announced(running.pid)
+                    word = await listener.announced(running.pid)
                     answer.append(Emergency() if word == EMERGENCY else None)
                 race.cancel_scope.cancel()
 
@@ -231,6 +232,34 @@ class ProcessMachine:
             race.cancel_scope.deadline = trio.current_time() + timeout_ms / 1000
         self.forged += listener.forged
         return answer[0] if answer else TimedOut(timeout_ms)
+
+    async def _hear_again(
+        self, child: bytes, listener: ReadyListener | ReadyChannel, timeout_ms: int
+    ) -> None:
+        """Answer a guest whose word a former life had, and perhaps did not answer, when it says it again.
+
+        It may take its time over that; nobody waits for it, unless its channel is needed for other things.
+        """
+        scope = trio.CancelScope(deadline=trio.current_time() + timeout_ms / 1000)
+        self._again[child] = scope, listener
+
+        async def hear() -> None:
+            with scope, listener, suppress(trio.ClosedResourceError):
+                await listener.announced(self._running[child].pid)
+            self.forged += listener.forged
+
+        if listener.apart:
+            self._nursery.start_soon(hear)
+        else:
+            scope.deadline = min(scope.deadline, trio.current_time() + AGAIN_S)
+            await hear()
+
+    def _hear_no_more(self, child: bytes) -> None:
+        """What the guest had said is over with its boot."""
+        if child in self._again:
+            scope, listener = self._again.pop(child)
+            scope.cancel()
+            listener.close()
 
     async def _entered(self, files: GuestFiles) -> None:
         vmm = self.vmm_of(files)
@@ -262,6 +291,7 @@ class ProcessMachine:
         running = self._running.get(child)
         if running is None or running.ended.is_set():
             return Vanished()
+        self._hear_no_more(child)
         files.forget_ready()
         with self._ready(files, files.facts()) as listener:
             await self.vmm_of(files).reset(files)
@@ -303,6 +333,7 @@ class ProcessMachine:
         with suppress(ChildProcessError):  # a process that a former life of the service started
             files.note_end(os.waitpid(running.pid, os.WNOHANG)[1])
         running.ended.set()
+        self._hear_no_more(child)
         self._ended(child, files.exit())
 
     async def _read_console(self, child: bytes, files: GuestFiles, running: Running) -> None:

@@ -25,7 +25,12 @@ DIAL_S = 0.01
 
 
 class ReadyListener:
-    """Listens while it is entered; `wanted` says whether the guest is to announce itself at all."""
+    """Listens until it is closed; `wanted` says whether the guest is to announce itself at all.
+
+    `apart`: the endpoint serves nothing else, so it may stay for as long as anybody likes.
+    """
+
+    apart = True
 
     def __init__(self, files: GuestFiles, facts: Mapping[str, str]) -> None:
         self.wanted = facts["ready"] == "notified"
@@ -41,15 +46,21 @@ class ReadyListener:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, once: the next one has the same name."""
         if self._listener is not None:
             self._listener.socket.close()
+            self._listener = None
             Path(self._path).unlink(missing_ok=True)
 
     async def announced(self, pid: int) -> bytes:
         """Wait for the guest whose VMM is process `pid`; return the byte that it sent."""
-        assert self._listener is not None
+        listener = self._listener
+        assert listener is not None
         while True:
-            stream = await self._listener.accept()
+            stream = await listener.accept()
             async with stream:
                 word = b""
                 with suppress(trio.BrokenResourceError), trio.move_on_after(HANDSHAKE_S):
@@ -72,6 +83,7 @@ class ReadyListener:
             return b""
         self._files.note_ready(word)
         await stream.send_all(word)
+        self._files.note_ready(word, answered=True)
         return word
 
 
@@ -80,6 +92,8 @@ class ReadyChannel:
 
     Nobody else can write there, so nothing can be forged; what the guest says before is passed over.
     """
+
+    apart = False
 
     def __init__(self, files: GuestFiles, facts: Mapping[str, str]) -> None:
         self.wanted = facts["ready"] == "notified"
@@ -94,6 +108,9 @@ class ReadyChannel:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
     async def announced(self, pid: int) -> bytes:
         """Wait for the guest's word, on a connection that is there before it speaks."""
         while True:
@@ -104,6 +121,7 @@ class ReadyChannel:
                     if word:
                         self._files.note_ready(word)
                         await stream.send_all(word)
+                        self._files.note_ready(word, answered=True)
                         return word
             await trio.sleep(DIAL_S)
 

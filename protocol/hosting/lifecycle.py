@@ -86,6 +86,8 @@ class Lifecycle:
         elif child.grace_until_ms is not None:
             self._orphan(child)
         child.busy = False
+        if child.exit is not None:  # it ended while the step was at it
+            self.ended(child, child.exit)
         self._registry.version += 1  # whoever waits for the outcome looks again, also where the state stayed
         if refusal is not None:
             raise refusal

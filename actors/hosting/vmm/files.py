@@ -18,6 +18,7 @@ from protocol.hosting.evidence import Measured
 EXIT_KILLED = 137
 SIGNALLED = 128
 SPAWNING = "spawning"
+ANSWERED = "answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +76,17 @@ class GuestFiles:
         except (OSError, ValueError):
             return EXIT_KILLED
 
-    def note_ready(self, word: bytes) -> None:
-        """Keep what the guest announced, before it is answered: it does not say it twice."""
-        self._replace("ready", word.hex())
+    def note_ready(self, word: bytes, answered: bool = False) -> None:
+        """Keep what the guest announced: before it is answered, as it may not say it twice, and after."""
+        self._replace("ready", f"{word.hex()} {ANSWERED if answered else ''}")
 
-    def ready(self) -> bytes:
-        """What the guest announced in this boot; empty if nothing yet."""
+    def ready(self) -> tuple[bytes, bool]:
+        """What the guest announced in this boot, empty if nothing yet; and whether that was answered."""
         try:
-            return bytes.fromhex((self.path / "ready").read_text())
+            word, _, rest = (self.path / "ready").read_text().partition(" ")
+            return bytes.fromhex(word), rest == ANSWERED
         except (OSError, ValueError):
-            return b""
+            return b"", False
 
     def forget_ready(self) -> None:
         (self.path / "ready").unlink(missing_ok=True)

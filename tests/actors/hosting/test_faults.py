@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from protocol.hosting.machine import (
     ImageChanged,
     Inventory,
     LoadGuest,
+    ResetGuest,
     Spec,
     StartGuest,
 )
@@ -108,6 +110,41 @@ async def test_a_guest_that_has_said_ready_to_a_service_that_died_need_not_say_i
         await in_a_thread(host.reset, child.id)
         assert (await in_a_thread(host.describe, child.id))["state"] == "READY", "each boot says it anew"
         await in_a_thread(host.destroy, child.id)
+
+
+async def asked(machine, *effects):
+    """What a machine answers to the last of `effects`."""
+    for effect in effects:
+        answer = Reply()
+        machine.submit(effect, answer.deliver)
+        said = await answer.wait()
+    return said
+
+
+async def test_a_guest_whose_word_was_kept_and_not_answered_may_take_its_time_to_repeat_it(short_directory):
+    """Its start is over at once, its word is answered whenever it comes, and its program goes on."""
+    guests, bound = short_directory / "guests", short_directory / "guests" / "77" / "bound"
+    image = b"#!nestbed\nsleep 1200\nready\nbind 6f6b\nhang\n"
+    spec = Spec(hashlib.sha256(image).digest(), 1, 1, ready="notified")
+    child, facts = b"c" * 16, ({"emulated": Emulated()}, lambda *_: None, lambda *_: None)
+
+    async with trio.open_nursery() as nursery:
+        first = ProcessMachine(guests, facts[0], nursery, *facts[1:])
+        await asked(first, CreateGuest(child, 77, spec, image, 3), LoadGuest(child))
+        first.submit(StartGuest(child, 10_000), lambda *_: None)
+        while not (guests / "77" / "process").exists() or GuestFiles(guests / "77").process() is None:
+            await trio.sleep(0.01)
+        GuestFiles(guests / "77").note_ready(b"\xb7")
+        nursery.cancel_scope.cancel()  # the service dies before it answers
+    async with trio.open_nursery() as nursery:
+        later = ProcessMachine(guests, facts[0], nursery, *facts[1:])
+        assert await asked(later, Inventory(), StartGuest(child, 30_000)) is None, "it is ready"
+        with trio.fail_after(30):
+            while not bound.exists():
+                await trio.sleep(0.01)
+        assert await asked(later, ResetGuest(child, 30_000)) is None, "the next boot says it anew"
+        assert await asked(later, DestroyGuest(child)) is None
+        nursery.cancel_scope.cancel()
 
 
 async def test_forged_ready_from_a_sibling_is_turned_away_and_counted(short_directory):

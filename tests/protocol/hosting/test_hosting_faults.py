@@ -76,6 +76,19 @@ def test_a_quota_race_lets_in_as_many_as_fit(small_world, join, spec):
     assert client.ask("quota.get")["vcpus"]["charged"] == 2
 
 
+def test_a_guest_that_ends_in_the_moment_it_is_ready_is_not_taken_for_running(world, alice, spec):
+    step = alice.begin("start", spec=spec())
+    effect = next(step)
+    while not isinstance(effect, StartGuest):
+        effect = step.send(world.machine.perform(effect))
+    world.service.guest_ended(effect.child, 3, world.now_ms)
+    with pytest.raises(StopIteration) as over:
+        step.send(world.machine.perform(effect))
+    assert over.value.value["b"]["state"] == "STOPPED"
+    told = alice.ask("describe", child=effect.child)
+    assert (told["state"], told["reason"], told["exit"]) == ("STOPPED", "exit", 3)
+
+
 def test_a_lost_event_is_found_by_looking(world, alice):
     """The machine's notice never comes: the guest ended, or is gone, and nobody said so."""
     ended = alice.start()["child"]
