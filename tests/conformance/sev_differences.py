@@ -30,8 +30,8 @@ DIFFERENCES = {
         "works on a large page is not offered: no 2 MiB page is below"
     ),
     "large swaps": (
-        "pages of 2 MiB are swapped where the levels below have them in one piece: not in `scattered`, not "
-        "between places that are not on 2 MiB, and not to memory beyond the RMP"
+        "pages of 2 MiB are swapped where the levels below have them in one piece: not in `scattered`, and "
+        "not between places that are not on 2 MiB"
     ),
     "cloud": (
         "profile `azure`: INIT and INIT_EX are UNSUPPORTED, as legacy guests are not nested there; a #PF of "

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from driver import number
-from sev_field import C_BIT, GHCB, MIB, PAGE, Sev, SnpVm, Tables, Vcpu
+from sev_field import C_BIT, GHCB, HSAVE, MIB, PAGE, Sev, SnpVm, Tables, Vcpu
 
 P, W, U = 1, 2, 4
 RMP, ENC, SIZEM, VMPL = 1 << 31, 1 << 34, 1 << 35, 1 << 36
@@ -243,6 +243,30 @@ def test_rmpadjust_of_a_page_that_is_not_validated_is_an_exception_of_the_guest(
 # -- the GHCB and exits --------------------------------------------------------------------------------
 
 
+def test_rmpadjust_meets_the_entry_as_an_access_does(vm: SnpVm) -> None:
+    """A page that is another's is a nested fault; sizes that differ are one, or the instruction's answer."""
+    given(vm, GPA)
+    foreign = vm.host.alloc()
+    vm.host.give(foreign, GPA + PAGE, 2)
+    vm.tables.map(GPA + PAGE, foreign)
+    assert npf(vm.vcpu.do(adjust(GPA + PAGE, 1), replace=True))[0] & (RMP | ENC) == RMP | ENC
+    large = GPA + 8 * LARGE & ~(LARGE - 1)
+    given(vm, large, size=1)
+    error, at = npf(vm.vcpu.do(adjust(large, 1), replace=True))
+    assert (error & (RMP | SIZEM), at) == (RMP | SIZEM, large)
+    block = vm.host.alloc(LARGE, LARGE)
+    vm.host.give(block, 2 * large, vm.asid)
+    vm.tables.map(2 * large, block)
+    left = vm.vcpu.do({"insn": "rmpadjust", "rax": 2 * large, "ecx": 1, "rdx": 1}, replace=True)
+    assert left["steps"] == [{"rax": "0x6"}], "FAIL_SIZEMISMATCH"
+
+
+def test_what_is_no_memory_is_the_hosts_to_emulate_and_no_matter_of_the_rmp(vm: SnpVm) -> None:
+    vm.tables.map(GPA, vm.host.memory)
+    for step in (pvalidate(GPA), touch(C_BIT | GPA)):
+        assert npf(vm.vcpu.do(step, replace=True))[0] & (RMP | ENC) == ENC
+
+
 def test_the_ghcb_msr_is_what_the_host_sees_in_the_control_block(vm: SnpVm) -> None:
     left = vm.vcpu.do(
         {"insn": "wrmsr", "ecx": GHCB, "rax": 0x123456789014},
@@ -343,3 +367,23 @@ def test_a_guest_that_is_not_snp_may_not_write_assigned_pages(snp: Sev) -> None:
     assert vcpu.do(read(0, 2))["steps"] == [{"hex": "0000"}]
     error, _ = npf(vcpu.do(touch(0)))
     assert error & (RMP | W) == RMP | W
+
+
+def test_a_vmsa_that_comes_back_from_a_swap_is_proved_where_it_now_is(legacy: Sev) -> None:
+    vcpu, _, _ = legacy_vm(legacy, policy=4, asid=2)
+    vmsa = struct.unpack("<Q", legacy.read(vcpu.vmcb + 0x108, 8))[0]
+    out, back, mdata = legacy.pages(3)
+    legacy.did("SWAP_OUT", handle=1, flags=4, src=vmsa, dst=out, mdata=mdata)
+    legacy.write(vcpu.vmcb + 0x108, struct.pack("<Q", back))
+    assert vcpu.enter()["exitcode"] == "0xffffffffffffffff", "nobody has proved what lies there"
+    legacy.did("SWAP_IN", handle=1, flags=4, src=out, dst=back, mdata=mdata)
+    assert vcpu.enter()["exitcode"] == "0x60"
+
+
+@pytest.mark.parametrize("address", [0xA0000, 1 << 40])
+def test_a_control_block_that_lies_in_no_memory_is_a_fault(snp: Sev, address: int) -> None:
+    vcpu = Vcpu(snp, Tables(snp), 1, 1)
+    assert snp.fault("enter", vcpu=address)["name"] == "#GP"
+    assert vcpu.do({"exit": "hlt"})["exitcode"] == "0x78"
+    snp.wrmsr(HSAVE, address)
+    assert snp.fault("enter", vcpu=vcpu.vmcb)["name"] == "#GP"

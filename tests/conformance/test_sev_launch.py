@@ -314,3 +314,42 @@ def test_a_vcpu_runs_on_one_cpu_at_a_time_and_its_vmsa_is_in_use(snp: Sev) -> No
     left = snp.ok("kick")
     assert (left["exitcode"], left["steps"]) == ("0x60", [])
     assert number(snp.insn("rmpupdate", 1, rax=vm.vmsa, rcx=snp.buffer)["rax"]) == 0
+
+
+def test_a_migration_agent_needs_the_policys_consent_and_has_none_itself(snp: Sev) -> None:
+    """The policy's bit 18 allows one (inferred: an agent may not be watched over by another)."""
+    agent, watched, late = (snp.snp_guest(start=False) for _ in range(3))
+    consents = POLICY | 1 << 18
+    snp.did("SNP_LAUNCH_START", gctx=agent, policy=POLICY)
+    start = {"gctx": watched, "ma": agent, "flags": 1}
+    assert snp.cmd("SNP_LAUNCH_START", **start, policy=POLICY) == 0x07
+    snp.did("SNP_LAUNCH_START", **start, policy=consents)
+    assert snp.cmd("SNP_LAUNCH_START", gctx=late, ma=watched, flags=1, policy=consents) == 0x07
+
+
+def test_an_snp_guest_can_be_bound_to_some_cpus(snp: Sev, sev_depth: int) -> None:
+    gctx, ids = snp.snp_guest(asid=0), snp.alloc()
+    snp.write(ids, struct.pack("<II", 0, 1))
+    status = snp.cmd("SNP_ACTIVATE_EX", length=0x20, gctx=gctx, asid=1, numids=2, ids=ids)
+    assert status == (0x15 if sev_depth else 0)  # difference: kept below
+    if not sev_depth:
+        vmsa = snp.alloc()
+        snp.write(vmsa + 0x3B0, struct.pack("<Q", 1))
+        snp.measure(gctx, vmsa, 0xFFFFFFFFF000, 1, kind=2)
+        snp.did("SNP_LAUNCH_FINISH", gctx=gctx)
+        vcpu = Vcpu(snp, Tables(snp), 1, 7, vmsa)
+        assert vcpu.enter(cpu=1)["exitcode"] == "0x60"
+        assert vcpu.enter(cpu=2)["exitcode"] == "0xffffffffffffffff"
+
+
+def test_pages_of_a_migration_image_are_measured_twice(snp: Sev) -> None:
+    """Begun with IMI_EN: such pages count for the guest's measurement, too, marked as what they are."""
+    gctx, page, other = snp.snp_guest(start=False), snp.alloc(), snp.alloc()
+    snp.did("SNP_LAUNCH_START", gctx=gctx, policy=POLICY, flags=2)
+    snp.did("SNP_ACTIVATE", gctx=gctx, asid=1)
+    snp.give(page, 0, 1, immutable=1)
+    snp.did("SNP_LAUNCH_UPDATE", gctx=gctx, flags=1 << 1 | 1 << 4, pa=page)
+    assert snp.entry(page)[0] >> 62 & 1, "validated"
+    snp.give(other, PAGE, 1, immutable=1)
+    snp.did("SNP_LAUNCH_UPDATE", gctx=gctx, flags=1 << 1, pa=other)
+    assert snp.cmd("SNP_LAUNCH_FINISH", gctx=gctx) == 0x02

@@ -10,12 +10,14 @@ import hmac
 import struct
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 from sev_field import C_BIT, PAGE, Sev, Sevs, Tables, Vcpu
 
 CERT, CHAIN = 2084, 6252
+NOWHERE = 0xA0000
 
 
 def status_of(host: Sev, handle: int) -> tuple[int, int, int]:
@@ -256,6 +258,31 @@ def test_a_guest_travels_from_one_platform_to_the_other(pair: tuple[Sev, Sev]) -
     assert target.read(back, 64) == b"luggage".ljust(64, b".")
 
 
+def test_a_vcpu_that_travels_runs_where_it_arrives(pair: tuple[Sev, Sev]) -> None:
+    source, target = pair
+    handle = source.legacy_guest(policy=4, asid=2)
+    vmsa, blob, hdr, trans = source.pages(4)
+    source.did("LAUNCH_UPDATE_VMSA", handle=handle, pa=vmsa, len=PAGE)
+    source.did("LAUNCH_MEASURE", handle=handle, pa=blob, len=48)
+    source.did("LAUNCH_FINISH", handle=handle)
+    start = sent(source, target, handle, policy=4)
+    packet = {"handle": handle, "hdr_len": 52, "guest_len": PAGE, "trans_len": PAGE}
+    source.did("SEND_UPDATE_VMSA", **packet, hdr=hdr, guest=vmsa, trans=trans)
+    source.did("SEND_FINISH", handle=handle)
+
+    target.did("RECEIVE_START", **start)
+    packet["handle"] = target.out("RECEIVE_START", "handle")
+    target.did("ACTIVATE", handle=packet["handle"], asid=2)
+    hdr2, trans2, there = target.pages(3)
+    target.write(hdr2, source.read(hdr, 52))
+    target.write(trans2, source.read(trans, PAGE))
+    vcpu = Vcpu(target, Tables(target), 2, 7, there)
+    assert vcpu.enter()["exitcode"] == "0xffffffffffffffff"
+    target.did("RECEIVE_UPDATE_VMSA", **packet, hdr=hdr2, guest=there, trans=trans2)
+    target.did("RECEIVE_FINISH", handle=packet["handle"])
+    assert vcpu.enter()["exitcode"] == "0x60"
+
+
 def test_a_session_is_for_one_platform_and_one_policy(pair: tuple[Sev, Sev]) -> None:
     source, target = pair
     start = sent(source, target, source.launched())
@@ -291,3 +318,83 @@ def test_a_sev_policy_wants_the_peers_whole_chain(pair: tuple[Sev, Sev], sev_dep
     assert source.cmd("SEND_START", **fields) == 0x07
     source.write(area + PAGE, chain)
     assert source.cmd("SEND_START", **fields) == (0x15 if sev_depth else 0)  # difference: chain
+
+
+def test_a_domain_policy_wants_a_peer_with_the_same_owner(pair: tuple[Sev, Sev], sev_depth: int) -> None:
+    source, target = pair
+    handle = source.launched(policy=0x10)
+    area = source.alloc(5 * PAGE)
+    fields = {"handle": handle, "pdh": area, "pdh_len": CERT, "session": area + 4 * PAGE, "session_len": 128}
+    fields |= {"plat": area + PAGE, "plat_len": CHAIN}
+    for peer, status in ((target, 0x07), (source, 0x15 if sev_depth else 0)):  # difference: chain
+        pdh, chain = exported(peer)
+        source.write(area, pdh)
+        source.write(area + PAGE, chain)
+        assert source.cmd("SEND_START", **fields) == status
+
+
+def test_certificates_of_a_peer_that_lie_in_no_memory_are_not_looked_at(legacy: Sev) -> None:
+    plain, proud = legacy.launched(asid=8), legacy.launched(policy=0x20, asid=9)
+    page = legacy.alloc()
+    fields = {"pdh_len": CERT, "plat_len": CHAIN, "session": page, "session_len": 128}
+    assert legacy.cmd("SEND_START", handle=plain, pdh=NOWHERE, **fields) == 0x09
+    assert legacy.cmd("SEND_START", handle=proud, pdh=page, plat=NOWHERE, **fields) == 0x07
+
+
+def test_a_swap_with_memory_that_is_none_is_refused(legacy: Sev) -> None:
+    handle = legacy.launched()
+    src, dst, mdata = legacy.pages(3)
+    place = {"src": src, "dst": dst, "mdata": mdata}
+    for name in place:
+        assert legacy.cmd("SWAP_OUT", handle=handle, **place | {name: NOWHERE}) == 0x09
+    legacy.did("SWAP_OUT", handle=handle, **place)
+
+
+# -- an owner who is no platform -----------------------------------------------------------------------
+
+
+class Owner:
+    """Makes a session for a platform, as the owner's own program would: keys that only the two know."""
+
+    def __init__(self, platform: Sev) -> None:
+        self.tek, self.tik = bytes(range(16)), bytes(range(16, 32))
+        self._key = ec.derive_private_key(77, ec.SECP384R1())
+        pdh = exported(platform)[0]
+        x, y = (int.from_bytes(pdh[at : at + 72], "little") for at in (0x14, 0x5C))
+        peer = ec.EllipticCurvePublicNumbers(x, y, ec.SECP384R1()).public_key()
+        self._shared = self._key.exchange(ec.ECDH(), peer)
+
+    def certificate(self) -> bytes:
+        own = self._key.public_key().public_numbers()
+        head = struct.pack("<IBBHIII", 1, 1, 55, 0, 0x1003, 0x103, 2)
+        return (head + own.x.to_bytes(72, "little") + own.y.to_bytes(72, "little")).ljust(CERT, b"\0")
+
+    def session(self, policy: int) -> bytes:
+        nonce, iv = bytes(16), bytes(range(16))
+        master = derived(self._shared, b"sev-master-secret", nonce)
+        wrapped = Cipher(AES(derived(master, b"sev-kek")), CTR(iv)).encryptor().update(self.tek + self.tik)
+        mac = hmac.digest(derived(master, b"sev-kik"), wrapped, "sha256")
+        return nonce + wrapped + iv + mac + hmac.digest(self.tik, struct.pack("<I", policy), "sha256")
+
+
+def derived(key: bytes, label: bytes, context: bytes = b"") -> bytes:
+    return hmac.digest(
+        key, struct.pack("<I", 1) + label + b"\0" + context + struct.pack("<I", 128), "sha256"
+    )[:16]
+
+
+def test_a_launch_with_a_session_is_measured_with_its_owners_keys(legacy: Sev) -> None:
+    owner = Owner(legacy)
+    dh, session, blob = legacy.pages(3)
+    legacy.write(dh, owner.certificate())
+    fields = {"policy": 1, "dh": dh, "dh_len": CERT, "session": session, "session_len": 128}
+    legacy.write(session, owner.session(policy=1))
+    assert legacy.cmd("LAUNCH_START", **fields | {"policy": 3}) == 0x0B, "the session is for another policy"
+    legacy.did("LAUNCH_START", **fields)
+    handle = legacy.out("LAUNCH_START", "handle")
+    assert status_of(legacy, handle) == (1, 0, 1)
+    legacy.did("ACTIVATE", handle=handle, asid=8)
+    legacy.did("LAUNCH_MEASURE", handle=handle, pa=blob, len=48)
+    raw = legacy.read(blob, 48)
+    covered = bytes((4, 1, 55, 25)) + struct.pack("<I", 1) + hashlib.sha256().digest() + raw[32:]
+    assert raw[:32] == hmac.digest(owner.tik, covered, "sha256")

@@ -131,6 +131,11 @@ def test_memory_beyond_the_table_is_default_and_takes_anything(sev: object) -> N
     assert host.read(beyond, 2) == bytes((1, 55))
 
 
+def test_entries_without_memory_stay_as_they_are(snp: Sev) -> None:
+    """The RMP of a small host has room for more than it has."""
+    assert snp.rmpupdate(snp.memory, immutable=1) == PERMISSION
+
+
 # -- PSMASH and UNSMASH --------------------------------------------------------------------------------
 
 

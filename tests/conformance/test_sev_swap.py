@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 
 import pytest
-from sev_field import C_BIT, MIB, PAGE, POLICY, Sev, SnpVm
+from driver import number
+from sev_field import C_BIT, MIB, PAGE, POLICY, RMP_AT, Sev, Sevs, SnpVm
 
 DATA, METADATA, VMSA, ROOT = 0, 1 << 1, 2 << 1, 0x10
 
@@ -223,3 +224,81 @@ def test_debugging_looks_up_the_large_entry_that_a_page_is_part_of(snp: Sev) -> 
     assert snp.cmd("SNP_LAUNCH_UPDATE", gctx=vm.gctx, flags=2, pa=block + 5 * PAGE) == 0x1A
     snp.did("SNP_DBG_DECRYPT", gctx=vm.gctx, src=block + 5 * PAGE, dst=plain)
     assert snp.read(plain, 6) == b"inside"
+
+
+# -- where no large page is below --------------------------------------------------------------------------
+
+
+def test_a_large_page_of_a_guests_shows_as_what_lies_below(sev: Sevs, sev_depth: int) -> None:
+    host = sev(profile="scattered")
+    host.snp_up()
+    block = host.alloc(2 * MIB, 2 * MIB)
+    host.give(block, 2 * MIB, asid=1, size=1, immutable=1)
+    small = 5 | 2 * MIB + 7 * PAGE | 1 << 51
+    assert host.entry(block + 7 * PAGE)[0] == (small if sev_depth else 1)  # difference: scattered
+    if not sev_depth:
+        assert number(host.insn("psmash", rax=block)["rax"]) == 0
+    assert host.entry(block + 7 * PAGE)[0] == small
+    assert host.cmd("SNP_PAGE_UNSMASH", pa=block) == (0x15 if sev_depth else 0)  # difference: scattered
+
+
+def test_what_works_on_a_large_page_needs_one_below(sev: Sevs, sev_depth: int) -> None:
+    """Else a guest host would stop the level below, which has no such page to lend to the firmware."""
+    host = sev(profile="scattered")
+    host.snp_up()
+    vm = SnpVm(host, policy=POLICY | 1 << 19)
+    block, other = (host.alloc(2 * MIB, 2 * MIB) for _ in range(2))
+    assert host.rmpupdate(block, size=1, immutable=1) == 0
+    status = host.cmd("SNP_DBG_DECRYPT", gctx=vm.gctx, src=vm.pages[1], dst=block)
+    assert status == (0x15 if sev_depth else 0)  # difference: scattered
+    mdata = host.alloc()
+    host.firmware(mdata)
+    host.did("SNP_PAGE_MD_INIT", gctx=vm.gctx, pa=mdata)
+    swap = {"gctx": vm.gctx, "src": block, "dst": other, "mdata": mdata, "flags": 1}
+    assert host.cmd("SNP_PAGE_SWAP_IN", **swap) == (0x15 if sev_depth else 0x1B)  # difference: large swaps
+
+
+# -- memory that the RMP does not cover --------------------------------------------------------------------
+
+
+@pytest.fixture
+def short(sev: Sevs) -> Sev:
+    """A host whose RMP ends before its memory does."""
+    host = sev()
+    host.alloc(MIB, MIB, above=RMP_AT)
+    host.cpus_up(RMP_AT, MIB)  # covers 252 MiB
+    host.did("SNP_INIT")
+    host.flush("SNP_DF_FLUSH")
+    return host
+
+
+BEYOND = 300 * MIB
+
+
+def test_pages_are_swapped_to_memory_beyond_the_table(short: Sev) -> None:
+    swapper = Swapper(short)
+    page = swapper.vm.pages[1]
+    swapper.vm.vcpu.do({"touch": C_BIT | PAGE, "write": True, "value": b"far away".hex()})
+    swapper.pre_swap(page, PAGE)
+    assert swapper.swap("SNP_PAGE_SWAP_OUT", page, BEYOND) == 0
+    kept = short.read(BEYOND, PAGE)
+    assert b"far away" not in kept
+    short.write(BEYOND, bytes(PAGE))
+    assert swapper.swap("SNP_PAGE_SWAP_IN", BEYOND, page) == 0x0B, "it was the host's own all along"
+    short.write(BEYOND, kept)
+    assert swapper.swap("SNP_PAGE_SWAP_IN", BEYOND, page) == 0
+    assert swapper.read(PAGE) == b"far away"
+    block = short.alloc(2 * MIB, 2 * MIB, below=200 * MIB)
+    short.give(block, 2 * MIB, swapper.vm.asid, size=1, immutable=1)
+    assert swapper.swap("SNP_PAGE_SWAP_OUT", block, BEYOND, flags=1) == 0x19, "nothing is large there"
+
+
+def test_nothing_beyond_the_table_is_joined(short: Sev) -> None:
+    assert short.cmd("SNP_PAGE_UNSMASH", pa=BEYOND) == 0x1A
+
+
+def test_metadata_moves_to_memory_that_a_command_may_name(swapper: Swapper) -> None:
+    """The RMP's own pages are the firmware's, too."""
+    host = swapper.host
+    assert host.cmd("SNP_PAGE_MOVE", gctx=swapper.vm.gctx, src=swapper.mdata, dst=RMP_AT) == 0x1A
+    assert host.entry(swapper.mdata)[0] >> 48 & 1 == 1

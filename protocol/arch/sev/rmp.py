@@ -401,8 +401,6 @@ class Rmp:
     def _mismatch(self, frame: int, leaf_large: bool, asid: int, page: int) -> tuple[int, int]:
         """Is the entry behind a private page not this guest's, or immutable, or smaller than its mapping?"""
         head = self.head(frame)
-        if head >= len(self._flags):
-            return NPF_RMP | NPF_ENC, head
         flags = self._flags[head]
         if flags & (ASSIGNED | IMMUTABLE) != ASSIGNED or self._asid[head] != asid:
             return NPF_RMP | NPF_ENC, head

@@ -92,14 +92,6 @@ class Buffer:
         field = self._layout.fields[name]
         return self.raw[field.offset : field.offset + field.width]
 
-    def replaced(self, **values: int) -> bytes:
-        """The same buffer with other values in some fields."""
-        raw = bytearray(self.raw)
-        for name, value in values.items():
-            field = self._layout.fields[name]
-            raw[field.offset : field.offset + field.width] = value.to_bytes(field.width, "little")
-        return bytes(raw)
-
     def out(self, **values: int) -> tuple[tuple[int, bytes], ...]:
         """Output fields as (offset, bytes)."""
         fields = self._layout.fields

@@ -105,7 +105,7 @@ def activate(view: View, b: Buffer, cores: int | None = None) -> Context | Statu
         return Status.INVALID_ASID.because("ASID out of range")
     if view.rmp.pages_of(b.asid):
         return Status.INVALID_CONFIG
-    if found.policy & SINGLE_SOCKET and SOCKETS > 1:
+    if found.policy & SINGLE_SOCKET and SOCKETS > 1:  # pragma: no cover - no profile has two sockets
         return Status.POLICY_FAILURE
     return bindable(view, found, b.asid, cores) or found
 

@@ -77,11 +77,6 @@ class Driver:
             what = result.name if isinstance(result, Fault) else f"{result['rax']:#x}"
             raise Failed(f"RMPUPDATE of {page:#x} to {new} answers {what}")
 
-    def psmash(self, page: int) -> Step[None]:
-        result = yield from self.hands.instruction(0, "psmash", Registers(rax=page))
-        if isinstance(result, Fault) or result["rax"]:
-            raise Failed(f"PSMASH of {page:#x} fails")
-
     def wbinvd_everywhere(self) -> Step[None]:
         """On every CPU of the level, whoever uses it."""
         for cpu in self.hands.seat.level.cpus:

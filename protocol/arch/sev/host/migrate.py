@@ -47,11 +47,6 @@ class Luggage:
     pages: int  # of the guest's memory, whether it has used them or not
     vcpus: int
 
-    @property
-    def size(self) -> int:
-        """Bytes that travel."""
-        return sum(len(packet.header) + len(packet.data) for packet in self.packets)
-
 
 def certificate(host: Host) -> Step[bytes]:
     """What a peer has to know of this platform: its PDH."""

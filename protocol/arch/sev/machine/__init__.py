@@ -154,10 +154,6 @@ class Machine(Front):
         """Zero frames that the host owns."""
         self.storage.clear_many(np.asarray(frames, np.int64))
 
-    def move(self, old: int, new: int) -> None:
-        """Put the contents of one frame of the host's into another."""
-        self.storage.swap_homes(old, new)
-
     def _is_memory(self, address: int, length: int) -> bool:
         if address < 0 or address + length > self.size:
             return False

@@ -63,10 +63,13 @@ def dbg_encrypt(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
 
 
 def _debug(n: Nested, spec: CallSpec, b: Buffer, encrypt: bool) -> Step[Reply]:
+    """Decrypted into a large page, if one lies below, too: its one entry is lent."""
     _look(n, b.src, b.dst)
     found = checks.debug(n, b, encrypt)
     if isinstance(found, Status):
         return Reply(found)
+    if not encrypt and n.rmp.large(found.other) and not n.contiguous(found.other):
+        return Reply(Status.UNSUPPORTED)
     n.hold_below((n.rmp.head(found.other if encrypt else found.frame),))
     if not encrypt:
         yield from n.donate(found.other)
@@ -155,14 +158,14 @@ def move(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
 def swap_out(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     """A target beyond the guest host's RMP is lent for as long as it takes.
 
-    A large page goes where one lies below, too; none does beyond the RMP.
+    A large page goes where one lies below, too. (Beyond the RMP nothing is large: the sizes differ.)
     """
     _look(n, b.src)
     found = checks.swap_out(n, b)
     if isinstance(found, Status):
         return Reply(found)
     lent = n.rmp.state(found.other) is PageState.DEFAULT
-    if b.flags & checks.SIZE and (lent or not n.contiguous(found.other)):
+    if b.flags & checks.SIZE and not n.contiguous(found.other):
         return Reply(Status.UNSUPPORTED)
     n.hold_below((found.frame, found.other))
     yield from n.donate(found.other)

@@ -32,7 +32,6 @@ class Port:
         self._level = level
         self._lock = lock
         self.parks = ""  # the command that is to stop inside the level below
-        self._runs: list[tuple[int, int]] = []
         self.hands = Hands(Seat(0, level, cpus, level.size), 0)
         self.driver = Driver(self.hands, self._allocate)
         self.driver.snp = True
@@ -41,16 +40,7 @@ class Port:
         self.bounce = self._allocate(self.BOUNCE_PAGES * PAGE, PAGE)
 
     def _allocate(self, length: int, align: int) -> int:
-        count = -(-length // PAGE)
-        first = self._pool.take_run(count)
-        self._runs.append((first, count))
-        return first * PAGE
-
-    def close(self) -> None:
-        """The guest host is gone."""
-        for first, count in self._runs:
-            self._pool.give_run(first, count)
-        self._runs.clear()
+        return self._pool.take_run(-(-length // PAGE)) * PAGE
 
     def works_for(self, origin: int) -> None:
         """Whatever is issued from now on was caused by L(origin)."""

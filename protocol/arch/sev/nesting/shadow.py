@@ -57,9 +57,6 @@ class Shadows:
             tuple[int, int], set[tuple[tuple[int, int, int], int]]
         ] = {}  # 2 MiB block of frames, as far as it is one host's at the top -> mappings
 
-    def __len__(self) -> int:
-        return len(self._spaces)
-
     def space(self, ncr3: int, asid: int, mode: int) -> Space:
         key = ncr3, asid, mode
         found = self._spaces.get(key)

@@ -170,10 +170,6 @@ class Machine(Front):
         """Is there no line of somebody else in these frames?"""
         return not self.owned[frames].any()
 
-    def move(self, old: int, new: int) -> None:
-        """Put the contents of one frame of the host's into another."""
-        self.storage.swap_homes(old, new)
-
     # -- memory of the module and of TDs -----------------------------------------------------------
 
     def seize(self, frame: int, size: int = 0) -> None:
