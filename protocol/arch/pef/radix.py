@@ -83,10 +83,6 @@ class Tree:
         self._put(at, 0)
         return True
 
-    def leaf(self, gpa: int) -> int:
-        """The leaf for `gpa`, 0 if there is none."""
-        return walk(self._load, self.root, gpa)
-
     def _slot(self, gpa: int, make: bool) -> int:
         table = self.root
         for level, shift in enumerate(_SHIFTS[:-1]):

@@ -99,14 +99,13 @@ def _made(kvm: Kvm, cpu: Cpu, vm: Vm, lpid: int) -> Step[NestedVm | None]:
     shadow = yield from kvm.level.new_lpid(cpu)
     if not shadow:
         shadow = next((n for n in range(LPIDS - 1, 0, -1) if n not in kvm.vms and n not in kvm.shadows), 0)
+    if not shadow:
+        return None
     arena = Arena(kvm.frames)
     try:
         tree = kvm.tree(arena)
     except OutOfMemory:
-        arena.give_all()
-        return None
-    if not shadow:
-        arena.give_all()
+        yield from kvm.level.give_lpid(cpu, shadow)
         return None
     made = vm.nesting.vms[lpid] = NestedVm(shadow, arena, tree)
     kvm.shadows.add(shadow)

@@ -47,7 +47,7 @@ def create_vm(kvm: Kvm, cpu: Cpu, lpid: int | None, tpm_proxy: bool) -> Step[tup
     try:
         tree = kvm.tree(arena)
     except OutOfMemory:
-        arena.give_all()
+        yield from kvm.level.give_lpid(cpu, lpid)
         return ENOMEM, lpid
     kvm.vms[lpid] = Vm(lpid, tree, arena, tpm_proxy)
     yield from kvm.write_entry(cpu, lpid, entry_of(tree.root), 0)

@@ -6,6 +6,8 @@ Sections 6.1, 6.2, 7.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
+from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from protocol.arch.pef import blob, fdt, hcalls, tpm
@@ -229,14 +231,11 @@ class _Transition:
         if len(reg) != 16:
             raise Failed("no memory")
         base, size = int.from_bytes(reg[:8], "big"), int.from_bytes(reg[8:], "big")
-        found: list[int] = []
-        for gfn in range(((base + size) >> PAGE_SHIFT) - 1, (base >> PAGE_SHIFT) - 1, -1):
-            start = gfn << PAGE_SHIFT
-            if not any(at < start + PAGE and start < at + length for at, length in reserved):
-                found.append(gfn)
-            if len(found) == len(USES):
-                return found[::-1]
-        raise Failed("no room for the ultravisor's own pages")
+        taken = [(at >> PAGE_SHIFT, -(-(at + length) // PAGE)) for at, length in reserved]
+        found = list(islice(_free(base >> PAGE_SHIFT, (base + size) >> PAGE_SHIFT, taken), len(USES)))
+        if len(found) < len(USES):
+            raise Failed("no room for the ultravisor's own pages")
+        return found[::-1]
 
     def _unseal(self, sealed: fdt.Node) -> Generator[Reflect | Wait, Answer | None, bytes]:
         """The TPM exchange: two commands, and the end. Raises Failed or ValueError."""
@@ -286,6 +285,17 @@ def _gfns(gpa: int, length: int) -> Iterator[int]:
     if not 0 <= length <= MEASURED_BYTES:
         raise Failed(f"an area of {length:#x} bytes")
     return iter(range(gpa >> PAGE_SHIFT, -(-(gpa + length) // PAGE)))
+
+
+def _free(first: int, end: int, taken: list[tuple[int, int]]) -> Iterator[int]:
+    """Pages of a range that no taken one has, from the highest on.
+
+    The guest says how large its memory is and what is reserved: time goes with the ranges, not with pages.
+    """
+    for start, stop in sorted(taken, key=itemgetter(1), reverse=True):
+        yield from range(end - 1, max(stop, first) - 1, -1)
+        end = min(end, start)
+    yield from range(end - 1, first - 1, -1)
 
 
 def _areas(tree: fdt.Node) -> Mapping[str, tuple[int, int]]:

@@ -220,21 +220,18 @@ class Nested(GuestHost[Any]):
         return known if known is not None else (yield from self._made(cpu, lpid, (0, 0)))
 
     def _made(self, cpu: Cpu, lpid: int, its: tuple[int, int]) -> Step[Record]:
+        """Raises OutOfFrames where the level has given all the memory or all the LPIDs that it has."""
+        if self.api == V1 and not self._free:
+            raise OutOfFrames("no shadow LPID")
         tables = TableMemory(self.below.pool)
         memory = self.below.memory
         tree = Tree(memory.peek, memory.write, lambda size: self._table(tables, size))
-        shadow = lpid if self.api == V2 else self._shadow_lpid()
+        shadow = lpid if self.api == V2 else self._free.pop()
         made = Record(lpid, shadow, tables, tree, its)
         self.records[lpid] = made
         self.book.add("vm_map")
         yield from self._write_below(cpu, made)
         return made
-
-    def _shadow_lpid(self) -> int:
-        """Raises OutOfFrames where the level has given all that it has."""
-        if not self._free:
-            raise OutOfFrames("no shadow LPID")
-        return self._free.pop()
 
     def _table(self, tables: TableMemory, size: int) -> int:
         at, fresh = tables.take(size)

@@ -73,8 +73,10 @@ def unregister_mem_slot(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
         return PARAMETER
     status = yield from _reissued(nested, cpu, record, gpr)
     if status == SUCCESS and record.slots.pop(gpr[5], None) is not None:
-        del record.ranges[gpr[5]]
+        first, end = record.ranges.pop(gpr[5])
         nested.book.drop("te_object")
+        for gfn in [gfn for gfn in record.bound if first <= gfn < end]:
+            nested.unbind(record, gfn)
     return status
 
 

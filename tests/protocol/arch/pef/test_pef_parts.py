@@ -56,6 +56,27 @@ def test_bytes_that_are_no_tree_are_refused(data: bytes) -> None:
         fdt.unpack(data)
 
 
+def test_a_tree_that_lacks_what_is_asked_of_it_says_what() -> None:
+    tree = Node({"short": b"\0\1", "long": b"\0" * 16, "number": b"\0\0\0\7"}, {"chosen": Node()})
+    assert tree.number("number") == 7 and tree.child("chosen") == Node()
+    for name in ("short", "long", "missing"):
+        with pytest.raises(ValueError, match=f"no number {name}"):
+            tree.number(name)
+    with pytest.raises(ValueError, match="no property bootargs"):
+        tree.child("chosen").data("bootargs")
+    with pytest.raises(ValueError, match="no node rtas"):
+        tree.child("rtas")
+
+
+def test_what_says_nothing_in_a_tree_is_read_over() -> None:
+    data = bytearray(fdt.pack(Node({}, {"a": Node()})))
+    struct_at = int.from_bytes(data[8:12], "big")
+    nop = (4).to_bytes(4, "big")
+    data[struct_at + 8 : struct_at + 8] = nop  # behind the root's name
+    data[4:8] = len(data).to_bytes(4, "big")
+    assert fdt.unpack(bytes(data)) == (Node({}, {"a": Node()}), [])
+
+
 # -- the blob and the TPM ------------------------------------------------------------------------------------
 
 PARTS = {"rtas": b"rtas", "kernel": b"kernel" * 9, "initrd": b"initrd", "cmdline": b"quiet"}
@@ -100,6 +121,11 @@ def test_the_tpm_refuses_what_it_does_not_know() -> None:
         assert code != 0 and payload == b""
     with pytest.raises(ValueError, match="the TPM answers"):
         tpm.Session.unseal(mine.execute(b""), lockbox)
+    with pytest.raises(ValueError, match="the TPM answers"):
+        tpm.Session(mine.public, Random(1)).opened(mine.execute(b""))
+    no_point = bytes(tpm.PUBLIC_BYTES)  # whatever one multiplies it with, it stays what it is
+    refused = tpm.response(mine.execute(tpm.command(tpm.START_SESSION, no_point)))
+    assert refused == (tpm.RC_INTEGRITY, b"")
 
 
 def test_the_tpm_keeps_the_latest_sessions() -> None:
@@ -189,6 +215,16 @@ def test_a_tree_maps_what_was_put_into_it(mapping: dict[int, int], data: st.Data
 
 def test_a_table_that_cannot_be_read_maps_nothing() -> None:
     assert radix.walk(lambda address, length: Fault(0x200, "machine check", address), 1 << 16, 0) == 0
+
+
+def test_a_table_where_a_page_is_due_maps_nothing() -> None:
+    ram = Ram()
+    tree = radix.Tree(ram.load, ram.store, ram.take)
+    tree.map(0, PAGE)
+    assert radix.walk(ram.load, tree.root, 0) & radix.PAGE_ADDRESS == PAGE
+    (leaf,) = (at for at, word in ram.words.items() if int.from_bytes(word, "big") & radix.LEAF)
+    ram.words[leaf] = (radix.VALID | PAGE).to_bytes(8, "big")
+    assert radix.walk(ram.load, tree.root, 0) == 0
 
 
 # -- memory --------------------------------------------------------------------------------------------------
