@@ -154,6 +154,40 @@ def test_a_mapping_stays_until_it_is_invalidated(hypervisor: Hypervisor) -> None
     assert hypervisor.enter(load_step(0))[1] == [{"value": b"old     ".hex()}]
 
 
+def test_the_mappings_of_another_guest_stay(hypervisor: Hypervisor) -> None:
+    hypervisor.boot()
+    hypervisor.words(TABLE + 16 * 7, SF | 0x4000_0000_0000_00A0 | ROOT | 13, 0)
+    hypervisor.vm.write(MEMORY, b"old     ")
+    hypervisor.vm.write(MEMORY + PAGE, b"new     ")
+    for lpid in (LPID, 7):
+        hypervisor.state(lpid=lpid)
+        assert hypervisor.enter(load_step(0))[1] == [{"value": b"old     ".hex()}]
+    hypervisor.map(0, MEMORY + PAGE)
+    assert hypervisor.code(TLBIE, 1 << 16, LPID, 5 << 5) == SUCCESS
+    seen = []
+    for lpid in (LPID, 7):
+        hypervisor.state(lpid=lpid)
+        seen += hypervisor.enter(load_step(0))[1]
+    assert seen == [{"value": b"new     ".hex()}, {"value": b"old     ".hex()}]
+
+
+def test_a_table_in_memory_that_nobody_wrote_maps_nothing(hypervisor: Hypervisor) -> None:
+    hypervisor.words(TABLE + 16 * LPID, SF | 0x4000_0000_0000_00A0 | 24 * MIB | 13, 0)
+    hypervisor.boot()
+    assert hypervisor.enter(load_step(0)) == (0xE00, [])
+
+
+def test_an_entry_by_hand_brings_no_steps(hypervisor: Hypervisor) -> None:
+    """What a nested guest does comes with the call of its hypervisor; the keyboard's own has none."""
+    hypervisor.boot()
+    assert hypervisor.enter({"fetch": hex(4 * PAGE)}) == (0xE20, [])
+    hypervisor.map(4, MEMORY)
+    hypervisor.state()
+    body = hypervisor.host.ok("hcall", vm=3, vcpu=0, r3=hex(ENTER), r4=hex(STATE), r5=hex(REGISTERS))
+    assert body["r3"] == "0x980"
+    assert hypervisor.register(32) == 0x1000 + 4
+
+
 @pytest.mark.parametrize(
     ("image", "rb"),
     [
@@ -182,6 +216,7 @@ def test_copies_are_checked_in_order(hypervisor: Hypervisor) -> None:
     assert hypervisor.code(COPY, LPID, 0, PAGE - 4, 1 << 40, 0, 4) == NOT_FOUND
     assert hypervisor.code(COPY, LPID, 0, PAGE - 4, buffer, 0, 4) == SUCCESS
     assert hypervisor.vm.read(buffer, 4) == b"end!"
+    assert hypervisor.code(COPY, LPID, 0, 16, 0, 1 << 40, 4) == NOT_FOUND  # from where there is nothing
     hypervisor.vm.write(buffer, b"back")
     assert hypervisor.code(COPY, LPID, 0, 16, 0, buffer, 4) == SUCCESS
     assert hypervisor.enter(load_step(16))[1] == [{"value": b"back".hex() + "00" * 4}]

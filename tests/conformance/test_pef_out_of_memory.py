@@ -1,4 +1,4 @@
-"""A POWER host whose memory is used up: whatever KVM is asked has an answer, and goes on when there is a page."""
+"""A POWER host whose memory is used up: whatever KVM is asked has an answer, and goes on with a page."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from driver import number
+from driver import Json, number
 from pef_field import (
     MIB,
     P2,
@@ -400,4 +400,85 @@ def test_a_start_that_the_vmm_refuses_starts_nothing(pef: Any) -> None:
     left = vm.enter(store_step(GPA, block), hcall_step(0xF000, GPA))
     vm.write(number(left["r4"]) + 24, (0xFFFF_FFFD).to_bytes(4, "big"))
     vm.enter(gpr={"r3": 0})
+    assert code(vm.run(ucall_step("SHARE_PAGE", 0x61, 1), vcpu=1, cpu=1)[0]["r3"]) == -11
+
+
+def test_a_vcpu_that_stays_takes_what_it_is_given(pef: Any) -> None:
+    vm = pef().svm()
+    assert vm.enter(stay=True)["running"]
+    assert vm.queue(store_step(GPA, b"given"), load_step(GPA))["steps"] == [{}, {"value": "676976656e000000"}]
+    assert vm.queue(load_step(0))["steps"] == [{"value": "00" * 8}]
+    assert vm.host.ok("kick")["trap"] == "0xe80"
+
+
+def test_a_vcpu_that_was_in_a_call_of_its_own_finishes_it_before_it_is_secure(pef: Any) -> None:
+    host = pef()
+    vm = host.svm()
+    assert vm.sys("KVM_CREATE_VCPU", vcpu=1) == 0
+    left = vm.enter(hcall_step(0x1234), ucall_step("SHARE_PAGE", 0x60, 1), vcpu=1, cpu=1)
+    assert (left["trap"], left["secure"]) == ("0xc00", False)
+    block = b"".join(word.to_bytes(4, "big") for word in (0x2006, 3, 1, 1, 0x4000, 0, 0))
+    vm.enter(store_step(GPA, block), hcall_step(0xF000, GPA))
+    vm.enter(gpr={"r3": 0})
+    called, shared = vm.enter(vcpu=1, cpu=1, gpr={"r3": 5})["steps"]
+    assert called["r3"] == "0x5" and not number(called["msr"]) & S_BIT
+    assert code(shared["r3"]) == SUCCESS and number(shared["msr"]) & S_BIT
+
+
+def os_term(vm: Any, at: int) -> Json:
+    """The guest ends itself by `ibm,os-term`, with its argument block at `at`."""
+    block = b"".join(word.to_bytes(4, "big") for word in (0x201F, 1, 1, 0, 0))
+    left: Json = vm.enter(store_step(at, block), hcall_step(0xF000, at))
+    return left
+
+
+def test_an_svm_that_ends_itself_does_not_return(pef: Any) -> None:
+    host = pef(hosts=2)
+    vm = host.svm()
+    left = os_term(vm, GPA)
+    killed(vm, left | {"steps": []})
+    assert vm.enter()["r31"] == left["r31"]  # nothing answers that
+    host.error("enter", "dead", vm=3, vcpu=0, gpr={"r3": 0})
+    assert host.sibling(1).svm().run(load_step(0)) == [{"value": "00" * 8}]
+    host.ok("reset", kind="system")
+
+
+@pytest.mark.parametrize("token", [0x201F, 0x2000])
+def test_rtas_waits_for_the_ultravisors_buffer(pef: Any, token: int) -> None:
+    """Its slot is gone: the time slices of the guest end, one after the other, and it gets nowhere."""
+    host = pef()
+    vm = host.svm()
+    far = 64 * MIB
+    assert vm.slot(1, far, MIB) == 0
+    assert host.ucall("UNREGISTER_MEM_SLOT", 3, 0) == SUCCESS
+    block = b"".join(word.to_bytes(4, "big") for word in (token, 1, 1, 0, 0))
+    assert vm.run(store_step(far, block), hcall_step(0xF000, far)) == [{}]
+    for _ in range(2):
+        left = vm.enter()
+        assert (left["trap"], left["secure"], left["steps"]) == ("0x980", True, [])
+
+
+def test_an_answer_of_rtas_whose_buffer_is_gone_changes_nothing_in_the_guest(pef: Any) -> None:
+    host = pef()
+    vm = host.svm()
+    far = 64 * MIB
+    assert vm.slot(1, far, MIB) == 0
+    assert vm.sys("KVM_CREATE_VCPU", vcpu=1) == 0
+    block = b"".join(word.to_bytes(4, "big") for word in (0x2006, 3, 1, 1, 0x4000, 0, 0))
+    left = vm.enter(store_step(far, block), hcall_step(0xF000, far))
+    assert left["r3"] == "0xf000"
+    assert host.ucall("UNREGISTER_MEM_SLOT", 3, 0) == SUCCESS
+    done, kept = vm.enter({"read": hex(far), "len": len(block)}, gpr={"r3": 0})["steps"]
+    assert code(done["r3"]) == SUCCESS and kept == {"hex": block.hex()}
+    left = vm.enter(ucall_step("SHARE_PAGE", 0x401, 1), vcpu=1, cpu=1)
+    assert not left["secure"], "it was not started"
+
+
+def test_rtas_that_its_hypervisor_refuses_starts_nothing(pef: Any) -> None:
+    host = pef()
+    vm = host.svm()
+    assert vm.sys("KVM_CREATE_VCPU", vcpu=1) == 0
+    block = b"".join(word.to_bytes(4, "big") for word in (0x2006, 3, 1, 1, 0x4000, 0, 0))
+    vm.enter(store_step(GPA, block), hcall_step(0xF000, GPA))
+    assert code(vm.enter(gpr={"r3": hex((1 << 64) - 2)})["steps"][0]["r3"]) == -2
     assert code(vm.run(ucall_step("SHARE_PAGE", 0x61, 1), vcpu=1, cpu=1)[0]["r3"]) == -11

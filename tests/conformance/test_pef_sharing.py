@@ -315,3 +315,36 @@ def test_unsharing_survives_a_slot_that_goes(pef: Any) -> None:
     assert vm.slot(1, 0, 0) == 0
     left = vm.enter()
     assert code(left["steps"][0]["r3"]) == P2
+
+
+@pytest.mark.parametrize(("name", "flags"), [("SHARE_PAGE", 1), ("UNSHARE_PAGE", 0)])
+def test_a_page_whose_slot_goes_while_the_next_one_is_asked_for_is_left_out(
+    pef: Any, name: str, flags: int
+) -> None:
+    host = pef()
+    vm = host.svm()
+    first = 64 * MIB // PAGE
+    for slot in (1, 2):
+        assert vm.slot(slot, (first + slot - 1) * PAGE, PAGE) == 0
+    if name == "UNSHARE_PAGE":
+        vm.gcall("SHARE_PAGE", first, 2)
+    asked(vm.enter(ucall_step(name, first, 2), **STOP), first, flags)
+    asked(vm.enter(**STOP), first + 1, flags)
+    assert vm.slot(1, 0, 0) == 0
+    assert code(vm.enter()["steps"][0]["r3"]) == SUCCESS
+    assert host.audit["tracked"]["gfns_shared"] == 8 + flags
+    assert vm.run(store_step((first + 1) * PAGE, b"there"), load_step((first + 1) * PAGE))[1] == {
+        "value": b"there".hex() + "00" * 3
+    }
+
+
+def test_a_page_that_is_invalidated_while_it_is_being_shared_is_bound_at_its_use(pef: Any) -> None:
+    host = pef()
+    vm = host.svm()
+    asked(vm.enter(ucall_step("SHARE_PAGE", GFN, 2), **STOP), GFN, 1)
+    asked(vm.enter(**STOP), GFN + 1, 1)
+    assert vm.inval(GPA) == SUCCESS
+    assert code(vm.enter()["steps"][0]["r3"]) == SUCCESS
+    left = vm.enter(load_step(GPA), stop=["0xe00"])
+    assert (left["trap"], number(left["asdr"])) == ("0xe00", GPA)
+    assert vm.enter()["steps"] == [{"value": "00" * 8}]

@@ -248,6 +248,66 @@ def test_while_it_aborts_the_ultravisor_takes_nothing_and_gives_nothing(pef: Any
     assert code(vm.enter()["steps"][0]["r3"]) == PARAMETER
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_a_hypervisor_may_answer_an_abort_by_uv_return(pef: Any, early: bool) -> None:
+    """The guest goes on as a normal one, with what the hypervisor says in R3."""
+    host = pef()
+    vm = host.loaded()
+    stop = {"stop": ["H_SVM_PAGE_IN", "H_SVM_INIT_ABORT"]}
+    vm.esm(**stop)
+    if early:  # whose LPID changed is killed; one that is not secure yet is aborted
+        host.ok("cpu", lpidr=0)
+    vm.queue(store_step(0, b"normal"), load_step(0))
+    left = host.back() if early else vm.enter(gpr={"r3": hex((1 << 64) - 4)}, **stop)
+    assert (left["trap"], left["r3"], left["secure"]) == ("0xc00", "0xef14", True)
+    done = host.back(status=-7)
+    assert (done["trap"], done["secure"]) == ("0x980", False)
+    assert code(done["steps"][0]["r3"]) == -7 and not number(done["steps"][0]["msr"]) & S_BIT
+    assert done["steps"][1:] == [{}, {"value": b"normal".hex() + "0000"}]
+    assert host.ucall("SVM_TERMINATE", 3) == SUCCESS
+
+
+def test_a_page_that_was_promised_and_not_given_leads_to_an_abort(pef: Any) -> None:
+    host = pef()
+    vm = host.loaded()
+    left = vm.esm(stop=["H_SVM_PAGE_IN"])
+    while number(left["r5"]) != SHARED:
+        left = vm.enter(stop=["H_SVM_PAGE_IN"])
+    left = vm.enter(gpr={"r3": 0}, stop=["H_SVM_INIT_ABORT"])  # and no UV_PAGE_IN before it
+    assert (left["r3"], left["secure"]) == ("0xef14", True)
+    assert code(vm.enter()["steps"][0]["r3"]) == PARAMETER
+
+
+def test_a_tpm_buffer_that_is_gone_leads_to_an_abort(pef: Any) -> None:
+    host = pef()
+    vm = host.loaded()
+    stop = {"stop": ["H_SVM_PAGE_IN", "H_SVM_TPM_COMM", "H_SVM_INIT_ABORT"]}
+    left = vm.esm(**stop)
+    own: list[int] = []
+    while len(own) < 7:
+        left = vm.enter(**stop)
+        own += [number(left["r4"])] if number(left["r5"]) == SHARED else []
+    left = vm.enter(**stop)  # behind the last of them, the TPM's
+    assert vm.inval(own[-1]) == SUCCESS
+    while (number(left["r4"]), number(left["r5"])) != (own[-1], SHARED):
+        assert left["r3"] == "0xef00", "the TPM is not asked without its buffer"
+        left = vm.enter(**stop)
+    left = vm.enter(gpr={"r3": hex((1 << 64) - 4)}, **stop)
+    assert (left["r3"], left["secure"]) == ("0xef14", True)
+    assert code(vm.enter()["steps"][0]["r3"]) == PARAMETER
+
+
+def test_a_host_without_device_frames_refuses_a_page(pef: Any) -> None:
+    host = pef(profile="frames")
+    vm = host.vm()
+    vm.load(MIB, kernel=24 * PAGE)
+    host.counts()
+    aborted(vm)
+    counts = host.counts()
+    assert "H_SVM_INIT_DONE" not in counts["hcalls"]
+    assert counts["hcalls"]["H_SVM_PAGE_IN"] > counts["ucalls"]["UV_PAGE_IN"]
+
+
 def test_two_vms_become_secure_side_by_side(pef: Any) -> None:
     host = pef()
     first, second = host.loaded(3, 8 * MIB), host.loaded(4, 8 * MIB)
@@ -310,6 +370,7 @@ def test_the_tpm_answers_in_its_order(pef: Any) -> None:
     assert vm.hcall("H_SVM_TPM_COMM", 1, 0, 4097, 0, 4095)[0] == -56
     assert vm.hcall("H_SVM_TPM_COMM", 1, 0, 4096, 0, 4095)[0] == -58
     assert vm.hcall("H_SVM_TPM_COMM", 1, 1 << 40, 10, 0, 4096)[0] == -16
+    assert vm.hcall("H_SVM_TPM_COMM", 1, 0, 10, 1 << 40, 4096)[0] == -16
     assert vm.hcall("H_SVM_TPM_COMM", 2)[0] == SUCCESS
     assert host.vm(lpid=4, tpm_proxy=False).hcall("H_SVM_TPM_COMM", 9)[0] == -2
 

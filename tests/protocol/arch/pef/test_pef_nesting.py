@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from pef_bench import LPID, Bench, esm_step, share_step, store
 
-from protocol.arch.pef import front
+from protocol.arch.pef import front, hcalls
 from protocol.arch.pef.audit import audit
 from protocol.arch.pef.compose import compose
 from protocol.arch.pef.cpu import Entry, Exit, gprs
 from protocol.arch.pef.guest import Hypercall, Program, Touch
-from protocol.arch.pef.kvm import vmm
+from protocol.arch.pef.kvm import pages, vmm
+from protocol.arch.pef.kvm.frames import GIVEN
 from protocol.arch.pef.machine import Machine
 from protocol.arch.pef.nesting import Nested
 from protocol.arch.pef.nesting.records import SMALL_PAGES
 from protocol.arch.pef.profiles import MIB, PROFILES
-from protocol.arch.pef.status import PARAMETER, PERMISSION, SUCCESS, signed
+from protocol.arch.pef.status import NO_MEM, PARAMETER, PERMISSION, SUCCESS, signed
 from protocol.arch.pef.tables import ORDER, PAGE, Page
-from protocol.effects import run
+from protocol.effects import Fault, run
 
 GFN = 0x40
 GPA = GFN * PAGE
@@ -207,13 +209,14 @@ def test_the_ultravisor_as_it_is_refuses_a_guest_host() -> None:
     assert bench.ledger.flat().get("exits", 0) == before  # and the level below never sees it
 
 
-def test_a_machine_check_of_a_table_that_leads_out_of_memory_is_the_hosts() -> None:
+@pytest.mark.parametrize("step", [Touch(GPA), store(GPA, b"hello")])
+def test_a_machine_check_of_a_table_that_leads_out_of_memory_is_the_hosts(step: Touch) -> None:
     answers: list[Any] = []
     for depth in (0, 1, 2):
         bench = Bench(depth)
         vm = bench.vm()
         vm.tree.map(GPA, 1 << 40)
-        left = bench.enter(vm, Touch(GPA))
+        left = bench.enter(vm, step)
         answers.append((left.trap, left.srr0, left.hsrr1, left.asdr, left.hdar))
     assert answers[0][0] == 0x200 and answers[0] == answers[1] == answers[2]
 
@@ -287,3 +290,136 @@ def test_an_lpid_behind_the_partition_table_has_no_entry_and_nothing_is_translat
     entry = Entry(1 << 19, 0, gprs(), 0x100, 0, Program(deque([Touch(GPA)])))
     left = run(bench.seat.level.enter(bench.cpu, entry))
     assert isinstance(left, Exit) and left.trap == 0xE00  # a storage interrupt of the hypervisor's
+
+
+# -- limits --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [0, *DEPTHS])
+def test_what_lies_behind_the_memory_is_a_machine_check(depth: int) -> None:
+    level = Bench(depth).seat.level
+    for address in (level.size, level.size - 4, 1 << 60):
+        for fault in (level.read(address, 8), level.write(address, bytes(8))):
+            assert isinstance(fault, Fault) and (fault.code, fault.name) == (0x200, "machine check")
+            assert fault.address >= level.size - 4
+    assert level.write(level.size - 8, b"the last") is None
+    assert level.read(level.size - 8, 8) == b"the last"
+
+
+def test_a_host_without_memory_gives_the_id_of_a_vm_back() -> None:
+    """It was kept: a host that tries often enough had used up the ids of the level below."""
+    bench = Bench(1, api="v2")
+    nested = nested_of(bench)
+    bench.kvm.frames.mark(0, nested.size, GIVEN)
+    assert run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True))[0] == vmm.ENOMEM
+    assert not nested.ids and nested.book.records() == {}
+
+
+def test_a_nested_vm_without_memory_gives_its_id_back() -> None:
+    bench = Bench(1, api="v2")
+    nested = nested_of(bench)
+    ret, lpid = run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True))
+    vm = bench.kvm.vms[lpid]
+    assert (ret, run(vmm.set_memory(bench.kvm, bench.cpu, vm, 0, 0, MIB))) == (0, 0)
+    assert vmm.create_vcpu(vm, 0) == 0 and vmm.enable_cap(bench.kvm, vm, vmm.NESTED_HV) == 0
+    entry = (5).to_bytes(4, "big")  # a guest state of version 2 for LPID 5, at 0; the table at half a page
+    state = bytes(7) + b"\2" + entry + bytes(4)
+    assert run(pages.store(bench.kvm, bench.cpu, vm, 0, state)) is None
+    table = PAGE // 2
+    assert run(pages.store(bench.kvm, bench.cpu, vm, table + 5 * 16, b"\x80" + bytes(15))) is None
+    bench.kvm.frames.mark(MIB, nested.size - MIB, GIVEN)
+    enter = gprs(r3=hcalls.ENTER_NESTED, r4=0, r5=1024)
+    done = bench.results(
+        vm,
+        Hypercall(tuple(gprs(r3=hcalls.SET_PARTITION_TABLE, r4=table))),
+        Hypercall(tuple(enter)),
+    )
+    assert [signed(int(step["r3"], 16)) for step in done] == [SUCCESS, PARAMETER]
+    assert set(nested.ids) == {lpid}
+
+
+def test_a_host_that_has_used_its_lpids_has_none_for_a_vm() -> None:
+    bench = Bench(0)
+    bench.kvm.shadows.update(bench.kvm.lpids)
+    assert run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True)) == (vmm.ENOSPC, 0)
+    assert run(vmm.create_vm(bench.kvm, bench.cpu, LPID, tpm_proxy=True)) == (vmm.EEXIST, LPID)
+    bench.kvm.shadows.discard(9)
+    assert run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True)) == (0, 9)
+
+
+def test_shadow_lpids_run_out_and_nothing_of_the_last_vm_is_kept() -> None:
+    """Its shadow table was."""
+    bench = Bench(1, profile=replace(PROFILES["small"], lpids=4))
+    nested = nested_of(bench)
+    call = bench.kvm.ucall
+    for lpid in range(3):
+        assert run(call(bench.cpu, front.WRITE_PATE, lpid, 1 << 63, 0)) == SUCCESS
+    free = nested.below.pool.free
+    assert run(call(bench.cpu, front.WRITE_PATE, 3, 1 << 63, 0)) == NO_MEM
+    assert nested.below.pool.free == free and len(nested.records) == 3
+    assert run(call(bench.cpu, front.WRITE_PATE, 2, 0, 0)) == SUCCESS
+    assert run(call(bench.cpu, front.WRITE_PATE, 3, 1 << 63, 0)) == SUCCESS
+
+
+def test_a_guest_whose_shadow_table_has_no_memory_loses_its_time_slice_and_goes_on() -> None:
+    bench = Bench(1)
+    vm = bench.vm()
+    pool = nested_of(bench).below.pool
+    taken = pool.take_many(pool.free)
+    left = bench.enter(vm, store(GPA, b"later"), Touch(GPA))
+    assert (left.trap, left.asdr, vm.vcpus[0].program.collect()) == (0x980, 0, [])
+    pool.give(taken)
+    assert bench.results(vm)[1] == {"value": b"later".hex() + "000000"}
+
+
+# -- what moves below ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_page_that_a_slot_took_with_it_may_move(depth: int) -> None:
+    """The ultravisor had forgotten it, the level below had not, and could never move it again."""
+    bench = Bench(depth)
+    vm = bench.svm()
+    nested = nested_of(bench)
+    bench.enter(vm, share_step(GFN))
+    page = vm.slots[0].frame(GFN) // PAGE
+    assert nested.records[LPID].bound[GFN] == page
+    assert run(bench.kvm.ucall(bench.cpu, front.UNREGISTER_MEM_SLOT, LPID, 0)) == SUCCESS
+    assert nested.records[LPID].bound == {} and "native_page" not in nested.book.records()
+    assert move(bench, page)
+
+
+def test_each_of_a_guests_pages_may_move() -> None:
+    bench = Bench(1)
+    vm = bench.vm()
+    for place in range(3):
+        bench.enter(vm, store(GPA + place * PAGE, b"page %d" % place))
+    held = [vm.slots[0].frame(GFN + place) // PAGE for place in range(3)]
+    for page in reversed(held):
+        assert move(bench, page)
+    assert nested_of(bench).records[LPID].mapped == {}
+    done = bench.results(vm, *(Touch(GPA + place * PAGE) for place in range(3)))
+    assert [bytes.fromhex(each["value"])[:6] for each in done[-3:]] == [b"page 0", b"page 1", b"page 2"]
+
+
+def test_a_page_that_moved_and_then_goes_is_taken_from_the_shadow_table_once() -> None:
+    bench = Bench(1)
+    vm = bench.vm()
+    bench.enter(vm, store(GPA, b"hello"))
+    assert move(bench, vm.slots[0].frame(GFN) // PAGE)
+    unmapped = bench.ledger.flat()["table_ops.unmap"]
+    assert run(vmm.set_memory(bench.kvm, bench.cpu, vm, 0, 0, 0)) == 0
+    assert bench.ledger.flat()["table_ops.unmap"] == unmapped == 1
+    assert nested_of(bench).records[LPID].mapped == {}
+
+
+def test_a_return_that_names_no_program_goes_on_with_the_one_it_has() -> None:
+    bench = Bench(0)
+    vm = bench.svm()
+    left = bench.enter(vm, Hypercall(tuple(gprs(r3=0x1234))), Touch(0))
+    back = gprs(r0=7, r2=left.srr1, r3=front.RETURN)
+    back[31] = left.gpr[31]
+    out = run(bench.seat.level.call(bench.cpu, back, left.hsrr0))
+    assert isinstance(out, Exit) and out.trap == 0x980
+    *_, called, touched = vm.vcpus[0].program.collect()
+    assert called["r3"] == "0x7" and touched == {"value": "00" * 8}

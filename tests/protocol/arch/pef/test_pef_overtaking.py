@@ -1,0 +1,120 @@
+"""Two CPUs of one guest host call about the same VM, and their messages overtake each other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pef_bench import LPID, esm_step, store
+
+from protocol.arch.pef import front
+from protocol.arch.pef.audit import audit
+from protocol.arch.pef.compose import compose
+from protocol.arch.pef.guest import Touch
+from protocol.arch.pef.kvm import Kvm, vmm
+from protocol.arch.pef.kvm import run as running
+from protocol.arch.pef.kvm.vm import Vm
+from protocol.arch.pef.nesting import Nested
+from protocol.arch.pef.profiles import MIB, PROFILES
+from protocol.arch.pef.tables import ORDER, PAGE
+from protocol.crossing import Crossing, inline
+from protocol.effects import Step
+
+SEEDS = range(6)
+FAR = 1 << 30
+FRESH = 0x40  # a GFN that nobody has touched
+
+
+class TwoCpus:
+    """A guest host at depth 1, asked by message, with one VM of two vcpus."""
+
+    def __init__(self, seed: int) -> None:
+        self.rig = compose(PROFILES["small"], 1, 1, 64 * MIB, 2, 7, apart=True)
+        seat = self.rig.seats[0]
+        assert isinstance(seat.level, Nested)
+        self.nested = seat.level
+        self.below = self.rig.below(0)
+        self.kvm = Kvm(self.rig.seen(seat.level), True, Random(1))
+        self.cpus = seat.cpus
+        self.crossing = Crossing(Random(seed))
+        self.alone(vmm.create_vm(self.kvm, self.cpus[0], LPID, True))
+        self.vm: Vm = self.kvm.vms[LPID]
+        self.alone(vmm.set_memory(self.kvm, self.cpus[0], self.vm, 0, 0, 8 * MIB))
+        assert [vmm.create_vcpu(self.vm, number) for number in (0, 1)] == [0, 0]
+        assert vmm.enable_cap(self.kvm, self.vm, vmm.SECURE_GUEST) == 0
+
+    def alone(self, step: Step[Any]) -> Any:
+        return inline(step, self.below)
+
+    def enter(self, number: int) -> Step[Any]:
+        return running.enter(self.kvm, self.cpus[number], self.vm, self.vm.vcpus[number], stay=False)
+
+    def secure(self) -> TwoCpus:
+        areas = self.alone(vmm.load(self.kvm, self.cpus[0], self.vm, MIB, 0x20000, 0, "", "two"))
+        self.vm.vcpus[0].program.steps.append(esm_step(areas))
+        self.alone(self.enter(0))
+        assert self.vm.secure
+        return self
+
+    def both(self, first: Step[Any], second: Step[Any]) -> list[Any]:
+        threads = [self.crossing.start("0", first, self.below), self.crossing.start("1", second, self.below)]
+        self.crossing.run()
+        assert [thread.error for thread in threads] == [None, None]
+        assert not self.nested._pinned and not self.nested.reserving
+        assert audit(self.rig, [self.kvm])["leaks"] == []
+        return [thread.value for thread in threads]
+
+
+Calls = Callable[[int], tuple[int, ...]]
+ABOUT_AN_SVM: dict[str, Calls] = {
+    "register": lambda source: (front.REGISTER_MEM_SLOT, LPID, FAR, 2 * MIB, 0, 1),
+    "unregister": lambda source: (front.UNREGISTER_MEM_SLOT, LPID, 0),
+    "in": lambda source: (front.PAGE_IN, LPID, source, FRESH * PAGE, 0, ORDER),
+    "out": lambda source: (front.PAGE_OUT, LPID, source, FRESH * PAGE, 0, ORDER),
+    "terminate": lambda source: (front.SVM_TERMINATE, LPID),
+    "write": lambda source: (front.WRITE_PATE, LPID, 0, 0),
+}
+
+
+@pytest.mark.parametrize("second", ABOUT_AN_SVM)
+@pytest.mark.parametrize("first", ["register", "terminate", "out", "unregister"])
+def test_whatever_two_calls_do_to_an_svm_the_books_agree(first: str, second: str) -> None:
+    for seed in SEEDS:
+        host = TwoCpus(seed).secure()
+        source = host.kvm.frames.take()
+        calls = [ABOUT_AN_SVM[name](source) for name in (first, second)]
+        host.both(*(host.kvm.ucall(cpu, *call) for cpu, call in zip(host.cpus, calls, strict=True)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_vm_that_ends_twice_ends_once(seed: int) -> None:
+    host = TwoCpus(seed)
+    free = host.nested.below.pool.free
+    end = (front.WRITE_PATE, LPID, 0, 0)
+    host.both(*(host.kvm.ucall(cpu, *end) for cpu in host.cpus))
+    assert not host.nested.records and host.nested.book.records() == {}
+    assert host.nested.below.pool.free > free
+    assert len(host.nested._free) == len(set(host.nested._free)) == PROFILES["small"].lpids - 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_two_vcpus_that_touch_the_same_fresh_page_see_one(seed: int) -> None:
+    host = TwoCpus(seed)
+    for vcpu in (0, 1):
+        host.vm.vcpus[vcpu].program.steps += [
+            store(FRESH * PAGE + 8 * vcpu, b"vcpu %d  " % vcpu),
+            Touch(FRESH * PAGE + 8 * vcpu),
+        ]
+    lefts = host.both(host.enter(0), host.enter(1))
+    assert [left.trap for left in lefts] == [0x980, 0x980]
+    for vcpu in (0, 1):
+        done = host.vm.vcpus[vcpu].program.collect()
+        assert done[1] == {"value": (b"vcpu %d  " % vcpu).hex()}
+    assert list(host.nested.records[LPID].mapped) == [FRESH]
