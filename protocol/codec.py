@@ -123,9 +123,6 @@ def _check(hint: Any) -> Check:
         return lambda value: type(value) is dict
     if hint is int:
         return lambda value: type(value) is int
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        values = {member.value for member in hint}
-        return lambda value: value in values
     exact: type = hint
     return lambda value: type(value) is exact
 

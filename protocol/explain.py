@@ -7,7 +7,7 @@ of its slice; `protocol.knowledge` makes one out of tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -230,12 +230,3 @@ def number_of(text: str) -> int | None:
     except ValueError:
         return None
     return number if number >= 0 else None
-
-
-def codes(meanings: Iterable[Meaning]) -> list[str]:
-    """Codes of several meanings, each once, as they would be asked for."""
-    said = (
-        hexadecimal(one.code) + (f":{hexadecimal(one.reason)}" if one.reason is not None else "")
-        for one in meanings
-    )
-    return list(dict.fromkeys(said))

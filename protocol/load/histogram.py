@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from math import ceil
 from typing import Any
 
@@ -46,12 +47,10 @@ class Histogram:
         if not self.count:
             return None
         rank = max(1, ceil(self.count * percent / 100 - 1e-9))
-        seen = 0
-        for at in sorted(self._counts):
-            seen += self._counts[at]
-            if seen >= rank:
-                return min(highest(at), self.largest)
-        return self.largest
+        order = sorted(self._counts)
+        seen = accumulate(self._counts[at] for at in order)
+        at = next(at for at, n in zip(order, seen, strict=True) if n >= rank)
+        return min(highest(at), self.largest)
 
     @property
     def mean(self) -> float | None:

@@ -85,8 +85,3 @@ def calls(span: Span) -> list[Call]:
         return made
     issued = (key for key, n in span.counts.items() if key[0] == "te_issued" and n > 0)
     return [Call(name, "", ISSUED, origin) for _, name, origin in issued]
-
-
-def amount(span: Span, family: str) -> int:
-    """How much of a family this span counted by itself."""
-    return sum(n for key, n in span.counts.items() if key[0] == family)

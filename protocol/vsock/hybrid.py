@@ -76,6 +76,3 @@ class HostPorts:
 
     def give_back(self, port: int) -> None:
         self._used.discard(port)
-
-    def __len__(self) -> int:
-        return len(self._used)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, NamedTuple
 
 import pytest
@@ -108,3 +109,16 @@ def test_a_form_that_is_none_is_the_peers_violation(form: object) -> None:
 def test_two_records_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="Point"):
         Codec((Point, Point))
+
+
+class Colour(Enum):
+    RED = 1
+
+
+def test_a_name_crosses_as_its_value_and_a_set_in_its_order() -> None:
+    assert across((Colour.RED, frozenset((3, 1, 2)))) == (1, (1, 2, 3))
+
+
+def test_a_class_that_is_no_record_has_no_fields_to_send() -> None:
+    with pytest.raises(TypeError, match="Colour is neither a dataclass nor a named tuple"):
+        Codec((Colour,))

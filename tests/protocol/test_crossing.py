@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from protocol.crossing import Crossing, inline
-from protocol.effects import Issue, Step, issue
+from protocol.effects import Idle, Issue, Park, Step, issue
 from protocol.errors import LocalProtocolError, OwnerGone
 
 
@@ -120,3 +120,50 @@ def test_inline_is_the_same_without_company() -> None:
 def test_an_effect_that_nobody_serves_is_refused() -> None:
     with pytest.raises(LocalProtocolError):
         inline(host(1), ())
+
+
+def test_who_stands_still_lets_the_others_go_and_goes_on_by_itself() -> None:
+    order: list[str] = []
+
+    def waits() -> Step[str]:
+        order.append("stands")
+        assert (yield Park()) is False
+        assert (yield Idle()) is False
+        order.append("goes on")
+        return "done"
+
+    assert inline(waits(), ()) == "done"
+    assert order == ["stands", "goes on"]
+
+
+def test_one_step_alone_ends_with_what_it_raises() -> None:
+    def refused() -> Step[None]:
+        raise OwnerGone("nobody is there")
+        yield
+
+    with pytest.raises(OwnerGone, match="nobody is there"):
+        inline(refused(), ())
+
+
+def test_messages_without_an_end_are_a_mistake_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def turns() -> Step[None]:
+        while True:
+            yield from issue("add", 1)
+
+    monkeypatch.setattr("protocol.crossing.HOPS", 50)
+    crossing = Crossing(Random(0))
+    crossing.start("round", turns(), (Adder().serve,))
+    with pytest.raises(LocalProtocolError, match="50 messages and no end"):
+        crossing.run()
+
+
+def test_the_death_of_a_host_whose_work_is_done_changes_nothing_of_it() -> None:
+    adder, doubler = Adder(), Doubler()
+    crossing = Crossing(Random(0))
+    done = crossing.start("done", host(1), (doubler.serve, adder.serve))
+    crossing.run()
+    other = crossing.start("other", host(2), (doubler.serve, adder.serve))
+    crossing.kill([done], 1)
+    assert (done.value, done.error) == ([4], None)
+    crossing.run()
+    assert other.value == [6]

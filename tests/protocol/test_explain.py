@@ -57,6 +57,24 @@ def test_a_meaning_says_its_place_and_its_basis() -> None:
     assert remarks == ()
 
 
+def test_a_meaning_as_json_has_codes_as_they_are_typed_and_null_for_what_is_not_there() -> None:
+    ((one,), _), (other, *_) = explain(CALLS, None, "make:0x102:7"), explain(CALLS, None, "0x101")[0]
+    told = one.as_dict()
+    assert (told["call"], told["code"], told["reason"], told["check"]) == (
+        "make",
+        "0x0102",
+        "0x0007",
+        "too odd",
+    )
+    assert (told["place"], told["basis"], told["tests"]) == ("check 2 of 3 of this call", "guess", [])
+    assert (other.as_dict()["reason"], other.as_dict()["name"]) == (None, None)
+
+
+def test_more_than_a_code_and_its_reason_needs_a_call() -> None:
+    with pytest.raises(Unknown, match="0x101: no such call; allowed: make, end"):
+        explain(CALLS, None, "0x101:7:8")
+
+
 def test_a_code_and_its_reason_need_no_call() -> None:
     assert asked("0x102:7") == [("make", 0x102, 7)]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.ledger import FAMILIES, Ledger, Peaks, flatten
+from protocol.ledger import FAMILIES, Key, Ledger, Peaks, flatten
 
 
 def uvc(ledger: Ledger, level: int) -> None:
@@ -222,3 +222,34 @@ def test_peaks_of_unlike_things_have_no_total() -> None:
     peaks.note("pages", 3)
     peaks.note("frames", 4)
     assert ledger.flat() == {"peaks.frames": 4, "peaks.pages": 3}
+
+
+# -- what a span is told -------------------------------------------------------------------
+
+
+def test_what_is_counted_while_it_is_diverted_stands_in_the_span_and_in_the_phase() -> None:
+    ledger = Ledger()
+    ledger.phase = "boot"
+    ledger.count(("pages", "pin"), 1)
+    one: defaultdict[Key, int] = defaultdict(int)
+    other: defaultdict[Key, int] = defaultdict(int)
+    ledger.divert(one)
+    ledger.count(("pages", "pin"), 2)
+    ledger.divert(other)
+    ledger.count(("pages", "pin"), 4)
+    ledger.divert(None)
+    ledger.count(("pages", "pin"), 8)
+    assert (dict(one), dict(other)) == ({("pages", "pin"): 2}, {("pages", "pin"): 4})
+    assert ledger.phases()["boot"] == {"pages": 15, "pages.pin": 15}
+
+
+def test_a_new_phase_ends_what_was_diverted_and_it_stands_in_the_old_one() -> None:
+    ledger = Ledger()
+    ledger.phase = "boot"
+    span: defaultdict[Key, int] = defaultdict(int)
+    ledger.divert(span)
+    ledger.count(("pages", "pin"), 2)
+    ledger.phase = "run"
+    ledger.count(("pages", "pin"), 5)
+    assert dict(span) == {("pages", "pin"): 2}
+    assert {phase: counts["pages"] for phase, counts in ledger.phases().items()} == {"boot": 2, "run": 5}

@@ -19,6 +19,7 @@ from protocol.wire import (
     Kind,
     Trace,
     open_envelope,
+    pack_body,
     pack_envelope,
     pack_frame,
     unpack_body,
@@ -221,3 +222,23 @@ def test_a_violation_quotes_only_a_little_of_what_it_was_sent() -> None:
 
 def test_msgpack_is_new_enough_to_refuse_a_key_without_leaking() -> None:
     assert msgpack.version >= (1, 2, 3)
+
+
+@given(messages)
+def test_a_body_alone_comes_out_as_it_went_in(message: Any) -> None:
+    assert unpack_body(pack_body(message)) == message
+
+
+@pytest.mark.parametrize("message", [object(), 1 << 64, {1: {2}}], ids=repr)
+def test_a_body_that_has_no_form_is_our_own_mistake(message: object) -> None:
+    with pytest.raises(LocalProtocolError, match="not to be packed"):
+        pack_body(message)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_bytes_of_any_kind_are_taken_and_not_kept(kind: type) -> None:
+    """The buffer that a message came in may be used again while the message lives."""
+    frame = bytearray(pack_frame([b"payload"]))
+    (message,) = FrameDecoder().feed(kind(frame))
+    frame[:] = bytes(len(frame))
+    assert message == [b"payload"]

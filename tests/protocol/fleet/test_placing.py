@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from protocol.errors import NotDelivered, OutcomeUnknown, RemoteProtocolError
 from protocol.fleet.entry import Entry
 from protocol.fleet.placing import (
+    ANSWER_BYTES,
+    KEY_BYTES,
+    TRIES,
     Answer,
     Ask,
     Bring,
@@ -24,10 +27,11 @@ from protocol.fleet.placing import (
     pack_answer,
     pack_placement,
     placed,
+    placement_key,
     turn_of,
 )
 from protocol.fleet.subjects import ANY
-from protocol.wire import REASONS
+from protocol.wire import REASONS, pack_body
 
 OK: Mapping[str, Any] = {"t": "ok", "b": {"child": b"c"}}
 
@@ -219,3 +223,46 @@ def test_any_bytes_are_a_value_or_refused(data: bytes) -> None:
             read(data)
         except RemoteProtocolError as refused:
             assert refused.reason in REASONS
+
+
+def test_a_machine_that_is_gone_from_the_list_by_now_is_passed_over() -> None:
+    listed = Answer("l0-0", 1, machines=(("l0-1", 9), ("l0-2", 1)))
+    done = answers(
+        (Ask(ANY), Answer("l0-0", 1, refusal("QUOTA"))),
+        (List(), listed),
+        (Ask("l0-1"), NotDelivered("nobody")),
+        (List(), listed),
+        (Ask("l0-2"), Answer("l0-2", 1, OK)),
+    )
+    assert done.machine == "l0-2"
+
+
+def test_machines_that_send_on_to_each_other_are_not_asked_for_ever() -> None:
+    steps = placed()
+    steps.send(None)
+    for n in range(1, TRIES):
+        to = f"l0-{n % 2}"
+        assert steps.send(Answer("l0-9", 1, to=to)) == Ask(to)
+    with pytest.raises(OutcomeUnknown, match=f"no end after {TRIES} questions"):
+        steps.send(Answer("l0-9", 1, to="l0-0"))
+
+
+def test_a_number_stands_under_its_tenant() -> None:
+    number = bytes(range(KEY_BYTES))
+    assert placement_key("acme", number) == f"acme.{number.hex()}"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (bytes(ANSWER_BYTES + 1), "oversized"),
+        (pack_body([1, "l0-0", 1, None, "", [["l0-1"]]]), "shape"),
+        (pack_body([1, "l0-0", 1, None, "", [["l0 1", 4]]]), "shape"),
+        (pack_body([1, "l0-0", 1, None, "", [["l0-1", "4"]]]), "shape"),
+    ],
+    ids=["long", "short row", "no token", "room in words"],
+)
+def test_what_no_machine_would_answer_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(RemoteProtocolError) as refused:
+        open_answer(data)
+    assert refused.value.reason == reason

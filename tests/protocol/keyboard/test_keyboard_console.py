@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from protocol.effects import Fault, Idle, Step, issue, parked
+from protocol.effects import Fault, Idle, Park, Step, issue, parked
 from protocol.errors import LocalProtocolError, OwnerGone
 from protocol.keyboard import (
     AllocationBook,
@@ -85,6 +85,8 @@ class Toy(SecureHost):
         self.acts["calls"]["lock"] += 1  # type: ignore[index]
         if lock == "die":
             self.dead = "the machine stands still"
+        if lock == "undo":
+            yield from self._undoing()
         if lock == "away":
             yield from issue("elsewhere")
         if lock in self.locked:
@@ -98,6 +100,14 @@ class Toy(SecureHost):
         finally:
             self.locked.discard(lock)
         return {"locked": lock}
+
+    def _undoing(self) -> Step[None]:
+        try:
+            yield Park()
+        except OwnerGone:
+            yield Park()
+            self.undone.append("in two steps")
+            raise
 
     def insn(self, fields: Fields, cpu: int) -> Answer:
         return {"name": fields.choice("name", ("nop",))}
@@ -343,6 +353,23 @@ def test_a_host_that_ends_takes_its_calls_and_stays_with_it(toy: Typed, end: str
     assert toy.error("resume", call="p") == ("bad_value", "call")
     assert toy.error("kick", cpu=1) == ("bad_request", "cpu")
     assert toy.ok("call", lock="a") == {"locked": "a"}
+
+
+@pytest.mark.parametrize("end", ["reset", "kill"])
+def test_an_undo_may_take_more_than_one_step(toy: Typed, end: str) -> None:
+    toy.ok("call", id="p", lock="undo", park=True)
+    toy.ok("kill") if end == "kill" else toy.ok("reset", kind="soft")
+    assert toy.host.undone == ["in two steps"]
+
+
+def test_an_architecture_without_ops_of_its_own_has_those_of_all() -> None:
+    class Plain(ToyKeyboard):
+        more_ops = Keyboard.more_ops
+
+    plain = Typed()
+    plain.keyboard = Plain([Toy()], {"arch": "toy"})
+    assert plain.error("extra") == ("unknown_op", "op")
+    assert plain.ok("info")["arch"] == "toy"
 
 
 def test_a_step_that_asks_for_what_a_keyboard_has_not_is_a_mistake_of_ours(toy: Typed) -> None:

@@ -143,3 +143,10 @@ def test_a_long_value_is_shortened_in_its_complaint() -> None:
 def test_a_complaint_names_its_field_only_if_it_has_one() -> None:
     assert Complaint("limit", "no more").body() == {"code": "limit", "message": "no more"}
     assert Complaint("bad_value", "n", "f").body()["field"] == "f"
+
+
+def test_an_object_that_is_needed_is_missed_and_one_with_a_default_is_not() -> None:
+    wrong = complaint(lambda: Fields({}).inner("regs"))
+    assert (wrong.code, wrong.field) == ("bad_request", "regs")
+    assert (complaint(lambda: Fields({"regs": None}).inner("regs")).field) == "regs"
+    assert Fields({}).inner("regs", {"r1": 5}).number("r1") == 5

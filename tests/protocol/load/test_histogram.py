@@ -78,3 +78,12 @@ def test_what_is_no_histogram_is_refused(given_: dict) -> None:
 def test_a_time_below_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="allowed: 0 and above"):
         Histogram().record(-1)
+
+
+def test_merging_one_with_nothing_in_it_changes_nothing() -> None:
+    found = of([3, 900])
+    found.add(Histogram())
+    assert (found.least, found.largest, found.count, found.percentile(100)) == (3, 900, 2, 900)
+    empty = Histogram()
+    empty.add(found)
+    assert empty.as_dict() == found.as_dict()

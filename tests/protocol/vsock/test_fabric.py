@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.vsock.address import Address, parse_address
+from protocol.vsock.address import PRIVILEGED_PORTS, Address, parse_address
 from protocol.vsock.endpoint import BUFFER, CONNECT_MS
 from protocol.vsock.fabric import Fabric
 from protocol.vsock.packet import HEADER, Op, Packet, Shut, unpack
@@ -312,3 +312,96 @@ def test_what_is_no_address_is_told_what_is(text):
 def test_the_parts_of_an_address():
     assert parse_address("hybrid:/a:b/c:7") == Address("hybrid", "/a:b/c", 7)
     assert parse_address("vsock:2:5200").cid == 2
+
+
+def test_nothing_is_sent_before_the_peer_has_answered(fabric):
+    guest = fabric._guests[3].connect(2, 5200, 0)
+    with pytest.raises(OSError) as error:
+        guest.send(b"early")
+    assert error.value.errno == errno.ENOTCONN
+    guest.shut()
+    fabric.pump()
+    assert fabric.host.accept(5200).receive(1) is None, "there was nothing to end yet"
+
+
+def test_no_bytes_are_no_packet(fabric):
+    guest, _ = pair(fabric)
+    assert guest.send(b"") == 0
+    assert fabric.pump() == 0
+
+
+def test_what_arrived_before_a_failure_is_read_first(fabric):
+    guest, host = pair(fabric)
+    guest.send(b"last words")
+    fabric.pump()
+    fabric.remove(3)
+    assert host.receive(100) == b"last words"
+    with pytest.raises(OSError) as error:
+        host.receive(100)
+    assert error.value.errno == errno.ECONNRESET
+
+
+def test_the_end_is_told_once(fabric):
+    guest, host = pair(fabric)
+    guest.shut()
+    guest.shut()
+    assert fabric.pump() == 1
+    guest.shut(Shut.RECEIVE)
+    assert fabric.pump() == 1
+    assert host.peer_shut == Shut.SEND | Shut.RECEIVE
+
+
+def test_a_closed_connection_is_reset_for_its_peer_and_gone_here(fabric):
+    guest, host = pair(fabric)
+    guest.close()
+    guest.close()
+    assert fabric.pump() == 1
+    assert host.error == errno.ECONNRESET
+    assert fabric.host.connections() == fabric._guests[3].connections() == 0
+    with pytest.raises(OSError):
+        guest.send(b"x")
+
+
+def test_who_waits_at_a_listener_that_ends_is_reset_and_who_was_taken_is_not(fabric):
+    taken, host = pair(fabric)
+    waiting = connect(fabric, fabric._guests[3], 2, 5200)
+    fabric.host.stop_listening(5200)
+    fabric.pump()
+    assert waiting.error == errno.ECONNRESET
+    assert connect(fabric, fabric._guests[3], 2, 5200).error == errno.ECONNRESET
+    assert taken.send(b"on") == 2
+    fabric.pump()
+    assert host.receive(2) == b"on"
+    fabric.host.stop_listening(5200)
+    fabric.host.listen(5200)
+
+
+def test_after_a_migration_a_guest_may_have_another_context_id():
+    guest = Fabric().add(3)
+    guest.listen(7)
+    guest.transport_reset(9)
+    guest.connect(2, 5200, 0)
+    assert guest.out[-1].src_cid == 9
+
+
+def test_the_end_of_one_guest_resets_nobody_elses_connections(fabric):
+    _, host = pair(fabric)
+    other = fabric.add(4)
+    kept = connect(fabric, other, 2, 5200)
+    mine = fabric.host.accept(5200)
+    fabric.remove(3)
+    assert (host.error, mine.error, kept.error) == (errno.ECONNRESET, 0, 0)
+
+
+def test_a_port_in_use_is_not_given_to_the_next_connection(fabric):
+    guest = fabric._guests[3]
+    guest.listen(PRIVILEGED_PORTS)
+    guest.listen(PRIVILEGED_PORTS + 1)
+    assert connect(fabric, guest, 2, 5200).port == PRIVILEGED_PORTS + 2
+
+
+def test_a_host_that_connects_to_no_guest_hears_nothing(fabric):
+    silent = connect(fabric, fabric.host, 9, 7)
+    assert fabric.dropped["no guest"] == 1
+    fabric.tick(CONNECT_MS)
+    assert silent.error == errno.ETIMEDOUT
