@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import iter_modules
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from protocol.arch.contract import Architecture
 
 
+@cache  # every machine that is made asks; the folders stay what they are
 def architectures() -> tuple[str, ...]:
     """Names of all architectures, sorted: the folders here that have a `slice`. Imports none of them."""
     folders = (module.name for module in iter_modules(__path__) if module.ispkg)

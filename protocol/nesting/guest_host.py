@@ -345,5 +345,10 @@ class GuestHost(Generic[M]):
 def scattered(pool: Pool, count: int, random: Random) -> np.ndarray:
     """Take `count` frames and hand them out in random order: contiguity hides mistakes."""
     frames = pool.take_many(count)
-    np.random.default_rng(random.getrandbits(64)).shuffle(frames)
+    shuffle(frames, random.getrandbits(64))
     return frames
+
+
+def shuffle(frames: np.ndarray, seed: int) -> None:
+    """Put them into the order that belongs to `seed`."""
+    np.random.default_rng(seed).shuffle(frames)

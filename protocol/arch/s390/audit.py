@@ -15,13 +15,16 @@ import numpy as np
 
 from protocol.arch.s390.compose import Rig
 from protocol.arch.s390.machine import Machine
-from protocol.arch.s390.machine.entities import PageState
+from protocol.arch.s390.machine.entities import PageState, counted
 from protocol.arch.s390.nesting import Nested
 from protocol.calls import Donation
-from protocol.nesting.guest_host import ABSENT, DONATED
+from protocol.nesting.guest_host import DONATED
 
 if TYPE_CHECKING:
     from protocol.arch.s390.compose import Level
+
+
+NOWHERE = np.uint8(255)  # no PageState: of a frame that is not mapped
 
 
 class Leak(NamedTuple):
@@ -69,7 +72,7 @@ def _truth(rig: Rig, number: int, host: Nested) -> dict[str, Any]:
     machine = rig.machines[0]
     width = len(host.cpus) + 1
     configs = [config for config in machine.configs.values() if config.issued_on // width == number]
-    pages = np.bincount(machine.state[frames_of(rig, host)], minlength=len(PageState))
+    pages = counted(states_of(rig, host))
     pinned = int(pages[PageState.PINNED])
     return {
         "te": {
@@ -83,14 +86,16 @@ def _truth(rig: Rig, number: int, host: Nested) -> dict[str, Any]:
     }
 
 
-def frames_of(rig: Rig, host: Nested) -> np.ndarray:
-    """The machine's frames in which the memory of a host lies."""
-    frames: np.ndarray = host.slots[host.slots != ABSENT]
-    for level in reversed(rig.levels[: host.level]):
+def states_of(rig: Rig, host: Nested) -> np.ndarray:
+    """The machine's state of each frame in which the memory of a host lies; NOWHERE where it has none.
+
+    States go up the chain, and not frame numbers down: a byte for each frame stays in the CPU's caches.
+    """
+    states: np.ndarray = rig.machines[0].state
+    for level in (*rig.levels[: host.level], host):
         if isinstance(level, Nested):
-            frames = level.slots[frames]
-            frames = frames[frames != ABSENT]
-    return frames
+            states = np.append(states, NOWHERE)[level.slots]  # ABSENT is the last one
+    return states
 
 
 # -- one step of the chain ---------------------------------------------------------------------
@@ -113,7 +118,7 @@ def _between(below: Level, guests: Mapping[int, Nested]) -> Iterator[Leak]:
 
 def _tracked(guest: Nested) -> dict[str, Iterable[int]]:
     """What an emulation believes to have below, in the numbers of the level below."""
-    pages = [frame for frame in np.flatnonzero(guest.page_owner).tolist() if frame not in guest.away]
+    pages = [frame for frame in np.flatnonzero(guest.page_owner != 0).tolist() if frame not in guest.away]
     blocks = [
         *(block for config in guest.configs.values() for block in config.donated),
         *(secure.donated for secure in guest.secure_cpus.values()),
@@ -137,7 +142,7 @@ def _held(level: Level) -> dict[str, set[int]]:
         held["pins"] = set(np.flatnonzero(state == PageState.PINNED).tolist())
         held["donated"] = set(np.flatnonzero(state == PageState.DONATED).tolist())
     else:
-        held["pages"] = set(np.flatnonzero(level.page_owner).tolist())
+        held["pages"] = set(np.flatnonzero(level.page_owner != 0).tolist())
         held["pins"] = set(level.pins)
         if level.donation is Donation.NONE:
             return held

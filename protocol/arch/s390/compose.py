@@ -128,7 +128,7 @@ class Rig(composition.Rig[Hypervisor[Any]]):
 
         level, done = self.seats[seat].level, 0
         assert not isinstance(level, Machine), "nobody is below L0"
-        held = np.flatnonzero(level.page_owner)
+        held = np.flatnonzero(level.page_owner != 0)
         for frame in held[event.picks(held.size)].tolist():
             done += yield from swap(level, frame)
         return done

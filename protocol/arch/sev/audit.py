@@ -7,7 +7,7 @@ is one book.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,11 +39,10 @@ def _truth(rig: Rig, seat: int) -> dict[str, Any]:
             frames = below.slots[frames]
     assigned = machine.rmp.flags[frames] & ASSIGNED != 0
     secure = machine.rmp.asid[frames] != 0
-    inside = set(frames.tolist())
     guests = {guest.asid for guest in machine.platform.guests.values()}
     held = {
         "sev_guests": sum(asid in asids for asid in guests if asid),
-        "gctx": sum(frame in inside for frame in machine.platform.contexts),
+        "gctx": len(_among(machine.platform.contexts, frames)),
         "asids": sum(machine.platform.asids.is_bound(asid) for asid in asids),
         "assigned_pages": int(np.count_nonzero(assigned)),
     }
@@ -77,9 +76,14 @@ def _pages(below: Any, nested: Nested, host: int) -> Iterator[dict[str, Any]]:
     for frame in np.flatnonzero(held != nested.real).tolist():
         yield {"kind": "page", "host": host, "id": hex(frame << 12)}
     contexts = {nested.frame_below(frame) for frame in nested.platform.contexts}
-    inside = set(nested.slots.tolist())
-    for frame in sorted(contexts ^ {frame for frame in below.platform.contexts if frame in inside}):
+    for frame in sorted(contexts ^ _among(below.platform.contexts, nested.slots)):
         yield {"kind": "gctx", "host": host, "id": hex(frame << 12)}
+
+
+def _among(few: Iterable[int], frames: np.ndarray) -> set[int]:
+    """Those of `few` that are among the many `frames` of a host."""
+    listed = np.array(sorted(few), np.int64)
+    return set(listed[np.isin(listed, frames)].tolist())
 
 
 def _asids(below: Any, nested: Nested, host: int) -> Iterator[dict[str, Any]]:

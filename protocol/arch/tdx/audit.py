@@ -8,7 +8,6 @@ frame what the machine's PAMT says of the frame that it is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -43,8 +42,9 @@ def audit(rig: Rig) -> dict[str, Any]:
             leaks += in_machine(level, seat.number)
         else:
             machine = rig.machines[0]
-            te, tracked = part(machine, level), statistics(level)
-            leaks += [] if level.gone else compared(machine, level, seat.number)
+            memory = held(machine, level)
+            te, tracked = part(machine, memory), statistics(level)
+            leaks += [] if level.gone else compared(machine, level, memory, seat.number)
         donated = sum(te[kind] for kind in ("tdr", "tdcx", "tdvpr", "ept"))
         hosts.append({"tracked": tracked, "te": te, "donated_pages": donated, "secure_pages": te["reg"]})
     if rig.chain:
@@ -52,7 +52,7 @@ def audit(rig: Rig) -> dict[str, Any]:
         for level in rig.levels[1:]:
             if isinstance(level, Machine):
                 continue  # there is one, at the bottom
-            leaks += compared(rig.machines[0], level, 0)
+            leaks += compared(rig.machines[0], level, held(rig.machines[0], level), 0)
     for number, gone in rig.haunting:
         leaks += [Leak("quarantine", number, lost.reason) for lost in gone.quarantine]
     return {"hosts": hosts, "leaks": [leak._asdict() for leak in leaks]}
@@ -88,19 +88,30 @@ def in_machine(machine: Machine, host: int) -> list[Leak]:
 # -- a guest host and the machine ------------------------------------------------------------------
 
 
-def on_machine(level: Machine | Nested, frames: np.ndarray) -> np.ndarray:
-    """Where on the machine these frames of a host lie."""
+class Held(NamedTuple):
+    """For each frame of a guest host: where it lies on the machine, and its type in the machine's PAMT."""
+
+    frames: np.ndarray
+    kinds: np.ndarray
+
+
+def held(machine: Machine, nested: Nested) -> Held:
+    frames = on_machine(nested, slice(None))
+    return Held(frames, machine.platform.kind[frames])
+
+
+def on_machine(level: Machine | Nested, frames: Any) -> np.ndarray:
+    """Where on the machine these frames of a host lie: their numbers, or a slice of them."""
     while not isinstance(level, Machine):
         frames, below = level.slots[frames], level.below.memory
         level = cast(Any, below.memory if isinstance(below, LinkedTdx) else below)
-    return frames
+    return cast(np.ndarray, frames)
 
 
-def part(machine: Machine, nested: Nested) -> dict[str, int]:
+def part(machine: Machine, memory: Held) -> dict[str, int]:
     """What the machine's module has in a guest host's memory."""
-    frames = on_machine(nested, np.arange(nested.size >> 12))
-    counts = np.bincount(machine.platform.kind[frames], minlength=max(PageType) + 1)
-    tds = list(_tds(machine, frames))
+    counts = np.bincount(memory.kinds[memory.kinds > PageType.RSVD], minlength=max(PageType) + 1)
+    tds = [machine.tds[frame] for frame in memory.frames[memory.kinds == PageType.TDR].tolist()]
     states = [machine.platform.kot[td.hkid].state for td in tds if td.lifecycle is not Lifecycle.TEARDOWN]
     return {kind.name.lower(): int(counts[kind]) for kind in OWNED} | {
         "hkid_assigned": states.count(KeyState.ASSIGNED),
@@ -108,27 +119,25 @@ def part(machine: Machine, nested: Nested) -> dict[str, int]:
     }
 
 
-def _tds(machine: Machine, frames: np.ndarray) -> Iterator[Any]:
-    mine = frames[machine.platform.kind[frames] == PageType.TDR]
-    for frame in mine.tolist():
-        yield machine.tds[frame]
-
-
-def compared(machine: Machine, nested: Nested, host: int) -> list[Leak]:
+def compared(machine: Machine, nested: Nested, memory: Held, host: int) -> list[Leak]:
     """Frames, owners, TDs, KeyIDs and lost memory that two books do not agree about."""
-    frames = on_machine(nested, np.arange(nested.size >> 12))
     own, theirs = nested.platform, machine.platform
-    tracked = np.where(own.kind > PageType.RSVD, own.kind, 0)
-    held = np.where(theirs.kind[frames] > PageType.RSVD, theirs.kind[frames], 0)
-    differing = np.flatnonzero(tracked != held)
-    used = np.flatnonzero((tracked == held) & (held > 0) & (held != PageType.TDR))
+    tracked, real = _owned(own.kind), _owned(memory.kinds)
+    differing = np.flatnonzero(tracked != real)
+    used = np.flatnonzero(real != 0)
+    used = used[(tracked[used] == real[used]) & (real[used] != PageType.TDR)]
     owners = on_machine(nested, own.owner[used].astype(np.int64))
-    strangers = used[owners != theirs.owner[frames[used]]]
+    strangers = used[owners != theirs.owner[memory.frames[used]]]
     found = [Leak("page", host, hex(frame << 12)) for frame in differing[:SHOWN].tolist()]
     found += [Leak("owner", host, hex(frame << 12)) for frame in strangers[:SHOWN].tolist()]
     for frame, td in nested.tds.items():
-        real = machine.tds.get(int(frames[frame]))
-        if real is None or real.lifecycle is not td.lifecycle:
+        below = machine.tds.get(int(memory.frames[frame]))
+        if below is None or below.lifecycle is not td.lifecycle:
             found.append(Leak("td", host, hex(frame << 12)))
     found += [Leak("quarantine", host, lost.reason) for lost in nested.quarantine]
     return found
+
+
+def _owned(kinds: np.ndarray) -> np.ndarray:
+    """The types of pages that belong to a TD, 0 for all others."""
+    return np.where(kinds > PageType.RSVD, kinds, 0)

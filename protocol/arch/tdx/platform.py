@@ -153,7 +153,7 @@ class Platform:
 
     def pages(self) -> dict[str, int]:
         """How many 4K pages there are of each type that belongs to a TD."""
-        counts = np.bincount(self.kind, minlength=9)
+        counts = np.bincount(self.kind[self.kind > PageType.RSVD], minlength=9)
         return {kind.name.lower(): int(counts[kind]) for kind in PageType if kind > PageType.RSVD}
 
     def key_states(self) -> dict[str, int]:

@@ -19,7 +19,7 @@ from protocol.arch.s390 import cpu as z
 from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.front import Front
 from protocol.arch.s390.guest import Program
-from protocol.arch.s390.machine.entities import Config, PageState, SecureCpu
+from protocol.arch.s390.machine.entities import Config, PageState, SecureCpu, counted
 from protocol.arch.s390.machine.pieces import Pieces
 from protocol.arch.s390.machine.sie import Sie
 from protocol.arch.s390.profiles import Profile
@@ -208,7 +208,7 @@ class Machine(Front):
 
     def statistics(self) -> dict[str, Any]:
         """What there is, for the audit: looking changes nothing."""
-        pages = np.bincount(self.state, minlength=len(PageState))
+        pages = counted(self.state)
         pinned = int(pages[PageState.PINNED])
         return {
             "te": {
@@ -230,7 +230,7 @@ class Machine(Front):
         """
         for config in self.configs.values():
             config.cpus.clear()
-        taken = np.flatnonzero(self.state)
+        taken = np.flatnonzero(self.state != PageState.NORMAL)
         self.release(taken)
         self.owner[taken] = 0
         self._forget()

@@ -51,6 +51,11 @@ class PageState(IntEnum):
     DONATED = 4
 
 
+def counted(states: np.ndarray) -> np.ndarray:
+    """How many of many frames have each state, but for NORMAL, which most have and nobody asks for."""
+    return np.bincount(states[states != PageState.NORMAL], minlength=len(PageState))
+
+
 CLEAR = (0,) * 16  # general registers: one tuple for all CPUs that have done nothing yet
 
 

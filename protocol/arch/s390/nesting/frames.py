@@ -112,7 +112,7 @@ class Frames(GuestHost[Any]):
 
     def shared_pages(self) -> int:
         """Pages of guests that the guest host can read. It takes a look at each of them."""
-        pages = np.flatnonzero(self.page_owner) << PAGE_SHIFT
+        pages = np.flatnonzero(self.page_owner != 0) << PAGE_SHIFT
         return sum(isinstance(self.guarded_peek(address, 1), bytes) for address in pages.tolist())
 
     # -- frames that change what they are --------------------------------------------------------

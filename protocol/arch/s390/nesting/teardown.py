@@ -100,7 +100,7 @@ def _pages_that_are_away(nested: Nested, cause: str) -> np.ndarray:
         nested.ledger.count(("teardown", "away_page", cause), len(away))
     for frame in away:
         nested.untrack_page(frame)
-    return np.flatnonzero(nested.page_owner)
+    return np.flatnonzero(nested.page_owner != 0)
 
 
 def _pages(nested: Nested, frames: np.ndarray, cause: str) -> Step[None]:
