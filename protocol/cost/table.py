@@ -224,7 +224,7 @@ def _numbers(where: str, given: Mapping[str, Any], names: tuple[str, ...], most:
     for name in names:
         value = given.get(name)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 <= float(value or 0) <= most:
+        if not number or not 0 <= value <= most:  # type: ignore[operator]
             found.append(f"{where}.{name} = {value!r}: allowed: a number, 0 to {most}")
     low, value, high = (given.get(name) for name in names)
     if not found and not low <= value <= high:  # type: ignore[operator]

@@ -59,6 +59,21 @@ def test_an_empty_access_touches_nothing_not_even_at_the_end_of_memory(toy: Towe
     assert isinstance(toy.top.write(toy.top.size, b"!"), Fault)
 
 
+def test_there_is_nothing_before_memory_either(toy: Tower) -> None:
+    for answer in (toy.top.read(-1, 1), toy.top.write(-8, b"12345678")):
+        assert isinstance(answer, Fault)
+        assert answer.address < 0
+    assert toy.top.read(0, 8) == bytes(8)
+
+
+def test_frames_that_two_calls_name_are_claimed_by_one_of_them(depth: int) -> None:
+    host = tower(depth, apart=False).levels[-1]
+    assert host.claim([1, 2])
+    assert not host.claim([2, 3])
+    host.unclaim([1, 2])
+    assert host.claim([2, 3]), "whoever had to go without has left no claim on 3"
+
+
 def test_what_the_guest_hosts_own_table_forbids_is_not_issued(toy: Tower) -> None:
     do(toy, toy.top.rmpupdate(5, True))
     assert do(toy, toy.top.rmpupdate(5, True)) == TAKEN

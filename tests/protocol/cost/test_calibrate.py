@@ -9,7 +9,7 @@ import pytest
 
 from actors.costs import shipped
 from protocol.cost import calibrate as c
-from protocol.cost.table import Costs
+from protocol.cost.table import BadCosts, Costs
 
 
 def test_a_line_without_noise_is_found_exactly() -> None:
@@ -77,3 +77,11 @@ def test_an_unknown_cost_is_refused(name: str) -> None:
 def test_a_time_below_zero_is_refused() -> None:
     with pytest.raises(c.BadMeasurements, match="below 0"):
         c.entry(shipped(), "s390.te_page_secure", c.Estimate(-1, -2, 1), "x")
+
+
+def test_a_source_of_more_than_one_line_is_refused() -> None:
+    line = c.fitted([(n, 2e-6 * n) for n in range(1000, 9000, 700)])
+    made = {"s390.te_page_reclaim_dead": c.entry(shipped(), "s390.te_page_reclaim_dead", line.slope, "a\nb")}
+    with pytest.raises(BadCosts) as broken:
+        c.overlay(made)
+    assert "cost.s390.te_page_reclaim_dead.source: allowed: one line" in str(broken.value)

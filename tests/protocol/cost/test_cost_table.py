@@ -52,6 +52,8 @@ def test_what_an_architecture_lacks_is_common() -> None:
         (table(a=entry(value_ns="2")), "cost.s390.a.value_ns = '2'"),
         (table(a=entry(value_ns=True)), "cost.s390.a.value_ns = True"),
         (table(a=entry(low_ns=-1)), "cost.s390.a.low_ns = -1"),
+        (table(a=entry(high_ns=10**400)), "cost.s390.a.high_ns = 1000"),
+        (table(a=entry(high_ns=float("nan"))), "cost.s390.a.high_ns = nan"),
         (table(a=entry(high_ns=1)), "cost.s390.a: low_ns <= value_ns <= high_ns"),
         (table(a=entry(basis="hearsay")), "cost.s390.a.basis = 'hearsay'"),
         (table(a=entry(source="")), "cost.s390.a.source = ''"),
@@ -93,3 +95,40 @@ def test_a_file_that_is_none_is_said_to_be_so(tmp_path: Any, text: str) -> None:
         load(path)
     with pytest.raises(UnreadableCosts, match=r"none\.toml"):
         load(tmp_path / "none.toml")
+
+
+LOCK = {"scope": "package", "servers": 1, "covers": ["a"], "basis": "derived", "source": "a book"}
+FACTOR = {"value": 2, "low": 1, "high": 3, "basis": "derived", "source": "a book"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "mistake"),
+    [
+        ("factor", 7, "factor.s390.a = 7: allowed: a table with"),
+        ("factor", FACTOR | {"price": 1}, "factor.s390.a.price: no such field"),
+        ("factor", FACTOR | {"high": 1}, "factor.s390.a: low <= value <= high does not hold"),
+        ("factor", FACTOR | {"source": ""}, "factor.s390.a.source = ''"),
+        ("lock", [1], "lock.s390.a = [1]: allowed: a table with"),
+        ("lock", LOCK | {"price": 1}, "lock.s390.a.price: no such field"),
+        ("lock", LOCK | {"scope": "planet"}, "lock.s390.a.scope = 'planet'"),
+        ("lock", LOCK | {"servers": -1}, "lock.s390.a.servers = -1"),
+        ("lock", LOCK | {"servers": True}, "lock.s390.a.servers = True"),
+        ("lock", LOCK | {"covers": "a"}, "lock.s390.a.covers = 'a'"),
+        ("lock", LOCK | {"covers": [1]}, "lock.s390.a.covers = [1]"),
+        ("lock", LOCK | {"waits": "no"}, "lock.s390.a.waits = 'no'"),
+        ("lock", LOCK | {"basis": "hearsay"}, "lock.s390.a.basis = 'hearsay'"),
+    ],
+    ids=lambda value: str(value)[-40:],
+)
+def test_a_mistake_in_a_factor_or_a_lock_is_named_too(kind: str, given: Any, mistake: str) -> None:
+    document = table(a=entry()) | {kind: {"s390": {"a": given}}}
+    with pytest.raises(BadCosts) as broken:
+        Costs.read(document)
+    assert mistake in str(broken.value)
+
+
+def test_a_factor_and_a_lock_that_are_whole_are_read() -> None:
+    costs = Costs.read(table(a=entry()) | {"factor": {"s390": {"a": FACTOR}}, "lock": {"s390": {"b": LOCK}}})
+    assert costs.factor("s390", "a").value == 2
+    (lock,) = costs.locks("s390")
+    assert (lock.name, lock.servers, lock.covers, lock.waits) == ("b", 1, ("a",), True)

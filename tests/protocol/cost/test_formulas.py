@@ -79,3 +79,29 @@ def test_workers_help_as_far_as_work_can_be_shared() -> None:
 def test_every_kind_of_guest_has_a_group_of_the_table() -> None:
     for kind in kinds():
         assert Formulas(COSTS, groups().get(kind, kind)).page_call() > 0, kind
+
+
+@pytest.mark.parametrize("group", ORDER)
+def test_a_fault_costs_the_page_call_and_more_at_every_depth(group: str) -> None:
+    model = MODELS[group]
+    faults = [model.fault(depth) for depth in range(5)]
+    assert faults == sorted(faults)
+    assert all(fault > model.page_call(depth) for depth, fault in enumerate(faults))
+    assert model.fault(1, "prefault") < model.fault(1, "merged"), "fewer exits for each page"
+
+
+@pytest.mark.parametrize("group", ORDER)
+def test_behind_its_back_a_host_waits_for_marks_and_cpus_and_for_no_page(group: str) -> None:
+    model = MODELS[group]
+    assert model.waits(8, 2) == 8 * model.waits(1, 2)
+    cpu = COSTS.of(group, "te_vcpu_destroy").value
+    assert model.waits(1, 5) - model.waits(1, 2) == pytest.approx(3 * cpu)
+    assert model.waits(8, 2) < model.reboot(8, 4 * GIB, live=False)
+
+
+def test_a_request_costs_least_as_a_hypercall_and_most_over_the_network() -> None:
+    model = MODELS["s390"]
+    asked = [model.request(over=over) for over in ("hypercall", "vsock", "net")]
+    assert asked == sorted(asked)
+    assert model.request(2048) - model.request() == pytest.approx(2 * COSTS.of("s390", "vsock_per_kib").value)
+    assert model.request(2048, "net") == model.request(0, "net"), "one small packet more or less is its noise"

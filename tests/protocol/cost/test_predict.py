@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.costs import shipped
-from protocol.cost.exits import BadProfile, Profile, read
+from protocol.cost.exits import MOST_REASONS, BadProfile, Profile, read
 from protocol.cost.formulas import GIB, Formulas
 from protocol.cost.predict import predicted
 
@@ -64,6 +64,20 @@ def test_a_plain_table_is_reasons_and_rates() -> None:
 def test_what_is_no_profile_is_refused(text: str, said: str) -> None:
     with pytest.raises(BadProfile, match=said):
         read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("  VM-EXIT  Samples  Samples%\nTotal Samples:0\n", "no row of exits below its heading"),
+        ("timestamp,kvm_exit\n2026-03-01 12:00:00,5,6\n", "line 2: .* allowed: a time and 1 numbers"),
+        ("".join(f"reason-{n} 1\n" for n in range(MOST_REASONS + 1)), f"more than {MOST_REASONS} reasons"),
+    ],
+    ids=["perf", "kvm_stat", "table"],
+)
+def test_a_profile_that_holds_nothing_or_too_much_is_refused(text: str, said: str) -> None:
+    with pytest.raises(BadProfile, match=said):
+        read(text, seconds=1.0)
 
 
 @given(st.text(max_size=300))

@@ -103,3 +103,14 @@ def test_what_is_certain_holds_for_every_draw_and_what_turns_it_does(rows: list[
     for turn in balance.turns():
         changed = np.array([turn.at if c.name == turn.cost.name else c.value for c in balance.costs])
         assert balance.differences(changed[None, :])[0] == pytest.approx(0.0, abs=slack)
+
+
+def test_the_ratio_of_two_paths_is_of_their_sums_and_never_divides_by_nothing() -> None:
+    costs = table(cost("x", 1.0, 2.0, 3.0), cost("y", 1.0, 5.0, 9.0))
+    rows = np.array([[2.0, 5.0], [3.0, 1.0]])
+
+    def against(other: dict[str, float]) -> s.Balance:
+        return s.Balance(costs, "a", {"x": 10.0}, other)
+
+    assert against({"x": 3.0, "y": 1.0}).ratio(rows).tolist() == [20 / 11, 3.0]
+    assert against({}).ratio(rows[:, :1])[0] == pytest.approx(20 / s.SMALLEST_NS)

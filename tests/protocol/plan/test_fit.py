@@ -9,7 +9,7 @@ import pytest
 
 from protocol.arch import architectures, load
 from protocol.plan.fit import Limit, Mistake, mistakes
-from protocol.plan.scenario import Guests, Run, Scenario, Strategy, leaves, parse_threshold
+from protocol.plan.scenario import ExitKind, Guests, Run, Scenario, Strategy, leaves, parse_threshold
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ def test_several_mistakes_are_found_at_once() -> None:
         ("total.nested.exits", "counts.PATH.NAME"),
         ("counts.mixed.exits", "a path that runs: direct, nested, hosted"),
         ("phases.nested.lunch.exits", "a phase: host_setup"),
+        ("load.nested.p42", "a figure: "),
         ("counts.nested.sandwiches", "a count: exits"),
     ],
 )
@@ -174,3 +175,11 @@ def test_a_threshold_on_what_is_not_counted_is_refused(what: str, allowed: str) 
 @pytest.mark.parametrize("phase", ["refill", "owner_reboot", "level_swap"])
 def test_every_phase_of_a_run_may_have_a_threshold(phase: str) -> None:
     assert found(with_(thresholds=(parse_threshold(f"phases.nested.{phase}.exits", ">= 0"),))) == []
+
+
+def test_more_exits_than_a_run_can_count_are_refused() -> None:
+    exits = replace(Run().exits, wait=ExitKind(10_000_000, "kernel"))
+    scenario = with_(guest__per_l1=4, l1__count=16, run__exits=exits)
+    wrong = [mistake for mistake in found(scenario, Toy()) if mistake.path == "run.exits"]
+    assert [mistake.value for mistake in wrong] == [64 * scenario.run.exits.total()]
+    assert "in all guests of a path together" in wrong[0].allowed

@@ -83,3 +83,12 @@ def test_a_pessimistic_ultravisor_lets_one_page_call_in_at_a_time() -> None:
         return sum(done.latency_ns for done in Engine(demands.server).run(jobs).done) / 10
 
     assert mean(slow) == pytest.approx(10 * mean(COSTS), rel=0.1)
+
+
+def test_work_that_takes_no_time_is_no_step_and_holds_no_lock() -> None:
+    free = {"value_ns": 0, "low_ns": 0, "high_ns": 0, "unit": "per_op", "basis": "assumption", "source": "x"}
+    costs = COSTS.overlaid(Costs.read({"cost": {"snp": {"te_vm_create": free}}}))
+    paid = [{"te_vm_create": 1, "exit_l1_l0": 1}]
+    assert len(Demands(COSTS, "snp").steps(paid, Place(0, 0))) == 2
+    (step,) = Demands(costs, "snp").steps(paid, Place(0, 0))
+    assert step.ns == COSTS.of("snp", "exit_l1_l0").value

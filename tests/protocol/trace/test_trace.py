@@ -176,3 +176,16 @@ def test_rows_are_indented_by_level() -> None:
 def test_ids_are_the_same_in_every_run_of_a_seed() -> None:
     assert trace_id(7, 3) == trace_id(7, 3) != trace_id(7, 4) != trace_id(8, 4)
     assert len(trace_id(1, 1)) == 16
+
+
+def test_what_failed_says_why_in_chromes_format_and_in_a_diagram() -> None:
+    tree = Tree()
+    failed = tree.span("l0.kvm", "uvc")
+    failed.error = "Busy"
+    root = tree.span("l1.0", "load", failed)
+    made = document(events("s390 nested", timeline(root, lambda _: 100), 1), {})
+    begins = [event for event in made["traceEvents"] if event["ph"] == "b"]
+    assert [event["args"].get("error") for event in begins] == [None, "Busy"]
+    text = diagram(fold(root))
+    assert "        p1-->>-p0: Busy\n" in text.replace("    p1", "        p1")
+    assert "Note" not in text, "nothing was counted, and nothing is noted"
