@@ -10,9 +10,9 @@ import pytest
 from tdx_field import (
     FIVE_LEVELS,
     PRESENT_LEAF,
-    PRESENT_TABLE,
     SEPT_VE_DISABLE,
     SHARED,
+    SharedEpt,
     Td,
     TdxHost,
     td_params,
@@ -408,36 +408,6 @@ def test_a_host_that_was_turned_away_has_priority_over_the_guest(tdx: Any) -> No
 
 
 # -- shared memory ---------------------------------------------------------------------------------
-
-
-class SharedEpt:
-    """An ordinary EPT of the host's: four levels, edited with plain stores."""
-
-    def __init__(self, td: Td, empty: int = 1 << 63) -> None:
-        self.host = td.host
-        self.empty = empty
-        self.root = self._table()
-        self._tables: dict[tuple[int, int], int] = {}
-        td.host.good("VP.WR", rcx=td.vcpus[0], rdx=0x002400030000203C, r8=self.root, r9=ALL)
-
-    def _table(self) -> int:
-        page = self.host.plain()
-        self.host.write(page, struct.pack("<Q", self.empty) * 512)
-        return page
-
-    def entry(self, gpa: int, level: int = 0) -> int:
-        """Where the entry for `gpa` lies."""
-        at = self.root
-        for upper in range(3, level, -1):
-            slot = at + 8 * (gpa >> (12 + 9 * upper) & 511)
-            if (at, slot) not in self._tables:
-                self._tables[at, slot] = self._table()
-                self.host.write(slot, struct.pack("<Q", self._tables[at, slot] | PRESENT_TABLE))
-            at = self._tables[at, slot]
-        return at + 8 * (gpa >> (12 + 9 * level) & 511)
-
-    def put(self, gpa: int, entry: int, level: int = 0) -> None:
-        self.host.write(self.entry(gpa, level), struct.pack("<Q", entry))
 
 
 def test_a_guest_and_its_host_share_memory(td: Td) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tdx_field import Td, TdxHost, td_params
+from tdx_field import MIGRATABLE, Td, TdxHost, td_params
 from tdx_names import (
     EXTERNAL_INTERRUPT,
     KET,
@@ -31,6 +31,7 @@ from tdx_names import (
 )
 
 GIB = 1 << 30
+MIGRATION_DECRYPTION_KEY_NOT_SET, MIN_MIGS_NOT_CREATED = 0xC0000E0800000000, 0xC0000E1400000000
 INDEX = 0xA020000200000002
 
 
@@ -243,6 +244,18 @@ def test_the_op_state_while_migration_changes_it(tdx: Any) -> None:
     assert host.call("MR.FINALIZE", rcx=td.tdr).rax == OPERAND_BUSY | RCX
     assert host.resume(request).rax == SUCCESS
     assert td.enter().rax == EXTERNAL_INTERRUPT
+
+
+def test_two_exports_of_one_td_collide_and_end_where_the_key_would_be_needed(tdx: Any) -> None:
+    host = tdx(profile="migration").boot()
+    td = host.runnable(td_params(attributes=MIGRATABLE))
+    export = {"rcx": td.tdr, "rdx": 1 << 52, "r8": 128 << 52 | host.plain(), "r9": host.plain()}
+    assert host.call("EXPORT.STATE.IMMUTABLE", **export).rax == MIN_MIGS_NOT_CREATED
+    for _ in range(2):
+        host.good("MIG.STREAM.CREATE", rcx=host.alloc(), rdx=td.tdr)
+    request = host.park("EXPORT.STATE.IMMUTABLE", 1, **export)
+    assert host.call("EXPORT.STATE.IMMUTABLE", **export).rax == OPERAND_BUSY | OP_STATE
+    assert host.resume(request).rax == MIGRATION_DECRYPTION_KEY_NOT_SET
 
 
 # -- Secure EPT ------------------------------------------------------------------------------------

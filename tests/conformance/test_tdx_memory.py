@@ -145,6 +145,13 @@ def test_a_null_page_is_legal_in_version_one_where_a_table_is(td: Td) -> None:
     assert (out.rax, out.r8, host.kind(page)) == (SUCCESS, NULL, EPT)
 
 
+def test_version_one_takes_no_page_for_an_l2_vm_that_is_not_there(td: Td) -> None:
+    new, other = td.host.alloc(), td.host.alloc()
+    where = {"rcx": MIB2 | 1, "rdx": td.tdr, "r8": new, "r10": NULL, "r11": NULL}
+    assert td.host.call("MEM.SEPT.ADD", version=1, r9=other, **where).rax == OPERAND_INVALID | R9
+    assert td.host.call("MEM.SEPT.ADD", version=1, r9=NULL, **where).rax == SUCCESS
+
+
 def test_reserved_bits_beside_the_handle_of_sept_add(td: Td) -> None:
     for bit in (1, 5, 11, 52, 63):
         assert td.host.call("MEM.SEPT.ADD", rcx=1, rdx=td.tdr | 1 << bit, r8=8).rax == OPERAND_INVALID | RDX

@@ -71,6 +71,14 @@ def test_writing_them_wants_the_very_size(td: Td) -> None:
     assert (out.rax, out.rdx & 0xF, out.r8) == (EPT_VIOLATION, 5, 5 * PAGE)
 
 
+def test_writing_them_where_no_table_is_says_how_far_the_walk_came(td: Td) -> None:
+    far = 3 << 30
+    out = td.enter({"call": {"rax": ATTR_WR, "rcx": far}})
+    assert (out.rax, out.rdx & 0xF, out.r8) == (EPT_VIOLATION, 5, far)
+    assert out.rdx >> 32 & 7 == 0, "the level that was asked for"
+    assert out.rdx >> 35 & 7 == 2, "and that of the entry that is free"
+
+
 def test_the_td_itself_and_vms_that_are_not_there_have_no_attributes(td: Td) -> None:
     for vm in range(4):
         assert td.tdcall(ATTR_WR, rcx=8, rdx=VALID << 16 * vm)["rax"] == OPERAND_INVALID | RDX

@@ -304,6 +304,7 @@ def test_what_is_wrong_with_one_tdmr(tdx_raw: TdxHost) -> None:
         (patched(good, w8=2 * PAGE, w9=PAGE, w10=PAGE, w11=PAGE), NON_ORDERED_RESERVED | 1 << 8),
         (patched(good, w8=0, w9=2 * PAGE, w10=PAGE, w11=PAGE), NON_ORDERED_RESERVED | 1 << 8),
         (patched(good, w10=PAGE, w11=PAGE), NON_ORDERED_RESERVED),
+        (patched(good, w8=(1 << 64) - PAGE, w9=2 * PAGE), INVALID_RESERVED),
     ]
     for tdmr, status in cases:
         assert hex(host.configure(tdmr).rax) == hex(status)
@@ -318,6 +319,11 @@ def test_tdmrs_are_ordered_and_apart(tdx_raw: TdxHost) -> None:
     assert tdx_raw.configure(one, one).rax == NON_ORDERED_TDMR | 1
     wide = patched(tdx_raw.tdmr(GIB, 2 * GIB), w1=2 * GIB)
     assert tdx_raw.configure(wide, two).rax == NON_ORDERED_TDMR | 1
+    areas = struct.unpack_from("<8Q", one)
+    same = patched(two, w2=areas[2])
+    assert tdx_raw.configure(one, same).rax == PAMT_OVERLAP | 1 | 2 << 8
+    inside = patched(one, w2=2 * GIB)
+    assert tdx_raw.configure(inside, two).rax == PAMT_OVERLAP | 0 | 2 << 8 | 1 << 16
     assert tdx_raw.configure(one, two).rax == SUCCESS
 
 

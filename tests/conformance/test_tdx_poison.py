@@ -123,3 +123,35 @@ def test_a_source_that_was_spoiled_is_a_machine_check_of_the_call(td: Td) -> Non
     fault = host.fault("call", rax=2, rcx=0, rdx=other.tdr, r8=page, r9=td.pages[0])
     assert fault["name"] == "#MC"
     host.good("MEM.PAGE.ADD", rcx=0, rdx=other.tdr, r8=page, r9=host.plain())
+
+
+def test_a_store_into_the_pamt_spoils_its_line_until_a_direct_one(tdx_raw: TdxHost) -> None:
+    host = tdx_raw
+    host.lps()
+    tdmr = host.tdmr(GIB)
+    pamt = int.from_bytes(tdmr[48:56], "little")
+    assert host.configure(tdmr).rax == SUCCESS
+    host.good("SYS.KEY.CONFIG")
+    host.good("SYS.TDMR.INIT", rcx=GIB)
+    pattern = host.read(pamt, 64)
+    host.write(pamt + 60, b"0123456789")  # the end of one line, the beginning of the next
+    for line in (pamt, pamt + 64):
+        fault = host.fault("read", addr=line, len=64)
+        assert (fault["name"], int(fault["address"], 16)) == ("#MC", line)
+    assert host.read(pamt + 128, 64) == pattern
+    host.ok("insn", name="movdir64b", address=pamt + 64, hex="77" * 64)
+    host.write(pamt + 70, b"mine")
+    assert host.read(pamt + 68, 8) == b"ww" + b"mine" + b"ww"
+    assert host.fault("read", addr=pamt, len=1)["name"] == "#MC"
+
+
+def test_memory_of_the_module_takes_no_store(tdx_host: TdxHost) -> None:
+    """In SEAMRR there are all ones, whatever is stored."""
+    seamrr = tdx_host.info["te"]["seamrr"]
+    first, size = int(seamrr["base"], 16), int(seamrr["size"], 16)
+    for address in (first, first + size - 64):
+        tdx_host.write(address, b"lost")
+        tdx_host.ok("insn", name="movdir64b", address=address, hex="00" * 64)
+        assert tdx_host.read(address, 64) == b"\xff" * 64
+    tdx_host.write(first - 2, b"kept")
+    assert tdx_host.read(first - 2, 4) == b"ke\xff\xff"

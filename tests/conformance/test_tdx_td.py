@@ -191,6 +191,33 @@ def test_what_a_host_may_not_ask_of_a_td(tdx_host: TdxHost, params: dict[str, An
 
 
 @pytest.mark.parametrize(
+    ("at", "value", "leaf"),
+    [
+        (256, 0x806F7, 1 | 0xFFFFFFFF << 32),  # EAX of leaf 1: a family that is not the platform's
+        (256 + 5 * 16 + 4, 1 << 4, 7),  # EBX of leaf 7: HLE without RTM
+        (256 + 5 * 16 + 4, 1 << 11, 7),  # and RTM without HLE
+    ],
+)
+def test_cpuid_that_no_cpu_of_this_kind_has(tdx_host: TdxHost, at: int, value: int, leaf: int) -> None:
+    td = tdx_host.keyed()
+    buffer = tdx_host.buffer(td_params(**{f"at_{at}": struct.pack("<I", value)}))
+    out = tdx_host.call("MNG.INIT", rcx=td.tdr, rdx=buffer)
+    assert (out.rax, out.rcx) == (OPERAND_INVALID | CPUID_CONFIG, leaf)
+    both = struct.pack("<I", 1 << 4 | 1 << 11)
+    tdx_host.write(buffer, td_params(at_256=struct.pack("<I", 0x806F8), **{f"at_{256 + 5 * 16 + 4}": both}))
+    assert tdx_host.call("MNG.INIT", rcx=td.tdr, rdx=buffer).rax == SUCCESS
+
+
+def test_a_td_that_migrates_has_no_l2_vms(tdx: Any) -> None:
+    host = tdx(profile="migration").boot()
+    td = host.keyed(7)
+    buffer = host.buffer(td_params(attributes=MIGRATABLE, l2_vms=1))
+    assert host.call("MNG.INIT", rcx=td.tdr, rdx=buffer).rax == OPERAND_INVALID | RDX
+    host.write(buffer, td_params(attributes=MIGRATABLE))
+    assert host.call("MNG.INIT", rcx=td.tdr, rdx=buffer).rax == SUCCESS
+
+
+@pytest.mark.parametrize(
     "params",
     [
         {"attributes": DEBUG},

@@ -165,6 +165,18 @@ def test_posted_interrupts_are_set_up_in_order(tdx_host: TdxHost) -> None:
     assert tdx_host.good("VP.RD", rcx=vcpu, rdx=PI_VECTOR).r8 == 0xF2
 
 
+def test_a_vector_has_eight_bits(tdx_host: TdxHost) -> None:
+    td = tdx_host.runnable()
+    write = {"rcx": td.vcpus[0], "rdx": PI_VECTOR, "r9": 0xFFFF}
+    assert tdx_host.call("VP.WR", r8=0x100, **write).rax == FIELD_VALUE_NOT_VALID
+    tdx_host.good("VP.WR", r8=0xFF, **write)
+
+
+def test_a_vcpu_has_the_features_of_its_td(tdx_host: TdxHost) -> None:
+    td = tdx_host.runnable(td_params(xfam=3 | 1 << 2))
+    assert tdx_host.good("VP.RD", rcx=td.vcpus[0], rdx=0x202000030000000C).r8 == 3 | 1 << 2
+
+
 def test_addresses_in_the_vmcs_are_shared_ones(tdx_host: TdxHost) -> None:
     td = tdx_host.runnable()
     root = tdx_host.plain()

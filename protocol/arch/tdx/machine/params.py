@@ -91,14 +91,14 @@ def _eptp(eptp: int, wide: bool) -> bool:
 
 
 def _cpuid(call: Call, params: TdParams) -> None:
-    """A bit outside the configurable ones; a family that is not the platform's; half of TSX."""
+    """A bit outside the configurable ones; a family other than the platform's; half of TSX."""
     for place, values in enumerate(params.cpuid):
         _, _, bits = CPUID_CONFIGURABLE[place]
-        if any(value & ~allowed for value, allowed in zip(values, bits, strict=True)):
+        wrong = any(value & ~allowed for value, allowed in zip(values, bits, strict=True))
+        if place == LEAF_1:
+            wrong = wrong or values[0] not in (0, PLATFORM_FMS)
+        elif place == LEAF_7:
+            wrong = wrong or bool(values[1] & HLE) != bool(values[1] & RTM)
+        if wrong:
             call.r[RCX] = leaf_id(place)
-            raise _wrong(Operand.CPUID_CONFIG)
-        if place == LEAF_1 and values[0] not in (0, PLATFORM_FMS):
-            call.r[RCX] = leaf_id(place)
-            raise _wrong(Operand.CPUID_CONFIG)
-        if place == LEAF_7 and bool(values[1] & HLE) != bool(values[1] & RTM):
             raise _wrong(Operand.CPUID_CONFIG)
