@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tdx_nested_host import ALL, FIELD_SHARED_EPTP, NestedHost
 
-from protocol.arch.tdx.audit import compared
+from protocol.arch.tdx import audit
 from protocol.arch.tdx.guest import Read, Touch
 from protocol.arch.tdx.locks import Held
 from protocol.arch.tdx.nesting import Nested, shadow
@@ -139,17 +139,21 @@ def test_a_page_that_does_not_come_back_is_named_and_its_memory_used_when_it_doe
     machine, level = host.rig.machines[0], host.level
     control, stuck = level.frame_below((tdr >> 12) + 1), level.frame_below(tdr >> 12)
     left = host.rig.chain[0].gibs.free
+
+    def compared() -> list[audit.Leak]:
+        return audit.compared(machine, level, audit.held(machine, level), 0)
+
     held = Held(machine.platform.locks)
     assert held.own(page_lock(control, 0))
     run(level.death())
     assert [lost.first for lost in level.quarantine] == [control, stuck]
     assert host.rig.chain[0].gibs.free == left + 3
-    assert [leak.kind for leak in compared(machine, level, 0)] == ["quarantine"] * 2
+    assert [leak.kind for leak in compared()] == ["quarantine"] * 2
     held.release_all()
     run(level.death())
     assert list(level.quarantine) == []
     assert host.rig.chain[0].gibs.free == left + 4
-    assert compared(machine, level, 0) == []
+    assert compared() == []
 
 
 # -- shadows of shared EPTs ------------------------------------------------------------------------
