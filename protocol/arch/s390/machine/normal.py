@@ -162,7 +162,9 @@ class _Guest:
                 return Intercept(instructions.WAIT, gprs=tuple(gprs))
             case Loop():
                 return Intercept(instructions.PROGRAM, gprs=tuple(gprs))
-        raise AssertionError(f"a step without a meaning: {step!r}")
+        raise AssertionError(
+            f"a step without a meaning: {step!r}"
+        )  # pragma: no cover - every kind of step is above
 
     def _addresses(self, address: int, length: int, write: bool) -> list[int] | Fault:
         found = []

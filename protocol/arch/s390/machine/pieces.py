@@ -35,6 +35,3 @@ class Pieces:
     def clear(self) -> None:
         """The machine was reset: nothing is done in part."""
         self._done.clear()
-
-    def __len__(self) -> int:
-        return len(self._done)

@@ -138,8 +138,6 @@ class Sie:
     def _prefix_ready(self, secure: SecureCpu) -> bool:
         """Both prefix pages are resident and this guest's; sharing does not change ownership."""
         for page in (secure.prefix, secure.prefix + PAGE):
-            if page >> PAGE_SHIFT >= secure.config.pages:
-                return False
             if not isinstance(self.frame(secure.config, page, write=True), int):
                 return False
         return True

@@ -84,21 +84,20 @@ def do(sie: Sie, secure: SecureCpu, program: Program) -> Trap | Fault | None:
     try:
         result = _HANDLERS[type(step)](sie, secure, step)
     except ProgramInterruption as interruption:
-        return interrupt(sie, secure, program, interruption.code)
+        interrupt(sie, secure, program, interruption.code)
+        return None
     if isinstance(result, dict):
         program.finish(result)
         return None
     return result
 
 
-def interrupt(sie: Sie, secure: SecureCpu, program: Program, code: int) -> Fault | None:
+def interrupt(sie: Sie, secure: SecureCpu, program: Program, code: int) -> None:
     """A program interruption in the guest: its code at real 0x8E, supervisor state, on with the next step."""
     fault = store(sie, secure, LOWCORE_PGM_CODE, code.to_bytes(2, "big"))
-    if fault is not None:
-        return fault
+    assert fault is None, "nobody is in a guest whose prefix pages are not there"
     secure.problem_state = False
     program.finish({"pgm": f"0x{code:02x}"})
-    return None
 
 
 # -- the steps ----------------------------------------------------------------------------------------
@@ -258,8 +257,7 @@ def _uvc(sie: Sie, secure: SecureCpu, step: Uvc) -> Result:
         return outcome
     for offset, data in (*outcome.out, (ANSWER_AT, ANSWER.pack(outcome.rc, outcome.rrc))):
         fault = store(sie, secure, step.r2 + offset, data)
-        if fault is not None:
-            return fault
+        assert fault is None, "the whole block was looked at, to store"
     return {"cc": OK if outcome.rc == EXECUTED else ERROR}
 
 

@@ -278,6 +278,19 @@ def test_a_request_may_cross_a_page(attested: Any) -> None:
     ask(attested, asking).done()
 
 
+def test_the_rest_of_a_request_is_asked_for_as_its_head_is(attested: Any) -> None:
+    attested.secure(REQUEST - PAGE)
+    asking = Asking(bytearray(request().raw), at=REQUEST - 0x40)
+    attested.write(asking.at, bytes(asking.raw))
+    attested.write(0x8000, asking.block())
+    attested.export(REQUEST)
+    left = attested.enter(Uvc(0x8000))
+    assert isinstance(left, Fault)
+    assert (left.code, left.address & ~0xFFF) == (0x3E, REQUEST)
+    attested.secure(REQUEST)
+    assert attested.run() == [{"cc": 0}]
+
+
 @pytest.mark.parametrize("at", [END - 0x20, END - 0x40, END - 0x17F])
 def test_a_request_that_begins_inside_and_ends_outside_is_not_accessible(attested: Any, at: int) -> None:
     attested.secure(END - PAGE)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocol.arch.s390.guest import Diag, Load, Program, Read, SetCpu, Spx, Touch, Uvc, Wait
+from protocol.arch.s390.guest import Diag, Load, Program, Read, Sclp, SetCpu, Spx, Touch, Uvc, Wait
 from protocol.arch.s390.machine.sie import TIMER_MARGIN, area
 from protocol.arch.s390.structs import SieExit
 from protocol.effects import Fault, Idle, run
@@ -192,3 +192,94 @@ def test_a_normal_guests_origin_is_where_its_storage_begins(guest: Any) -> None:
     fault = shifted.enter(Touch(0x4000))
     assert isinstance(fault, Fault)
     assert fault.address == 0x4000
+
+
+def test_a_normal_guest_whose_host_maps_what_is_not_there_faults(normal: Normal) -> None:
+    table = normal.guest.tables[0]
+    normal.bench.put(table + 8 * 0x41, 1 << 40)
+    for step in (Touch(0x41000), Touch(0x41000, True, b"x")):
+        fault = normal.enter(step)
+        assert isinstance(fault, Fault) and (fault.code, fault.address) == (0x05, 0x41000)
+        normal.program.steps.clear()
+
+
+def test_a_normal_guest_sets_its_registers(normal: Normal) -> None:
+    left = normal.enter(SetCpu(((3, 7), (15, U64))), Wait())
+    assert isinstance(left, SieExit)
+    assert (left.gprs[3], left.gprs[15], left.gprs[4]) == (7, U64, 0)
+
+
+# -- what a secure guest may not do ----------------------------------------
+
+
+def test_a_block_of_an_unknown_format_is_no_guests(guest: Any) -> None:
+    guest.bench.put(guest.blocks[0] + 0x68, 1 << 56)
+    left = guest.enter(Wait())
+    assert isinstance(left, SieExit) and left.code == 0x20
+    assert list(guest.programs[0].steps) == [Wait()]
+
+
+@pytest.mark.parametrize(
+    ("step", "code"),
+    [
+        (Diag(0x308, r1=3), "0x06"),
+        (Diag(0x288, r1=1), "0x06"),
+        (Diag(0x308, r1=2, r3=4), "0x06"),  # a subcode that a secure guest may not use
+        (Spx(2 * MIB), "0x05"),
+    ],
+)
+def test_an_instruction_that_makes_no_sense_interrupts_the_guest(guest: Any, step: Any, code: str) -> None:
+    assert guest.run(SetCpu(((4, 10),)), step, Read(0x8E, 2)) == [
+        {},
+        {"pgm": code},
+        {"hex": f"{int(code, 16):04x}"},
+    ]
+
+
+def test_a_program_in_problem_state_sets_registers_alone(guest: Any) -> None:
+    done = guest.run(
+        SetCpu(problem_state=True), SetCpu(((3, 5),)), SetCpu(timer=5), SetCpu(problem_state=True), Wait()
+    )
+    assert done == [{}, {}, {"pgm": "0x02"}, {}, {"pgm": "0x02"}]
+
+
+def test_an_interruption_comes_when_its_lowcore_is_there_again(guest: Any) -> None:
+    bench, program = guest.bench, guest.programs[0]
+    bench.cpu.cr[1] = guest.asce
+    step = bench.uv.enter(bench.cpu, guest.blocks[0], program, True, 1)
+    next(step)
+    guest.export(0)
+    program.steps.append(Spx(2 * MIB))
+    with pytest.raises(StopIteration) as stop:
+        step.send(True)
+    assert stop.value.value.code == 0x70
+    assert list(program.steps) == [Spx(2 * MIB)]
+    guest.secure(0)
+    assert guest.run() == [{"pgm": "0x05"}]
+
+
+def test_a_block_for_the_service_processor_that_is_not_there_is_asked_for(guest: Any) -> None:
+    fault = guest.enter(Sclp(0x20001, 0x50000))
+    assert isinstance(fault, Fault) and fault.address == 0x50000
+    guest.secure(0x50000)
+    left = guest.enter()
+    assert isinstance(left, SieExit) and left.code == 0x6C
+
+
+def test_data_for_a_host_that_has_taken_the_data_area_away_is_its_fault(guest: Any) -> None:
+    """The area was there at the entry. The guest stays; its host makes a page of another use of it."""
+    bench, program = guest.bench, guest.programs[0]
+    sida = int.from_bytes(bench.read(guest.blocks[0] + 0x180, 8), "big") & ~0xFFF
+    guest.secure(0x50000)
+    bench.cpu.cr[1] = guest.asce
+    step = bench.uv.enter(bench.cpu, guest.blocks[0], program, True, 1)
+    next(step)
+    guest.pages[0x60] = sida
+    bench.put(guest.tables[0] + 8 * 0x60, sida)
+    guest.secure(0x60000)
+    program.steps.append(Sclp(0x20001, 0x50000))
+    with pytest.raises(StopIteration) as stop:
+        step.send(True)
+    fault = stop.value.value
+    assert isinstance(fault, Fault) and fault.address & ~0xFFF == sida
+    assert list(program.steps) == [Sclp(0x20001, 0x50000)], "it was not done"

@@ -332,6 +332,13 @@ def put(at: int, width: int, value: int) -> Callable[[Asking], None]:
     return spoil
 
 
+def longer(asking: Asking) -> None:
+    """All lengths agree, and it is more than any secret takes."""
+    for at in (0x0C, 0x2C):
+        length = int.from_bytes(asking.raw[at : at + 4], "big")
+        asking.raw[at : at + 4] = (length + 0x1_0000).to_bytes(4, "big")
+
+
 def outside(asking: Asking) -> None:
     asking.at = END
 
@@ -382,6 +389,8 @@ def test_of_two_mistakes_the_earlier_is_named(keeper: Any, first: Any, second: A
         (put(0x0C, 4, 0), 0x0105),
         (put(0x0C, 4, 0xFFFF_FFFF), 0x0105),
         (put(0x2C, 4, 0x20), 0x0105),
+        (put(0x2C, 4, 0x10), 0x0105),  # less than what every secret has
+        (longer, 0x0105),
         (put(0x2C, 4, 0xFFFF_FFF0), 0x0105),
         (put(0x27, 1, 2), 0x0105),
         (put(0x27, 1, 255), 0x0105),
@@ -465,6 +474,23 @@ def test_a_page_that_the_host_took_is_asked_for_and_the_call_done_again(
     keeper.secure(page)
     assert keeper.run() == [{"cc": 0}, {"hex": "0001"}]
     assert listed(keeper).total == (2 if code == 0x1031 else 1)
+
+
+def test_the_rest_of_a_request_is_asked_for_as_its_head_is(keeper: Any) -> None:
+    keeper.secure(REQUEST - PAGE)
+    at = REQUEST - 0x80
+    block = bytearray(0x48)
+    struct.pack_into(">HH", block, 0, 0x48, 0x1031)
+    struct.pack_into(">IQ", block, 0x1C, 0, at)
+    keeper.write(0x8000, bytes(block))
+    keeper.write(at, request(keeper))
+    keeper.export(REQUEST)
+    left = keeper.enter(Uvc(0x8000))
+    assert isinstance(left, Fault)
+    assert (left.code, left.address & ~0xFFF) == (0x3E, REQUEST)
+    keeper.secure(REQUEST)
+    assert keeper.run() == [{"cc": 0}]
+    assert listed(keeper).total == 1
 
 
 def test_a_block_that_cannot_be_stored_to_is_found_before_anything_is_done(keeper: Any) -> None:

@@ -1,7 +1,7 @@
 """Two things at once about one guest: their messages overtake each other, and the books of all levels agree.
 
-Two CPUs of a guest host call, or one calls and the level below it moves a frame. Whatever comes first, each is
-done or refused, and nothing of either is lost.
+Two CPUs of a guest host call, or one calls and the level below it moves a frame. Whatever comes first, each
+is done or refused, and nothing of either is lost.
 """
 
 from __future__ import annotations
