@@ -7,15 +7,21 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import pytest
+from typer import testing as typer_testing
 
 from protocol.ledger import Ledger
 from protocol.tracking import Book, summary
 
 Json = dict[str, Any]
 Result = Callable[..., Json]
+
+# To make all commands of the program takes longer than most of them do; none keeps anything of a run.
+if hasattr(typer_testing, "_get_command"):
+    typer_testing._get_command = cache(typer_testing._get_command)
 
 REASON = "the owner cannot reach the pages"
 

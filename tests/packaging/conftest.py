@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import gc
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,24 @@ class Source:
     text: str
     tree: ast.Module
 
+    @cached_property
+    def _nodes(self) -> tuple[ast.AST, ...]:
+        return tuple(ast.walk(self.tree))
+
     @property
     def module(self) -> str:
         return self.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
-    def imports(self) -> Iterator[tuple[str, str | None]]:
-        """Yield (module, name) of everything that is imported, wherever; name None for a plain import."""
-        for node in ast.walk(self.tree):
+    def imports(self) -> tuple[tuple[str, str | None], ...]:
+        """(module, name) of everything that is imported, wherever; name None for a plain import."""
+        return self._imports
+
+    @cached_property
+    def _imports(self) -> tuple[tuple[str, str | None], ...]:
+        return tuple(self._each_import())
+
+    def _each_import(self) -> Iterator[tuple[str, str | None]]:
+        for node in self._nodes:
             if isinstance(node, ast.Import):
                 yield from ((alias.name, None) for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -39,18 +51,23 @@ class Source:
 
     def calls(self) -> Iterator[tuple[str, int]]:
         """Yield (dotted name, line) of every call of a name."""
-        for node in ast.walk(self.tree):
+        for node in self._nodes:
             if isinstance(node, ast.Call):
                 yield ast.unparse(node.func), node.lineno
 
 
 @cache
 def _sources() -> tuple[Source, ...]:
+    """A million objects that stay: Python's collector need not look at them after every few tests."""
+    gc.collect()
+    gc.disable()
     found = []
     for folder in (*PACKAGES, "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             text = path.read_text()
             found.append(Source(path, path.relative_to(ROOT).as_posix(), text, ast.parse(text)))
+    gc.freeze()
+    gc.enable()
     return tuple(found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,14 @@ from actors import exit_codes
 from actors.cli import COMMANDS, EXAMPLES, app
 
 
+@cache
+def program() -> Any:
+    """All commands: it takes Typer long to make them."""
+    return typer.main.get_command(app)
+
+
 def command(name: str) -> Any:
-    at: Any = typer.main.get_command(app)
+    at: Any = program()
     for word in name.split():
         at = at.commands[word]
     return at
