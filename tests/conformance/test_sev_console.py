@@ -109,6 +109,17 @@ def test_a_user_may_issue_no_privileged_instruction(sev: Sevs, name: str) -> Non
     assert host.fault("insn", name=name, cpu=1)["code"] == "0xd"
 
 
+@pytest.mark.parametrize(
+    ("msr", "value"), [(0xC0010010, 1), (0xC0010117, 0x100800), (0xC0010117, 1 << 52)], ids=hex
+)
+def test_a_value_that_an_msr_cannot_hold_is_a_fault(sev: Sevs, msr: int, value: int) -> None:
+    host = sev()
+    before = host.rdmsr(msr)
+    answer = host.fault("insn", name="wrmsr", ecx=msr, rax=value & 0xFFFFFFFF, rdx=value >> 32)
+    assert answer["name"] == "#GP"
+    assert host.rdmsr(msr) == before
+
+
 def test_the_rmp_instructions_are_undefined_before_snp_is_on(sev: Sevs) -> None:
     host = sev()
     assert host.fault("insn", name="rmpupdate", rax=0x1000000, rcx=0x300000)["name"] == "#UD"

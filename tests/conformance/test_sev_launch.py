@@ -15,6 +15,7 @@ except ImportError:
     GCTX = None
 
 NORMAL, VMSA, ZERO, UNMEASURED, SECRETS, CPUID = range(1, 7)
+REGISTERS = ("eax", "ebx", "ecx", "edx")
 VMSA_GPA = 0xFFFFFFFFF000
 
 
@@ -228,6 +229,23 @@ def test_a_cpuid_page_that_promises_more_comes_back_corrected(snp: Sev) -> None:
     assert snp.read(page, 128) == cpuid_page((7, 0, 0, have["ebx"], have["ecx"], 0))[:128]
     assert snp.entry(page)[0] == 5 | PAGE | 1 << 51  # still Pre-Guest
     assert snp.cmd("SNP_LAUNCH_UPDATE", gctx=gctx, flags=CPUID << 1, pa=page) == 0
+
+
+def test_addresses_and_the_c_bit_are_those_of_the_machine(snp: Sev) -> None:
+    """What is no feature of the machine, as a hypervisor's own leaves, may say anything."""
+    sizes, sev = (
+        [number(snp.insn("cpuid", eax=leaf)[one]) for one in REGISTERS] for leaf in (0x80000008, 0x8000001F)
+    )
+    page = snp.alloc()
+    gctx = snp.snp_guest()
+    own = (0x40000000, 0, 0xFFFFFFFF, 1, 2, 3)
+    snp.write(page, cpuid_page(own, (0x80000008, 0, sizes[0] + 1, 0, 0, 0), (0x8000001F, 0, 0, 47, 0, 0)))
+    snp.give(page, PAGE, 1, immutable=1)
+    assert snp.cmd("SNP_LAUNCH_UPDATE", gctx=gctx, flags=CPUID << 1, pa=page) == 0x16
+    right = cpuid_page(own, (0x80000008, 0, sizes[0], 0, 0, 0), (0x8000001F, 0, 0, sev[1] & 0x3F, 0, 0))
+    assert snp.read(page, PAGE) == right
+    assert sev[1] & 0x3F == 51
+    snp.did("SNP_LAUNCH_UPDATE", gctx=gctx, flags=CPUID << 1, pa=page)
 
 
 def test_a_malformed_cpuid_page_is_not_touched(snp: Sev) -> None:

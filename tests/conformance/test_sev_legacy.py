@@ -10,11 +10,13 @@ import hmac
 import struct
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
-from sev_field import C_BIT, PAGE, Sev, Sevs, Tables, Vcpu
+from sev_field import C_BIT, MIB, PAGE, Sev, Sevs, Tables, Vcpu
 
 CERT, CHAIN = 2084, 6252
 NOWHERE = 0xA0000
@@ -350,7 +352,37 @@ def test_a_swap_with_memory_that_is_none_is_refused(legacy: Sev) -> None:
     legacy.did("SWAP_OUT", handle=handle, **place)
 
 
+def test_the_trusted_region_takes_no_store(sev: Sevs) -> None:
+    """Without SNP such a store is lost (guess); it is the firmware's until the platform is shut down."""
+    host = sev()
+    tmr = host.alloc(MIB, MIB)
+    for edge in (tmr - PAGE, tmr, tmr + MIB):
+        host.write(edge, b"before..")
+    host.did("INIT", flags=1, tmr=tmr, tmr_len=MIB)
+    host.write(tmr - 4, b"12345678")
+    assert host.read(tmr - 4, 8) == b"1234" + b"befo"
+    host.write(tmr + MIB - 4, b"12345678")
+    assert host.read(tmr + MIB - 4, 8) == bytes(4) + b"5678"
+    host.did("SHUTDOWN")
+    host.write(tmr, b"after")
+    assert host.read(tmr, 5) == b"after"
+
+
 # -- an owner who is no platform -----------------------------------------------------------------------
+
+
+def certified(key: ec.EllipticCurvePrivateKey, usage: int, algorithm: int) -> bytearray:
+    """A certificate of this key, without a signature."""
+    own = key.public_key().public_numbers()
+    head = struct.pack("<IBBHIII", 1, 1, 55, 0, usage, algorithm, 2)
+    return bytearray((head + own.x.to_bytes(72, "little") + own.y.to_bytes(72, "little")).ljust(CERT, b"\0"))
+
+
+def signed_in(cert: bytearray, owner: ec.EllipticCurvePrivateKey) -> None:
+    """The owner's signature goes in the first of the two places."""
+    r, s = decode_dss_signature(owner.sign(bytes(cert[:0x414]), ec.ECDSA(hashes.SHA384())))
+    area = struct.pack("<II", 0x1001, 0x102) + r.to_bytes(72, "little") + s.to_bytes(72, "little")
+    cert[0x414 : 0x414 + len(area)] = area
 
 
 class Owner:
@@ -365,9 +397,7 @@ class Owner:
         self._shared = self._key.exchange(ec.ECDH(), peer)
 
     def certificate(self) -> bytes:
-        own = self._key.public_key().public_numbers()
-        head = struct.pack("<IBBHIII", 1, 1, 55, 0, 0x1003, 0x103, 2)
-        return (head + own.x.to_bytes(72, "little") + own.y.to_bytes(72, "little")).ljust(CERT, b"\0")
+        return bytes(certified(self._key, 0x1003, 0x103))
 
     def session(self, policy: int) -> bytes:
         nonce, iv = bytes(16), bytes(range(16))
@@ -381,6 +411,36 @@ def derived(key: bytes, label: bytes, context: bytes = b"") -> bytes:
     return hmac.digest(
         key, struct.pack("<I", 1) + label + b"\0" + context + struct.pack("<I", 128), "sha256"
     )[:16]
+
+
+def test_an_owner_signs_the_platforms_key_and_is_its_owner_from_then_on(legacy: Sev) -> None:
+    """The CSR is a certificate without a signature; the owner's own signs itself."""
+    csr, pek, oca = legacy.pages(3)
+    legacy.did("PEK_CSR", pa=csr, len=CERT)
+    raw = bytearray(legacy.read(csr, CERT))
+    assert struct.unpack_from("<I", raw, 8)[0] == 0x1002
+    assert not any(raw[0x41C:0x61C]), "nobody has signed it"
+    key = ec.derive_private_key(78, ec.SECP384R1())
+    root = certified(key, 0x1001, 0x102)
+    signed_in(root, key)
+    signed_in(raw, key)
+    legacy.write(oca, bytes(root))
+    fields = {"pek": pek, "pek_len": CERT, "oca": oca, "oca_len": CERT}
+    for at, wrong in ((0x10, 3), (0x14, raw[0x14] ^ 1)):  # another curve; a point that lies on none
+        legacy.write(pek, bytes(raw[:at]) + bytes((wrong,)) + bytes(raw[at + 1 :]))
+        assert legacy.cmd("PEK_CERT_IMPORT", **fields) == 0x06
+    other = certified(key, 0x1002, 0x102)
+    signed_in(other, key)
+    legacy.write(pek, bytes(other))
+    assert legacy.cmd("PEK_CERT_IMPORT", **fields) == 0x06, "a good certificate, of another key"
+    legacy.write(pek, bytes(raw))
+    legacy.did("PEK_CERT_IMPORT", **fields)
+    legacy.did("PLATFORM_STATUS")
+    assert legacy.out("PLATFORM_STATUS", "owner") & 1 == 1
+    _, chain = exported(legacy)
+    assert chain[:0x61C] == bytes(raw[:0x61C])
+    assert struct.unpack_from("<I", chain, 0x61C)[0] == 0x1004, "and the chip has signed it, too"
+    assert chain[CERT : 2 * CERT] == bytes(root)
 
 
 def test_a_launch_with_a_session_is_measured_with_its_owners_keys(legacy: Sev) -> None:

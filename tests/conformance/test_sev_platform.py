@@ -162,6 +162,12 @@ def test_a_damaged_nv_area_is_erased_and_one_retry_succeeds(sev: Sevs) -> None:
     assert host.read(area, CERT) == pdh
 
 
+def test_an_nv_area_lies_in_memory(sev: Sevs) -> None:
+    host = sev()
+    assert host.cmd("INIT_EX", length=0x24, nv=0xA0000, nv_len=32768) == 0x09
+    host.did("INIT_EX", length=0x24, nv=host.alloc(32768), nv_len=32768)
+
+
 @pytest.mark.parametrize("name", ["DOWNLOAD_FIRMWARE", "SNP_DOWNLOAD_FIRMWARE_EX"])
 def test_an_update_of_the_firmware_is_not_modelled(sev: Sevs, name: str) -> None:
     host = sev()

@@ -157,6 +157,13 @@ def test_a_key_depends_on_what_is_mixed_in(asker: Asker) -> None:
     assert key(9, 0, svn=1)[0] == 0x16
 
 
+def test_no_key_comes_of_a_migration_that_no_guest_has(asker: Asker) -> None:
+    payload = struct.pack("<I4xQIIQ", 1, 0, 0, 0, 0)
+    assert asker.send(seal(asker.keys[0], 1, payload, kind=3)) == 0
+    plain = asker.answer()
+    assert (struct.unpack_from("<I", plain)[0], any(plain[4:])) == (0x27, False)
+
+
 def test_the_response_page_has_to_be_the_firmwares(asker: Asker) -> None:
     page = asker.host.alloc()
     fields = {"gctx": asker.vm.gctx, "req": asker.request}

@@ -134,6 +134,37 @@ def test_a_launch_takes_a_platform_that_was_brought_up_by_hand(snp: Sev) -> None
     snp.did("SNP_DECOMMISSION", gctx=by_hand)
 
 
+def test_no_sequence_begins_while_the_host_is_at_something_else(probed: Sev) -> None:
+    made = sequence(probed, "launch", kind="snp", pages=1)
+    probed.ok("enter", vcpu=made["vmcbs"][0], stay=True)
+    assert "kick it" in probed.error("sequence", name="probe")["message"]
+    assert "another CPU" in probed.error("enter", vcpu=int(made["vmcbs"][0], 16), cpu=1)["message"]
+    probed.ok("kick")
+    probed.ok("cpu", cpu=1, cpl=3)
+    assert "CPL 0" in probed.error("sequence", name="probe")["message"]
+    assert probed.fault("insn", name="cpuid", cpu=1, eax=0)["name"] == "#GP"
+    probed.ok("cpu", cpu=1, cpl=0)
+    page = probed.alloc()
+    probed.firmware(page)
+    request = {"cmdresp": 0x093 << 16, "lo": probed.buffer, "hi": 0}
+    probed.write(probed.buffer, page.to_bytes(8, "little"))
+    assert probed.ok("call", **request, park=True) == {"parked": True}
+    parked = probed.keyboard.transcript[-1][0]["id"]
+    assert "resume it" in probed.error("sequence", name="probe")["message"]
+    probed.ok("resume", call=parked)
+    sequence(probed, "destroy", vm=made["vm"])
+
+
+def test_a_sequence_takes_no_more_memory_than_there_is(probed: Sev) -> None:
+    error = probed.error("sequence", name="launch", kind="sev", pages=1 << 20)
+    assert (error["code"], "free bytes" in error["message"]) == ("limit", True)
+
+
+def test_owners_of_snp_guests_send_their_secrets_later(probed: Sev) -> None:
+    error = probed.error("sequence", name="launch", kind="snp", pages=1, secrets=1)
+    assert (error["code"], error["field"]) == ("bad_value", "secrets")
+
+
 def test_what_a_sequence_cannot_do_is_said(sev: Sevs) -> None:
     host = sev()
     assert host.error("sequence", name="launch", kind="snp", pages=1)["code"] == "bad_request"

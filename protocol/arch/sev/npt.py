@@ -41,7 +41,7 @@ def walk(read: Callable[[int], bytes | None], root: int, gpa: int, write: bool) 
     if gpa >> GPA_BITS:
         return Missing(access)
     table = root & ADDRESS
-    for shift, may_be_leaf in LEVELS:
+    for shift, may_be_leaf in LEVELS:  # pragma: no branch - the last level is a leaf
         raw = read(table + 8 * (gpa >> shift & 0x1FF))
         entry = U64.unpack(raw)[0] if raw is not None else 0
         if not entry & PRESENT:
@@ -52,4 +52,4 @@ def walk(read: Callable[[int], bytes | None], root: int, gpa: int, write: bool) 
         if shift == 12 or (may_be_leaf and entry & LARGE):
             size = 1 << shift
             return Leaf(table & ~(size - 1) | gpa & (size - 1), shift)
-    raise AssertionError("the last level is a leaf")
+    raise AssertionError("the last level is a leaf")  # pragma: no cover - a mistake of ours

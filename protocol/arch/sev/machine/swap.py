@@ -87,7 +87,7 @@ def swap_out(fw: Machine, b: Buffer) -> Step[Reply]:
         return Reply(found)
     guest, kind, size = found.guest, b.flags >> 1 & 3, _size(b)
     assert isinstance(guest, SnpGuest)
-    if guest.swap_iv >= _COUNTER_END:
+    if guest.swap_iv >= _COUNTER_END:  # pragma: no cover - the sheet has it; nobody swaps so often
         return Reply(Status.AEAD_OFLOW)
     yield from fw.hold((found.frame, found.other))
     guest.swap_iv += 1

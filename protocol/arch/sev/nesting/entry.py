@@ -112,7 +112,7 @@ def _copy_in(n: Nested, shadow: int, control: Vmcb, space: Space) -> None:
 def _run(
     n: Nested, cpu: Cpu, shadow: int, space: Space, snp: bool, program: Program, stay: bool, level: int
 ) -> Step[Exit]:
-    for _ in range(REFILLS):
+    for _ in range(REFILLS):  # pragma: no branch - each refill maps a page, and a guest step has few
         left = yield from n.below.memory.enter(n.kvm_cpu(cpu), shadow, program, stay, level)
         assert isinstance(left, Exit), f"a shadow block is refused: {left}"
         if left.code != EXIT_NPF:
@@ -120,7 +120,7 @@ def _run(
         own = _judge(n, space, snp, left)
         if own is not None:
             return own
-    raise AssertionError("a guest that faults for ever at pages that are mapped")
+    raise AssertionError("a guest that faults for ever at pages that are mapped")  # pragma: no cover - ours
 
 
 def _judge(n: Nested, space: Space, snp: bool, left: Exit) -> Exit | None:

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from protocol.arch.sev.compose import Rig, compose
-from protocol.arch.sev.crypto.certificates import chain
+from protocol.arch.sev.crypto.certificates import chain, vlek
+from protocol.arch.sev.crypto.keys import derive
 from protocol.arch.sev.crypto.report import SIGNED, der_signature
 from protocol.arch.sev.host.attest import report_data
 from protocol.arch.sev.host.system import Host
@@ -92,3 +95,22 @@ def test_the_page_that_asks_for_secrets_is_one_of_the_launch_and_firmware_names_
     assert len(vm.private) == 1 + (len(IMAGE) - PAGE) // PAGE
     firmware = firmware_image(bytes(2 * PAGE), "EPYC")
     assert with_secrets(firmware) == firmware
+
+
+def test_a_cloud_loads_a_key_of_its_own_and_reports_are_signed_with_it() -> None:
+    """The wrapping key is shared by the chip and who issues such keys for it; the TCB is authenticated."""
+    rig, host = host_of(0)
+    machine = rig.machines[0]
+    before = run(host.perform(op.Attest(0, 0, 0)))
+    seeds, nonce, tcb = bytes(range(192)) * 2, bytes(range(12)), TCB + bytes(8)
+    sealed = AESGCM(derive(machine.seed, "vlek wrapping", 32)).encrypt(nonce, seeds, tcb)
+    page = host.page()
+    host.driver.write(page, nonce + bytes(4) + sealed[:-16] + tcb + sealed[-16:])
+    run(host.driver.command("SNP_VLEK_LOAD", length=0x10, pa=page))
+    report = run(host.perform(op.Attest(0, 0, 1)))
+    key = vlek(seeds, TCB).public_key()
+    key.verify(der_signature(report[SIGNED:]), report[:SIGNED], ec.ECDSA(hashes.SHA384()))
+    with pytest.raises(InvalidSignature):
+        verified(rig, report)
+    assert verified(rig, before)[0x1A0:0x1E0] == machine.chip
+    assert report[0x1A0:0x1E0] == bytes(64), "the key is the cloud's, and the chip is not named"
