@@ -195,6 +195,8 @@ def test_scattered_frames_of_a_further_store_are_cleared_there() -> None:
     memory.clear_many([5, 3])
     assert [shared.read(page * PAGE, 1) for page in range(3)] == [b"\0", b"x", b"\0"]
     assert memory.read(PAGE, 1) == b"x"
+    memory.clear(1)
+    assert shared.read(0, 3 * PAGE) == bytes(3 * PAGE)
 
 
 def test_a_store_that_goes_away_leaves_its_number_to_the_next_one() -> None:

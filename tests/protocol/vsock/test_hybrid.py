@@ -55,6 +55,14 @@ def test_host_ports_go_round_and_are_unique_while_in_use():
     assert ports.take() is not None
 
 
+def test_a_port_that_is_still_in_use_is_passed_over_in_the_next_round(monkeypatch):
+    monkeypatch.setattr(hybrid, "HOST_PORTS", (10, 13))
+    ports = hybrid.HostPorts()
+    assert [ports.take() for _ in range(3)] == [10, 11, 12]
+    ports.give_back(11)
+    assert ports.take() == 11
+
+
 def test_both_lines_are_read_by_the_other_side():
     assert hybrid.read_connect(hybrid.connect_line(5200)) == 5200
     assert hybrid.read_ok(hybrid.ok_line(1 << 30)) == 1 << 30
