@@ -104,6 +104,10 @@ def test_a_prediction_is_the_formula_at_its_rate(group: str) -> None:
         assert low <= value <= high
     assert found.matters == "exit_nested"
     assert found.moves[0] < found.lost["nested"][0] < found.moves[1]
+    told = found.as_dict()
+    assert told["lost"]["nested"] == list(found.lost["nested"])
+    assert told["boot_s"]["hosted"]["merged"] == list(found.boot_s["hosted"]["merged"])
+    assert told["matters_most"]["cost"] == "exit_nested"
 
 
 def test_what_the_machine_answers_alone_costs_no_more_nested() -> None:
