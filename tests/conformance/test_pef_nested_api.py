@@ -272,3 +272,15 @@ def test_a_secure_hypervisor_has_nothing_that_kvm_could_read(pef: Any) -> None:
     )
     assert [code(step["r3"]) for step in done] == [SUCCESS, PARAMETER]
     assert number(done[0]["msr"]) & S_BIT and P2 != 0
+
+
+def test_a_guest_of_a_nested_guest_is_not_typed(hypervisor: Hypervisor) -> None:
+    inner = {"hcall": {"r3": hex(ENTER)}, "do": [load_step(0)]}
+    step = {"hcall": {"r3": hex(ENTER)}, "do": [inner]}
+    wrong = hypervisor.host.error("guest", "bad_value", vm=3, vcpu=0, do=[step])
+    assert "a nested guest runs no guest of its own" in wrong["message"]
+
+
+def test_a_vm_has_at_most_2048_vcpus(hypervisor: Hypervisor) -> None:
+    assert hypervisor.vm.sys("KVM_CREATE_VCPU", vcpu=2047) == 0
+    assert hypervisor.vm.sys("KVM_CREATE_VCPU", vcpu=2048) == -22

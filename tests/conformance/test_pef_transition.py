@@ -96,6 +96,9 @@ def test_areas_lie_apart_in_the_slot_that_was_named(pef: Any) -> None:
     host.error("load", "bad_value", vm=3, at=hex(64 * MIB), kernel=1, initrd=1, cmdline="")
     host.error("load", "bad_value", vm=3, at=hex(31 * MIB), kernel=hex(2 * MIB), initrd=1, cmdline="")
     host.error("load", "bad_value", vm=3, at=0, kernel=0, initrd=1, cmdline="")
+    for cmdline in ("é", "a\0b", "x" * 2049):
+        wrong = host.error("load", "bad_value", vm=3, at=0, kernel=1, initrd=1, cmdline=cmdline)
+        assert wrong["field"] == "cmdline"
 
 
 def test_what_is_measured_keeps_its_contents_and_the_rest_is_undefined(pef: Any) -> None:

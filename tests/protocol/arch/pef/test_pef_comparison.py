@@ -132,3 +132,9 @@ def test_an_image_is_whole_pages() -> None:
 
 def test_every_ultracall_has_a_price() -> None:
     assert set(COMPARISON.prices.calls) == {spec.name for spec in CALLS.values()}
+
+
+@pytest.mark.parametrize("memory", [MIB, 64 * MIB + 4096])
+def test_hosts_have_whole_pages_and_enough_of_them(memory: int) -> None:
+    with pytest.raises(ValueError, match="allowed are whole pages, at least"):
+        COMPARISON.compose(Sizes("small", 1, 1, memory, 1, 1), Ledger())

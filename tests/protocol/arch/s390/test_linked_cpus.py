@@ -5,8 +5,23 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from protocol.arch.s390.cpu import Cpu
-from protocol.arch.s390.linked import CpuState, LinkedUltravisor, Server
+from protocol.arch.s390.guest import Program, Touch, Wait
+from protocol.arch.s390.linked import (
+    SIE,
+    UVC,
+    CpuState,
+    LinkedUltravisor,
+    Server,
+    SieAnswer,
+    SieRequest,
+    UvcRequest,
+)
+from protocol.arch.s390.structs import SieExit
+from protocol.effects import Issue
+from protocol.errors import RemoteProtocolError
 
 
 class Below(SimpleNamespace):
@@ -45,3 +60,58 @@ def test_cpus_that_the_level_below_has_itself_are_not_told() -> None:
     effect = next(link.call(own[1], 0x1000))
     assert effect.arguments[0].changed == ()  # type: ignore[attr-defined]
     assert Server(below)(effect).prefix == 0x4000  # type: ignore[arg-type,attr-defined]
+
+
+def uvc(changed: tuple[CpuState, ...] = (), cpu: int = 0, r2: int = 0x1000) -> Issue:
+    return Issue(UVC, (UvcRequest(changed, cpu, r2, 0, 0, False),))
+
+
+def test_what_a_host_tells_of_its_cpus_is_what_the_level_below_has() -> None:
+    theirs = [Cpu(0), Cpu(1)]
+    state = CpuState(1, False, True, True, 0x4000, 0x111, 0x777, 0xDDD, 2)
+    assert Server(Below(cpus=theirs))(uvc((state,), cpu=1)) is theirs[1]  # type: ignore[arg-type,comparison-overlap]
+    it = theirs[1]
+    assert (it.running, it.problem_state, it.dat, it.prefix, it.origin) == (False, True, True, 0x4000, 2)
+    assert (it.cr[1], it.cr[7], it.cr[13]) == (0x111, 0x777, 0xDDD)
+    assert theirs[0].prefix == 0, "the other one is as it was"
+
+
+STATE = CpuState(0, True, False, False, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("effect", "says"),
+    [
+        (Issue("reboot", (uvc().arguments[0],)), "no operation of this level: 'reboot'"),
+        (Issue(UVC, ()), "no operation"),
+        (Issue(SIE, (uvc().arguments[0],)), "no operation"),
+        (uvc(cpu=1), "has 1 CPUs, no number 1"),
+        (uvc(cpu=-1), "has 1 CPUs, no number -1"),
+        (uvc((STATE._replace(number=7),)), "has 1 CPUs, no number 7"),
+        (uvc((STATE._replace(prefix=1 << 64),)), "is not a number of 64 bits"),
+        (uvc((STATE._replace(cr7=-1),)), "-1 is not a number of 64 bits"),
+        (uvc(r2=1 << 64), "is not a number of 64 bits"),
+        (Issue(SIE, (SieRequest((), 0, -1, Program(), False, 1),)), "-1 is not a number of 64 bits"),
+    ],
+)
+def test_what_is_no_request_closes_the_link(effect: Issue, says: str) -> None:
+    cpu = Cpu(0)
+    with pytest.raises(RemoteProtocolError, match=says):
+        Server(Below(cpus=[cpu]))(effect)  # type: ignore[arg-type]
+    assert (cpu.prefix, cpu.cr[7]) == (0, 0), "and nothing of it was taken"
+
+
+def test_a_program_that_was_run_elsewhere_stands_where_it_stood_there() -> None:
+    own, theirs = Program(), Program()
+    own.steps.extend([Touch(0), Wait()])
+    theirs.steps.append(Wait())
+    theirs.results.append({"hex": "00"})
+    theirs.gprs[3] = 7
+    cpu = Cpu(0)
+    entry = LinkedUltravisor(Below(cpus=[cpu]), [cpu]).enter(cpu, 0x2000, own, False, 1)
+    next(entry)
+    left = SieExit(0x1C, 0, 0, (0,) * 16)
+    with pytest.raises(StopIteration) as stop:
+        entry.send(SieAnswer(left, theirs))
+    assert stop.value.value is left
+    assert list(own.steps) == [Wait()] and own.collect() == [{"hex": "00"}] and own.gprs[3] == 7

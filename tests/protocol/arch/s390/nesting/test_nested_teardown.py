@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from nested_host import Guest, NestedHost
@@ -218,6 +220,57 @@ def test_the_host_gets_its_donation_back_even_if_the_level_below_lost_its_own() 
     host.restart()
     run(host.init())
     run(host.boot())
+
+
+def lost_below(host: NestedHost, level: Nested, frame: int) -> int:
+    """The machine will not let go of the page below: it takes it for one that was donated."""
+    below = level.frame_below(frame)
+    host.rig.machines[0].state[below] = PageState.DONATED
+    return below
+
+
+def never_used_again(host: NestedHost, below: int) -> bool:
+    pool = host.rig.chain[0].pool
+    named = {leak.id for leak in leaks(host.rig) if leak.kind == "quarantined"}
+    return hex(below) in named and below not in pool.take_many(pool.free).tolist()
+
+
+def test_a_page_that_cannot_be_destroyed_is_replaced() -> None:
+    host, guest, level = booted()
+    frame = guest.pages[0]
+    below = lost_below(host, level, frame)
+    run(level.reset(False))
+    assert level.frame_below(frame) != below
+    assert host.read(frame << PAGE_SHIFT, 16) == bytes(16)
+    host.write(frame << PAGE_SHIFT, b"mine again")
+    assert never_used_again(host, below)
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_a_left_over_page_that_cannot_be_destroyed_is_replaced(touched: bool) -> None:
+    host, _, level, frames = left_over()
+    frame = frames[0]
+    below = lost_below(host, level, frame)
+    if touched:
+        host.write(frame << PAGE_SHIFT, b"mine again")
+    run(teardown.all_leftovers(level, "l1_reboot"))
+    assert not level.leftovers and not level.detached
+    assert level.frame_below(frame) != below
+    assert host.read(frame << PAGE_SHIFT, 10) == (b"mine again" if touched else bytes(10))
+    assert never_used_again(host, below)
+
+
+def test_what_the_level_below_refuses_is_undone() -> None:
+    host, guest, level = booted()
+    machine, pool = host.rig.machines[0], host.rig.chain[0].pool
+    free, books = pool.free, level.book.records()
+    machine.profile = replace(machine.profile, max_configs=0, max_cpu_id=0)
+    with pytest.raises(AssertionError, match="rc=259"):  # 0x0103, of both calls
+        run(host.create())
+    with pytest.raises(AssertionError, match="rc=259"):
+        run(host.create_cpu(guest, 5))
+    assert (pool.free, level.book.records()) == (free, books)
+    check(host.rig)
 
 
 def test_a_destroy_that_the_host_itself_asks_for_and_fails_changes_nothing() -> None:
