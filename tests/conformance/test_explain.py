@@ -9,7 +9,8 @@ import pytest
 from driver import Json, Keyboard, in_process
 from pef_field import PefHost
 from sev_field import Sev
-from tdx_field import TdxHost
+from tdx_field import TdxHost, td_params
+from tdx_names import MIB2, PAGE
 
 from protocol.arch import load
 
@@ -97,6 +98,55 @@ def test_tdx_a_call_that_was_parked_is_explained_when_it_goes_on(depth: int) -> 
     before = len(console.said)
     host.resume(parked)
     assert len(console.said) == before, "it did what it was to do"
+
+
+def test_tdx_checks_of_one_status_are_told_apart_by_what_was_asked(depth: int) -> None:
+    host, console = tdx(depth)
+    td = host.boot().runnable()
+    page, keyed, form = host.alloc(), 20 << 46, "not aligned, KeyID bits, or too high"
+
+    def said(leaf: str, **registers: int) -> str:
+        host.call(leaf, **registers)
+        return console.last[2]
+
+    vcpu = td.vcpus[0]
+    assert said("VP.ENTER", rcx=vcpu | keyed) == f"TDVPR: {form}"
+    assert said("VP.ENTER", rcx=vcpu | 1 << 52) == "a hint, or RESUME_L1, that does not fit the last exit"
+    assert said("MEM.SEPT.ADD", rcx=1 << 30 | 1, rdx=td.tdr | 2, r8=page) == "reserved bits"
+    assert said("MEM.SEPT.ADD", rcx=1 << 30 | 1, rdx=td.tdr | keyed, r8=page) == f"TDR: {form}"
+    assert said("MEM.PAGE.RELOCATE", rcx=0, rdx=td.tdr, r8=td.pages[0]) == "the present page"
+    host.good("MEM.RANGE.BLOCK", rcx=0, rdx=td.tdr)
+    host.good("MEM.TRACK", rcx=td.tdr)
+    assert said("MEM.PAGE.RELOCATE", rcx=0, rdx=td.tdr, r8=page | 8) == f"page: {form}"
+    large = td.aug(MIB2, level=1)
+    assert said("PHYMEM.PAGE.RECLAIM", rcx=large + PAGE) == "inside a large page"
+    assert said("PHYMEM.PAGE.RECLAIM", rcx=large | 8) == form
+    for pages, text in ((5, "fewer than six TDCS pages"), (6, "not enough pages for the L2 VMs")):
+        new = host.keyed(pages)
+        buffer = host.buffer(td_params(l2_vms=1))
+        assert said("MNG.INIT", rcx=new.tdr, rdx=buffer) == text
+
+
+def test_tdx_a_status_with_details_is_explained_by_what_it_is_without_them(depth: int) -> None:
+    host, console = tdx(depth)
+    host.lps()
+    tdmr = bytearray(host.tdmr(1 << 30))
+    tdmr[24:32] = bytes(8)  # no PAMT for pages of 1 GiB
+    assert host.configure(bytes(tdmr)).rax & 0xFFFF == 2 << 8
+    assert console.last[1].startswith("INVALID_PAMT")
+    assert console.last[2]
+
+
+def test_tdx_an_exception_is_no_refusal(depth: int) -> None:
+    host, console = tdx(depth)
+    td = host.boot().runnable()
+    other = host.initialized()
+    other.tables_for(0)
+    host.write(td.pages[0], b"x")
+    before = len(console.said)
+    where = {"rcx": 0, "rdx": other.tdr, "r8": host.alloc(), "r9": td.pages[0]}
+    assert host.fault("call", rax=2, **where)["name"] == "#MC"
+    assert len(console.said) == before
 
 
 # -- AMD -----------------------------------------------------------------------------------------------------
