@@ -72,9 +72,9 @@ def _create(host: Host, operation: op.Create) -> Step[None]:
     """TDR with a KeyID, its key, TDCS, parameters; then VCPUs."""
     if operation.guest in host.guests:
         raise ValueError(f"guest {operation.guest} is there already")
+    call = host.module.call
     if not host.keys:
         raise OperationFailed("no KeyID is free")
-    call = host.module.call
     ept = SharedEpt(host.module, host.page)
     pages = operation.memory_mib * MIB >> PAGE_SHIFT
     vm = Vm(operation.guest, pages, host.keys.pop(), host.page(), ept, host.page())

@@ -115,6 +115,29 @@ def test_an_operation_that_makes_no_sense_says_so_and_loses_nothing(
     do(host, op.Touch(0, 0, op.Pages(BEHIND, 2, 2)), op.Destroy(0), op.Shutdown())
 
 
+def test_a_host_that_is_off_has_no_driver() -> None:
+    rig = compose(PROFILES["small"], 0, 1, memory_bytes=32 * MIB, cpus=2)
+    host = Host(rig.seats[0].level, rig.seats[0].cpus, Random(0), depth=0, image=IMAGE)
+    with pytest.raises(ValueError, match="has not booted"):
+        do(host, op.Create(0, 1, 1))
+
+
+def test_a_host_without_an_image_loads_none() -> None:
+    rig = compose(PROFILES["small"], 0, 1, memory_bytes=32 * MIB, cpus=2)
+    host = Host(rig.seats[0].level, rig.seats[0].cpus, Random(0), depth=0)
+    do(host, op.BootHost(), op.Create(0, 1, 1))
+    with pytest.raises(OperationFailed, match="no image"):
+        do(host, op.Load(0))
+    do(host, op.Destroy(0), op.Shutdown())
+
+
+def test_what_was_not_packed_is_not_unloaded() -> None:
+    _, host = host_of(0)
+    do(host, *life(0))
+    with pytest.raises(OperationFailed, match="guest 0 is not packed"):
+        do(host, op.Unload(0, 0, 1))
+
+
 def test_a_refused_command_is_a_failed_operation() -> None:
     """More guests than ASIDs: the last is refused, the others live on."""
     _, host = host_of(0)
