@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from driver import Json, Keyboard, in_process
-from pef_field import PefHost
+from pef_field import FUNCTION, SUCCESS, PefHost, code
 from sev_field import Sev
 from tdx_field import TdxHost, td_params
 from tdx_names import MIB2, PAGE
@@ -194,6 +194,14 @@ def test_pef_what_a_page_is_the_ultravisor_below_says(depth: int) -> None:
     vm = host.svm()
     vm.inval(0)
     assert console.last[:2] == (MACHINE, "U_P2")
+
+
+def test_pef_the_dispatcher_refuses_what_it_does_not_know(depth: int) -> None:
+    host, console = pef(depth)
+    assert code(host.ok("call", r3="0xf7fc")["r3"]) == FUNCTION
+    assert console.last[:2] == (here(depth), "U_FUNCTION") and console.said[-1]["call"] == "0xf7fc"
+    assert host.ucall("SHARE_PAGE", 0, 1) != SUCCESS
+    assert console.said[-1]["call"] == "UV_SHARE_PAGE"
 
 
 def test_pef_as_it_is_the_ultravisor_answers_and_no_hypervisor_sees_the_call(depth: int) -> None:

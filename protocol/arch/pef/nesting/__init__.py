@@ -390,18 +390,14 @@ class Nested(GuestHost[Any]):
     def outside(self, address: int, write: bool) -> Fault:
         return machine_check(address, write)
 
-    def guarded_peek(
-        self, address: int, length: int
-    ) -> bytes | Fault:  # pragma: no cover - nothing is guarded
-        raise AssertionError(f"{address:#x}: nothing is donated here")
+    def guarded_peek(self, address: int, length: int) -> bytes | Fault:
+        raise AssertionError(f"{address:#x}: nothing is donated here")  # pragma: no cover - as it says
 
-    def guarded_poke(
-        self, address: int, data: bytes
-    ) -> Fault | None:  # pragma: no cover - nothing is guarded
-        raise AssertionError(f"{address:#x}: nothing is donated here")
+    def guarded_poke(self, address: int, data: bytes) -> Fault | None:
+        raise AssertionError(f"{address:#x}: nothing is donated here")  # pragma: no cover - as it says
 
-    def table_written(self, address: int, length: int) -> None:  # pragma: no cover - no table is marked
-        raise AssertionError(f"{address:#x}: no table is protected here")
+    def table_written(self, address: int, length: int) -> None:
+        raise AssertionError(f"{address:#x}: no table is protected here")  # pragma: no cover - as it says
 
     # -- the guest host goes, or comes back ------------------------------------------------------------------
 

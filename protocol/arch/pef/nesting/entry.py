@@ -158,9 +158,7 @@ def _up(nested: Nested, cpu: Cpu, below: Cpu, record: Record, left: Left, stay: 
             assert left.program is not None
             entry = Entry(record.shadow, left.vcpu, left.gpr, left.hsrr0, left.srr1, left.program, stay)
             left = yield from nested.below.memory.enter(below, entry)
-    return (
-        left  # pragma: no cover - what would stop the level below stops the guest host before it gets there
-    )
+    return left  # pragma: no cover - what would stop the level below stops the guest host first
 
 
 def _resolved(nested: Nested, cpu: Cpu, record: Record, left: Exit) -> Step[bool]:

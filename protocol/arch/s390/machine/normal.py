@@ -162,9 +162,7 @@ class _Guest:
                 return Intercept(instructions.WAIT, gprs=tuple(gprs))
             case Loop():
                 return Intercept(instructions.PROGRAM, gprs=tuple(gprs))
-        raise AssertionError(
-            f"a step without a meaning: {step!r}"
-        )  # pragma: no cover - every kind of step is above
+        raise AssertionError(f"no step: {step!r}")  # pragma: no cover - every kind of step is above
 
     def _addresses(self, address: int, length: int, write: bool) -> list[int] | Fault:
         found = []

@@ -11,6 +11,7 @@ from host_bench import Bench, Size, calls, image_of
 from protocol.arch.s390.guest import Lctl, Loop
 from protocol.arch.s390.host import GuestFailed
 from protocol.arch.s390.host.load import scenario_image
+from protocol.arch.s390.host.pages import fault_in
 from protocol.arch.s390.host.run import Feed, run
 from protocol.errors import OperationFailed, TeRefused
 from protocol.memory.pool import OutOfFrames
@@ -26,6 +27,7 @@ from protocol.plan.operations import (
     Share,
     Shutdown,
     Start,
+    Swap,
     Touch,
 )
 
@@ -134,6 +136,7 @@ def test_a_changed_image_is_found_by_verify() -> None:
         (Exits(0, 0, "hypercall", "vmm", 1), "no exit of an s390 guest: 'hypercall'; allowed: diag_notify"),
         (Shutdown(), r"guests \[0\] are still there"),
         (Change(0, 0, 99, shared=False, busy=True), "page 0x63 of guest 0 is not there"),
+        (Swap(0, 0, Pages(99, 1, 1)), "page 0x63 of guest 0 is not there"),
         (Operation(), "no operation of an s390 host"),
     ],
 )
@@ -178,6 +181,23 @@ def test_a_guest_that_does_nothing_takes_less_than_four_kilobytes() -> None:
     guest, host = bench.host.guest(0), bench.host
     theirs = {id(host.level), id(host.pool)}
     assert deep(guest, theirs) < 4096
+
+
+def test_a_page_whose_table_has_no_frame_gives_its_own_back() -> None:
+    """The guest has 8 MiB: a page of another segment needs another table."""
+    bench = booted()
+    bench.do(Create(0, 8, 1))
+    host, guest = bench.host, bench.host.guest(0)
+    for page in (0, 0x100):  # two tables lie in one frame
+        fault_in(host, guest, page)
+    taken, left = host.pool.take_many(host.pool.free), host.backing.left
+    assert left, "there are frames for pages"
+    with pytest.raises(OutOfFrames):
+        fault_in(host, guest, 0x200)
+    assert host.backing.left + host.pool.free == left
+    host.pool.give(taken)
+    fault_in(host, guest, 0x200)
+    assert host.backing.left + host.pool.free == left + len(taken) - 2, "the page, and the frame of its table"
 
 
 # -- what a guest leaves for, and what its host makes of it ---------------------------------------------

@@ -10,7 +10,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocol.arch.s390.image import HostKey, host_key
-from protocol.arch.s390.image.keys import SlotFailure, agree, gcm_open, key_pair, scalar_from, unwrap, wrap
+from protocol.arch.s390.image.keys import (
+    SlotFailure,
+    agree,
+    gcm_open,
+    key_pair,
+    public_key,
+    scalar_from,
+    unwrap,
+    wrap,
+)
 
 KEY = bytes(range(32))
 
@@ -79,6 +88,13 @@ def test_another_customer_key_does_not_open_a_slot(host: HostKey, other: HostKey
 def test_a_wrapping_key_for_a_point_off_the_curve_is_refused(customer: HostKey) -> None:
     with pytest.raises(ValueError, match="no point of the curve"):
         wrap(KEY, customer.scalar, HostKey(1, bytes(160)))
+
+
+@pytest.mark.parametrize("begin", ["CERTIFICATE", "PUBLIC KEY"])
+def test_a_pem_that_holds_nothing_is_no_host_key(begin: str) -> None:
+    pem = f"-----BEGIN {begin}-----\nAAAA\n-----END {begin}-----\n".encode()
+    with pytest.raises(ValueError, match="no public key and no certificate"):
+        public_key(pem)
 
 
 def test_importing_the_package_does_not_load_the_cryptography_library() -> None:
