@@ -39,6 +39,13 @@ def pytest_collection() -> None:
     gc.disable()  # nothing of what is collected goes away
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two workers refuse to run what they do not both have: a name with an address is another one in each."""
+    wrong = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if wrong:
+        raise pytest.UsageError(f"tests named by an address (give them ids): {', '.join(wrong)}")
+
+
 def pytest_collection_finish() -> None:
     gc.enable()
     _leave_out()

@@ -46,7 +46,7 @@ ELSEWHERE = {
         "test_sev_legacy.py::test_the_states_of_a_launch"
     ),
     "3.3 LAUNCH_UPDATE_VMSA looks at its length first, SEND_UPDATE at its header before the handle": (
-        "test_sev_more_orders.py::test_the_first_check_that_fails_decides"
+        "test_sev_migration_orders.py::test_the_first_check_that_fails_decides"
     ),
     "3.4 SNP_DBG_ENCRYPT has its first two checks the other way round": (
         "test_sev_orders.py::test_the_first_check_that_fails_decides"
