@@ -71,6 +71,21 @@ def test_a_spoilt_table_of_shared_memory_kills_the_td_as_well(td: Td) -> None:
     assert td.enter({"touch": BUFFER}).rax == NON_ACCESSIBLE
 
 
+def test_rights_are_those_of_all_tables_and_the_leaf_says_who_hears_of_it(td: Td) -> None:
+    """A table that may only be read: a store is the host's to know of, or the guest's if bit 63 is clear."""
+    ept, page = SharedEpt(td), td.host.plain()
+    ept.put(BUFFER, page | PRESENT_LEAF)
+    upper = ept.entry(BUFFER, level=1)
+    (table,) = struct.unpack("<Q", td.host.read(upper, 8))
+    td.host.write(upper, struct.pack("<Q", table & ~2))
+    store = {"touch": BUFFER, "write": True}
+    out = td.enter({"touch": BUFFER}, store)
+    assert (out.rax, out.rcx & 7, out.rcx >> 3 & 7, out.steps) == (EPT_VIOLATION, WRITE, 5, [{}])
+    ept.put(BUFFER, page | PRESENT_LEAF & ~(1 << 63))
+    td.queue(store, replace=True)
+    assert td.enter().steps[0]["fault"]["name"] == "#VE"
+
+
 # -- lists and fields --------------------------------------------------------------------------------------
 
 

@@ -60,7 +60,7 @@ class Front:
 
     def end_guests(self) -> Step[None]:
         """All legacy guests are about to end."""
-        yield from ()
+        raise NotImplementedError
 
     def end_contexts(self) -> Step[None]:
         """All SNP guests are about to end, their pages staying what they are."""

@@ -63,15 +63,13 @@ def walk(front: Front, root: int, top: int, gpa: int, kind: int) -> Walk:
         last = level == LEVEL_4K or bool(entry & LARGE and level <= LEVEL_1G)
         if _misconfigured(front, entry, level, last):
             return Walk(End.MISCONFIGURED, path, rights)
-        if not entry & RWX or (last and not entry & kind):
+        if not entry & RWX or (last and not rights & kind):
             return Walk(End.VIOLATION if entry & SUPPRESS_VE else End.VE, path, rights)
         if last:
             inside = (1 << (12 + 9 * level)) - 1
             address = entry & ADDRESS & ~inside | gpa & inside
             if front.platform.shared_form(address & ~OFFSET, 4096, 4096) == NOT_OURS:
                 return Walk(End.MISCONFIGURED, path, rights)
-            if not rights & kind:
-                return Walk(End.VIOLATION, path, rights)
             return Walk(End.LEAF, path, rights, front.profile.without_hkid(address))
         at = front.profile.without_hkid(entry & ADDRESS)
     raise AssertionError("an EPT walk ends at a leaf")  # pragma: no cover - a mistake of ours

@@ -6,6 +6,9 @@ import pytest
 
 from protocol.arch.tdx.compose import Rig, compose
 from protocol.arch.tdx.host.system import Host
+from protocol.arch.tdx.locks import Held
+from protocol.arch.tdx.machine.checks import tree_lock
+from protocol.arch.tdx.platform import page_lock
 from protocol.arch.tdx.profiles import MIB, PROFILES
 from protocol.effects import run
 from protocol.errors import OperationFailed
@@ -109,3 +112,36 @@ def test_memory_that_cannot_be_read_is_said() -> None:
     assert host.level.write(page, b"x") is None
     with pytest.raises(OperationFailed, match="#MC"):
         host.load(page, 1)
+
+
+def test_a_lock_that_nobody_gives_back_is_waited_for_a_while_and_then_said() -> None:
+    """What holds it up is asked again, as Linux asks again; nothing is lost, and later all goes on."""
+    rig, host = host_of()
+    do(host, op.BootHost(), *LIFE)
+    machine, vm = rig.machines[0], host.guests[0]
+    for what, operation in (
+        (page_lock(vm.tdr >> 12, 0), op.Exits(0, 0, "wait", "kernel", 1)),
+        (tree_lock(machine.tds[vm.tdr >> 12]), op.Touch(0, 0, op.Pages(BEHIND + 9, 1, 1))),
+    ):
+        held = Held(machine.platform.locks)
+        assert held.own(what)
+        with pytest.raises(OperationFailed, match="OPERAND_BUSY"):
+            do(host, operation)
+        held.release_all()
+        do(host, operation)
+    do(host, op.Destroy(0), op.Shutdown())
+
+
+@pytest.mark.parametrize(
+    ("profile", "memory", "cpus", "said"),
+    [
+        ("small", 64 * MIB, 2, "allowed are whole pages, at least"),
+        ("small", 128 * MIB + 1, 2, "allowed are whole pages"),
+        ("small-2p", 256 * MIB, 1, "at least one for each of 2 packages"),
+    ],
+)
+def test_a_host_that_cannot_be_composed_is_refused_with_what_can(
+    profile: str, memory: int, cpus: int, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        compose(PROFILES[profile], 0, 1, memory, cpus)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import struct
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from protocol.arch.tdx import quote as quoting
 from protocol.arch.tdx.compose import compose
@@ -115,6 +118,40 @@ def test_a_report_of_another_machine_is_not_quoted(made: bytes) -> None:
         enclave.quote(b"\x81".ljust(1024, b"\0"))
     with pytest.raises(ValueError, match="no TDREPORT"):
         enclave.quote(bytes(1023))
+
+
+def test_a_report_whose_parts_were_exchanged_is_not_quoted() -> None:
+    """The MAC covers digests of the other parts, so they have to be those."""
+    from protocol.arch.tdx.machine.report import report_key
+
+    head = b"\x81".ljust(224, b"\0")
+    report = head + hmac.digest(report_key(SEED), head, "sha256") + bytes(768)
+    with pytest.raises(ValueError, match="parts"):
+        quoting.QuotingEnclave(SEED, report_key(SEED)).quote(report)
+
+
+def with_chain(made: bytes, kind: int, chain: bytes) -> bytes:
+    """The same quote, certified by something else."""
+    (auth,) = struct.unpack_from("<H", made, 1218)
+    inner = struct.pack("<HI", kind, len(chain)) + chain
+    vouched = made[770 : 1220 + auth] + inner
+    data = made[636:764] + struct.pack("<HI", 6, len(vouched)) + vouched
+    return made[:632] + struct.pack("<I", len(data)) + data
+
+
+def test_a_quote_without_a_chain_proves_nothing(made: bytes) -> None:
+    with pytest.raises(ValueError, match="no chain"):
+        quoting.verify(with_chain(made, 1, b""), quoting.root_certificate())
+
+
+def test_a_chain_that_ends_in_a_key_of_another_kind_proves_nothing(made: bytes) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "somebody")])
+    day = datetime(2024, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, day, day + timedelta(days=9000))
+    pem = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    with pytest.raises(ValueError, match="on no curve"):
+        quoting.verify(with_chain(made, 5, pem), pem)
 
 
 def test_a_signature_is_what_holds_it(made: bytes) -> None:
