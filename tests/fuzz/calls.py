@@ -10,11 +10,13 @@ the hosts are killed, and nothing of them may be left.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from random import Random
 from typing import Any, ClassVar
 
 from dealers import DEALERS, Dealer
 from draw import number
+from guests import ENTRIES, GUESTS, program_in
 from seen import GivenUp, Seen, watched
 
 from protocol.arch import load
@@ -33,6 +35,9 @@ ALL = 1 << 30  # messages
 LIVES = 3  # of one composition
 STAGES = 6  # of one life: at each, software goes on with a guest
 CALLS = 250  # at one stage
+SEEDS = 8  # of machines: what is sealed for one is sealed once
+VISIT = 24  # messages of software that has a guest do something
+VISITS, VISITED = 2, 0.003  # at the beginning of a stage; of what is fuzzed then
 PROFILES = {"s390": ("small", "small", "talk2022"), "sev": ("small", "small", "scattered", "owned", "azure"),
             "tdx": ("small", "small-2p", "migration"),
             "pef": ("small", "small", "frames", "documentation", "firmware", "all-pages", "guest-ids"),
@@ -71,6 +76,23 @@ def acts(random: Random, guest: int) -> list[op.Operation]:
     return whole[: random.randrange(4, len(whole) + 1)]
 
 
+@lru_cache(maxsize=64)
+def image_of(kind: str, seed: int) -> Any:
+    """What a host loads: sealing it takes as long as a hundred calls."""
+    comparison: Any = load(kind).comparison
+    return comparison.image(seed, 3, None)
+
+
+def visits(random: Random, guest: int) -> list[op.Operation]:
+    """What a host has one guest do."""
+    on, number = random.randrange(2), random.randrange(1 << 20)
+    return [
+        op.Write(guest, 0, 1600, b"what it has"), op.Touch(guest, 0, Pages(1100, 32, 2, number)),
+        op.Attest(guest, 0, number), op.AddSecret(guest, 0, number), op.Share(guest, on, Pages(2050, 1, 1)),
+        op.Exits(guest, on, random.choice(("wait", "sclp", "diag_500")), "kernel", 1),
+    ]  # fmt: skip
+
+
 class Other(Corrupted):
     """Messages that are no calls, with other numbers in them; a guest that they enter does anything."""
 
@@ -85,7 +107,7 @@ class Other(Corrupted):
     def _other(self, value: Any, much: float) -> Any:
         if type(value).__name__ == "Program":
             rig = self._rig
-            return rig.dealer.guest(rig.random, rig.seen, rig.guests)
+            return rig.guest_acts.program(rig.seen)
         if isinstance(value, bool) and self._random.random() < much / 3:
             return not value
         return super()._other(value, much)
@@ -106,16 +128,19 @@ class Rig:
         profile = random.choice(PROFILES[name])
         memory = max(128, self.arch.profiles[profile].host_least_mib()[0] + 8) * MIB
         words = {key: random.choice(ways) for key, ways in STRATEGIES.items()}
-        seed = random.getrandbits(20)
+        seed = random.randrange(SEEDS)
         sizes = Sizes(profile, depth, 2, memory, 2, seed, words)
         self.rig = self.comparison.compose(sizes, Ledger())
-        self.image = self.comparison.image(seed, 3, None)
+        self.dealer.machines = self.rig.machines
+        self.image = image_of(self.arch.name, seed)
+        rows = list(self.arch.calls.values())
+        self.guests = [spec for spec in rows if spec.for_guest()]
+        self.guest_acts = GUESTS[name](random, self.dealer, self.guests, self.rig, self.image)
+        self.misled = 0.0  # how likely a guest that is entered does something else
         if len(self.rig.seats) > 1:
             beside = self._software(1)
             for act in (op.BootHost(), op.Create(0, 16, 2), op.Load(0), op.Start(0)):
                 self._does(1, beside, act)
-        rows = list(self.arch.calls.values())
-        self.guests = [spec for spec in rows if spec.for_guest()]
         own = [spec for spec in rows if spec.for_host() or random.random() < 0.1]
         self.calls = [spec for spec in own for _ in range(1 if ends(spec) else 12)]
         self.level: Any = None
@@ -171,7 +196,7 @@ class Rig:
             return True
         level, before = self.rig.seats[seat].level, self.seen.messages
         try:
-            step = watched(software.perform(act), self.seen, level, self.dealer, messages)
+            step = watched(software.perform(act), self.seen, level, self.dealer, messages, self._mislead)
             inline(step, self.rig.below(seat))
         except GivenUp:
             return False
@@ -179,12 +204,33 @@ class Rig:
             self.lengths[act.name] = self.seen.messages - before
         return True
 
+    # -- guests that turn on their own hosts -----------------------------------------------------------------
+
+    def _mislead(self, issue: Issue) -> None:
+        """A guest that is being entered does something else now and then; its host goes on as ever."""
+        if self.misled and self.random.random() < self.misled and issue.operation in ENTRIES:
+            self.guest_acts.mislead(program_in(issue.arguments), self.seen)
+            self.misled /= 8  # it shall come to an end with that
+
+    def visit(self) -> str:
+        """Software has its latest guest do something, and that does what it likes instead."""
+        random = self.random
+        act = random.choice(visits(random, self.guest - 1))
+        self.misled = 0.8
+        try:
+            self._does(0, self.software, act, VISIT)
+        finally:
+            self.misled = 0.0
+        return f"visit_{act.name}"
+
     # -- what is fuzzed --------------------------------------------------------------------------------------
 
     def one(self) -> str:
         """One call, or another message, or a store: its name."""
         random = self.random
         way = random.random()
+        if way < VISITED:
+            return self.visit()
         if way < 0.02:
             self._store()
         if way < 0.12 and self.seen.others:
@@ -255,6 +301,8 @@ def calls(arch: str, random: Random) -> Iterator[str]:
         rig.live()
         for _ in range(STAGES):
             on = rig.go_on()
+            for _ in range(VISITS):
+                yield rig.visit()
             for _ in range(CALLS):
                 yield rig.one()
             if not on:

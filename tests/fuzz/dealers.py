@@ -1,31 +1,26 @@
-"""How the calls of each architecture are taken apart and put together, and what a guest may do.
+"""How the calls of each architecture are taken apart and put together.
 
 The one place of the fuzzer that knows an architecture. A new one needs a dealer here.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections import deque
-from importlib import import_module
 from random import Random
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
-from draw import number
-from seen import Numbers, Sample, Seen
+from seen import Numbers, Sample
 
 from protocol.arch.pef.cpu import TM_STATES
 from protocol.arch.s390.layouts import LAYOUTS as S390_LAYOUTS
 from protocol.arch.s390.layouts import Field
+from protocol.arch.sev.crypto.message import KEY_REQ, REPORT_REQ, seal
 from protocol.arch.sev.structs import LAYOUTS as SEV_LAYOUTS
-from protocol.arch.tdx.machine.steps import LEAVES
+from protocol.arch.sev.structs import PAGE
 from protocol.calls import CallSpec
 from protocol.effects import Issue, Step
 
 AT = "@"  # the field that holds a block's own address
 BLOCKS_AT = 0x20_0000  # where blocks are built that no software built
-GUEST_PAGES = (1600, 1100, 2048, 0, 16)  # of a guest: mostly mapped
-PAGE = 4096
 BOTH = (True, False)
 
 
@@ -36,13 +31,10 @@ class Dealer:
     kinds: ClassVar[tuple[str, ...]]  # of guests
     states: ClassVar[tuple[tuple[str, tuple[Any, ...]], ...]]  # of a CPU: an attribute, and what it may be
     handles: frozenset[str] = frozenset()
-    words: ClassVar[tuple[str, ...]] = ()  # what a guest's step that names something may say
 
     def __init__(self, rows: list[CallSpec]) -> None:
         self.rows = {row.code: row for row in rows}
-        guest = import_module(f"protocol.arch.{self.kinds[0].partition('-')[0]}.guest")
-        self.steps = get_args(guest.GuestStep)
-        self.program = guest.Program
+        self.machines: list[Any] = []  # of the composition: whose keys the fuzzer holds
 
     def taken(self, issue: Issue, level: Any, answered: bool = False) -> tuple[str, Numbers] | None:
         """See `seen.Taker`."""
@@ -61,48 +53,6 @@ class Dealer:
 
     def issued(self, spec: CallSpec, sample: Sample, seen: Any, cpu: Any, random: Random) -> Step[Any]:
         raise NotImplementedError
-
-    # -- guests ----------------------------------------------------------------------------------------------
-
-    def called(self, spec: CallSpec, numbers: Numbers, random: Random) -> list[Any]:
-        """A guest's steps that make a call."""
-        raise NotImplementedError
-
-    def guest(self, random: Random, seen: Seen, guests: list[CallSpec]) -> Any:
-        """What a guest does: calls of its own, and anything else."""
-        steps: list[Any] = []
-        for _ in range(random.randrange(1, 4)):
-            if guests and random.random() < 0.6:
-                spec = random.choice(guests)
-                sample = seen.made(spec, self.fields(spec), self.named(spec))
-                steps += self.called(spec, sample.numbers, random)
-            else:
-                steps.append(self._step(random, random.choice(self.steps)))
-        return self.program(steps=deque(steps))
-
-    def _step(self, random: Random, kind: type) -> Any:
-        """Any step, of anything that its fields may hold."""
-        return kind(**{field.name: self._field(random, field) for field in dataclasses.fields(kind)})
-
-    def _field(self, random: Random, field: Any) -> Any:
-        if field.name == "gpa":
-            return random.choice(GUEST_PAGES) * PAGE + 8 * random.randrange(8)
-        if field.name == "length":
-            return random.randrange(1, 9)
-        if field.name in ("r1", "r3", "gpr", "cr") and field.type == "int":
-            return random.randrange(16)
-        match field.type:
-            case "bool":
-                return random.random() < 0.5
-            case "bytes":
-                return random.randbytes(8)
-            case "str":
-                return random.choice(self.words)
-            case "tuple[int, ...]":
-                return tuple(number(random) for _ in range(16 if "Tdcall" in str(self.steps) else 32))
-            case "int":
-                return number(random)
-        return field.default
 
 
 def _word(value: int, width: int) -> int:
@@ -150,7 +100,7 @@ class S390(Dealer):
     def named(self, spec: CallSpec) -> str:
         return {"config": "config handle", "cpu": "cpu handle"}.get(spec.handle, "")
 
-    def _block(self, spec: CallSpec, numbers: Numbers, random: Random) -> bytes:
+    def block(self, spec: CallSpec, numbers: Numbers, random: Random) -> bytes:
         block = bytearray(spec.length)
         for field in self._layout(spec.name):
             name = self._name(field)
@@ -166,16 +116,8 @@ class S390(Dealer):
     def issued(self, spec: CallSpec, sample: Sample, seen: Any, cpu: Any, random: Random) -> Step[Any]:
         at = sample.numbers.get(AT, 0) if random.random() < 0.3 else BLOCKS_AT
         seen.memory.write(at if at + spec.length < seen.memory.size else BLOCKS_AT,
-                          self._block(spec, sample.numbers, random))  # fmt: skip
+                          self.block(spec, sample.numbers, random))  # fmt: skip
         return seen.call(cpu, at)
-
-    def called(self, spec: CallSpec, numbers: Numbers, random: Random) -> list[Any]:
-        from protocol.arch.s390.guest import Touch, Uvc
-
-        block = self._block(spec, numbers, random)
-        at = random.choice(GUEST_PAGES) * PAGE
-        stores = [Touch(at + place, True, block[place : place + 8]) for place in range(0, len(block), 8)]
-        return [*stores, Uvc(at if random.random() < 0.9 else number(random))]
 
 
 class Sev(Dealer):
@@ -183,7 +125,6 @@ class Sev(Dealer):
     kinds = ("sev", "sev-es", "snp")
     handles = frozenset({"handle", "gctx", "asid"})
     states = (("cpl", (0, 3)),)
-    words = ("vmgexit", "hlt", "shutdown")
 
     def taken(self, issue: Issue, level: Any, answered: bool = False) -> tuple[str, Numbers] | None:
         if issue.operation != "psp":
@@ -219,11 +160,26 @@ class Sev(Dealer):
             values[name] = value & field.allowed if random.random() < 0.97 else value
             if name == "length" and random.random() < 0.9:
                 values[name] = layout.length
+        if spec.name == "SNP_GUEST_REQUEST" and random.random() < 0.6:
+            self._say(values["req"] & -PAGE, seen.memory, random)
         seen.memory.write(at if at + layout.length < seen.memory.size else BLOCKS_AT, layout.pack(**values))
         return seen.call(cpu, spec.code << 16 | 1, at)
 
-    def called(self, spec: CallSpec, numbers: Numbers, random: Random) -> list[Any]:
-        return []
+    def _say(self, page: int, memory: Any, random: Random) -> None:
+        """A message of some guest, sealed with its own key, with anything in it."""
+        guests = [guest for machine in self.machines for guest in machine.platform.contexts.values()]
+        if not guests or page + PAGE > memory.size:
+            return
+        guest, key = random.choice(guests), random.choice((0, 0, 0, 1, 2, 3))
+        payload = bytearray(random.choice((0x60, 0x60, 0x20, 0x20, 0x10)))
+        for _ in range(random.randrange(3)):
+            at = 4 * random.randrange(len(payload) // 4)
+            payload[at : at + 4] = random.choice((1, 2, 3, 4, 0xFF, random.getrandbits(32))).to_bytes(
+                4, "little"
+            )
+        sequence = guest.counts[key] + random.choice((1, 1, 1, 1, 0, 2))
+        kind = random.choice((REPORT_REQ, KEY_REQ, REPORT_REQ, KEY_REQ, 7))
+        memory.write(page, seal(guest.vmpcks[key], kind, sequence, key, bytes(payload)))
 
 
 class Registers(Dealer):
@@ -238,7 +194,7 @@ class Registers(Dealer):
     def named(self, spec: CallSpec) -> str:
         return f"r{spec.handle_at}"
 
-    def _registers(self, numbers: Numbers) -> list[int]:
+    def registers(self, numbers: Numbers) -> list[int]:
         return [numbers.get(f"r{register}", 0) % (1 << 64) for register in range(self.count)]
 
     def _numbers(self, registers: list[int]) -> Numbers:
@@ -249,7 +205,6 @@ class Tdx(Registers):
     order = "little"
     kinds = ("tdx",)
     states = (("vmx", BOTH), ("cpl", (0, 3)), ("interrupt", BOTH))
-    words = tuple(LEAVES)
     count = 16
     inputs = ("r1", "r1", "r2", "r2", "r8", "r8", "r9", "r10", "r11", "r12", "r13")
 
@@ -261,21 +216,11 @@ class Tdx(Registers):
         return None if spec is None else (spec.name, self._numbers(registers) | {"r0": registers[0]})
 
     def issued(self, spec: CallSpec, sample: Sample, seen: Any, cpu: Any, random: Random) -> Step[Any]:
-        registers = self._registers(sample.numbers)
+        registers = self.registers(sample.numbers)
         registers[0] = registers[0] & 0xFF_0000 | spec.code
         if random.random() < 0.05:
             registers[0] ^= 1 << random.randrange(16, 64)
         return seen.call(cpu, registers)
-
-    def called(self, spec: CallSpec, numbers: Numbers, random: Random) -> list[Any]:
-        from protocol.arch.tdx.calls import GUEST
-        from protocol.arch.tdx.guest import Tdcall
-
-        registers = self._registers(numbers)
-        registers[0] = spec.code - GUEST
-        if random.random() < 0.3:
-            registers[1] = random.choice(GUEST_PAGES) * PAGE | random.randrange(2)
-        return [Tdcall(tuple(registers))]
 
 
 class Pef(Registers):
@@ -296,18 +241,9 @@ class Pef(Registers):
         return "r4"
 
     def issued(self, spec: CallSpec, sample: Sample, seen: Any, cpu: Any, random: Random) -> Step[Any]:
-        registers = self._registers(sample.numbers)
+        registers = self.registers(sample.numbers)
         registers[3] = spec.code
         return seen.call(cpu, registers)
-
-    def called(self, spec: CallSpec, numbers: Numbers, random: Random) -> list[Any]:
-        from protocol.arch.pef.guest import Hypercall, Ultracall
-
-        registers = self._registers(numbers)
-        registers[3] = spec.code
-        if random.random() < 0.5:
-            registers[4:6] = random.choice(GUEST_PAGES) >> 4, random.randrange(4)
-        return [(Hypercall if spec.name.startswith("H_") else Ultracall)(tuple(registers))]
 
 
 DEALERS: dict[str, type[Dealer]] = {"s390": S390, "sev": Sev, "tdx": Tdx, "pef": Pef}

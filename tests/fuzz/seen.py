@@ -7,7 +7,7 @@ two changed, comes as far as the last: that is what samples are for.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
@@ -147,10 +147,13 @@ class GivenUp(Exception):
     """A host's own software cannot go on in the world that the fuzzer made of its host."""
 
 
-def watched(step: Step[Any], seen: Seen, level: Any, taker: Taker, most: int) -> Step[Any]:
+def watched(
+    step: Step[Any], seen: Seen, level: Any, taker: Taker, most: int, on_its_way: Callable[[Issue], None]
+) -> Step[Any]:
     """The step of a host's software, of which `most` messages are let through; then it stops where it is.
 
-    Raises GivenUp for whatever the software itself ends with; what a level raises comes through as it is.
+    `on_its_way` sees each message before it goes. Raises GivenUp for whatever the software itself ends with;
+    what a level raises comes through as it is.
     """
     answer: Any = None
     for _ in range(most):
@@ -162,6 +165,7 @@ def watched(step: Step[Any], seen: Seen, level: Any, taker: Taker, most: int) ->
             raise GivenUp from error
         if isinstance(effect, Issue):
             seen.see(effect, level, taker)
+            on_its_way(effect)
         answer = yield effect
         if isinstance(effect, Issue):
             seen.answered(effect, level, taker)
