@@ -7,6 +7,7 @@ connection is of one boot of its requester and ends with it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -17,7 +18,7 @@ from actors.hosting.channels import ChannelServer
 from actors.runtime.transport.address import Peer, local_host, met, serve_all
 from protocol.hosting import Identity
 
-CONNECTIONS = 256  # of one listener at once; more wait in the kernel
+CONNECTIONS = 256  # of one requester on one listener at once; one more is turned away
 STREAMS = 1024  # the same of channels
 Identify = Callable[[Peer], Identity | None]
 Listener = trio.abc.Listener[trio.abc.Stream]
@@ -30,6 +31,7 @@ class Reception:
         self._broker = broker
         self._channels = channels
         self._scopes: dict[Identity, set[trio.CancelScope]] = {}
+        self.turned_away = 0  # connections beyond what their requester may have
 
     async def requests(
         self,
@@ -44,15 +46,18 @@ class Reception:
         `via`: where those who come this way open channels, where that is not what the service offers; {host}
         in it stands for the address of this machine by which they came.
         """
-        limit = trio.CapacityLimiter(CONNECTIONS)
+        seats = Counter[int]()
 
         async def come(stream: trio.abc.Stream) -> None:
             who = await self._known(stream, identify)
             if who is None:
                 return
             opens = via.format(host=local_host(stream)) if "{host}" in via else via
-            async with limit:
-                await self.attend(who, stream, opens)
+            with self._seat(who, seats, CONNECTIONS) as seated:
+                if seated:
+                    await self.attend(who, stream, opens)
+                else:
+                    await trio.aclose_forcefully(stream)
 
         await serve_all(come, listener, task_status)
 
@@ -69,7 +74,7 @@ class Reception:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Open channels on `listener` until cancelled."""
-        limit = trio.CapacityLimiter(STREAMS)
+        seats = Counter[int]()
         channels = self._channels
         assert channels is not None, "this reception has no channels"
 
@@ -77,9 +82,11 @@ class Reception:
             who = await self._known(stream, identify)
             if who is None:
                 return
-            async with limit, stream:
-                with self._during(who), suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-                    await channels.open(who, stream)
+            gone = trio.BrokenResourceError, trio.ClosedResourceError, OSError
+            async with stream:
+                with self._seat(who, seats, STREAMS) as seated, self._during(who), suppress(*gone):
+                    if seated:
+                        await channels.open(who, stream)
 
         await serve_all(come, listener, task_status)
 
@@ -94,6 +101,19 @@ class Reception:
         if who is None:
             await trio.aclose_forcefully(stream)
         return who
+
+    @contextmanager
+    def _seat(self, who: Identity, seats: Counter[int], most: int) -> Iterator[bool]:
+        """Whether there is room for one more of this requester: what one takes, no other one lacks."""
+        if seats[who.cid] >= most:
+            self.turned_away += 1
+            yield False
+            return
+        seats[who.cid] += 1
+        try:
+            yield True
+        finally:
+            seats[who.cid] -= 1
 
     @contextmanager
     def _during(self, who: Identity) -> Iterator[None]:

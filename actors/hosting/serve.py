@@ -236,7 +236,8 @@ async def obey(hosting: HostingService, show: Callable[[object], None]) -> None:
             case ["audit"]:
                 show({"leaks": await hosting.audit()})
             case ["statistics"]:
-                show(asdict(hosting.service.statistics()) | {"forged": hosting.machine.forged})
+                counted = {"forged": hosting.machine.forged, "turned_away": hosting.reception.turned_away}
+                show(asdict(hosting.service.statistics()) | counted)
             case _:
                 show({"error": f"{line!r}: allowed: reboot CID, audit, statistics"})
 

@@ -13,12 +13,14 @@ import ssl
 import struct
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 import trio
 
 from actors.broker import Broker
+from actors.hosting import reception
 from actors.hosting.reception import Reception
 from actors.hosting.serve import Options, open_service
 from actors.runtime.actor import open_runtime
@@ -120,6 +122,42 @@ async def test_a_reset_of_the_transport_ends_the_connection_and_not_the_requeste
         again = Client(await vsock.connect(endpoint, 2, 5200))
         assert (await again.ask("describe", child=child))["state"] == "READY"
         assert machine.guests == {child}
+
+
+@pytest.mark.parametrize("bound", ["CONNECTIONS", "STREAMS"])
+async def test_a_requester_that_takes_all_its_connections_leaves_room_for_the_others(
+    autojump_clock, monkeypatch, bound
+):
+    """Where all come by one listener, as over VSOCK and TLS, nobody can take it for himself."""
+    monkeypatch.setattr(reception, bound, 2)
+    async with a_broker() as (broker, _, nursery):
+        vsock, served = MemoryVsock(), []
+
+        async def open_channel(who, stream):
+            served.append(who.cid)
+            await trio.sleep_forever()
+
+        channels = SimpleNamespace(open=open_channel)
+        here = Reception(broker, channels)
+        serve = here.requests if bound == "CONNECTIONS" else here.channels
+        await nursery.start(serve, vsock.listen(vsock.fabric.host, 5200), by_cid)
+        three, four = vsock.fabric.add(3), vsock.fabric.add(4)
+        held = [Client(await vsock.connect(three, 2, 5200)) for _ in range(3)]
+        with trio.fail_after(5):
+            with suppress(trio.BrokenResourceError):
+                assert await held[2].stream.receive_some() == b"", "one too many is turned away"
+            mine = Client(await vsock.connect(four, 2, 5200))
+            if bound == "CONNECTIONS":
+                assert (await mine.ask("hello", versions=[1]))["id"] == 4
+                assert (await held[1].ask("hello", versions=[1]))["id"] == 3
+                await held[0].stream.aclose()
+                await trio.sleep(1)
+                again = Client(await vsock.connect(three, 2, 5200))
+                assert (await again.ask("hello", versions=[1]))["id"] == 3, "a place is free again"
+            else:
+                await trio.sleep(1)
+                assert sorted(served) == [3, 3, 4]
+        assert here.turned_away == 1
 
 
 async def test_nobody_listens_and_nobody_is_there(autojump_clock):
