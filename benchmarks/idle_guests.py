@@ -19,7 +19,7 @@ from random import Random
 import trio
 import trio.testing
 
-from actors.guest import SecureGuest
+from actors.guest import SecureGuest, asking
 from actors.runtime.actor import Actor, open_runtime
 from benchmarks.run import Case
 from benchmarks.s390_host import PROFILE
@@ -54,13 +54,13 @@ async def guests(depth: int) -> float:
     run(host.perform(BootHost()))
     async with open_runtime() as runtime:
         port = Actor("host", lambda operation: operation, runtime)
-        numbers = count()
+        ask, numbers = asking(port), count()
 
         def one() -> object:
             number = next(numbers)
             for operation in (Create(number, 1, 1), Load(number), Start(number)):
                 run(host.perform(operation))
-            return SecureGuest(f"guest {number}", port, runtime)
+            return SecureGuest(f"guest {number}", ask, runtime)
 
         return bytes_each(one)
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
-from actors.guest import SecureGuest
+from actors.guest import SecureGuest, asking
 from actors.host import SecureHost, keeping_vmms
 from actors.kvm import Kvm
-from actors.runtime.actor import Actor, ActorDeath, Runtime
+from actors.runtime.actor import Actor, ActorDeath, Perform, Runtime
 from actors.runtime.mailbox import Reply
 from actors.runtime.port import Port
 from actors.runtime.tracing import Tracer
@@ -140,6 +140,7 @@ class Guests:
         self._name = name
         self._runtime = runtime
         self._guests: dict[int, SecureGuest] = {}
+        self._ask: Perform | None = None
 
     async def perform(self, host: SecureHost, operation: op.Operation) -> None:
         """What a guest does it asks of its host; everything else the host does."""
@@ -149,7 +150,8 @@ class Guests:
         guest = self._guests.get(operation.guest)
         if guest is None:
             name = f"{self._name}.guest{operation.guest}"
-            guest = self._guests[operation.guest] = SecureGuest(name, host.port, self._runtime)
+            self._ask = self._ask or asking(host.port)
+            guest = self._guests[operation.guest] = SecureGuest(name, self._ask, self._runtime)
         await guest.perform(operation)
 
     def actors(self) -> Iterator[tuple[str, Actor]]:
@@ -161,6 +163,7 @@ class Guests:
         for guest in self._guests.values():
             guest.actor.stop()
         self._guests.clear()
+        self._ask = None
 
 
 class GuestHosts(Here):

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from actors.guest import SecureGuest
+from actors.guest import SecureGuest, asking
 from actors.host import SecureHost
 from actors.kvm import Kvm, Reclaimed
 from actors.runtime.actor import Runtime, open_runtime
@@ -87,7 +87,7 @@ async def test_a_guest_hosts_operation_reaches_the_trusted_entity_and_its_answer
     books = Books()
     port = kvm.add("l1.0", books.serve, books.end)
     host = SecureHost("l1.0", lambda op: issue("once", op), port, runtime)
-    guest = SecureGuest("l1.0.guest0", host.actor, runtime)
+    guest = SecureGuest("l1.0.guest0", asking(host.actor), runtime)
     assert await host.perform("a page") == "made"
     assert await guest.perform("another") == "made"
     assert books.held == [("make", "a page"), ("make", "another")]

@@ -25,6 +25,7 @@ REGION_THIRD, REGION_FIRST = 1, 3  # levels of a top table; 0 is a segment table
 _LENGTH = 0x03  # a full table
 _INVALID_CRST = tuple((dat.INVALID | level << 2).to_bytes(8, "big") * CRST_ENTRIES for level in range(4))
 _LEVEL_SHIFT = 48
+_PAGE_TABLES = 7 << _LEVEL_SHIFT  # where a level stands; there is none of this number
 _NONE = array("q")  # of every table without page tables; it stays empty
 _INVALID_PAGES = dat.PAGE_INVALID.to_bytes(8, "big") * SEGMENT_PAGES
 
@@ -32,15 +33,15 @@ _INVALID_PAGES = dat.PAGE_INVALID.to_bytes(8, "big") * SEGMENT_PAGES
 class GuestTable:
     """The table of one guest: maps its pages to frames of the host that owns `memory`."""
 
-    __slots__ = ("_frames", "_free", "_memory", "_pages", "_pool", "_tables", "_top", "root")
+    __slots__ = ("_frames", "_free", "_memory", "_pool", "_tables", "_top", "root")
 
     def __init__(self, memory: OwnMemory, pool: Pool, top: int = REGION_THIRD) -> None:
         """An empty table. Raises OutOfFrames with nothing taken."""
         self._memory = memory
         self._pool = pool
         self._top = top
-        self._tables: dict[int, int] = {}  # level and number of a region or segment table -> origin
-        self._pages: dict[int, int] = {}  # segment number -> origin of its page table
+        # Level and number of a table -> origin. One map: every guest at rest has it.
+        self._tables: dict[int, int] = {}
         self._free = _NONE  # origins of page tables that nothing links
         self._frames = _NONE  # where page tables lie
         self.root = self._new_crst(top, 0)
@@ -52,12 +53,12 @@ class GuestTable:
 
     @property
     def frames(self) -> int:
-        return CRST_FRAMES * len(self._tables) + len(self._frames)
+        return CRST_FRAMES * len(self._upper()) + len(self._frames)
 
     def occupied(self) -> list[int]:
         """All of them."""
         return [
-            *((origin >> PAGE_SHIFT) + at for origin in self._tables.values() for at in range(CRST_FRAMES)),
+            *((origin >> PAGE_SHIFT) + at for origin in self._upper() for at in range(CRST_FRAMES)),
             *self._frames,
         ]
 
@@ -66,7 +67,7 @@ class GuestTable:
         segments = range(first // SEGMENT_PAGES, (first + max(pages, 1) - 1) // SEGMENT_PAGES + 1)
         for number in range(segments.start // CRST_ENTRIES, (segments.stop - 1) // CRST_ENTRIES + 1):
             self._crst_of(0, number)
-        missing = len(segments) - len(self._pages) - len(self._free)
+        missing = len(segments) - len(self.segments()) - len(self._free)
         if missing > 0:
             self._more_page_tables(self._pool.take_singles((missing + 1) // 2))
 
@@ -91,7 +92,7 @@ class GuestTable:
 
     def unmap(self, page: int) -> bool:
         """Invalidate one entry; False if no table maps it."""
-        table = self._pages.get(page // SEGMENT_PAGES)
+        table = self._tables.get(_PAGE_TABLES | page // SEGMENT_PAGES)
         if table is None:
             return False
         self._store(table + 8 * (page % SEGMENT_PAGES), dat.PAGE_INVALID.to_bytes(8, "big"))
@@ -99,7 +100,7 @@ class GuestTable:
 
     def unmap_segment(self, segment: int) -> bool:
         """Take 256 pages away by one store: their page table is unlinked."""
-        table = self._pages.pop(segment, None)
+        table = self._tables.pop(_PAGE_TABLES | segment, None)
         if table is None:
             return False
         number, index = divmod(segment, CRST_ENTRIES)
@@ -109,27 +110,30 @@ class GuestTable:
 
     def segments(self) -> list[int]:
         """Numbers of the segments that have a page table."""
-        return list(self._pages)
+        return [key ^ _PAGE_TABLES for key in self._tables if key >= _PAGE_TABLES]
 
     def drop(self) -> None:
         """Give all frames back; nobody may walk the table any more."""
-        for origin in self._tables.values():
+        for origin in self._upper():
             self._pool.give_run(origin >> PAGE_SHIFT, CRST_FRAMES)
         self._pool.give(self._frames)
         self._frames = self._free = _NONE
         self._tables.clear()
-        self._pages.clear()
 
     # -- tables ------------------------------------------------------------------------------
 
+    def _upper(self) -> list[int]:
+        """Origins of the region and segment tables."""
+        return [origin for key, origin in self._tables.items() if key < _PAGE_TABLES]
+
     def _page_table(self, segment: int) -> int:
-        table = self._pages.get(segment)
+        table = self._tables.get(_PAGE_TABLES | segment)
         if table is None:
             number, index = divmod(segment, CRST_ENTRIES)
             parent = self._crst_of(0, number)
             table = self._new_page_table()
             self._store(parent + 8 * index, table.to_bytes(8, "big"))
-            self._pages[segment] = table
+            self._tables[_PAGE_TABLES | segment] = table
         return table
 
     def _crst_of(self, level: int, number: int) -> int:

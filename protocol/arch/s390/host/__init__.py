@@ -21,7 +21,7 @@ from protocol.arch.s390.calls import CALLS
 from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.guest import Program
 from protocol.arch.s390.host.guests import Guest
-from protocol.arch.s390.host.memory import Backing, HomeSpace
+from protocol.arch.s390.host.memory import Backing, HomeSpace, LowEnd
 from protocol.arch.s390.issue import Issuer
 from protocol.arch.s390.linked import LinkedUltravisor
 from protocol.arch.s390.nesting import Nested
@@ -151,8 +151,8 @@ class Host:
                 self.pool.give_run(behind, (self.level.size >> PAGE_SHIFT) - behind)
         else:
             self.pool = self._given
-        self.backing = Backing(self.pool, self._random)
-        self.home = HomeSpace(self.level, self.pool)
+        self.backing, self.tables = Backing(self.pool, self._random), LowEnd(self.pool)
+        self.home = HomeSpace(self.level, self.pool, self.tables)
         for cpu in self.cpus:
             issuer = self._issuers[cpu.number] = Issuer(self.level, cpu, self.pool.take() << PAGE_SHIFT)
             self.home.reach(issuer.scratch)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from protocol.arch.s390.host import MIB
 from protocol.arch.s390.host.destroy import abandon
 from protocol.arch.s390.host.guests import NOTHING, SCA_FRAMES, Guest, Vcpu
-from protocol.arch.s390.host.memory import LowEnd
 from protocol.arch.s390.structs import (
     EXECUTED,
     HANDLE_OUT,
@@ -40,7 +39,7 @@ def create(host: Host, number: int, memory_mib: int, vcpus: int) -> Step[Guest]:
     query = host.up
     if number in host.guests:
         raise ValueError(f"the host at level {host.depth} has a guest {number} already")
-    guest = Guest(number, memory_mib * MIB, GuestTable(host.level, LowEnd(host.pool)))
+    guest = Guest(number, memory_mib * MIB, GuestTable(host.level, host.tables))
     try:
         guest.base = host.pool.take_run(query.conf_base_len >> PAGE_SHIFT)
         guest.variable = host.home.allocate(_variable_pages(host, guest.size))

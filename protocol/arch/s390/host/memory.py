@@ -114,9 +114,9 @@ class HomeSpace:
     What Linux passes as physical is mapped one to one, what it takes from vmalloc is contiguous here only.
     """
 
-    def __init__(self, memory: OwnMemory, pool: Pool) -> None:
+    def __init__(self, memory: OwnMemory, pool: Pool, tables: LowEnd) -> None:
         self._pool = pool
-        self._table = GuestTable(memory, LowEnd(pool))
+        self._table = GuestTable(memory, tables)
         self._next = VMALLOC >> PAGE_SHIFT
         self._areas: dict[int, np.ndarray] = {}  # first page -> frames
         self._free: defaultdict[int, list[int]] = defaultdict(list)  # count -> first pages

@@ -9,6 +9,7 @@ the reasons of damage that the list does not name.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from protocol.arch.s390.image.header import (
     FIXED_BYTES,
@@ -70,6 +71,7 @@ AREA_DAMAGED = Refusal(0x0108, 0x0007)  # guess: as above
 SECRET_FLAGS = Refusal(0x0109, 0x0000)
 
 
+@lru_cache(maxsize=64)
 def unseal(
     header: bytes,
     key: HostKey,
@@ -81,6 +83,7 @@ def unseal(
     """Open a header with this machine's keys. `header` has exactly the length that the call gave.
 
     A single changed bit anywhere gives a Refusal: what no check sees is covered by the two AES-GCM tags.
+    Guests of one image share what comes of its header: it is opened once, and kept once.
     """
     # A header too short for its fixed part is judged by the fields that it has, then by its length: a guess.
     fixed = Fixed.unpack(header.ljust(FIXED_BYTES, b"\0"))

@@ -175,7 +175,7 @@ class Machine(Front):
         return asce in self.asces
 
     def numbers_in_use(self, config: int) -> Iterable[int]:
-        return self.configs[config].cpus
+        return [secure.number for secure in self.configs[config].cpus]
 
     def known(self, kind: str, handle: int) -> bool:
         return handle in (self.configs if kind == "config" else self.secure_cpus)
@@ -229,7 +229,7 @@ class Machine(Front):
         every secure entity ends; what was donated or secure is zero (5.1).
         """
         for config in self.configs.values():
-            config.cpus.clear()
+            config.cpus = ()
         taken = np.flatnonzero(self.state != PageState.NORMAL)
         self.release(taken)
         self.owner[taken] = 0

@@ -113,7 +113,7 @@ class Config:
     issued_on: int  # number of the host's CPU that created it: the audit tells guest hosts apart by it
     state: ConfigState = ConfigState.CREATED
     reset_pending: bool = False
-    cpus: dict[int, SecureCpu] = field(default_factory=dict)
+    cpus: tuple[SecureCpu, ...] = ()
     exported: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     shared: dict[int, None] = field(default_factory=dict)  # frames, pinned ones too
     generation: int = 0

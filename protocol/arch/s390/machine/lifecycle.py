@@ -51,7 +51,7 @@ def may_start(secure: SecureCpu, state: CpuState) -> bool:
     """
     config = secure.config
     if config.state is ConfigState.RESET_PREPARED:
-        others = all(other.reset_done for other in config.cpus.values())
+        others = all(other.reset_done for other in config.cpus)
         return others and secure.reset_done is ResetDone.INITIAL_OR_CLEAR and state is CpuState.LOAD
     return config.state in (ConfigState.VERIFIED, ConfigState.RUNNING) and not config.reset_pending
 
@@ -59,7 +59,7 @@ def may_start(secure: SecureCpu, state: CpuState) -> bool:
 def unshare_all(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     """Every shared page becomes private again; all CPUs have to be stopped."""
     config = uv.configs[NODATA.unpack_from(block)[0]]
-    if any(secure.state in STARTING for secure in config.cpus.values()):
+    if any(secure.state in STARTING for secure in config.cpus):
         return WRONG_STATE
     if uv.pieces.left(cpu, block, len(config.shared)):
         return PARTLY
@@ -76,7 +76,7 @@ def prepare_reset(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
         return WRONG_STATE
     config.state = ConfigState.RESET_PREPARED
     config.reset_pending = True
-    for secure in config.cpus.values():
+    for secure in config.cpus:
         secure.reset_done = ResetDone.NONE
     return DONE
 

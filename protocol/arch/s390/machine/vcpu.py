@@ -22,7 +22,8 @@ def create(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     handle = uv.handles.new("cpu")
     uv.donate(plan.storage)
     secure = SecureCpu(handle, config, fields.number, plan.storage, fields.state)
-    uv.secure_cpus[handle] = config.cpus[fields.number] = secure
+    uv.secure_cpus[handle] = secure
+    config.cpus += (secure,)
     return Outcome(1, 0, ((HANDLE_OUT, U64.pack(handle)),))
 
 
@@ -32,5 +33,6 @@ def destroy(uv: Machine, cpu: Cpu, block: bytes) -> Outcome:
     if secure.inside:
         return Outcome(INV_STATE)
     uv.release(secure.storage)
-    del uv.secure_cpus[secure.handle], secure.config.cpus[secure.number]
+    del uv.secure_cpus[secure.handle]
+    secure.config.cpus = tuple(other for other in secure.config.cpus if other is not secure)
     return DONE

@@ -197,7 +197,7 @@ class Nested(Frames, Front):
         return asce in self.asces
 
     def numbers_in_use(self, config: int) -> Iterable[int]:
-        return self.configs[config].cpus
+        return [secure.number for secure in self.configs[config].cpus]
 
     def known(self, kind: str, handle: int) -> bool:
         if handle in (self.configs if kind == "config" else self.secure_cpus):

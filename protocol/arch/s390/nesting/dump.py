@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def init(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
     config = nested.configs[NODATA.unpack_from(uvcb)[0]]
-    if any(secure.inside for secure in config.cpus.values()):
+    if any(secure.inside for secure in config.cpus):
         serial = config.space.serial
         for frame in [frame for (whose, _), frame in nested.away_at.items() if whose == serial]:
             if not (yield from restore(nested, nested.issuer(cpu), frame)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ class TrackedConfig:
     has_params: bool = False
     closed: bool = False
     flights: int = 0  # calls about single pages of it that are under way
-    cpus: dict[int, TrackedCpu] = field(default_factory=dict)
+    cpus: tuple[TrackedCpu, ...] = ()
 
 
 @dataclass(slots=True)

@@ -99,7 +99,7 @@ def enter(nested: Nested, cpu: Cpu, address: int, program: Program, stay: bool, 
         _copy_out(nested, address, secure, entry.sida, left)
     finally:
         secure.inside = False
-        secure.config.space.follows &= any(other.inside for other in secure.config.cpus.values())
+        secure.config.space.follows &= any(other.inside for other in secure.config.cpus)
         if secure.ended:
             drop_shadow(nested, secure)
     nested.ledger.count(("reflections", str(nested.below.level), str(nested.level)))

@@ -23,7 +23,7 @@ import numpy as np
 
 from protocol.arch.s390 import cpu as z
 from protocol.arch.s390 import dat
-from protocol.arch.s390.tables import REGION_FIRST, REGION_THIRD, SEGMENT_PAGES, GuestTable
+from protocol.arch.s390.tables import CRST_FRAMES, REGION_FIRST, REGION_THIRD, SEGMENT_PAGES, GuestTable
 from protocol.effects import Fault
 from protocol.ledger import Ledger
 from protocol.memory.columns import column
@@ -40,19 +40,14 @@ PAGE_TABLE = -1
 
 
 class Table(NamedTuple):
-    """A table of the guest host that was read: its level (-1: page table) and the first address it maps."""
+    """A table of the guest host that was read: for which space, its level (-1: page table), the first address
+    it maps."""
 
+    serial: int
     origin: int
     length: int
     level: int
     base: int
-
-
-class Place(NamedTuple):
-    """Whose table it is."""
-
-    serial: int
-    table: Table
 
 
 class Space:
@@ -85,7 +80,7 @@ class Space:
         self.first = mso >> PAGE_SHIFT  # where page 0 of the guest is
         self.table = table
         self.segments: dict[int, array[int]] = {}  # segment -> frame + 1 for each of its pages
-        self.page_tables: dict[int, dict[Table, None]] = {}  # segment -> what a walk read for it
+        self.page_tables: dict[int, tuple[Table, ...]] = {}  # segment -> what a walk read for it
         self.upper: dict[Table, None] = {}
         self.read_only: dict[int, None] = {}
         self.held: dict[int, int] = {}  # page -> calls under way that name it
@@ -137,7 +132,7 @@ class Shadows:
         self._ledger = ledger
         self._serial = 0
         self.spaces: dict[int, Space] = {}
-        self._protected: dict[int, tuple[Place, ...]] = {}  # frame -> what lies in it
+        self._protected: dict[int, tuple[Table, ...]] = {}  # frame -> the tables that begin in it
         frames = host.attention.size
         self.mapper = column(frames, np.uint32)  # frame -> serial of the space that maps it
         self.mapped_at = column(frames, np.uint64)  # and where
@@ -181,7 +176,7 @@ class Shadows:
         for number, segment in space.segments.items():
             self._forget_segment(space.serial, number, segment)
         for table in [*space.upper, *(table for tables in space.page_tables.values() for table in tables)]:
-            self._unprotect(space, table)
+            self._unprotect(table)
         space.table.drop()
         del self.spaces[space.serial]
 
@@ -197,7 +192,7 @@ class Shadows:
         if absolute >= self._host.size:
             return z.program(z.ADDRESSING, address, write)
         for step in trail:
-            self._protect(space, Table(step.origin, step.length, step.level, step.base))
+            self._protect(space, Table(space.serial, step.origin, step.length, step.level, step.base))
         return absolute >> PAGE_SHIFT
 
     def fill(self, space: Space, address: int, write: bool) -> int | Fault:
@@ -233,7 +228,7 @@ class Shadows:
             trail: list[dat.Step] = []
             found = dat.walk(self._host.peek, space.asce, page << PAGE_SHIFT, False, trail)
             for step in trail:
-                self._protect(space, Table(step.origin, step.length, step.level, step.base))
+                self._protect(space, Table(space.serial, step.origin, step.length, step.level, step.base))
             if not isinstance(found, Fault) and page not in space.held:
                 write = not isinstance(self.walk(space, page << PAGE_SHIFT, True), Fault)
                 self.fill(space, page << PAGE_SHIFT, write)
@@ -292,20 +287,21 @@ class Shadows:
             space.table.unmap_segment(number)
             self._ledger.count(("table_ops", "unlink"))
         for table in space.page_tables.pop(number, ()):
-            self._unprotect(space, table)
+            self._unprotect(table)
 
     def written(self, address: int, length: int) -> None:
         """The guest host stores to a frame with tables in it."""
         end = address + length
-        for serial, table in sorted(self._protected.get(address >> PAGE_SHIFT, ())):
+        for table in sorted(self._tables_in(address >> PAGE_SHIFT)):
             first, last = max(address, table.origin), min(end, table.origin + table.length)
             if first < last:
                 index, final = (first - table.origin) >> 3, (last - 1 - table.origin) >> 3
-                self._entries_changed(self.spaces[serial], table, index, final)
-                if self.spaces[serial].follows:
+                space = self.spaces[table.serial]
+                self._entries_changed(space, table, index, final)
+                if space.follows:
                     pages = 1 << (SEGMENT_SHIFT - PAGE_SHIFT + 11 * table.level if table.level >= 0 else 0)
                     base = table.base >> PAGE_SHIFT
-                    self._close_gaps(self.spaces[serial], base + index * pages, base + (final + 1) * pages)
+                    self._close_gaps(space, base + index * pages, base + (final + 1) * pages)
 
     def _entries_changed(self, space: Space, table: Table, first: int, last: int) -> None:
         if table.level == PAGE_TABLE:
@@ -327,45 +323,58 @@ class Shadows:
         for below in [below for below in space.upper if below.level < table.level]:
             if start <= below.base < stop:
                 space.upper.pop(below, None)
-                self._unprotect(space, below)
+                self._unprotect(below)
 
     # -- write protection --------------------------------------------------------------------
 
+    def _tables_in(self, frame: int) -> list[Table]:
+        """Tables of which a part lies in the frame: they begin in it, or a little before."""
+        near = range(frame - CRST_FRAMES + 1, frame + 1)
+        return [
+            table for first in near for table in self._protected.get(first, ()) if frame in _frames(table)
+        ]
+
     def _protect(self, space: Space, table: Table) -> None:
-        seen = space.upper
         if table.level == PAGE_TABLE:
-            seen = space.page_tables.setdefault(table.base >> SEGMENT_SHIFT, {})
-        if table in seen:
+            segment = table.base >> SEGMENT_SHIFT
+            seen = space.page_tables.get(segment, ())
+            if table in seen:
+                return
+            space.page_tables[segment] = (*seen, table)
+        elif table in space.upper:
             return
-        seen[table] = None
-        alone = (Place(space.serial, table),)  # one object for all frames of the table
+        else:
+            space.upper[table] = None
+        first = table.origin >> PAGE_SHIFT
+        self._protected[first] = (*self._protected.get(first, ()), table)
         for frame in _frames(table):
             if frame < self._host.attention.size:
-                others = self._protected.get(frame)
-                self._protected[frame] = alone if others is None else others + alone
                 self._host.mark(frame, TABLE)
                 self._ledger.count(("table_ops", "protect"))
 
-    def _unprotect(self, space: Space, table: Table) -> None:
+    def _unprotect(self, table: Table) -> None:
+        first = table.origin >> PAGE_SHIFT
+        users = self._protected.get(first, ())
+        if table not in users:
+            return
+        if left := tuple(user for user in users if user != table):
+            self._protected[first] = left
+        else:
+            del self._protected[first]
         for frame in _frames(table):
-            users = self._protected.get(frame)
-            if users is None:
-                continue
-            left = tuple(user for user in users if user != (space.serial, table))
-            if left:
-                self._protected[frame] = left
-            else:
-                del self._protected[frame]
+            if frame < self._host.attention.size and not self._tables_in(frame):
                 self._host.unmark(frame, TABLE)
 
     def forget_tables(self, frame: int) -> None:
         """The frame is no longer the guest host's to store to: what was read from it is no table any more."""
-        for serial, table in list(self._protected.get(frame, ())):
-            space = self.spaces[serial]
+        for table in self._tables_in(frame):
+            space, segment = self.spaces[table.serial], table.base >> SEGMENT_SHIFT
             self._entries_changed(space, table, 0, (table.length >> 3) - 1)
             space.upper.pop(table, None)
-            space.page_tables.get(table.base >> SEGMENT_SHIFT, {}).pop(table, None)
-            self._unprotect(space, table)
+            if table in space.page_tables.get(segment, ()):
+                left = tuple(other for other in space.page_tables[segment] if other != table)
+                space.page_tables[segment] = left
+            self._unprotect(table)
 
     # -- the reverse map -----------------------------------------------------------------------
 

@@ -51,7 +51,8 @@ def create_cpu(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated
     real = U64.unpack_from(outcome.out[0][1], HANDLE_OUT - 8)[0]
     handle = nested.new_handle("cpu", real)
     secure = TrackedCpu(handle, real, config, fields.number, plan.storage, lent, shadow, sida)
-    nested.secure_cpus[handle] = config.cpus[fields.number] = secure
+    nested.secure_cpus[handle] = secure
+    config.cpus += (secure,)
     nested.takes(plan.storage, lent.pages)
     nested.book.add("vcpu_map")
     nested.book.add("shadow_vcpu")
@@ -101,7 +102,8 @@ def untrack_cpu(nested: Nested, secure: TrackedCpu) -> None:
     secure.ended = True
     if not secure.inside:
         drop_shadow(nested, secure)
-    del nested.secure_cpus[secure.handle], secure.config.cpus[secure.number]
+    del nested.secure_cpus[secure.handle]
+    secure.config.cpus = tuple(other for other in secure.config.cpus if other is not secure)
     nested.book.drop("vcpu_map")
     nested.book.drop("shadow_vcpu")
 
