@@ -1,4 +1,4 @@
-"""How often something is done in a second, and the same call at three depths: how calls are measured."""
+"""How often something is done in a second, and the same call at four depths: how calls are measured."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ def rate(work: Callable[[], int]) -> float:
     return median(rates)
 
 
-def at_three_depths(
-    what: str, unit: str, at: Callable[[int], float], least: Callable[[], float]
-) -> Iterable[Case]:
+def at_depths(what: str, unit: str, at: Callable[[int], float], least: Callable[[], float]) -> Iterable[Case]:
     """The machine's own beside the least that any emulation does, then nested ones beside the machine's."""
     direct = partial(at, 0)
     yield Case(f"{what} of the machine itself", unit, direct, least)
     yield Case(f"{what} of L1, through L0", unit, partial(at, 1), direct)
     yield Case(f"{what} of L2, through L1 and L0", unit, partial(at, 2), direct)
+    yield Case(f"{what} of L3, through three levels", unit, partial(at, 3), direct)

@@ -16,7 +16,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.rate import TIMES, at_three_depths, rate
+from benchmarks.rate import TIMES, at_depths, rate
 from benchmarks.run import Case
 from protocol.arch.sev.compose import compose
 from protocol.arch.sev.host.system import Host
@@ -100,5 +100,5 @@ def one_by_one() -> float:
 
 
 def cases() -> Iterable[Case]:
-    yield from at_three_depths("sev: commands", "command/s", commands, least)
+    yield from at_depths("sev: commands", "command/s", commands, least)
     yield Case("sev: RMPUPDATE of a GiB in one step", "ms", in_one_step, one_by_one)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rate import TIMES, at_three_depths, rate
+from benchmarks.rate import TIMES, at_depths, rate
 from benchmarks.run import Case
 from protocol.arch.tdx.compose import compose
 from protocol.arch.tdx.cpu import Registers, registers
@@ -113,5 +113,5 @@ def call_by_call() -> float:
 
 
 def cases() -> Iterable[Case]:
-    yield from at_three_depths("tdx: SEAMCALLs", "calls/s", calls, least)
+    yield from at_depths("tdx: SEAMCALLs", "calls/s", calls, least)
     yield Case("tdx: 1 GiB added and accepted in one step", "pages/s", gib_in_one_step, call_by_call)

@@ -138,7 +138,7 @@ def cryptography() -> float:
 def cases() -> Iterable[Case]:
     """Yield what this module measures."""
     yield Case("UV call, direct, nothing to do", "call/s", partial(cheap, 0), least)
-    for depth in (1, 2):
+    for depth in (1, 2, 3):
         yield Case(f"UV call, nested at depth {depth}", "call/s", partial(cheap, depth), partial(cheap, 0))
     yield Case(
         "UV call, nested at depth 1, through actors",

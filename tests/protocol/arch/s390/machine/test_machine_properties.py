@@ -138,7 +138,7 @@ def sound(uv: Machine, ram: DictStore) -> None:
     taken = {PageState.DONATED: set(), PageState.SECURE: set()}
     for config in uv.configs.values():
         donated = {*map(int, config.base), *map(int, config.variable)}
-        donated |= {frame for cpu in config.cpus.values() for frame in map(int, cpu.storage)}
+        donated |= {frame for cpu in config.cpus for frame in map(int, cpu.storage)}
         assert not donated & taken[PageState.DONATED], "donated twice"
         taken[PageState.DONATED] |= donated
         for page in np.flatnonzero(config.resident).tolist():
@@ -154,9 +154,7 @@ def sound(uv: Machine, ram: DictStore) -> None:
         assert set(config.shared) == open_to_host
         assert all(config.resident[uv.guest_page[frame]] == frame + 1 for frame in open_to_host)
     assert set(np.flatnonzero(uv.state == PageState.DONATED).tolist()) == taken[PageState.DONATED]
-    assert {cpu.handle for config in uv.configs.values() for cpu in config.cpus.values()} == set(
-        uv.secure_cpus
-    )
+    assert {cpu.handle for config in uv.configs.values() for cpu in config.cpus} == set(uv.secure_cpus)
     assert not uv.owner[(uv.state == PageState.NORMAL) | (uv.state == PageState.DONATED)].any()
     for frame in np.flatnonzero(uv.state < PageState.SECURE).tolist():
         assert uv.storage.vault_is_clear(frame), "a page of the host has bytes in the vault"
@@ -300,7 +298,7 @@ class Typist:
         self.uv.write(FRAMES[0], page.data)
         self.fixed(0x0301, {0x18: config, 0x20: page.gaddr, 0x28: page.tweak[0], 0x30: page.tweak[1]})
         self.fixed(0x0302, {0x18: config})
-        for secure in list(self.uv.configs[config].cpus.values()):
+        for secure in list(self.uv.configs[config].cpus):
             self.fixed(0x0330, {0x18: secure.handle, 0x20: 5})
 
     def share_and_pin(self) -> None:
@@ -322,10 +320,10 @@ class Typist:
         secure = self.random.choice([*self.uv.secure_cpus.values()])
         config = secure.config.handle
         reset = [
-            *((0x0330, {0x18: cpu.handle, 0x20: 2}) for cpu in secure.config.cpus.values()),
+            *((0x0330, {0x18: cpu.handle, 0x20: 2}) for cpu in secure.config.cpus),
             (0x0340, {0x18: config}),
             (0x0320, {0x18: config}),
-            *((0x0321, {0x18: cpu.handle}) for cpu in secure.config.cpus.values()),
+            *((0x0321, {0x18: cpu.handle}) for cpu in secure.config.cpus),
             (0x0330, {0x18: secure.handle, 0x20: 5}),
         ]
         dump = [

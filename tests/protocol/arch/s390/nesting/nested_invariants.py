@@ -136,7 +136,7 @@ def what_is_guarded_is_refused(guest: Nested) -> None:
 
 def donations_add_up(guest: Nested) -> None:
     donated = (len(guest.base) if guest.ready else 0) + sum(
-        len(config.base) + len(config.variable) + sum(len(cpu.storage) for cpu in config.cpus.values())
+        len(config.base) + len(config.variable) + sum(len(cpu.storage) for cpu in config.cpus)
         for config in guest.configs.values()
     )
     lent = sum(pages for config in guest.configs.values() for _, pages in config.donated) + sum(
