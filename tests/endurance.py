@@ -77,6 +77,11 @@ def fuzz(asked: Asked) -> tuple[bool, str]:
     return _program("-P", "tests/fuzz/run.py", "--calls", str(asked.calls), "--seed", str(asked.seed))
 
 
+def orders(_: Asked) -> tuple[bool, str]:
+    """A host is cut at every message, and all goes on in every order."""
+    return _pytest("tests/simulation/test_every_order.py", NESTBED_ORDERS="all")
+
+
 def soak(asked: Asked) -> tuple[bool, str]:
     """Whole deployments on simulated time, with faults: every fourth seed for liveness."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -109,7 +114,7 @@ def coverage(_: Asked) -> tuple[bool, str]:
 
 
 PARTS: dict[str, Part] = {
-    each.__name__: each for each in (dump, deaths, hosting, guests, soak, fuzz, coverage)
+    each.__name__: each for each in (dump, deaths, hosting, guests, orders, soak, fuzz, coverage)
 }
 
 

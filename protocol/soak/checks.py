@@ -7,6 +7,7 @@ come to rest, and at the end. In between a book may be ahead of the other by the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -81,27 +82,40 @@ def reach(one: Island) -> None:
 
 
 def frames(one: Island) -> None:
-    """No frame of a hypervisor is in two places: in two guest hosts, in one twice, or free as well."""
+    """No frame of a hypervisor is in two places."""
     one.tally.checks["frames"] += 1
-    parts, pools = [], {}
-    for host in one.hosts:
-        level = one.level(host)
-        if not host.over:
-            parts.append(level.slots[level.slots >= 0])
-            pools[id(level.below.pool)] = level.below.pool
-    parts += [pool.listed() for pool in pools.values()]
-    seen = np.zeros(1 + max(int(part.max(initial=0)) for part in parts), bool)
-    for part in parts:
-        seen[part] = True
-    twice = sum(part.size for part in parts) - int(np.count_nonzero(seen))
+    twice = frames_twice([one.level(host) for host in one.hosts if not host.over])
     if twice:
         raise Violation("frames", f"{one.name}, {one.arch.name} at depth {one.depth}: {twice} frames twice")
 
 
+def frames_twice(levels: Sequence[Any]) -> int:
+    """How many frames are in two guest hosts, in one twice, or free as well."""
+    parts = [level.slots[level.slots >= 0] for level in levels]
+    parts += [pool.listed() for pool in {id(level.below.pool): level.below.pool for level in levels}.values()]
+    seen = np.zeros(1 + max((int(part.max(initial=0)) for part in parts), default=0), bool)
+    for part in parts:
+        seen[part] = True
+    twice: int = sum(part.size for part in parts) - int(np.count_nonzero(seen))
+    return twice
+
+
+def frames_known(levels: Sequence[Any]) -> int:
+    """Frames that are free, in a guest host, or out of use for a reason that is written down."""
+    free: int = sum(
+        pool.free for pool in {id(level.below.pool): level.below.pool for level in levels}.values()
+    )
+    lost: int = sum(level.quarantine.pages for level in levels if hasattr(level, "quarantine"))
+    return free + lost + sum(int(np.count_nonzero(level.slots >= 0)) for level in levels)
+
+
 def nothing_left(one: Island) -> None:
-    """All hosts are gone: the Trusted Entity holds nothing for anybody."""
+    """All hosts are gone: the Trusted Entity holds nothing for anybody, and every frame is there again."""
     one.tally.checks["nothing_left"] += 1
     left = {kind: count for kind, count in one.rig.remains().items() if count}
     if left:
         raise Violation("nothing_left", f"{one.name}, {one.arch.name} at depth {one.depth}: {left}")
+    gone = one.known - frames_known([one.level(host) for host in one.hosts])
+    if gone > 0:
+        raise Violation("frames", f"{one.name}, {one.arch.name} at depth {one.depth}: {gone} frames are lost")
     memory(one)

@@ -11,7 +11,7 @@ from protocol.crossing import Thread
 from protocol.errors import OperationFailed, OwnerGone, RemoteProtocolError
 from protocol.soak import checks
 from protocol.soak.hosted import PACE_MS, Hosted
-from protocol.soak.island import Host, Island
+from protocol.soak.island import PIECES, PROFILE, Host, Island
 from protocol.soak.options import KINDS, LIVENESS, Options, Tally, Violation
 from protocol.soak.ports import Architecture
 
@@ -20,6 +20,7 @@ WEIGHTS = {"hold": 6, "swap": 5, "interrupt": 5, "starve": 2, "reset": 1, "kill"
 OF_NETWORK = {"partition": 6, "stall": 6, "restart": 3, "power": 1}
 OF_HOSTED = 0.3  # of all faults, where there is a hosting service
 HELD = 400  # steps that messages are held at most
+IN_PIECES = 0.5  # of the islands of an architecture that can
 RESTLESS = 200_000  # steps to come to rest: more, and something goes round in circles
 ISLANDS = (1, 3)
 HOSTS = (2, 3)
@@ -55,7 +56,12 @@ class Episode:
         hostile = random.choice((0, 1, 1)) if "hostile" in self.allowed else 0
         self.tally.faults.update(["hostile"] * hostile)
         name = f"l0-{place}"
-        return Island(name, arch, depth, hosts, self.seed, hostile, self.tally)
+        pieces = "partial" in self.allowed and PIECES in arch.profiles and random.random() < IN_PIECES
+        self.tally.faults.update(["partial"] * pieces)
+        profile = PIECES if pieces else PROFILE
+        island = Island(name, arch, depth, hosts, self.seed, hostile, self.tally, profile=profile)
+        island.known = checks.frames_known([island.level(host) for host in island.hosts])
+        return island
 
     def _hosted(self) -> list[Hosted]:
         """Every other episode has an L0 with a hosting service as well."""
@@ -259,6 +265,7 @@ class Episode:
                 island.end(host, "end")
             self._ended(island)
             checks.nothing_left(island)
+            self.tally.done.update(island.rig.ledger.contention)
         for hosted in self.hosted:
             if self.options.mode == LIVENESS:
                 hosted.live_out()

@@ -24,6 +24,7 @@ from protocol.soak.ports import Architecture, Comparison, Rig
 
 MIB = 1 << 20
 PROFILE = "small"
+PIECES = "partial"  # the profile of a Trusted Entity that does long calls in pieces, where there is one
 MEMORY_MIB = 128  # of a host, if that is enough for it to come up
 CPUS = 2
 IMAGE_PAGES = 3
@@ -71,6 +72,7 @@ class Island:
         hostile: int,
         tally: Tally,
         strategy: Mapping[str, str] | None = None,
+        profile: str = PROFILE,
     ) -> None:
         comparison = arch.comparison
         assert comparison is not None, f"{arch.name} has no host software"
@@ -80,11 +82,12 @@ class Island:
         self.lacks = frozenset(getattr(comparison, "lacks", {}))
         drawn_words = {key: self.random.choice(words) for key, words in STRATEGIES.items()}
         words = drawn_words | dict(strategy or {})
-        memory = max(MEMORY_MIB, arch.profiles[PROFILE].host_least_mib()[0] + 8) * MIB
+        memory = max(MEMORY_MIB, arch.profiles[profile].host_least_mib()[0] + 8) * MIB
         drawn = self.random.getrandbits(30)
-        sizes = Sizes(PROFILE, depth, hosts, memory, CPUS, drawn, words)
+        sizes = Sizes(profile, depth, hosts, memory, CPUS, drawn, words)
         self.rig: Rig = comparison.compose(sizes, Ledger())
         self.image = comparison.image(drawn, IMAGE_PAGES, None)
+        self.known = 0  # frames of the hypervisors below, as far as hosts have to do with them
         self.loot = Loot(self.random)
         self.starving: list[tuple[Any, Any, int]] = []  # pool, frames, the step at which they come back
         self.starved = False  # ever: then a host may be refused

@@ -30,6 +30,7 @@ GUESTS = 2  # of one host at a time
 MEMORY_MIB, VCPUS = 16, 2
 TOUCHED, KEPT, SHARED = 1100, 1600, 2048  # pages of a guest: for use, for secrets, for I/O
 KEPT_PAGES, SHARED_PAGES, GRAIN = 8, 4, 16  # apart by what every architecture converts as one
+ACTS = ("touch", "share", "change", "exits", "exits", "swap", "reset", "attest", "dump")
 REASONS = ("diag_notify", "diag_500", "sclp", "wait")
 
 
@@ -52,7 +53,7 @@ class Life:
         self.hostile = hostile
         self.guests: dict[int, Model] = {}
         self.observed: list[tuple[str, str]] = []
-        self.numbers = 0
+        self.numbers = self.attested = 0
         self.stopping = False
         self.operations = 0
         self.in_vain = 0  # operations that failed since the last one that did not
@@ -103,7 +104,7 @@ class Life:
 
     def _act(self, guest: Model) -> op.Operation | None:
         random, vcpu = self.random, self.random.randrange(VCPUS)
-        kind = random.choice(("touch", "share", "change", "exits", "exits", "swap", "reset"))
+        kind = random.choice(ACTS)
         page = SHARED + GRAIN * random.randrange(SHARED_PAGES)
         if kind == "touch":
             return op.Touch(
@@ -121,6 +122,11 @@ class Life:
         if kind == "swap" and "swap" not in self.lacks and guest.holds:
             first = min(guest.holds)
             return op.Swap(guest.number, vcpu, Pages(first, 1, 1))
+        if kind == "attest" and "attest" not in self.lacks:
+            self.attested += 1
+            return op.Attest(guest.number, vcpu, self.attested)
+        if kind == "dump" and "dump" not in self.lacks and random.random() < 0.2:
+            return op.Dump(guest.number)
         if kind == "reset" and "reset" not in self.lacks and random.random() < 0.2:
             guest.holds.clear()  # what a reset keeps differs between architectures
             guest.shared.clear()

@@ -1,8 +1,8 @@
 """A network between hosts: each ordered pair is a way of its own, with its own bad habits.
 
 Nothing is delivered by itself: `due` says what could be, and the scheduler draws. Ways have no order of their
-own (a message may overtake another); a way that is closed loses what is sent into it, one that stalls keeps
-it.
+own (a message may overtake another, unless that fault is left out); a way that is closed loses what is sent
+into it, one that stalls keeps it.
 """
 
 from __future__ import annotations
@@ -78,10 +78,22 @@ class Network:
 
     def due(self, now_ms: int) -> list[int]:
         """Places of messages that may arrive now."""
-        return [place for place, message in enumerate(self.under_way) if message.at_ms <= now_ms]
+        due = [place for place, message in enumerate(self.under_way) if message.at_ms <= now_ms]
+        if "reorder" in self.allowed:
+            return due
+        return [place for place in due if not self._overtakes(place)]
 
     def take(self, place: int) -> Message:
+        self.tally.faults.update(["reorder"] * self._overtakes(place))
         return self.under_way.pop(place)
+
+    def _overtakes(self, place: int) -> bool:
+        """Was another one sent the same way before it, and is not there yet?"""
+        one = self.under_way[place]
+        return any(
+            (each.source, each.target) == (one.source, one.target) and each is not one
+            for each in self.under_way[:place]
+        )
 
     def heal(self) -> None:
         """Nothing goes wrong from now on, and what was held goes."""

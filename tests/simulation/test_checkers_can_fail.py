@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from protocol.arch import load
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mutations import EVERYWHERE
+
+from protocol.arch import architectures, load
 from protocol.arch.pef.machine.svm import OutOfUnits, SecureMemory
 from protocol.arch.pef.nesting import Nested as NestedPef
 from protocol.arch.pef.nesting import teardown
@@ -230,6 +235,17 @@ def test_a_mutation_is_found(check: str, arch: str, mutation: Mutation, monkeypa
     failure = next(filter(None, failures), None)
     assert failure is not None, "nobody noticed"
     assert failure.check == check, failure
+
+
+@pytest.mark.parametrize("arch", architectures())
+@pytest.mark.parametrize("mutation", EVERYWHERE, ids=lambda mutation: mutation.__name__)
+def test_a_mutation_is_found_on_every_architecture(
+    arch: str, mutation: Callable[[Patch, str], None], monkeypatch: Patch
+) -> None:
+    mutation(monkeypatch, arch)
+    failure = run(arch).failure
+    assert failure is not None, "nobody noticed"
+    assert failure.check in EVERYWHERE[mutation], failure
 
 
 def test_a_life_is_the_same_beside_a_hostile_host(monkeypatch: Patch) -> None:

@@ -125,6 +125,7 @@ class Rig(composition.Rig[Hypervisor[Any]]):
             found["svms"] += len(machine.svms)
             found["units"] += machine.secure.units - machine.secure.free_units
         found["records"] = sum(len(level.records) for level in self.emulations())
+        found["lpids"] = sum(level.lpids_given for level in self.emulations())
         return found
 
 

@@ -120,6 +120,7 @@ class Rig(composition.Rig["Hypervisor"]):
             pool,
             gibs=lent,
             hkids=list(reversed(keyids[:for_guests])),
+            key_share=for_guests,
             own=own,
             own_keys=list(reversed(keyids[for_guests:-1])),
             pools=self._pools(pool, wanted.hosts),
@@ -234,6 +235,8 @@ class Rig(composition.Rig["Hypervisor"]):
             found["vcpus"] += len(machine.vcpus)
             found.update(machine.platform.pages())
             found.update(machine.platform.key_states())
+        for below in {id(level.below): level.below for level in self.emulations()}.values():
+            found["keys_given"] += below.key_share - len(below.hkids)
         return dict(found)
 
     def measurements(self) -> list[str]:

@@ -76,6 +76,7 @@ class Nested(GuestHost[Any]):
         self._below_cpus = list(kvm_cpus)
         self.keeper = Cpu(len(cpus))
         self._free = sorted(lpids, reverse=True)
+        self._share = len(self._free)
         self.records: dict[int, Record] = {}
         self._pinned: dict[int, int] = {}  # pages that calls under way name -> how many
         self.reserving = 0  # units of registrations that are under way below
@@ -232,6 +233,11 @@ class Nested(GuestHost[Any]):
         self.book.add("vm_map")
         yield from self._write_below(cpu, made)
         return made
+
+    @property
+    def lpids_given(self) -> int:
+        """Of its share, how many its guest host's VMs have."""
+        return self._share - len(self._free)
 
     def _table(self, tables: TableMemory, size: int) -> int:
         at, fresh = tables.take(size)

@@ -33,7 +33,8 @@ GIB_FRAMES = 1 << GIB_SHIFT
 
 @dataclass(slots=True)
 class Hypervisor(guest_host.Hypervisor[Any]):
-    """`gibs` are numbers of whole GiBs for guest hosts, `hkids` the KeyIDs for their TDs.
+    """`gibs` are numbers of whole GiBs for guest hosts, `hkids` the KeyIDs for their TDs, of
+    which there are `key_share` while none has any.
 
     `own` and `own_keys` are the same for TDs of its own; `pools` what emulation has for each guest host,
     where they have not one pool together.
@@ -41,6 +42,7 @@ class Hypervisor(guest_host.Hypervisor[Any]):
 
     gibs: Pool = field(default_factory=lambda: Pool(0, 0))
     hkids: list[int] = field(default_factory=list)
+    key_share: int = 0
     own: Pool = field(default_factory=lambda: Pool(0, 0))
     own_keys: list[int] = field(default_factory=list)
     pools: list[Pool] = field(default_factory=list)
