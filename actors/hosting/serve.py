@@ -5,6 +5,7 @@ Whoever connects is the requester that the socket says, or over TCP the certific
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -37,6 +38,7 @@ from protocol.roles import REQUESTER
 from protocol.vsock.address import CID_HOST
 
 LOOK_S = 5.0
+LINE_BYTES = 4096
 NO_ARCHITECTURE = "none"  # label of metrics: these guests have no Trusted Entity
 
 
@@ -243,11 +245,13 @@ async def obey(hosting: HostingService, show: Callable[[object], None]) -> None:
 
 
 async def _lines() -> AsyncIterator[str]:
-    import sys
-
-    file = trio.wrap_file(sys.stdin)
-    async for line in file:
-        yield str(line).strip()
+    """Lines of standard input. Ctrl-C leaves the thread behind that reads, so it may hold no lock of Python's."""
+    begun = b""
+    while read := await trio.to_thread.run_sync(os.read, 0, LINE_BYTES, abandon_on_cancel=True):
+        *lines, begun = (begun + read).split(b"\n")
+        begun = begun[:LINE_BYTES]
+        for line in lines:
+            yield line.decode(errors="replace").strip()
 
 
 def _secret(directory: Path) -> bytes:

@@ -33,7 +33,7 @@ from protocol.vsock import hybrid
 CONSOLE_BYTES = 64 * 1024
 READY_WORD, EMERGENCY_WORD = b"\xb7", b"\xe7"
 ECHO, DISCARD, STEPS = 7, 9, 1
-RETRY_S = 0.02
+RETRY_S, LONGEST_RETRY_S = 0.02, 0.5  # doubled each time: where nobody waits for the word, it costs little
 KILLED = 137
 
 
@@ -211,14 +211,19 @@ class Guest:
             elif word == "hang":
                 return
 
-    def _announce(self, nonce: bytes, word: bytes) -> None:
+    def _announce(self, nonce: bytes, word: bytes, retry_s: float = RETRY_S) -> None:
         """Dial the host until somebody listens; the handshake is over when the same word comes back."""
+
+        def again() -> None:
+            later_s = min(2 * retry_s, LONGEST_RETRY_S)
+            self.loop.later(retry_s, lambda: self._announce(nonce, word, later_s))
+
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             made.connect(f"{self.directory}/vsock_{self.ready_port}")
         except OSError:
             made.close()
-            self.loop.later(RETRY_S, lambda: self._announce(nonce, word))
+            again()
             return
 
         def answered(wire: Wire, data: bytes) -> None:
@@ -228,7 +233,7 @@ class Guest:
                 self._go_on()
 
         wire = Wire(self.loop, made, answered)
-        wire.ended = lambda: self.loop.later(RETRY_S, lambda: self._announce(nonce, word))
+        wire.ended = again
         wire.send(nonce + word)
 
     def _print(self, data: bytes) -> None:

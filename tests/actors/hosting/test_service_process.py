@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from actors import exit_codes
 from nestbed.client import ERRORS
 
 BadState, BootDied, StaleEpoch = (ERRORS[name] for name in ("BAD_STATE", "BOOT_DIED", "STALE_EPOCH"))
@@ -144,3 +145,10 @@ def test_a_guest_that_dies_or_boots_into_emergency_mode_is_rolled_back_with_the_
             assert refused.value.stage == "start"
         assert service.guests() == {}
         assert service.order("audit") == {"leaks": []}
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_service_that_waits_for_orders(service_process):
+    service = service_process("--admin")
+    service.process.send_signal(signal.SIGINT)
+    assert service.process.wait(30) == exit_codes.INTERRUPTED
