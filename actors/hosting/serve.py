@@ -245,7 +245,7 @@ async def obey(hosting: HostingService, show: Callable[[object], None]) -> None:
 
 
 async def _lines() -> AsyncIterator[str]:
-    """Lines of standard input. Ctrl-C leaves the thread behind that reads, so it may hold no lock of Python's."""
+    """Lines of standard input. Ctrl-C leaves the thread that reads behind: it may hold no lock of Python."""
     begun = b""
     while read := await trio.to_thread.run_sync(os.read, 0, LINE_BYTES, abandon_on_cancel=True):
         *lines, begun = (begun + read).split(b"\n")

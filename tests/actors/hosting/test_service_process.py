@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -148,7 +150,16 @@ def test_a_guest_that_dies_or_boots_into_emergency_mode_is_rolled_back_with_the_
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_service_that_waits_for_orders(service_process):
-    service = service_process("--admin")
-    service.process.send_signal(signal.SIGINT)
-    assert service.process.wait(30) == exit_codes.INTERRUPTED
+def test_ctrl_c_ends_a_service_that_waits_for_the_rest_of_an_order(service_process):
+    process = service_process("--admin").process
+    process.stdin.write("aud")
+    process.stdin.flush()
+    while unread_of(process.stdin):
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == exit_codes.INTERRUPTED
+
+
+def unread_of(pipe):
+    """Bytes in a pipe that its reader has not taken."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
