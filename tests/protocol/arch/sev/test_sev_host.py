@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from random import Random
 
 import pytest
 
 from protocol.arch.sev.compose import Rig, compose
 from protocol.arch.sev.crypto.keys import derive
+from protocol.arch.sev.guest import GuestStep, Leave, Rdmsr, Touch
+from protocol.arch.sev.host import kinds
+from protocol.arch.sev.host import vm as loop
+from protocol.arch.sev.host.driver import Failed
 from protocol.arch.sev.host.system import Host
 from protocol.arch.sev.profiles import MIB, PROFILES
-from protocol.arch.sev.structs import PAGE
+from protocol.arch.sev.structs import C_MASK, PAGE, REPORT_LEN, U64
 from protocol.effects import run
 from protocol.errors import OperationFailed
 from protocol.plan import operations as op
@@ -147,3 +152,90 @@ def test_a_refused_command_is_a_failed_operation() -> None:
     with pytest.raises(OperationFailed):
         do(host, op.Create(most, 1, 1))
     do(host, op.Load(0), op.Start(0), op.Touch(0, 0, op.Pages(BEHIND, 1, 1)))
+
+
+# -- what a guest does that its host cannot go along with ---------------------------------------------------
+
+
+def host_with(kind: str) -> Host:
+    """A host with a running guest of this kind."""
+    rig = compose(PROFILES["small"], 0, 1, memory_bytes=32 * MIB, cpus=2)
+    seat = rig.seats[0]
+    host = Host(seat.level, seat.cpus, Random(0), depth=0, image=IMAGE, kind=kinds.KINDS[kind])
+    do(host, op.BootHost(), op.Create(0, 1, 1), op.Load(0), op.Start(0))
+    return host
+
+
+Steps = Callable[[loop.Vm], Iterable[GuestStep]]
+
+
+def changes(page: int, operation: int) -> Steps:
+    """Ask for one page to be changed."""
+
+    def steps(vm: loop.Vm) -> Iterable[GuestStep]:
+        entry = bytes(8) + U64.pack(page << 12 | operation << 52)
+        yield Touch(vm.ghcb(0) + loop.SHARED_BUFFER, True, entry)
+        yield from kinds.event_of(vm, 0, loop.PSC_EVENT)
+
+    return steps
+
+
+WRONG: list[tuple[str, Steps, str]] = [
+    ("snp", lambda vm: [Touch(vm.device | C_MASK)], "faults at 0x101000"),
+    ("snp", lambda vm: [Leave("shutdown")], "leaves with 0x7f"),
+    ("snp", lambda vm: [Rdmsr(0xDEAD)], "a step of guest 0 ends with"),
+    ("snp", changes(256, loop.TO_PRIVATE), "asks for 1 of page 0x100"),
+    ("snp", changes(9, 7), "asks for 7 of page 0x9"),
+    ("snp", lambda vm: kinds.event_of(vm, 0, loop.REQUEST_EVENT), "asks with 0x0 for an answer in 0x0"),
+    ("sev", lambda vm: [Touch(vm.device + PAGE | C_MASK)], "faults at"),
+    ("sev-es", lambda vm: kinds.event_of(vm, 0, loop.REQUEST_EVENT), "nothing to say to the firmware"),
+]
+
+WRONG_IDS = ["beyond", "shutdown", "no MSR", "no page", "no change", "no request", "beyond, SEV", "no SNP"]
+
+
+@pytest.mark.parametrize(("kind", "steps", "said"), WRONG, ids=WRONG_IDS)
+def test_a_guest_that_cannot_go_on_fails_and_can_still_be_destroyed(
+    kind: str, steps: Steps, said: str
+) -> None:
+    host = host_with(kind)
+    vm = host.guests[0]
+    with pytest.raises(loop.GuestFailed, match=said):
+        run(loop.run(host, vm, 0, steps(vm), kinds.VMGEXIT))
+    do(host, op.Destroy(0), op.Shutdown())
+
+
+def test_a_vcpu_whose_control_block_is_no_page_is_not_entered() -> None:
+    host = host_with("snp")
+    vm = host.guests[0]
+    vm.vmcbs[0] += 8
+    with pytest.raises(loop.GuestFailed, match="VMRUN of guest 0 raises #GP"):
+        do(host, op.Exits(0, 0, "wait", "kernel", 1))
+    vm.vmcbs[0] -= 8
+    do(host, op.Exits(0, 0, "wait", "kernel", 1), op.Destroy(0), op.Shutdown())
+
+
+@pytest.mark.parametrize("kind", ["sev", "sev-es"])
+def test_a_guest_without_snp_is_vouched_for_by_its_firmware(kind: str) -> None:
+    """The report holds what was measured, and the policy; the page that it came in goes back."""
+    host = host_with(kind)
+    free = host.pool.free
+    report = run(host.perform(op.Attest(0, 0, 0)))
+    assert len(report) == REPORT_LEN
+    (guest,) = host.level.platform.guests.values()
+    assert guest.digest in report
+    assert host.pool.free == free
+    do(host, op.Destroy(0), op.Shutdown())
+
+
+def test_what_a_driver_cannot_do_it_says_with_the_exception() -> None:
+    host = host_with("snp")
+    driver, private = host.driver, host.guests[0].private[FIRST_PAGES]
+    for step, said in (
+        (lambda: driver.read(host.level.size, 8), "a read at"),
+        (lambda: driver.write(private, b"x"), "a store at .* raises #PF"),
+        (lambda: run(driver.read_msr(0, 0xDEAD)), "RDMSR 0xdead raises #GP"),
+        (lambda: run(driver.write_msr(0, 0xDEAD, 1)), "WRMSR 0xdead raises #GP"),
+    ):
+        with pytest.raises(Failed, match=said):
+            step()
