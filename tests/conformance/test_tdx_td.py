@@ -51,6 +51,7 @@ from tdx_names import (
     TSC_FREQUENCY,
     WBCACHE_NOT_COMPLETE,
     WBCACHE_RESUME_ERROR,
+    WR_MASK_NOT_VALID,
     XFAM,
 )
 
@@ -349,6 +350,8 @@ def test_the_one_field_that_a_host_writes(tdx_host: TdxHost) -> None:
     assert out.r8 == before
     assert tdx_host.good("MNG.RD", rcx=td.tdr, rdx=HP_LOCK_TIMEOUT).r8 == 2 * before
     assert tdx_host.call("MNG.WR", rcx=td.tdr, rdx=HP_LOCK_TIMEOUT, r8=1, r9=ALL).rax == FIELD_VALUE_NOT_VALID
+    assert tdx_host.call("MNG.WR", rcx=td.tdr, rdx=HP_LOCK_TIMEOUT, r8=1, r9=ALL - 1).rax == WR_MASK_NOT_VALID
+    assert tdx_host.good("MNG.RD", rcx=td.tdr, rdx=HP_LOCK_TIMEOUT).r8 == 2 * before
 
 
 def test_version_one_names_the_next_field(tdx_host: TdxHost) -> None:

@@ -49,7 +49,12 @@ class Walk(NamedTuple):
 
 
 def walk(front: Front, root: int, top: int, gpa: int, kind: int) -> Walk:
-    """Walk from the table at `root`, whose entries have level `top`; `kind` is READ or WRITE."""
+    """Walk from the table at `root`, whose entries have level `top`; `kind` is READ or WRITE.
+
+    Rights are those of all entries. Bit 63 of one says who hears of a violation: of the entry that is not
+    present, else of the one that maps the page, whichever of them forbids the access. Entries that lead to
+    a table have no say (Intel SDM, volume 3C, on EPT violations that are convertible).
+    """
     at = front.profile.without_hkid(root & ADDRESS)
     rights = RWX
     path: list[Visited] = []

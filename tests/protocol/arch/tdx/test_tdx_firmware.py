@@ -198,8 +198,24 @@ def test_a_section_that_cannot_be_is_refused(section: tuple[int, ...], what: str
         ({"at_12296": b"\x02"}, "version 2"),
         ({"at_12300": b"\xff\xff"}, "sections"),
         ({"at_12292": b"\x10\0"}, "sections"),
+        ({"at_16312": b"\xff\xff\0\0"}, "does not lie in the file"),
+        ({"at_16312": b"\4\0\0\0"}, "does not lie in the file"),
     ],
 )
 def test_a_descriptor_that_cannot_be_is_refused(patches: dict[str, bytes], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         firmware.sections(made(**patches))
+
+
+@pytest.mark.parametrize(
+    "patches",
+    [
+        {"at_16316": b"\5\0"},  # an entry that is shorter than its own head
+        {"at_16316": b"\xff\0"},  # or begins before the table does
+        {"at_16318": OTHER},  # no entry is the one
+    ],
+    ids=["short", "long", "other"],
+)
+def test_a_table_that_does_not_lead_to_a_descriptor_makes_no_tdvf(patches: dict[str, bytes]) -> None:
+    assert firmware.sections(made(**patches)) == ()
+    assert firmware.sections(made())

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from protocol.arch.tdx.compose import Rig, compose
+from protocol.arch.tdx.cpu import registers
+from protocol.arch.tdx.guest import GuestStep, Tdcall, Touch
+from protocol.arch.tdx.host import attest
+from protocol.arch.tdx.host import vm as loop
 from protocol.arch.tdx.host.system import Host
 from protocol.arch.tdx.locks import Held
 from protocol.arch.tdx.machine.checks import tree_lock
+from protocol.arch.tdx.machine.report import report_key
 from protocol.arch.tdx.platform import page_lock
 from protocol.arch.tdx.profiles import MIB, PROFILES
+from protocol.arch.tdx.quote import QuotingEnclave
 from protocol.effects import run
 from protocol.errors import OperationFailed
 from protocol.plan import operations as op
@@ -145,3 +153,94 @@ def test_a_host_that_cannot_be_composed_is_refused_with_what_can(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         compose(PROFILES[profile], 0, 1, memory, cpus)
+
+
+# -- what a guest does that its host cannot go along with ---------------------------------------------------
+
+
+def vmcall(function: int, r12: int, r13: int) -> Tdcall:
+    return Tdcall(tuple(registers(rcx=0xFC00, r11=function, r12=r12, r13=r13)))
+
+
+def a_guest() -> tuple[Host, loop.Vm]:
+    _, host = host_of()
+    do(host, op.BootHost(), *LIFE)
+    return host, host.guests[0]
+
+
+def lets(host: Host, *steps: GuestStep) -> None:
+    run(loop.run(host, host.guests[0], 0, steps, ("tdvmcall",)))
+
+
+MEMORY = 2 * MIB
+WRONG: dict[str, tuple[Sequence[GuestStep], str]] = {
+    "behind its memory": ([Touch(MEMORY)], "faults at 0x200000"),
+    "shared, but not told": ([Touch(9 * PAGE | loop.SHARED_BIT)], "faults at 0x800000009000"),
+    "no TDCALL": ([Tdcall(tuple(registers(rax=99)))], "a step of guest 0 ends with"),
+    "a map too long": ([vmcall(loop.MAP_GPA, MEMORY - PAGE, 2 * PAGE)], "asks to map 0x1ff000, 0x2000 bytes"),
+    "a quote in private memory": ([vmcall(loop.GET_QUOTE, 9 * PAGE, PAGE)], "asks for a quote in 0x9000"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_guest_that_cannot_go_on_fails_and_can_still_be_destroyed(name: str) -> None:
+    host, _ = a_guest()
+    steps, said = WRONG[name]
+    with pytest.raises(OperationFailed, match=said):
+        lets(host, *steps)
+    do(host, op.Destroy(0), op.Shutdown())
+
+
+def test_an_lp_that_has_left_vmx_operation_enters_nobody() -> None:
+    host, vm = a_guest()
+    lp = host.module.lps[vm.vcpus[0].lp]
+    lp.vmx = False
+    with pytest.raises(loop.GuestFailed, match=r"VP\.ENTER of guest 0 raises #UD"):
+        lets(host, Touch(BEHIND * PAGE))
+    lp.vmx = True
+    lets(host, Touch(BEHIND * PAGE))
+
+
+def test_a_page_that_is_what_is_asked_for_stays_and_one_without_memory_has_none_to_lose() -> None:
+    host, vm = a_guest()
+    under, unused = vm.private[BEHIND], BEHIND + 20
+    free = host.pool.free
+    lets(host, vmcall(loop.MAP_GPA, BEHIND * PAGE, PAGE))
+    assert vm.private[BEHIND] == under
+    lets(host, vmcall(loop.MAP_GPA, unused * PAGE | loop.SHARED_BIT, PAGE))
+    assert unused in vm.open
+    assert host.pool.free == free
+    lets(host, Touch(unused * PAGE | loop.SHARED_BIT, write=True))
+    assert unused in vm.shared
+
+
+def test_a_host_that_mixes_up_its_pages_finds_out() -> None:
+    host, vm = a_guest()
+    one, other = BEHIND, BEHIND + 1
+    vm.private[one], vm.private[other] = vm.private[other], vm.private[one]
+    with pytest.raises(OperationFailed, match=r"PAGE\.REMOVE of guest 0 gives"):
+        do(host, op.Change(0, 0, one, shared=True, busy=False))
+
+
+# -- quotes that cannot be made ----------------------------------------------------------------------------
+
+
+def test_a_guest_whose_report_was_made_elsewhere_gets_no_quote() -> None:
+    host, _ = a_guest()
+    host.quoting = QuotingEnclave(b"here", report_key(b"elsewhere"))
+    with pytest.raises(OperationFailed, match="got no quote: status 0x8000000000000000"):
+        do(host, op.Attest(0, 0, 0))
+
+
+@pytest.mark.parametrize(("version", "length"), [(2, 1024), (attest.VERSION, attest.BUFFER_SIZE)])
+def test_a_request_of_another_form_gets_no_quote(version: int, length: int) -> None:
+    """Another version of the buffer, or a report that is longer than the buffer."""
+    host, _ = a_guest()
+    do(host, op.Attest(0, 0, 0))
+    touch, call, *read = attest.quote_steps(bytes(1024))
+    assert isinstance(touch, Touch)
+    asked = attest.BUFFER.pack(version, 0, length, 0) + touch.value[attest.BUFFER.size :]
+    lets(host, Touch(touch.gpa, True, asked), call, *read)
+    answer = b"".join(host.heard)
+    assert attest.BUFFER.unpack_from(answer) == (attest.VERSION, attest.FAILED, length, 0)
+    assert not any(answer[attest.BUFFER.size :])
