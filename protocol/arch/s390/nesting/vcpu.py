@@ -37,7 +37,8 @@ def create_cpu(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated
         return NO_RESOURCE
     shadow, sida = (frame << PAGE_SHIFT for frame in pages)
     below = CreateCpu(config.real, lent.first << PAGE_SHIFT, fields.number, shadow)
-    nested.claim(plan.storage)
+    claimed = nested.claim(plan.storage)
+    assert claimed, "no frame of a call that is under way is usable"
     try:
         outcome = yield from nested.issuer(cpu).uvc(below.pack(), out=HANDLE_OUT + 8)
     except OwnerGone:  # what was not answered was not issued

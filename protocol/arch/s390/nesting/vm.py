@@ -126,7 +126,8 @@ def create_config(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Trea
         space.table.asce,
     )
     donated = np.concatenate((plan.base, plan.variable))
-    nested.claim(donated)
+    claimed = nested.claim(donated)
+    assert claimed, "no frame of a call that is under way is usable"
     try:
         outcome = yield from nested.issuer(cpu).uvc(below.pack(), out=HANDLE_OUT + 8)
     except OwnerGone:  # what was not answered was not issued

@@ -104,6 +104,20 @@ def test_a_call_gets_the_whole_block_and_answers_with_its_codes(level: Level) ->
     assert after == block[:4] + b"\x01\x02\x00\x1a" + block[8:0x30] + b"output" + block[0x36:]
 
 
+def test_an_output_that_cannot_be_stored_is_an_exception_without_codes(level: Level) -> None:
+    """The page is taken away while the call is under way: who sees codes sees all that belongs to them."""
+    at = 0x3000 - 0x30
+    put(level, VERIFY, at)
+
+    def performed() -> Outcome:
+        level.shut = {3}
+        return Outcome(1, 0, ((0x30, b"output"),))
+
+    level.outcome = performed
+    assert uvc(level, at) == z.program(z.SECURE_ACCESS, 0x3000, True)
+    assert code_at(level, at) == 0
+
+
 @given(st.integers(0, 0x40), st.booleans())
 def test_the_whole_length_is_touched_before_anything_is_processed(crossing: int, dat: bool) -> None:
     """3.4 rule 3, for a block of 0x40 bytes of which `crossing` lie on a page that is not there."""

@@ -75,12 +75,12 @@ class Bench:
         apart: bool = False,
         blind: bool = False,
         profile: str = "small",
-        memory_mib: int = 2200,
+        memory_mib: float = 2200,
         strategy: Strategy | None = None,
         spare: int = 0,
     ) -> None:
         self.size = size or Size(2, 3, 4, 2, 8)
-        memory = memory_mib << 20
+        memory = int(memory_mib * (1 << 20))
         self.rig: Rig = compose(
             PROFILES[profile], depth, 1, memory, 3, SEED, strategy, apart=apart, spare=spare
         )

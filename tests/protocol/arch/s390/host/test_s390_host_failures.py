@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from sys import getsizeof
 from typing import Any
 
 import pytest
 from host_bench import Bench, Size, calls, image_of
 
-from protocol.arch.s390.guest import Lctl, Loop
-from protocol.arch.s390.host import GuestFailed
+from protocol.arch.s390.calls import CALLS
+from protocol.arch.s390.guest import Lctl, Loop, Spx
+from protocol.arch.s390.guest import Touch as Store
+from protocol.arch.s390.host import SPEC, GuestFailed
 from protocol.arch.s390.host.load import scenario_image
+from protocol.arch.s390.host.memory import frame_of
 from protocol.arch.s390.host.pages import fault_in
 from protocol.arch.s390.host.run import Feed, run
+from protocol.arch.s390.profiles import PROFILES
 from protocol.errors import OperationFailed, TeRefused
 from protocol.memory.pool import OutOfFrames
+from protocol.memory.store import PAGE_SHIFT
 from protocol.plan.operations import (
     BootHost,
     Change,
     Create,
     Destroy,
     Exits,
+    Kill,
     Load,
     Operation,
     Pages,
@@ -60,6 +67,22 @@ def test_initialising_below_two_gib_is_refused_and_leaves_the_host_down() -> Non
     with pytest.raises(TeRefused, match="init: rc 0x0108"):
         bench.boot()
     assert bench.host.query is None
+
+
+def test_a_machine_without_an_ultravisor_leaves_the_host_without_secure_guests() -> None:
+    bench = Bench()
+    bench.level.calls = {}
+    with pytest.raises(TeRefused, match="query: rc 0x0002"):
+        bench.boot()
+    assert bench.host.query is None
+    bench.level.calls = dict(CALLS)
+    bench.boot()
+
+
+def test_memory_behind_the_donation_is_the_guests_too() -> None:
+    """What is donated begins at a whole MiB."""
+    even, odd = booted(), booted(memory_mib=2200.5)
+    assert odd.host.pool.free == even.host.pool.free + 128
 
 
 def test_a_cpu_too_many_undoes_the_whole_guest() -> None:
@@ -113,8 +136,6 @@ def test_an_image_for_another_machine_is_refused_and_the_guest_can_be_destroyed(
 
 
 def test_a_changed_image_is_found_by_verify() -> None:
-    from dataclasses import replace
-
     bench = booted()
     image = image_of(3)
     page = image.pages[1]
@@ -213,6 +234,41 @@ def test_a_guest_that_enables_an_interruption_goes_on() -> None:
     assert left == {"icpt_64": 1, "icpt_60": 1, "wait": 1}
 
 
+def test_a_guest_that_moves_its_prefix_has_it_brought_in_where_it_is_now() -> None:
+    bench = Bench(0, Size(1, 3, 4, 2, 8))
+    bench.boot()
+    bench.bring_up()
+    guest = bench.host.guest(0)
+    vcpu = guest.vcpus[0]
+    counts = bench.count(run(bench.host, guest, vcpu, Feed([(Spx(0x200000), True)])))
+    assert vcpu.prefix == 0x200000
+    left = {key[2]: n for key, n in counts.items() if key[0] == "exits"}
+    assert left == {"icpt_6c": 1, "icpt_70": 1, "wait": 1}
+    assert all(frame_of(bench.host.level, guest.table, 0x200 + n) is not None for n in (0, 1))
+
+
+def test_a_guest_that_stores_behind_its_memory_is_given_up() -> None:
+    bench = Bench(0, Size(1, 3, 4, 2, 8))
+    bench.boot()
+    bench.bring_up()
+    guest = bench.host.guest(0)
+    with pytest.raises(GuestFailed, match=r"the program of CPU 0 failed: .*0x05"):
+        bench.count(run(bench.host, guest, guest.vcpus[0], Feed([(Store(8 << 20, True, b"x"), True)])))
+    bench.do(Destroy(0))
+    assert not any(bench.rig.remains().values())
+
+
+def test_a_table_that_leads_behind_the_memory_of_its_host_gives_its_guest_up() -> None:
+    """Bringing the page in would not help."""
+    bench = Bench(0, Size(1, 3, 4, 2, 8))
+    bench.boot()
+    bench.bring_up()
+    guest = bench.host.guest(0)
+    guest.table.map(0x20, bench.level.size >> PAGE_SHIFT)
+    with pytest.raises(GuestFailed, match="addressing at "):
+        bench.do(Touch(0, 0, Pages(0x20, 1, 1)))
+
+
 def test_a_guest_that_loops_for_ever_is_given_up_and_can_be_destroyed() -> None:
     bench = Bench(0, Size(1, 3, 4, 2, 8))
     bench.boot()
@@ -221,4 +277,34 @@ def test_a_guest_that_loops_for_ever_is_given_up_and_can_be_destroyed() -> None:
     with pytest.raises(GuestFailed, match="intercept 0x08"):
         bench.count(run(bench.host, guest, guest.vcpus[0], Feed([(Loop(), True)])))
     bench.do(Destroy(0))
+    assert not any(bench.rig.remains().values())
+
+
+# -- an Ultravisor that has no Destroy Secure Configuration Fast ----------------------------------------
+
+
+@pytest.fixture
+def older(monkeypatch: pytest.MonkeyPatch) -> str:
+    small = PROFILES["small"]
+    absent = frozenset({SPEC["destroy_config_fast"].code})
+    monkeypatch.setitem(PROFILES, "older", replace(small, name="older", absent=absent))
+    return "older"
+
+
+def test_without_the_fast_call_a_killed_guest_goes_after_its_pages(older: str) -> None:
+    bench = booted(profile=older)
+    bench.bring_up()
+    done = calls(bench.do(Kill(0)))
+    assert "destroy_config_fast" not in done
+    assert done["destroy_config"] == 1
+    assert not any(bench.rig.remains().values())
+
+
+def test_without_the_fast_call_a_guest_set_aside_goes_with_its_last_page(older: str) -> None:
+    bench = booted(profile=older, memory_mib=4400)
+    bench.do(Create(0, 2049, 1), Load(0), Start(0), Touch(0, 0, Pages(600, 4, 4)))
+    assert "destroy_config" not in calls(bench.do(Destroy(0, behind=True)))
+    assert bench.host.aside is not None
+    bench.do(Create(1, 8, 1), Destroy(1), Shutdown())
+    assert bench.level.statistics()["secure_pages"] == 0
     assert not any(bench.rig.remains().values())
