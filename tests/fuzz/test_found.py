@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -273,10 +274,11 @@ def test_a_store_says_what_is_wrong_with_it(tmp_path: Path) -> None:
         store.close()
 
 
-def test_a_service_over_a_damaged_journal_ends_with_its_reason(tmp_path: Path) -> None:
-    damaged(tmp_path / "d", "requester", msgpack.packb({"alive": True}))
-    command = [sys.executable, "-P", "-m", "nestbed", "hosted", "serve", str(tmp_path / "d")]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+def test_a_service_over_a_damaged_journal_ends_with_its_reason() -> None:
+    with tempfile.TemporaryDirectory(prefix="nb-") as short:  # names of sockets have 107 bytes
+        damaged(Path(short) / "d", "requester", msgpack.packb({"alive": True}))
+        command = [sys.executable, "-P", "-m", "nestbed", "hosted", "serve", f"{short}/d"]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert ran.returncode == 3
     assert "the journal is damaged: KeyError: 'epoch'" in ran.stderr
     assert "Traceback" not in ran.stderr
