@@ -36,6 +36,7 @@ _ALL = (4, 5, 6, 7, 8, 9, 10, 11)
 _INPUTS = {CEDE: (), RTAS: (4,), CI_LOAD: (4, 5), CI_STORE: (4, 5, 6)}
 
 START_CPU, OS_TERM = 0x2006, 0x201F  # tokens of RTAS calls, as QEMU numbers them
+TOKEN_BYTES = 4  # what an argument block of RTAS begins with
 RTAS_HEAD = 12  # token, number of arguments, number of results: 4 bytes each
 RTAS_BLOCK = RTAS_HEAD + 16 * 4
 

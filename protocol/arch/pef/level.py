@@ -49,8 +49,11 @@ class Level(Protocol):
         """The host writes its own partition table: without an ultravisor it is in its memory."""
         ...
 
-    def new_lpid(self, cpu: Cpu) -> Step[int]:
-        """An LPID for a new VM, where the level below picks them (H_GUEST_CREATE); 0: the host picks."""
+    def new_lpid(self, cpu: Cpu) -> Step[int | None]:
+        """An LPID for a new VM, where the level below picks them (H_GUEST_CREATE), 0 if it has none left.
+
+        None: the host picks.
+        """
         ...
 
     def give_lpid(self, cpu: Cpu, lpid: int) -> Step[None]:

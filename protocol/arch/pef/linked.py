@@ -130,8 +130,8 @@ class LinkedPef(LinkedLevel):
     def own_entry(self, cpu: Cpu, lpid: int, dw0: int, dw1: int) -> Step[None]:
         yield from self._ask(cpu, OWN_ENTRY, lpid, dw0, dw1)
 
-    def new_lpid(self, cpu: Cpu) -> Step[int]:
-        lpid: int = yield from self._ask(cpu, NEW_LPID)
+    def new_lpid(self, cpu: Cpu) -> Step[int | None]:
+        lpid: int | None = yield from self._ask(cpu, NEW_LPID)
         return lpid
 
     def give_lpid(self, cpu: Cpu, lpid: int) -> Step[None]:

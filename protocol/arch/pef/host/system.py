@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from protocol.arch.pef import hcalls
 from protocol.arch.pef.cpu import Cpu, Exit
 from protocol.arch.pef.guest import GuestStep, Hypercall, Read, Touch, Ultracall
 from protocol.arch.pef.image import Area
@@ -60,7 +61,7 @@ class System:
     def terminated(self, cpu: Cpu, vm: Vm, left: Exit) -> Step[bool]:
         """Did the guest end by `ibm,os-term`?"""
         at = running.block_of(left)
-        token = None if at is None else (yield from self.read(cpu, vm, at, running.TOKEN_BYTES))
+        token = None if at is None else (yield from self.read(cpu, vm, at, hcalls.TOKEN_BYTES))
         return running.is_os_term(token)
 
     def svm_off(self, cpu: Cpu, vm: Vm) -> Step[int]:

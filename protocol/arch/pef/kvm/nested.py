@@ -97,7 +97,7 @@ def _made(kvm: Kvm, cpu: Cpu, vm: Vm, lpid: int) -> Step[NestedVm | None]:
     if known is not None:
         return known
     shadow = yield from kvm.level.new_lpid(cpu)
-    if not shadow:
+    if shadow is None:
         shadow = next((n for n in range(LPIDS - 1, 0, -1) if n not in kvm.vms and n not in kvm.shadows), 0)
     if not shadow:
         return None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from protocol.arch.pef import front, hcalls
 from protocol.arch.pef.cpu import DATA_STORAGE, HCALL, INSTRUCTION_STORAGE, Cpu, Entry, Exit
-from protocol.arch.pef.hcalls import OS_TERM
+from protocol.arch.pef.hcalls import OS_TERM, TOKEN_BYTES
 from protocol.arch.pef.kvm import nested, pages, svm, vmm
 from protocol.arch.pef.kvm.vm import KvmVcpu, Vm
 from protocol.arch.pef.status import FUNCTION, SUCCESS, unsigned
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from protocol.arch.pef.kvm import Kvm
 
 TRIES = 4  # of one storage interrupt
-TOKEN_BYTES = 4  # what an argument block of RTAS begins with
 STORAGE = (DATA_STORAGE, INSTRUCTION_STORAGE)
 
 

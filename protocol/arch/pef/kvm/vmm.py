@@ -37,7 +37,7 @@ def create_vm(kvm: Kvm, cpu: Cpu, lpid: int | None, tpm_proxy: bool) -> Step[tup
     """(return value, LPID). The VM is radix, and in the partition table."""
     if lpid is None:
         lpid = yield from kvm.level.new_lpid(cpu)
-    if not lpid:
+    if lpid is None:
         lpid = next((n for n in kvm.lpids if n not in kvm.vms and n not in kvm.shadows), 0)
     if not lpid:
         return ENOSPC, 0

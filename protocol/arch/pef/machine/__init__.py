@@ -116,10 +116,10 @@ class Machine:
         yield from ()
         self.set_pate(lpid, dw0, dw1)
 
-    def new_lpid(self, cpu: Cpu) -> Step[int]:
+    def new_lpid(self, cpu: Cpu) -> Step[int | None]:
         """A hypervisor on the machine picks its LPIDs itself."""
         yield from ()
-        return 0
+        return None
 
     def give_lpid(self, cpu: Cpu, lpid: int) -> Step[None]:
         yield from ()

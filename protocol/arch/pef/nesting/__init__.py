@@ -25,6 +25,7 @@ import numpy as np
 from protocol.arch.pef import front
 from protocol.arch.pef.cpu import Cpu, Entry, Exit, Stopped, gprs, machine_check
 from protocol.arch.pef.guest import Program
+from protocol.arch.pef.hcalls import TOKEN_BYTES
 from protocol.arch.pef.machine.init import DebugRegisters
 from protocol.arch.pef.nesting import entry, teardown
 from protocol.arch.pef.nesting.records import SMALL_PAGES, Record, TableMemory
@@ -132,15 +133,16 @@ class Nested(GuestHost[Any]):
         """The guest host's partition table is in its memory; this level looks at it."""
         yield from self.put_entry(cpu, lpid, dw0, dw1)
 
-    def new_lpid(self, cpu: Cpu) -> Step[int]:
-        """H_GUEST_CREATE: the very LPID under which the VM will run, down to the machine; 0: none."""
+    def new_lpid(self, cpu: Cpu) -> Step[int | None]:
+        """H_GUEST_CREATE: the very LPID under which the VM will run, down to the machine; 0: none is left."""
         if self.api == V1:
-            return 0
+            return None
         self.ledger.trap(self.level, "guest_create")
-        lower: int = yield from self.below.memory.new_lpid(self.cpu_below(cpu))
-        lpid = lower or (self._free.pop() if self._free else 0)
+        lower: int | None = yield from self.below.memory.new_lpid(self.cpu_below(cpu))
+        own = self._free.pop() if lower is None and self._free else 0
+        lpid = own if lower is None else lower
         if lpid:
-            self.ids[lpid] = bool(lower)
+            self.ids[lpid] = lower is not None
             self.book.add("vm_map")
         self.ledger.reenter(self.below.level)
         return lpid
@@ -286,6 +288,7 @@ class Nested(GuestHost[Any]):
         record.bound.clear()
         record.shared.clear()
         record.lost.clear()
+        record.begins.clear()
         record.svm = False
         record.lives += 1
         if record.secure:
@@ -339,10 +342,21 @@ class Nested(GuestHost[Any]):
         record.lost.discard(gfn)
 
     def unbind(self, record: Record, gfn: int) -> None:
-        """The ultravisor uses no page of the guest host's for this GFN any more."""
-        if record.bound.pop(gfn, None) is not None:
+        """The ultravisor uses no page of the guest host's for this GFN any more.
+
+        What it wrote last may be an argument block whose exit is still on its way up.
+        """
+        page = record.bound.pop(gfn, None)
+        if page is not None:
+            record.begins[gfn] = self.begins(page)
             self.book.drop("native_page")
             record.lost.discard(gfn)
+
+    def begins(self, page: int) -> bytes:
+        """The first bytes of a page of the guest host's: of an argument block of RTAS, its token."""
+        found = self.peek(page << PAGE_SHIFT, TOKEN_BYTES)
+        assert isinstance(found, bytes), "it was given, and lies in memory"
+        return found
 
     def pin(self, page: int) -> None:
         """A call that names this page is under way below: it stays where it is."""

@@ -30,7 +30,7 @@ from protocol.arch.pef.machine.vcpu import VECTOR_ALIGN, VECTORS_END
 from protocol.arch.pef.nesting.records import Record, Reflection
 from protocol.arch.pef.radix import PAGE_ADDRESS, root_of, walk
 from protocol.arch.pef.status import SUCCESS, signed
-from protocol.arch.pef.tables import ORDER, PAGE, PAGE_SHIFT
+from protocol.arch.pef.tables import ORDER, PAGE_SHIFT
 from protocol.effects import Step
 from protocol.memory.pool import OutOfFrames
 
@@ -239,9 +239,11 @@ def _note(nested: Nested, record: Record, left: Exit) -> None:
 
 
 def _os_term(nested: Nested, record: Record, block: int) -> bool:
-    """Does the argument block of an H_RTAS begin with the token of `ibm,os-term`?"""
-    page = record.bound.get(block >> PAGE_SHIFT)
-    if page is None:
-        return False
-    token = nested.peek((page << PAGE_SHIFT) + block % PAGE, 4)
-    return isinstance(token, bytes) and int.from_bytes(token, "big") == hcalls.OS_TERM
+    """Does the argument block of an H_RTAS, a page, begin with the token of `ibm,os-term`?
+
+    Where the guest host took the page while the exit was on its way, what counts is what stood there then.
+    """
+    gfn = block >> PAGE_SHIFT
+    page = record.bound.get(gfn)
+    token = record.begins.get(gfn, b"") if page is None else nested.begins(page)
+    return int.from_bytes(token, "big") == hcalls.OS_TERM

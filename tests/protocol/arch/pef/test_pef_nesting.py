@@ -347,6 +347,20 @@ def test_a_host_that_has_used_its_lpids_has_none_for_a_vm() -> None:
     assert run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True)) == (0, 9)
 
 
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_host_that_has_used_its_guest_ids_up_is_told_so(depth: int) -> None:
+    """It picked one itself, which the level below refused: that VM could never run."""
+    bench = Bench(depth, api="v2", profile=replace(PROFILES["small"], lpids=3))
+    made = []
+    while (answer := run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True)))[0] == 0:
+        made.append(answer[1])
+        assert machine_of(bench).pate(answer[1]) != (0, 0)
+    assert made and answer == (vmm.ENOSPC, 0) and set(bench.kvm.vms) == set(made)
+    assert set(nested_of(bench).ids) == set(made)
+    assert run(vmm.close(bench.kvm, bench.cpu, bench.kvm.vms[made[0]])) == 0
+    assert run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True)) == (0, made[0])
+
+
 def test_shadow_lpids_run_out_and_nothing_of_the_last_vm_is_kept() -> None:
     """Its shadow table was."""
     bench = Bench(1, profile=replace(PROFILES["small"], lpids=4))

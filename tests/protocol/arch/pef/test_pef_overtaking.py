@@ -17,10 +17,13 @@ from pef_bench import LPID, esm_step, store
 from protocol.arch.pef import front
 from protocol.arch.pef.audit import audit
 from protocol.arch.pef.compose import compose
-from protocol.arch.pef.guest import Touch
-from protocol.arch.pef.kvm import Kvm, vmm
+from protocol.arch.pef.cpu import HCALL, gprs
+from protocol.arch.pef.guest import Hypercall, Touch
+from protocol.arch.pef.hcalls import OS_TERM, RTAS
+from protocol.arch.pef.kvm import HostStopped, Kvm, vmm
 from protocol.arch.pef.kvm import run as running
 from protocol.arch.pef.kvm.vm import Vm
+from protocol.arch.pef.machine.lifecycle import ARGUMENTS
 from protocol.arch.pef.nesting import Nested
 from protocol.arch.pef.profiles import MIB, PROFILES
 from protocol.arch.pef.tables import ORDER, PAGE
@@ -91,6 +94,40 @@ def test_whatever_two_calls_do_to_an_svm_the_books_agree(first: str, second: str
         source = host.kvm.frames.take()
         calls = [ABOUT_AN_SVM[name](source) for name in (first, second)]
         host.both(*(host.kvm.ucall(cpu, *call) for cpu, call in zip(host.cpus, calls, strict=True)))
+
+
+TAKES_THE_BLOCK: dict[str, Calls] = {
+    "inval": lambda gfn: (front.PAGE_INVAL, LPID, gfn * PAGE, ORDER),
+    "unregister": lambda gfn: (front.UNREGISTER_MEM_SLOT, LPID, 0),
+}
+
+
+@pytest.mark.parametrize("taken", TAKES_THE_BLOCK)
+def test_an_svm_that_ends_itself_ends_its_host_alone_whatever_its_last_words_are_overtaken_by(
+    taken: str,
+) -> None:
+    """The page with its last words was nobody's when they arrived, and their return stopped the machine."""
+    overtaken = 0
+    for seed in range(12):
+        host = TwoCpus(seed).secure()
+        (svm,) = host.rig.machines[0].svms.values()
+        block = svm.shared[ARGUMENTS]
+        words = b"".join(word.to_bytes(4, "big") for word in (OS_TERM, 1, 1, 0, 0))
+        host.vm.vcpus[0].program.steps += [
+            store(FRESH * PAGE, words),
+            Hypercall(tuple(gprs(r3=RTAS, r4=FRESH * PAGE))),
+        ]
+        left, _ = host.both(host.enter(0), host.kvm.ucall(host.cpus[1], *TAKES_THE_BLOCK[taken](block)))
+        if left.trap != HCALL or left.gpr[3] != RTAS:
+            continue  # its host took the page before: it has none for its words
+        overtaken += block not in host.nested.records[LPID].bound
+        frame = host.vm.slots[0].frame(block)
+        host.kvm.level.write(frame, bytes(PAGE))  # the page is the host's own again
+        host.vm.vcpus[0].reply = {3: 0}
+        with pytest.raises(HostStopped):
+            host.alone(host.enter(0))
+        assert host.nested.stopped and not host.rig.machines[0].stopped
+    assert overtaken
 
 
 @pytest.mark.parametrize("seed", SEEDS)
