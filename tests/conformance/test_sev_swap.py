@@ -84,6 +84,18 @@ def test_a_page_that_was_changed_outside_does_not_come_back(swapper: Swapper) ->
     assert swapper.swap("SNP_PAGE_SWAP_IN", swapper.out, page) == 0x0B
 
 
+def test_a_page_comes_back_from_memory_alone(swapper: Swapper) -> None:
+    """Its metadata is good; where it was to come from, or go to, there is none."""
+    host, page = swapper.host, swapper.vm.pages[1]
+    swapper.pre_swap(page, PAGE)
+    assert swapper.swap("SNP_PAGE_SWAP_OUT", page, swapper.out) == 0
+    assert swapper.swap("SNP_PAGE_SWAP_IN", 1 << 40, page) == 0x1A
+    assert swapper.swap("SNP_PAGE_SWAP_IN", swapper.out, 1 << 40) == 0x1A
+    assert swapper.swap("SNP_PAGE_SWAP_IN", swapper.out, page) == 0
+    assert swapper.read(PAGE) == b"swap me!"
+    assert host.entry(page)[0] >> 62 & 1 == 1
+
+
 def test_a_vmsa_is_swapped_as_one(swapper: Swapper) -> None:
     host, vm = swapper.host, swapper.vm
     swapper.pre_swap(vm.vmsa, 0xFFFFFFFFF000)
@@ -256,6 +268,16 @@ def test_what_works_on_a_large_page_needs_one_below(sev: Sevs, sev_depth: int) -
     host.did("SNP_PAGE_MD_INIT", gctx=vm.gctx, pa=mdata)
     swap = {"gctx": vm.gctx, "src": block, "dst": other, "mdata": mdata, "flags": 1}
     assert host.cmd("SNP_PAGE_SWAP_IN", **swap) == (0x15 if sev_depth else 0x1B)  # difference: large swaps
+
+
+def test_a_large_page_goes_out_where_one_lies_below(sev: Sevs, sev_depth: int) -> None:
+    """Of a legacy guest, whose pages the firmware knows nothing of, the same."""
+    host = sev(profile="scattered")
+    host.sev_up()
+    handle = host.launched()
+    source, target = (host.alloc(2 * MIB, 2 * MIB) for _ in range(2))
+    swap = {"handle": handle, "src": source, "dst": target, "mdata": host.alloc(), "flags": 1}
+    assert host.cmd("SWAP_OUT", **swap) == (0x15 if sev_depth else 0)  # difference: scattered
 
 
 # -- memory that the RMP does not cover --------------------------------------------------------------------

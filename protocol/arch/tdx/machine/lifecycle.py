@@ -48,7 +48,7 @@ def _exclusive_state(m: Machine, call: Call, operand: int, leaf: int) -> Td:
     """The TD shared, its op state and its migration exclusive."""
     td = checks.td_of(m, call, call.r[operand], operand, exclusive=False)
     checks.state(call, td, leaf, checks.OWN)
-    if not call.held.own(("mig", td.frame)):
+    if not call.held.own(("mig", td.frame)):  # pragma: no cover - who holds it holds the op state, too
         raise Refused(Status.OPERAND_BUSY | Operand.MIG)
     return td
 

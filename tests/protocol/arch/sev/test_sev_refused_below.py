@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from sev_nested_host import Host, rig_of
 
+from protocol.arch.sev.crypto import session as sessions
 from protocol.arch.sev.host.driver import Failed
-from protocol.arch.sev.rmp import IMMUTABLE
-from protocol.arch.sev.status import Status
+from protocol.arch.sev.nesting import shadow
+from protocol.arch.sev.rmp import ASSIGNED, IMMUTABLE, VMSA
+from protocol.arch.sev.status import SnpState, Status
 from protocol.arch.sev.structs import CERT_LEN, FIRMWARE, HEADER_LEN, PAGE, SESSION_LEN, NewState
 from protocol.effects import run
 
@@ -143,6 +145,46 @@ def test_a_guest_that_is_gone_is_not_sent(below: Below) -> None:
     assert below.books() == books
 
 
+PACKET = {"hdr_len": HEADER_LEN, "guest_len": 64, "trans_len": 64}
+
+
+def test_a_secret_for_a_guest_that_is_gone_reaches_nobody(below: Below) -> None:
+    """The owner's packet is good, so it is the level below that refuses."""
+    handle, (page, blob, packet, data) = started(below), below.pages
+    below.did("LAUNCH_MEASURE", blob, handle=handle, pa=blob, len=48)
+    keys, secret = sessions.Keys(bytes(16), bytes(16)), b"a secret".ljust(64, b".")
+    sealed = sessions.ctr(keys.tek, bytes(16), secret)
+    measured = below.host.driver.read(blob, 32)
+    mac = sessions.packet_mac(keys, sessions.SECRET, 0, bytes(16), sealed, measured)
+    below.host.driver.write(packet, bytes(20) + mac)
+    below.host.driver.write(data, sealed)
+    fields = PACKET | {"handle": handle, "hdr": packet, "guest": page, "trans": data}
+    below.did("LAUNCH_SECRET", page, **fields)
+    books = below.books()
+    below.at_the_machine("SHUTDOWN")
+    assert below.command("LAUNCH_SECRET", page, **fields) == Status.INVALID_PLATFORM_STATE
+    assert below.books() == books
+
+
+def test_a_guest_that_arrives_on_a_platform_that_is_gone_goes_no_further(below: Below) -> None:
+    handle = leaving(below)
+    hdr, guest, trans = (below.host.allocate(PAGE, PAGE) for _ in range(3))
+    packet = PACKET | {"hdr": hdr, "trans": trans}
+    below.did("SEND_UPDATE_DATA", hdr, trans, handle=handle, guest=below.pages[0], **packet)
+    below.did("SEND_FINISH", handle=handle)
+    certificate = {"pdh": below.pages[2], "pdh_len": CERT_LEN}
+    session = {"session": below.pages[3], "session_len": SESSION_LEN}
+    below.did("RECEIVE_START", policy=0, **certificate, **session)
+    there = below.host.driver.field("RECEIVE_START", "handle")
+    below.did("ACTIVATE", handle=there, asid=9)
+    below.did("RECEIVE_UPDATE_DATA", guest, handle=there, guest=guest, **packet)
+    books = below.books()
+    below.at_the_machine("SHUTDOWN")
+    status = below.command("RECEIVE_UPDATE_DATA", guest, handle=there, guest=guest, **packet)
+    assert status == Status.INVALID_PLATFORM_STATE
+    assert below.books() == books
+
+
 # -- SNP guests --------------------------------------------------------------------------------------------
 
 
@@ -215,3 +257,76 @@ def test_a_page_that_is_fixed_below_becomes_no_guests(below: Below) -> None:
     with pytest.raises(Failed, match="0x2"):
         run(below.host.driver.rmpupdate(below.pages[3], NewState(0, True, False, False, 1)))
     assert below.books() == books
+
+
+def test_no_context_is_made_where_the_platform_below_has_ended(below: Below) -> None:
+    page = below.pages[0]
+    run(below.host.driver.rmpupdate(page, FIRMWARE))
+    level: Any = below.host.seat.level
+    platform = below.host.rig.machines[0].platform
+    platform.snp = SnpState.UNINIT
+    assert below.command("SNP_GCTX_CREATE", gctx=page) == Status.INVALID_PLATFORM_STATE
+    assert (level.platform.contexts, level.book.records().get("vm_map", 0)) == ({}, 0)
+    assert not level.rmp.flags_of(page // PAGE) & VMSA
+
+
+def swapping(below: Below) -> dict[str, int]:
+    """A guest's page 0 may go out to page 2, its metadata to page 3; the level below has no such guest."""
+    gctx = context(below)
+    run(below.host.driver.rmpupdate(below.pages[3], FIRMWARE))
+    below.did("SNP_PAGE_MD_INIT", gctx=gctx, pa=below.pages[3])
+    level: Any = below.host.seat.level
+    del below.host.rig.machines[0].platform.contexts[level.frame_below(gctx // PAGE)]
+    return {"gctx": gctx, "mdata": below.pages[3]}
+
+
+@pytest.mark.parametrize(("name", "src", "dst"), [("SNP_PAGE_SWAP_OUT", 0, 2), ("SNP_PAGE_SWAP_IN", 2, 0)])
+def test_no_page_of_a_guest_that_is_gone_goes_or_comes(below: Below, name: str, src: int, dst: int) -> None:
+    """What was lent for it goes back, and the guest's page is what it was."""
+    fields = swapping(below)
+    level: Any = below.host.seat.level
+    before = level.rmp.flags.tolist()
+    status = below.command(name, src=below.pages[src], dst=below.pages[dst], **fields)
+    assert status == Status.INVALID_GUEST
+    assert level.rmp.flags.tolist() == before
+    run(below.host.driver.take_back(below.pages[2]))
+    below.host.driver.write(below.pages[2], b"mine again")
+
+
+# -- the end of a guest host -------------------------------------------------------------------------------
+
+
+def test_a_page_that_the_machine_does_not_give_back_is_kept_out_of_use(below: Below) -> None:
+    """Page 0 is a context there that nobody knows, page 1 is nobody's: there is nothing to take back."""
+    context(below)
+    level: Any = below.host.seat.level
+    kept, free = (level.frame_below(below.pages[n] // PAGE) for n in (0, 1))
+    machine = below.host.rig.machines[0]
+    machine.rmp.put(kept, ASSIGNED | IMMUTABLE | VMSA)
+    machine.rmp.put(free, 0)
+    run(below.host.rig.end(0, "l1_crash"))
+    assert [(lost.first, lost.count) for lost in level.quarantine] == [(kept, 1)]
+    assert not np.count_nonzero(level.real)
+
+
+def test_the_oldest_shadow_makes_room_and_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadow, "SPACES", 2)
+    host = Host(rig_of(1))
+    level: Any = host.seat.level
+    free = level.below.pool.free
+    guests = [host.launch() for _ in range(3)]
+
+    def opened() -> int:
+        counted: int = level.ledger.counts()["table_ops", "shadow_open"]
+        return counted
+
+    reports = [run(host.guests.attest(vm)) for vm in guests]
+    assert (len(set(reports)), opened()) == (3, 3)
+    run(host.guests.attest(guests[2]))
+    assert opened() == 3
+    run(host.guests.attest(guests[0]))
+    assert opened() == 4
+    for vm in guests:
+        run(host.guests.destroy(vm))
+    run(host.rig.end(0, "l1_crash"))
+    assert level.below.pool.free == free
