@@ -165,8 +165,5 @@ def asked(n: Nested, lp: Lp, **named: int) -> Step[Registers]:
 
 def kept(n: Nested, lp: Lp, **named: int) -> Step[int]:
     """A call of the level's own for its guest host: the status. It has been made sure that it can succeed."""
-    lp.origin = n.level
-    out = yield from undisturbed(n, lp, registers(**named), OWN_TRIES)
-    if isinstance(out, Fault):
-        return Status.NON_RECOVERABLE_TD_NON_ACCESSIBLE
+    out = yield from asked(n, lp, **named)
     return out[RAX]

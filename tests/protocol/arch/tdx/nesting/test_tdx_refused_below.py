@@ -1,0 +1,80 @@
+"""What a guest host may do and the module below does not: it is told so, and no book says it was done."""
+
+from __future__ import annotations
+
+import pytest
+from tdx_nested_host import NestedHost
+
+from protocol.arch.tdx.locks import Held
+from protocol.arch.tdx.machine.vm import KOT
+from protocol.arch.tdx.nesting import operands
+from protocol.arch.tdx.status import CODE_MASK, RAX, Status
+from protocol.arch.tdx.tables import KeyState, Lifecycle, SysState
+from protocol.arch.tdx.watch import TdxWatch
+from protocol.effects import run
+
+FLUSH_DONE, FREE_KEY, CACHE_WB, TRACK = 19, 20, 40, 38
+
+
+def held_below(host: NestedHost) -> Held:
+    """Somebody else's call holds the table of keys."""
+    held = Held(host.rig.machines[0].platform.locks)
+    assert held.own(KOT)
+    return held
+
+
+def test_a_key_that_is_not_taken_away_below_stays_the_tds() -> None:
+    host = NestedHost(1).boot()
+    tdr = host.td()
+    td, key = host.level.tds[tdr >> 12], host.level.platform.kot[17]
+    held = held_below(host)
+    assert host.call(FLUSH_DONE, rcx=tdr)[RAX] & CODE_MASK == Status.OPERAND_BUSY
+    assert (td.lifecycle, key.state) == (Lifecycle.KEYS_CONFIGURED, KeyState.ASSIGNED)
+    held.release_all()
+    host.good(FLUSH_DONE, rcx=tdr)
+    host.good(CACHE_WB)
+    free = len(host.level.below.hkids)
+    held = held_below(host)
+    assert host.call(FREE_KEY, rcx=tdr)[RAX] & CODE_MASK == Status.OPERAND_BUSY
+    assert (td.lifecycle, key.state) == (Lifecycle.BLOCKED, KeyState.FLUSHED)
+    held.release_all()
+    host.good(FREE_KEY, rcx=tdr)
+    assert (td.lifecycle, key.state) == (Lifecycle.TEARDOWN, KeyState.FREE)
+    assert len(host.level.below.hkids) == free + 1
+
+
+def test_what_is_held_while_a_guest_host_dies_is_lost_until_it_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The keys of the one, and with them every page."""
+    monkeypatch.setattr("protocol.arch.tdx.nesting.keys.OWN_TRIES", operands.TRIES)
+    host = NestedHost(1).boot()
+    tdr = host.td()
+    pages, level = 7, host.level
+    keys = len(level.below.hkids)
+    held = held_below(host)
+    run(level.death())
+    assert len(level.lost_frames) == sum(lost.count for lost in level.quarantine) == pages
+    assert tdr >> 12 in level.lost_frames
+    assert len(level.below.hkids) == keys
+    held.release_all()
+    run(level.death())
+    assert (level.lost_frames, list(level.quarantine)) == ([], [])
+    assert len(level.below.hkids) == keys + 1
+    assert host.rig.leaks() == []
+
+
+def test_who_ended_the_module_below_is_said_to_be_where_it_ended() -> None:
+    """The dispatcher below refused; the guest host's own module is up."""
+    host = NestedHost(1).boot()
+    tdr = host.td()
+    watch, machine = TdxWatch(), host.rig.machines[0]
+    watch.attach(machine)
+    watch.attach(host.level)
+    machine.platform.state = SysState.SHUTDOWN
+    assert host.call(TRACK, rcx=tdr)[RAX] & CODE_MASK == Status.SYS_SHUTDOWN
+    found, decided = watch.last(host.level), watch.last(machine)
+    assert found is not None
+    assert decided is not None
+    assert (found.call, found.code) == ("mem_track", Status.SYS_SHUTDOWN)
+    assert found.level == decided.level
