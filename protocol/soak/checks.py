@@ -105,7 +105,7 @@ def frames_known(levels: Sequence[Any]) -> int:
     free: int = sum(
         pool.free for pool in {id(level.below.pool): level.below.pool for level in levels}.values()
     )
-    lost: int = sum(level.quarantine.pages for level in levels if hasattr(level, "quarantine"))
+    lost: int = sum(each.count for level in levels for each in getattr(level, "quarantine", ()))
     return free + lost + sum(int(np.count_nonzero(level.slots >= 0)) for level in levels)
 
 
