@@ -87,9 +87,12 @@ class Hypervisor(Generic[M]):
     pool: Pool
     promised: int = 0
 
-    def keep_promises(self) -> None:
-        """Hold what was just taken against what is owed. Raises OutOfFrames: give it back then."""
-        if self.pool.free < self.promised:
+    def keep_promises(self, more: int = 0) -> None:
+        """Hold what was just taken, and `more` frames that will be, against what is owed.
+
+        Raises OutOfFrames: give back then what was taken.
+        """
+        if self.pool.free - more < self.promised:
             raise OutOfFrames(f"L{self.level} owes {self.promised} frames and has {self.pool.free}")
 
 

@@ -71,6 +71,18 @@ class GuestTable:
         if missing > 0:
             self._more_page_tables(self._pool.take_singles((missing + 1) // 2))
 
+    def wants(self, page: int) -> int:
+        """How many frames more mapping this page takes."""
+        segment = page // SEGMENT_PAGES
+        if _PAGE_TABLES | segment in self._tables:
+            return 0
+        frames = 0 if self._free else 1
+        level, number = 0, segment // CRST_ENTRIES
+        while level << _LEVEL_SHIFT | number not in self._tables:
+            frames += CRST_FRAMES
+            level, number = level + 1, number // CRST_ENTRIES
+        return frames
+
     # -- entries -----------------------------------------------------------------------------
 
     def map(self, page: int, frame: int, protect: bool = False) -> None:

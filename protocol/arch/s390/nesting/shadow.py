@@ -212,6 +212,8 @@ class Shadows:
         ):  # ciphertext below, out of reach for the guest host
             return z.program(z.SECURE_ACCESS, address, write)
         protect = not write and isinstance(self.walk(space, address, True), Fault)
+        if space.is_normal:
+            self._host.below.keep_promises(space.table.wants(address >> PAGE_SHIFT))
         self.map(space, address >> PAGE_SHIFT, frame, protect)
         return frame
 

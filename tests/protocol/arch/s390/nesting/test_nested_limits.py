@@ -110,14 +110,16 @@ def test_nothing_is_swapped_where_there_is_no_frame(tight: Tight) -> None:
 # -- guests that are not secure -------------------------------------------------------------------
 
 
-def normal(tight: Tight, table: GuestTable, page: int) -> SieExit:
+def normal(tight: Tight, table: GuestTable, *pages: int) -> SieExit:
+    """A guest that is not secure reads four bytes of each page."""
     vcpu = tight.guest.vcpus[0]
     tight.host.write(vcpu.block + SIE_SDF, b"\0")
     tight.host.write(vcpu.block + SIE_MSL, U64.pack(3 * MIB))
     vcpu.program.replace()
     tight.host.cpus[0].cr[1] = table.asce
-    vcpu.program.steps.append(Read(page << 12, 4))
+    vcpu.program.steps.extend(Read(page << 12, 4) for page in pages)
     left = run(tight.host.level.enter(tight.host.cpus[0], vcpu.block, vcpu.program, False, 2))
+    assert tight.l0.pool.free >= tight.l0.promised, "what hosts donated is theirs"
     tight.host.write(vcpu.block + SIE_SDF, bytes((SECURE,)))
     assert isinstance(left, SieExit), left
     return left
@@ -146,6 +148,86 @@ def test_normal_guests_take_turns_with_the_shadows_that_there_is_room_for(tight:
             assert normal(tight, table, 5).code == WAIT
             assert tight.host.results(tight.guest) == [{"hex": f"{number:08x}"}]
         assert len(tight.level.shadows.spaces) <= NORMAL_SPACES + 1
+
+
+def numbered(tight: Tight, first: int, *pages: int) -> GuestTable:
+    """A table of a guest whose pages hold `first` and the numbers that follow."""
+    table = GuestTable(tight.host.level, tight.host.pool)
+    for number, page in enumerate(pages, first):
+        frame = tight.host.pool.take()
+        tight.host.write(frame << PAGE_SHIFT, number.to_bytes(4, "big"))
+        table.map(page, frame)
+    return table
+
+
+def told(tight: Tight) -> list[str]:
+    return [str(done["hex"]) for done in tight.host.results(tight.guest)]
+
+
+def test_a_normal_guest_that_needs_room_for_its_tables_gets_it_from_one_that_is_not_inside(
+    tight: Tight,
+) -> None:
+    one, other = numbered(tight, 1, 5), numbered(tight, 2, 5)
+    assert normal(tight, one, 5).code == WAIT
+    tight.squeeze()
+    spaces = len(tight.level.shadows.spaces)
+    for table, number in ((other, 2), (one, 1), (other, 2)):
+        tight.host.results(tight.guest)
+        assert normal(tight, table, 5).code == WAIT
+        assert told(tight) == [f"{number:08x}"]
+        assert len(tight.level.shadows.spaces) == spaces
+
+
+FAR = (5, 0x105, 0x205, 0x6)  # in three segments, and in the first one again
+
+
+def test_a_normal_guest_that_needs_one_table_more_gets_it_from_one_that_is_not_inside(tight: Tight) -> None:
+    one, other = numbered(tight, 1, 5), numbered(tight, 2, *FAR)
+    for table in (one, other):
+        assert normal(tight, table, 5).code == WAIT
+    tight.squeeze()
+    tight.host.results(tight.guest)
+    assert normal(tight, other, *FAR).code == WAIT
+    assert told(tight) == [f"{2 + n:08x}" for n in range(4)]
+
+
+def test_a_normal_guest_that_is_alone_forgets_its_own_tables_for_the_next(tight: Tight) -> None:
+    table = numbered(tight, 1, *FAR)
+    assert normal(tight, table, 5).code == WAIT
+    tight.squeeze()
+    tight.host.results(tight.guest)
+    assert normal(tight, table, *FAR, *FAR).code == WAIT
+    assert told(tight) == [f"{1 + n:08x}" for n in range(4)] * 2
+
+
+def test_with_few_frames_a_normal_guest_is_entered_or_not_and_none_is_lost(tight: Tight) -> None:
+    """From no frame on until there is room: for the upper tables, and then for that of its page."""
+    table = numbered(tight, 1, 5)
+    codes = []
+    for leave in range(12):
+        free = tight.l0.pool.free
+        tight.squeeze(leave)
+        left = normal(tight, table, 5)
+        assert left.code == WAIT or (left.code, left.ipb >> 16) == (VALIDITY, NO_SHADOW)
+        codes.append(left.code)
+        tight.level.normal.clear()
+        tight.release()
+        assert tight.l0.pool.free == free
+    entered = codes.index(WAIT)
+    assert codes == [VALIDITY] * entered + [WAIT] * (12 - entered)
+    assert entered > 1, "the room for the upper tables alone is not enough"
+
+
+def test_the_tables_of_a_normal_guest_that_is_inside_are_left_alone(tight: Tight) -> None:
+    spaces = tight.level.normal
+    inside, idle = (spaces.take(numbered(tight, 1, 5).asce) for _ in range(2))
+    spaces.give(idle)
+    assert spaces.recycle()
+    assert set(tight.level.shadows.spaces.values()) >= {inside}
+    assert idle not in tight.level.shadows.spaces.values()
+    assert not spaces.recycle(), "the one that is left is inside"
+    spaces.give(inside)
+    assert spaces.recycle()
 
 
 # -- busy -----------------------------------------------------------------------------------------
