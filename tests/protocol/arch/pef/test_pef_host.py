@@ -8,6 +8,8 @@ import pytest
 
 from protocol.arch.pef.compose import Rig, compose
 from protocol.arch.pef.host import GuestFailed, Host
+from protocol.arch.pef.kvm import vmm
+from protocol.arch.pef.kvm.frames import GIVEN
 from protocol.arch.pef.profiles import MIB, PROFILES
 from protocol.effects import run
 from protocol.errors import OperationFailed, TeRefused
@@ -156,3 +158,47 @@ def test_a_plan_may_use_every_page_of_its_guest() -> None:
     run(host.perform(op.Touch(5, 0, Pages(0, 4096, 256, 1))))
     run(host.perform(op.Share(5, 0, Pages(4096 - 64, 64, 64))))
     run(host.perform(op.Touch(5, 0, Pages(4096 - 64, 64, 64))))
+
+
+# -- what the host's kernel refuses --------------------------------------------------------------------------
+
+
+def test_a_host_without_an_lpid_or_memory_makes_no_guest() -> None:
+    host, _ = host_at(0)
+    free = host.kvm.lpids
+    host.kvm.lpids = range(0)
+    with pytest.raises(OperationFailed, match=f"KVM_CREATE_VM: {vmm.ENOSPC}"):
+        run(host.perform(op.Create(1, 16, 1)))
+    assert not host.guests and not host.kvm.vms
+    host.kvm.lpids = free
+    with pytest.raises(OperationFailed, match=f"guest 1: {vmm.ENOMEM}"):
+        run(host.perform(op.Create(1, vmm.MOST_BYTES // MIB, 1)))
+    run(host.perform(op.Kill(1)))
+    assert not host.guests and not host.kvm.vms
+
+
+def test_a_guest_is_not_loaded_without_an_image_or_memory_for_it() -> None:
+    host, _ = host_at(0)
+    run(host.perform(op.Create(1, 16, 1)))
+    host.image = None
+    with pytest.raises(OperationFailed, match="this host has no image"):
+        run(host.perform(op.Load(1)))
+    host.image = IMAGE
+    host.kvm.frames.mark(0, host.kvm.level.size, GIVEN)
+    with pytest.raises(OperationFailed, match="guest 1 cannot be loaded: SIGBUS"):
+        run(host.perform(op.Load(1)))
+    assert not host.guest(1).vm.secure
+
+
+def test_a_guest_that_runs_is_neither_reset_nor_destroyed() -> None:
+    host, _ = running(0)
+    vcpu = host.guest(5).vm.vcpus[0]
+    vcpu.running = True
+    with pytest.raises(OperationFailed, match=f"KVM_PPC_SVM_OFF: {vmm.EBUSY}"):
+        run(host.perform(op.Reset(5, clear=False)))
+    with pytest.raises(OperationFailed, match=f"close: {vmm.EBUSY}"):
+        run(host.perform(op.Destroy(5)))
+    assert host.guest(5).vm.secure
+    vcpu.running = False
+    run(host.perform(op.Destroy(5)))
+    assert not host.guests
