@@ -342,6 +342,10 @@ class GuestHost(Generic[M]):
     def _give_below(self, frames: np.ndarray) -> None:
         if self.ram is not None:
             self.ram.left(frames)
+        self.give_frames(frames)
+
+    def give_frames(self, frames: np.ndarray) -> None:
+        """Into the pool below. Where pages of the architecture are larger, they go back whole."""
         self.below.pool.give(frames)
 
 

@@ -101,12 +101,13 @@ def frames_twice(levels: Sequence[Any]) -> int:
 
 
 def frames_known(levels: Sequence[Any]) -> int:
-    """Frames that are free, in a guest host, or out of use for a reason that is written down."""
+    """Frames that are free, in a guest host, a level's own, or out of use for a reason that is written down."""
     free: int = sum(
         pool.free for pool in {id(level.below.pool): level.below.pool for level in levels}.values()
     )
     lost: int = sum(each.count for level in levels for each in getattr(level, "quarantine", ()))
-    return free + lost + sum(int(np.count_nonzero(level.slots >= 0)) for level in levels)
+    own: int = sum(getattr(level, "scratch", 0) for level in levels)
+    return free + lost + own + sum(int(np.count_nonzero(level.slots >= 0)) for level in levels)
 
 
 def nothing_left(one: Island) -> None:
@@ -116,6 +117,7 @@ def nothing_left(one: Island) -> None:
     if left:
         raise Violation("nothing_left", f"{one.name}, {one.arch.name} at depth {one.depth}: {left}")
     gone = one.known - frames_known([one.level(host) for host in one.hosts])
-    if gone > 0:
-        raise Violation("frames", f"{one.name}, {one.arch.name} at depth {one.depth}: {gone} frames are lost")
+    if gone:
+        what = f"{gone} frames are lost" if gone > 0 else f"{-gone} frames more than there were"
+        raise Violation("frames", f"{one.name}, {one.arch.name} at depth {one.depth}: {what}")
     memory(one)

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutations import EVERYWHERE
+from mutations import EVERYWHERE, a_register_says_how_much_others_asked, an_lpid_is_lost
 
 from protocol.arch import architectures, load
 from protocol.arch.pef.machine.svm import OutOfUnits, SecureMemory
@@ -201,10 +201,13 @@ def a_guest_host_sees_the_locks_of_its_sibling(patch: Patch) -> None:
 
 MUTATIONS: list[tuple[str, str, Mutation]] = [
     ("history", "s390", a_store_of_a_guest_is_lost),
+    ("history", "tdx", a_store_of_a_guest_is_lost),
+    ("secrecy", "s390", the_machine_keeps_a_copy_outside_of_its_vault),
     ("secrecy", "tdx", the_machine_keeps_a_copy_outside_of_its_vault),
     ("secrecy", "s390", an_emulation_reads_the_vault_for_its_host),
     ("secrecy", "s390", an_exit_carries_what_the_guest_read),
     ("books", "s390", a_book_keeps_an_entity_that_is_gone),
+    ("books", "pef", an_lpid_is_lost),
     ("frames", "s390", a_pool_gives_a_frame_twice),
     ("nothing_left", "s390", the_end_of_a_host_is_not_noticed),
     ("service", "pef", a_host_that_did_nothing_wrong_is_refused),
@@ -227,7 +230,9 @@ def test_without_a_mutation_the_same_run_holds(arch: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "arch", "mutation"), MUTATIONS, ids=[mutation.__name__ for _, _, mutation in MUTATIONS]
+    ("check", "arch", "mutation"),
+    MUTATIONS,
+    ids=[f"{mutation.__name__}-{arch}" for _, arch, mutation in MUTATIONS],
 )
 def test_a_mutation_is_found(check: str, arch: str, mutation: Mutation, monkeypatch: Patch) -> None:
     mutation(monkeypatch)
@@ -253,4 +258,13 @@ def test_a_life_is_the_same_beside_a_hostile_host(monkeypatch: Patch) -> None:
     alone_and_beside(arch, 1, "seed", Tally())
     a_guest_host_sees_the_locks_of_its_sibling(monkeypatch)
     with pytest.raises(Violation, match=r"isolation|service"):
+        alone_and_beside(arch, 1, "seed", Tally())
+
+
+def test_only_the_comparison_sees_what_siblings_share(monkeypatch: Patch) -> None:
+    """The victim's software works as ever; the first observation that differs is named."""
+    arch = load("pef")
+    alone_and_beside(arch, 1, "seed", Tally())
+    a_register_says_how_much_others_asked(monkeypatch)
+    with pytest.raises(Violation, match=r"isolation: .* observation \d+ is"):
         alone_and_beside(arch, 1, "seed", Tally())

@@ -71,6 +71,9 @@ def leaks(rig: Rig) -> list[Leak]:
             mine = _of_host(rig, seat.level)
             found += _differences(seat.number, seat.level.tracked(), statistics(mine.values()))
             known |= {id(svm) for svm in mine.values()}
+        if isinstance(seat.level, Nested) and seat.level.lpids.given != seat.level.lpids_held:
+            given, held = seat.level.lpids.given, seat.level.lpids_held
+            found.append(Leak("lpid", seat.number, f"{given} given, {held} tracked"))
     for machine in rig.machines:
         found += in_machine(machine, 0)
         strange = [

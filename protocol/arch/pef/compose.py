@@ -20,7 +20,7 @@ from protocol.arch.pef.kvm.own import NOTHING, Own
 from protocol.arch.pef.linked import LinkedPef, Server
 from protocol.arch.pef.machine import Machine
 from protocol.arch.pef.nesting import Nested
-from protocol.arch.pef.nesting.records import SMALL_PAGES
+from protocol.arch.pef.nesting.records import SMALL_PAGES, Lpids
 from protocol.arch.pef.profiles import CPUS, MEMORY_MIB, MIB, MIN_MEMORY_MIB, V1, Profile
 from protocol.arch.pef.tables import PAGE
 from protocol.arch.pef.tpm import Tpm
@@ -48,6 +48,7 @@ class Rig(composition.Rig[Hypervisor[Any]]):
     reflected: bool = True
     api: str = V1
     own: Own = field(default=NOTHING)
+    lpids: dict[tuple[int, int], Lpids] = field(default_factory=dict)  # of each seat of a level
 
     resets = RESETS
 
@@ -93,8 +94,15 @@ class Rig(composition.Rig[Hypervisor[Any]]):
         width = len(own) + 1
         kvm = below.memory.cpus[number * width : (number + 1) * width]
         its: Profile = storey.profile
-        lpids = range(1 + number * (its.lpids - 1), 1 + (number + 1) * (its.lpids - 1))
+        lpids = self._lpids_of(below.level, number, its.lpids - 1)
         return Nested(below, frames, own, kvm, CALLS, its, self.ledger, lpids, self.reflected, self.api)
+
+    def _lpids_of(self, level: int, number: int, share: int) -> Lpids:
+        """Those of a seat on a level: who takes the seat next finds what the last one gave back."""
+        seat = level, number
+        if seat not in self.lpids:
+            self.lpids[seat] = Lpids(range(1 + number * share, 1 + (number + 1) * share))
+        return self.lpids[seat]
 
     def build_upper(self, level: Any, wanted: Wanted) -> Step[None]:
         """L1 in another process knows the machine's TPM as its owner does: here, by the seed."""
@@ -125,7 +133,7 @@ class Rig(composition.Rig[Hypervisor[Any]]):
             found["svms"] += len(machine.svms)
             found["units"] += machine.secure.units - machine.secure.free_units
         found["records"] = sum(len(level.records) for level in self.emulations())
-        found["lpids"] = sum(level.lpids_given for level in self.emulations())
+        found["lpids"] = sum(lpids.given for lpids in self.lpids.values())
         return found
 
 

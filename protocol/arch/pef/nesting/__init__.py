@@ -15,9 +15,7 @@ the ultravisor is one that it does not map any more.
 
 from __future__ import annotations
 
-import operator
-from bisect import insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,7 @@ from protocol.arch.pef.guest import Program
 from protocol.arch.pef.hcalls import TOKEN_BYTES
 from protocol.arch.pef.machine.init import DebugRegisters
 from protocol.arch.pef.nesting import entry, teardown
-from protocol.arch.pef.nesting.records import SMALL_PAGES, Record, TableMemory
+from protocol.arch.pef.nesting.records import SMALL_PAGES, Lpids, Record, TableMemory
 from protocol.arch.pef.nesting.treatments import PASSED_BY_ID, TREATMENTS
 from protocol.arch.pef.profiles import V1, V2, Profile
 from protocol.arch.pef.radix import HR, Tree, entry_of
@@ -48,7 +46,7 @@ class Nested(GuestHost[Any]):
     """The ultravisor and the processor as the guest host L(level) meets them.
 
     `kvm_cpus` are the level's own CPUs: one for each CPU of the guest host, and one for the level's own work
-    on it. `lpids` are the shadow LPIDs that it may have.
+    on it. `lpids` are the shadow LPIDs of its seat.
     """
 
     def __init__(
@@ -60,7 +58,7 @@ class Nested(GuestHost[Any]):
         calls: Mapping[int, CallSpec],
         profile: Profile,
         ledger: Ledger,
-        lpids: Iterable[int],
+        lpids: Lpids,
         reflected: bool = True,
         api: str = V1,
     ) -> None:
@@ -76,8 +74,7 @@ class Nested(GuestHost[Any]):
         self.book = Book(ledger, f"l{below.level}")
         self._below_cpus = list(kvm_cpus)
         self.keeper = Cpu(len(cpus))
-        self._free = sorted(lpids, reverse=True)
-        self._share = len(self._free)
+        self.lpids = lpids
         self.records: dict[int, Record] = {}
         self._pinned: dict[int, int] = {}  # pages that calls under way name -> how many
         self.reserving = 0  # units of registrations that are under way below
@@ -139,7 +136,7 @@ class Nested(GuestHost[Any]):
             return None
         self.ledger.trap(self.level, "guest_create")
         lower: int | None = yield from self.below.memory.new_lpid(self.cpu_below(cpu))
-        own = self._free.pop() if lower is None and self._free else 0
+        own = self.lpids.take() if lower is None and self.lpids.free else 0
         lpid = own if lower is None else lower
         if lpid:
             self.ids[lpid] = lower is not None
@@ -164,11 +161,7 @@ class Nested(GuestHost[Any]):
         if self.ids.pop(lpid):
             yield from self.below.memory.give_lpid(self.cpu_below(cpu), lpid)
         else:
-            self._give_shadow(lpid)
-
-    def _give_shadow(self, lpid: int) -> None:
-        """The lowest one is the next, as where a host picks."""
-        insort(self._free, lpid, key=operator.neg)
+            self.lpids.give(lpid)
 
     def tpm_public(self) -> bytes:
         public: bytes = self.below.memory.tpm_public()
@@ -224,12 +217,12 @@ class Nested(GuestHost[Any]):
 
     def _made(self, cpu: Cpu, lpid: int, its: tuple[int, int]) -> Step[Record]:
         """Raises OutOfFrames where the level has given all the memory or all the LPIDs that it has."""
-        if self.api == V1 and not self._free:
+        if self.api == V1 and not self.lpids.free:
             raise OutOfFrames("no shadow LPID")
         tables = TableMemory(self.below.pool)
         memory = self.below.memory
         tree = Tree(memory.peek, memory.write, lambda size: self._table(tables, size))
-        shadow = lpid if self.api == V2 else self._free.pop()
+        shadow = lpid if self.api == V2 else self.lpids.take()
         made = Record(lpid, shadow, tables, tree, its)
         self.records[lpid] = made
         self.book.add("vm_map")
@@ -237,9 +230,9 @@ class Nested(GuestHost[Any]):
         return made
 
     @property
-    def lpids_given(self) -> int:
-        """Of its share, how many its guest host's VMs have."""
-        return self._share - len(self._free)
+    def lpids_held(self) -> int:
+        """Of the seat's share, how many the guest host's VMs have by this level's own records."""
+        return len(self.records) if self.api == V1 else list(self.ids.values()).count(False)
 
     def _table(self, tables: TableMemory, size: int) -> int:
         at, fresh = tables.take(size)
@@ -306,7 +299,7 @@ class Nested(GuestHost[Any]):
         del self.records[record.lpid]
         record.tables.give_all()
         if self.api == V1:
-            self._give_shadow(record.shadow)
+            self.lpids.give(record.shadow)
 
     def may_use(self, lpid: int) -> bool:
         """May the guest host run a VM under this LPID? It picks within its profile, or is given one."""
@@ -442,15 +435,12 @@ class Nested(GuestHost[Any]):
     def death(self, cause: str = "l1_crash") -> Step[None]:
         """Sudden death: the same, and all memory goes back."""
         yield from teardown.everything(self, cause)
-        self.hand_back()
+        self.scrub_and_return()
         self.dead = True
 
-    def hand_back(self) -> None:
-        """The guest host's memory goes back to the level below, in pages."""
-        self.below.memory.clear(self.slots)
-        if self.ram is not None:
-            self.ram.left(self.slots)
-        for first in self.slots[::SMALL_PAGES].tolist():
+    def give_frames(self, frames: np.ndarray) -> None:
+        """Pages of 64 KiB, each in one piece."""
+        for first in frames[::SMALL_PAGES].tolist():
             self.below.pool.give_run(first, SMALL_PAGES)
 
 

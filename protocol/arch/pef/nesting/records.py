@@ -7,6 +7,9 @@ filled by the guest host's calls and by the answers from below.
 
 from __future__ import annotations
 
+import operator
+from bisect import insort
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from protocol.arch.pef.radix import Tree
@@ -41,6 +44,32 @@ class TableMemory:
             self._pool.give_run(page >> PAGE_SHIFT, SMALL_PAGES)
         self.pages.clear()
         self._at = self._end = 0
+
+
+class Lpids:
+    """Shadow LPIDs that a level has for the guest hosts on one seat, whoever sits there."""
+
+    __slots__ = ("_free", "share")
+
+    def __init__(self, lpids: Iterable[int]) -> None:
+        self._free = sorted(lpids, reverse=True)
+        self.share = len(self._free)
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    @property
+    def given(self) -> int:
+        return self.share - len(self._free)
+
+    def take(self) -> int:
+        """The lowest one. There must be one that is free."""
+        return self._free.pop()
+
+    def give(self, lpid: int) -> None:
+        """The lowest one is the next, as where a host picks."""
+        insort(self._free, lpid, key=operator.neg)
 
 
 @dataclass(slots=True)

@@ -296,6 +296,11 @@ class Nested(Frames, Front):
             "shadow_tables": len(self.shadows.spaces),
         }
 
+    @property
+    def scratch(self) -> int:
+        """Frames of the level below that this one works with, until the guest host is gone."""
+        return 0 if self.dead else (len(self.issuers) + 1) * vm.SCRATCH_FRAMES
+
     # -- the guest host goes, or comes back ----------------------------------------------------
 
     def reset(self, clear_memory: bool, cause: str = "l1_reboot") -> Step[None]:

@@ -23,7 +23,7 @@ from protocol.arch.pef.kvm import pages, vmm
 from protocol.arch.pef.kvm.frames import GIVEN
 from protocol.arch.pef.machine import Machine
 from protocol.arch.pef.nesting import Nested
-from protocol.arch.pef.nesting.records import SMALL_PAGES
+from protocol.arch.pef.nesting.records import SMALL_PAGES, Lpids
 from protocol.arch.pef.profiles import MIB, PROFILES
 from protocol.arch.pef.status import NO_MEM, PARAMETER, PERMISSION, SUCCESS, signed
 from protocol.arch.pef.tables import ORDER, PAGE, Page
@@ -175,13 +175,35 @@ def test_a_host_that_goes_leaves_nothing_behind(depth: int, kind: str, when: str
     bench.kvm.restart(bench.seat.level)
     machine = machine_of(bench)
     assert not machine.svms and machine.secure.free_units == machine.secure.units
-    for lpid in nested._free:
+    assert nested.lpids.free == nested.lpids.share
+    for lpid in range(1, PROFILES["small"].lpids):
         assert machine.pate(lpid) == (0, 0) or depth > 1
     assert not nested.records and nested.book.records() == {}
     assert audit(bench.rig, [bench.kvm])["leaks"] == []
     assert nested.below.pool.free > free  # tables are back, and at a death all memory was
     again = bench.svm()
     assert bench.results(again, Touch(0))[-1] == {"value": "00" * 8}
+
+
+def test_a_host_that_takes_a_seat_has_the_ids_that_the_last_one_gave_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(1)
+    bench.svm()
+    share = nested_of(bench).lpids.share
+    monkeypatch.setattr(Lpids, "give", lambda *_: None)
+    run(bench.rig.kill(0))
+    assert bench.rig.remains()["lpids"] == 1
+    assert bench.rig.seats[0].level.lpids.free == share - 1
+
+
+def test_memory_of_a_host_that_ended_is_in_one_place() -> None:
+    bench = Bench(1)
+    level = nested_of(bench)
+    free, size = level.below.pool.free, level.slots.size
+    run(bench.rig.end(0, "l1_crash"))
+    assert level.below.pool.free == free + size
+    assert not (level.slots >= 0).any()
 
 
 def test_books_follow_what_lives() -> None:
