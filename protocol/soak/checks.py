@@ -101,7 +101,7 @@ def frames_twice(levels: Sequence[Any]) -> int:
 
 
 def frames_known(levels: Sequence[Any]) -> int:
-    """Frames that are free, in a guest host, a level's own, or out of use for a reason that is written down."""
+    """Frames that are free, in a guest host, of a level itself, or out of use for a reason written down."""
     free: int = sum(
         pool.free for pool in {id(level.below.pool): level.below.pool for level in levels}.values()
     )
