@@ -85,20 +85,11 @@ class LowEnd(Pool):
         super().__init__(0, 0)
         self._whole = whole
 
-    @property
-    def free(self) -> int:
-        return self._whole.free
-
     def take_run(self, count: int) -> int:
         return self._whole.take_run(count)
 
     def give_run(self, first: int, count: int) -> None:
         self._whole.give_run(first, count)
-
-    def take_many(self, count: int) -> np.ndarray:
-        if count > self.free:
-            raise OutOfFrames(f"no {count} frames")
-        return np.array([self._whole.take_run(1) for _ in range(count)], np.int64)
 
     def take(self) -> int:
         return self._whole.take_run(1)

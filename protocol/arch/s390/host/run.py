@@ -45,25 +45,17 @@ class Feed:
     a step is sure to exit is asked when it is handed out.
     """
 
-    __slots__ = ("_due", "_source")
+    __slots__ = ("_source",)
 
     def __init__(self, steps: Iterable[tuple[GuestStep, bool]]) -> None:
         self._source: Iterator[tuple[GuestStep, bool]] = iter(steps)
-        self._due = False
 
     def top_up(self, program: Program) -> None:
-        """Before an entry."""
-        if self._due:
-            return
+        """Before an entry: what led to the exit before it is done."""
         for step, sure in self._source:
             program.steps.append(step)
             if sure:
-                self._due = True
                 return
-
-    def exited(self) -> None:
-        """After an exit was answered."""
-        self._due = False
 
 
 def run(
@@ -85,7 +77,6 @@ def run(
             return
         result = yield from enter(host, guest, vcpu, program)
         yield from answer(host, guest, vcpu, result)
-        feed.exited()
 
 
 def enter(host: Host, guest: Guest, vcpu: Vcpu, program: Program) -> Step[SieExit | Fault]:

@@ -385,7 +385,7 @@ def _mapped_here(
     uvcb = block(0x28, code, HANDLE_GADDR, config.real, page << PAGE_SHIFT)
     space.hold(at)
     try:
-        for _ in range(RETRIES):
+        for _ in range(RETRIES):  # pragma: no branch - no host stores there that often in so many calls
             keep = nested.shadows.map(space, at, frame) is False and keep
             outcome = yield from issuer.uvc(uvcb)
             if outcome.rc != NOT_MAPPED.rc:

@@ -10,7 +10,8 @@ from nested_invariants import check
 
 from protocol.arch.s390.compose import compose
 from protocol.arch.s390.guest import Read, Touch
-from protocol.arch.s390.nesting import Nested, memory
+from protocol.arch.s390.instructions import PREFIX
+from protocol.arch.s390.nesting import Nested, Strategy, memory
 from protocol.arch.s390.nesting.entry import NO_SHADOW, NORMAL_SPACES
 from protocol.arch.s390.profiles import PROFILES
 from protocol.arch.s390.structs import (
@@ -26,8 +27,9 @@ from protocol.arch.s390.structs import (
     block,
 )
 from protocol.arch.s390.tables import GuestTable
-from protocol.effects import Park, run
+from protocol.effects import Fault, Park, run
 from protocol.memory.store import PAGE, PAGE_SHIFT
+from protocol.nesting.guest_host import TABLE
 
 NO_MORE_CONFIGS, STORAGE, VALIDITY, WAIT = 0x0103, 0x0105, 0x20, 0x1C
 
@@ -35,8 +37,8 @@ NO_MORE_CONFIGS, STORAGE, VALIDITY, WAIT = 0x0103, 0x0105, 0x20, 0x1C
 class Tight:
     """A host on a level that has no frame to spare, as soon as `squeeze` was called."""
 
-    def __init__(self) -> None:
-        self.host = NestedHost(compose(PROFILES["small"], 1))
+    def __init__(self, **words: str) -> None:
+        self.host = NestedHost(compose(PROFILES["small"], 1, strategy=Strategy(**words)))
         run(self.host.init())
         self.guest: Guest = run(self.host.boot(mib=4))
         level = self.host.seat.level
@@ -80,6 +82,95 @@ def test_a_cpu_that_cannot_be_paid_for_is_refused_and_nothing_changes(tight: Tig
     with pytest.raises(AssertionError, match=f"rc={STORAGE}"):
         run(tight.host.create_cpu(tight.guest, 5))
     assert tight.l0.pool.free == free
+
+
+@pytest.mark.parametrize("leave", [0, 1])
+def test_where_nothing_is_owed_a_cpu_may_still_lack_its_shadow(leave: int) -> None:
+    """There is room for what is lent, and none for the shadow block with its data page."""
+    tight = Tight(donation="off")
+    assert not tight.l0.promised
+    lent = tight.host.rig.profile.cpu_len >> PAGE_SHIFT
+    tight.squeeze(lent + leave)
+    with pytest.raises(AssertionError, match=f"rc={STORAGE}"):
+        run(tight.host.create_cpu(tight.guest, 5))
+    assert tight.l0.pool.free == lent + leave
+    tight.release()
+
+
+def test_a_level_needs_a_cpu_for_its_own_work() -> None:
+    level = Tight().level
+    with pytest.raises(ValueError, match="3 CPUs of the level below: 4 are needed"):
+        Nested(level.below, [], level.cpus, level.cpus, level.calls, level.profile, level.ledger)
+
+
+@pytest.mark.parametrize("which", ["a page table", "the uppermost"])
+def test_a_table_that_becomes_a_page_of_its_own_guest_maps_nothing_any_more(tight: Tight, which: str) -> None:
+    host, guest = tight.host, tight.guest
+    table = guest.table.occupied()[-1] if which == "a page table" else guest.table.root >> PAGE_SHIFT
+    guest.table.map(0x30, table)
+    space = tight.level.configs[guest.handle].space
+    assert space.frame_of(0) is not None
+    assert run(host.convert(guest, 0x30)).rc == EXECUTED
+    assert host.is_secure(table << PAGE_SHIFT)
+    assert space.frame_of(0) is None and not tight.level.attention_of(table) & TABLE
+    left = run(host.enter(guest))
+    assert isinstance(left, SieExit) and left.code == PREFIX, "no walk can read the table"
+    check(host.rig)
+
+
+def test_a_page_that_its_host_write_protects_comes_back_for_a_load_and_takes_no_store(tight: Tight) -> None:
+    host, guest = tight.host, tight.guest
+    frame = host.map(guest, 0x30) >> PAGE_SHIFT
+    assert run(host.convert(guest, 0x30)).rc == EXECUTED
+    run(host.enter(guest, Touch(0x30 << PAGE_SHIFT, True, b"kept")))
+    guest.table.map(0x30, frame, protect=True)
+    assert run(memory.swap(tight.level, frame))
+    host.results(guest)
+    assert isinstance(run(host.enter(guest, Read(0x30 << PAGE_SHIFT, 4))), SieExit)
+    assert host.results(guest) == [{"hex": b"kept".hex()}]
+    left = run(host.enter(guest, Touch(0x30 << PAGE_SHIFT, True, b"lost")))
+    assert isinstance(left, Fault) and (left.code, left.write) == (0x04, True)
+
+
+def test_a_frame_that_holds_a_page_which_is_away_is_not_imported_as_another_page(tight: Tight) -> None:
+    """As one whose page is there: it belongs to its guest already."""
+    host, guest = tight.host, tight.guest
+    frame = guest.pages[IMAGE_AT >> PAGE_SHIFT]
+    guest.table.map(0x30, frame)
+    before = run(host.convert(guest, 0x30))
+    assert run(memory.swap(tight.level, frame))
+    assert run(host.convert(guest, 0x30)) == before
+    assert before.rc == 0x0103, "not importable"
+    assert frame not in tight.level.away
+    check(host.rig)
+
+
+def test_a_table_of_which_a_part_lies_behind_the_end_of_memory_maps_what_the_rest_says() -> None:
+    rig = compose(PROFILES["small"], 1, memory_bytes=2200 * MIB + MIB // 2)
+    host = NestedHost(rig)
+    run(host.init())
+    guest = run(host.boot())
+    table = GuestTable(host.level, host.pool)
+    frame = host.pool.take()
+    host.write(frame << PAGE_SHIFT, b"here")
+    table.map(5, frame)
+    last = host.level.size - PAGE
+    upper = host.read(table.root, PAGE)
+    assert isinstance(upper, bytes)
+    host.write(last, upper)
+    vcpu = guest.vcpus[0]
+    host.write(vcpu.block + SIE_SDF, b"\0")
+    host.write(vcpu.block + SIE_MSL, U64.pack(3 * MIB))
+    host.cpus[0].cr[1] = last | table.asce & (PAGE - 1)
+    vcpu.program.replace()
+    vcpu.program.steps.append(Read(5 << PAGE_SHIFT, 4))
+    left = run(host.level.enter(host.cpus[0], vcpu.block, vcpu.program, False, 2))
+    assert isinstance(left, SieExit) and left.code == WAIT
+    assert host.results(guest) == [{"hex": b"here".hex()}]
+    host.write(last, bytes(8 * 2))  # the store is seen, and takes away what it mapped
+    vcpu.program.steps.append(Read(5 << PAGE_SHIFT, 4))
+    assert isinstance(run(host.level.enter(host.cpus[0], vcpu.block, vcpu.program, False, 2)), Fault)
+    check(rig)
 
 
 def test_a_guest_that_was_created_never_lacks_a_shadow(tight: Tight) -> None:

@@ -16,12 +16,23 @@ from nested_invariants import check
 
 from protocol.arch.s390.compose import compose
 from protocol.arch.s390.guest import Read, Touch, Uvc
+from protocol.arch.s390.instructions import KICKED
 from protocol.arch.s390.nesting import Nested, Strategy, memory
 from protocol.arch.s390.profiles import PROFILES
-from protocol.arch.s390.structs import EXECUTED, SHARE, Outcome, SieExit, block
-from protocol.crossing import Crossing, inline
+from protocol.arch.s390.structs import (
+    DUMP_STORAGE,
+    EXECUTED,
+    NOT_NOW,
+    SET_STATE,
+    SHARE,
+    Outcome,
+    SieExit,
+    block,
+)
+from protocol.crossing import Crossing, Thread, inline
 from protocol.effects import Fault, Step
 from protocol.memory.store import PAGE_SHIFT
+from protocol.nesting.guest_host import CLAIMED
 
 AWAY, SHARED, FRESH = 8, 9, 20
 HERE = IMAGE_AT >> PAGE_SHIFT
@@ -32,8 +43,8 @@ UNSHARE_ALL, DESTROY_CONFIG, DESTROY_CPU = 0x0340, 0x0101, 0x0121
 class Meeting:
     """A guest host of two CPUs with a guest: a page that is away, one that is shared, one that is neither."""
 
-    def __init__(self, seed: int, **words: str) -> None:
-        self.rig = compose(PROFILES["small"], 1, cpus=2, apart=True, strategy=Strategy(**words))
+    def __init__(self, seed: int, cpus: int = 2, **words: str) -> None:
+        self.rig = compose(PROFILES["small"], 1, cpus=cpus, apart=True, strategy=Strategy(**words))
         self.host = NestedHost(self.rig)
         self.below = self.rig.below(0)
         level = self.host.seat.level
@@ -89,6 +100,34 @@ class Meeting:
         check(self.rig)
         return [thread.value for thread in threads]
 
+    def under_way(self, step: Step[Any], until: Callable[[], bool], below: int = 0) -> Thread:
+        """A step whose message is with the level below, as `until` shows."""
+        thread = Thread("under way", step, self.below[below:])
+        while not until():
+            assert not thread.done
+            thread.hop()
+        return thread
+
+    def claimed(self, page: int) -> Callable[[], bool]:
+        """A call about the frame of this page is under way."""
+        return lambda: bool(self.level.attention_of(self.guest.pages[page]) & CLAIMED)
+
+    def held(self, guest: Guest, page: int) -> Callable[[], bool]:
+        space = self.level.configs[guest.handle].space
+        return lambda: space.first + page in space.held
+
+    def now(self, step: Step[Any]) -> Any:
+        """A step whose messages overtake all others."""
+        return inline(step, self.below)
+
+    def end(self, thread: Thread) -> Any:
+        """The answer of the step that was under way."""
+        while not thread.done:
+            thread.hop()
+        assert thread.error is None
+        check(self.rig)
+        return thread.value
+
     def go_on(self) -> None:
         """Whatever has met: the guest, if it is still there, gets at each of its pages; all can be ended."""
         for page in (AWAY, SHARED, HERE, FRESH) if self.guest.handle in self.level.configs else ():
@@ -120,4 +159,179 @@ SECOND = [
 def test_whatever_meets_whatever_nothing_is_lost(hops: int, first: str, second: str, pages: str) -> None:
     meeting = Meeting(hops, pages=pages)
     meeting.meet(first, second, hops)
+    meeting.go_on()
+
+
+# -- one message is with the level below, and another step comes before its answer -----------------------
+
+STOPPED, VALIDITY, NO_ACCESS, NO_DUMP = 2, 0x20, 0x0102, 0x0104
+
+
+def test_a_page_whose_export_is_under_way_is_not_imported() -> None:
+    meeting = Meeting(0)
+    exporting = meeting.under_way(meeting.step("export away", 0), meeting.claimed(AWAY))
+    assert meeting.now(meeting.step("import away", 1)) == NOT_NOW
+    assert meeting.end(exporting).rc == EXECUTED
+    assert not meeting.host.is_secure(meeting.paddr(AWAY)), "it is the host's to read"
+    assert meeting.now(meeting.step("import away", 1)).rc == EXECUTED
+    meeting.go_on()
+
+
+def test_a_frame_whose_export_is_under_way_is_not_imported_as_another_page() -> None:
+    meeting = Meeting(0)
+    meeting.guest.table.map(0x30, meeting.guest.pages[AWAY])
+    exporting = meeting.under_way(meeting.step("export away", 0), meeting.claimed(AWAY))
+    assert meeting.now(meeting.host.convert(meeting.guest, 0x30, 1)) == NOT_NOW
+    assert meeting.end(exporting).rc == EXECUTED
+    meeting.go_on()
+
+
+def test_a_page_is_not_unpinned_while_the_level_below_asks_whether_it_is_shared() -> None:
+    """The pin would be the level's own, and not the one that this host has."""
+    meeting = Meeting(0)
+    assert meeting.now(meeting.step("pin shared", 0)).rc == EXECUTED
+    frame = meeting.guest.pages[SHARED]
+    meeting.now(meeting.step("unpin shared", 0))
+    swap = memory.swap(meeting.level, frame)
+    swapping = meeting.under_way(swap, meeting.held(meeting.guest, SHARED), 1)
+    assert meeting.now(meeting.step("unpin shared", 1)) == NOT_NOW
+    assert meeting.end(swapping) is False, "it is shared"
+    meeting.go_on()
+
+
+def test_a_page_comes_back_though_its_host_rewrites_the_table_meanwhile() -> None:
+    meeting = Meeting(0)
+    frame = meeting.guest.pages[AWAY]
+    importing = meeting.under_way(meeting.step("import away", 0), meeting.claimed(AWAY))
+    meeting.guest.table.unmap(AWAY)
+    meeting.guest.table.map(AWAY, frame)
+    assert meeting.end(importing).rc == 0x0104, "to its host it was secure all the time"
+    assert frame not in meeting.level.away
+    meeting.go_on()
+
+
+def test_the_pages_of_a_guest_that_starts_come_in_but_for_one_that_is_being_exported() -> None:
+    meeting = Meeting(0, pages="prefault")
+    host = meeting.host
+    guest = meeting.now(host.create())
+    one, other = host.map(guest, 0x30, b"mine"), host.map(guest, 0x31)
+    exporting = meeting.under_way(
+        host.page_call(EXPORT, one), lambda: bool(meeting.level.attention_of(one >> PAGE_SHIFT) & CLAIMED)
+    )
+    meeting.now(host.load(guest, 1))
+    assert (host.is_secure(one), host.is_secure(other)) == (False, True)
+    assert meeting.end(exporting).rc == EXECUTED
+    assert host.read(one, 4) == b"mine"
+    assert meeting.now(host.convert(guest, 0x30)).rc == EXECUTED
+
+
+def test_the_pages_of_a_guest_that_starts_come_in_but_for_one_that_the_level_below_moves() -> None:
+    meeting = Meeting(0, pages="prefault")
+    host = meeting.host
+    guest = meeting.now(host.create())
+    first, other = host.map(guest, 0x30), host.map(guest, 0x31)
+    assert meeting.now(host.convert(guest, 0x30)).rc == EXECUTED
+    swap = memory.swap(meeting.level, first >> PAGE_SHIFT)
+    swapping = meeting.under_way(swap, meeting.held(guest, 0x30), 1)
+    meeting.now(host.load(guest, 1))
+    assert host.is_secure(other)
+    assert meeting.end(swapping) is True
+    assert isinstance(meeting.now(host.enter(guest, Read(0x30 << PAGE_SHIFT, 4))), SieExit)
+    assert host.results(guest) == [{"hex": "00000000"}]
+
+
+def test_a_cpu_that_is_stopped_while_its_page_comes_back_has_left_as_if_interrupted() -> None:
+    """Only the next entry says why it cannot be entered."""
+    meeting = Meeting(0)
+    entering = meeting.under_way(meeting.step("enter away", 0), meeting.claimed(AWAY))
+    stop = block(0x50, 0x0330, SET_STATE, meeting.guest.vcpus[0].handle, STOPPED)
+    assert meeting.now(meeting.host.uvc(stop, 1)).rc == EXECUTED
+    assert meeting.end(entering).code == KICKED
+    assert meeting.now(meeting.step("enter away", 0)).code == VALIDITY
+
+
+@pytest.mark.parametrize("hops", range(1, 10))
+def test_a_page_that_its_host_unmaps_under_a_guest_that_touches_it_is_its_hosts_to_see_to(hops: int) -> None:
+    meeting = Meeting(0)
+    entering = Thread("entering", meeting.step("enter fresh", 0), meeting.below)
+    for _ in range(hops):
+        if not entering.done:
+            entering.hop()
+    meeting.guest.table.unmap(FRESH)
+    left = meeting.end(entering)
+    assert isinstance(left, Fault) and left.address == FRESH << PAGE_SHIFT
+    assert left.code in (0x11, 0x3E), "not mapped, or not secure"
+    meeting.guest.table.map(FRESH, meeting.guest.pages[FRESH])
+    assert meeting.now(meeting.step("import fresh", 0)).rc == EXECUTED
+    meeting.go_on()
+
+
+def test_a_guest_that_touches_a_page_whose_export_is_under_way_leaves_and_comes_again() -> None:
+    meeting = Meeting(0)
+    exporting = meeting.under_way(meeting.step("export fresh", 0), meeting.claimed(FRESH))
+    assert meeting.now(meeting.step("enter fresh", 1)).code == KICKED
+    assert meeting.end(exporting).rc == EXECUTED
+    left = meeting.now(meeting.host.enter(meeting.guest, cpu=1))
+    assert isinstance(left, Fault) and left.code == 0x3E
+    meeting.go_on()
+
+
+def test_a_guest_whose_prefix_is_away_waits_for_the_call_about_all_of_its_pages() -> None:
+    meeting = Meeting(0)
+    config = meeting.level.configs[meeting.guest.handle]
+    assert inline(memory.swap(meeting.level, meeting.guest.pages[0]), meeting.below[1:])
+    unsharing = meeting.under_way(meeting.step("unshare-all", 0), lambda: config.closed)
+    assert meeting.now(meeting.step("enter here", 1)).code == KICKED
+    assert meeting.guest.pages[0] in meeting.level.away
+    assert meeting.end(unsharing).rc == 0x0101, "its CPU is not stopped"
+    meeting.go_on()
+
+
+# -- a dump ---------------------------------------------------------------------------------------
+
+
+def storage_state(meeting: Meeting, area: int, cpu: int) -> Step[Outcome]:
+    made = block(0x50, 0x0401, DUMP_STORAGE, meeting.guest.handle, area, 0)
+    return meeting.host.uvc(made, cpu)
+
+
+def test_no_dump_begins_with_a_cpu_inside_while_a_page_that_is_away_is_being_exported() -> None:
+    meeting = Meeting(0, cpus=3)
+    secure = meeting.level.secure_cpus[meeting.guest.vcpus[0].handle]
+    staying = meeting.under_way(meeting.host.enter(meeting.guest, stay=True), lambda: secure.inside)
+    exporting = meeting.under_way(meeting.step("export away", 1), meeting.claimed(AWAY))
+    assert meeting.now(meeting.host.handle_call(0x0400, meeting.guest.handle, 2)) == NOT_NOW
+    assert not secure.config.space.follows
+    assert meeting.end(exporting).rc == EXECUTED
+    assert isinstance(meeting.end(staying), SieExit)
+    meeting.go_on()
+
+
+def test_what_a_guest_has_is_not_told_while_a_page_that_is_away_is_being_exported() -> None:
+    meeting = Meeting(0)
+    area = meeting.host.some_frame() << PAGE_SHIFT
+    exporting = meeting.under_way(meeting.step("export away", 0), meeting.claimed(AWAY))
+    assert meeting.now(storage_state(meeting, area, 1)) == NOT_NOW
+    assert meeting.end(exporting).rc == EXECUTED
+    assert meeting.now(storage_state(meeting, area, 1)).rc == NO_DUMP
+    meeting.go_on()
+
+
+def test_a_dump_area_that_is_being_exported_is_not_written_to() -> None:
+    meeting = Meeting(0)
+    area = meeting.paddr(FRESH)
+    exporting = meeting.under_way(meeting.step("export fresh", 0), meeting.claimed(FRESH))
+    assert meeting.now(storage_state(meeting, area, 1)) == NOT_NOW
+    assert meeting.end(exporting).rc == EXECUTED
+    meeting.go_on()
+
+
+def test_a_dump_area_that_became_a_page_of_a_guest_meanwhile_cannot_be_stored_to() -> None:
+    meeting = Meeting(0)
+    other = meeting.now(meeting.host.create())
+    area = meeting.host.map(other, 0x30)
+    asking = meeting.under_way(storage_state(meeting, area, 0), meeting.claimed(AWAY))
+    assert meeting.now(meeting.host.convert(other, 0x30, 1)).rc == EXECUTED
+    assert meeting.end(asking).rc == NO_ACCESS
+    assert meeting.host.is_secure(area)
     meeting.go_on()

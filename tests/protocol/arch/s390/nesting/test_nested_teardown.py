@@ -15,11 +15,12 @@ from protocol.arch.s390.guest import Touch, Uvc
 from protocol.arch.s390.machine.entities import PageState
 from protocol.arch.s390.nesting import Nested, Strategy, memory, teardown
 from protocol.arch.s390.profiles import PROFILES
-from protocol.arch.s390.structs import EXECUTED, SHARE, block
-from protocol.effects import Idle, Step, run
+from protocol.arch.s390.structs import EXECUTED, HANDLE_OUT, INIT, NODATA, SHARE, CreateCpu, block
+from protocol.crossing import Thread, inline
+from protocol.effects import Fault, Idle, Step, run
 from protocol.errors import OwnerGone
 from protocol.memory.store import PAGE_SHIFT
-from protocol.nesting.guest_host import LEFTOVER
+from protocol.nesting.guest_host import ABSENT, LEFTOVER
 
 SHARED = 8
 
@@ -175,6 +176,22 @@ def test_a_host_may_donate_and_secure_what_is_left_over() -> None:
     assert host.rig.chain[0].pool.free == host.rig.machines[0].base.start - 256
 
 
+def test_what_is_left_over_is_replaced_before_the_host_donates_it() -> None:
+    host, _, level, frames = left_over()
+    host.restart()
+    run(host.init())
+    guest = run(host.create(vcpus=0))
+    state = host.some_frame() << PAGE_SHIFT
+    fields = CreateCpu(guest.handle, frames[0] << PAGE_SHIFT, 0, state)
+    run(host.done(fields.pack(), 0, HANDLE_OUT + 8))
+    assert frames[0] not in level.leftovers and len(level.detached) == 1
+    assert host.is_secure(frames[0] << PAGE_SHIFT)
+    check(host.rig)
+    assert run(teardown.some_leftovers(level, 100)) == 0
+    assert secure_frames(host.rig) == 0
+    check(host.rig)
+
+
 def test_no_more_is_left_over_than_could_be_replaced() -> None:
     host, guest, level = booted(teardown="async")
     l0 = host.rig.chain[0]
@@ -246,6 +263,61 @@ def test_a_page_that_cannot_be_destroyed_is_replaced() -> None:
     assert never_used_again(host, below)
 
 
+def squeezed(host: NestedHost) -> list[int]:
+    """The level below has no frame but those that it owes."""
+    l0 = host.rig.chain[0]
+    taken: list[int] = l0.pool.take_singles(l0.pool.free - l0.promised)
+    return taken
+
+
+def test_a_page_that_cannot_be_replaced_is_missing_from_its_host() -> None:
+    """No frame is free but those that are owed to it for what it donated."""
+    host, guest, level = booted()
+    frame = guest.pages[0]
+    below = lost_below(host, level, frame)
+    host.rig.machines[0].secure_cpus.clear()  # nothing that was lent comes back before
+    host.rig.machines[0].configs.clear()
+    squeezed(host)
+    run(level.reset(False))
+    assert level.frame_below(frame) == ABSENT
+    assert host.is_secure(frame << PAGE_SHIFT)
+    left = host.level.write(frame << PAGE_SHIFT, b"x")
+    assert isinstance(left, Fault) and left.code == 0x3D
+    assert hex(below) in {leak.id for leak in leaks(host.rig) if leak.kind == "quarantined"}
+
+
+def test_a_donation_for_which_there_is_no_memory_stays_away() -> None:
+    """The level below lost what it lent, and has no frame but those that it owes: not enough for all."""
+    host, guest, level = booted()
+    stuck(host, guest)
+    squeezed(host)
+    run(level.reset(False))
+    kept = [each for each in level.quarantine if each.reason == "no memory to return a donation"]
+    assert [(each.first, each.count) for each in kept] == [(host.base >> PAGE_SHIFT, 0x200)]
+    assert host.is_secure(host.base)
+    host.restart()
+    again = block(0x48, 0x000F, INIT, host.base, host.rig.profile.base_len)
+    host.cpus[1].running = False
+    assert run(host.uvc(again)).rc == 0x0104, "an Ultravisor is not given what is not there"
+
+
+def test_pages_are_swept_by_one_at_a_time() -> None:
+    rig = compose(PROFILES["small"], 1, apart=True, strategy=Strategy(teardown="async"))
+    host = NestedHost(rig)
+    inline(host.init(), rig.below(0))
+    inline(host.boot(), rig.below(0))
+    level = host.seat.level
+    inline(level.reset(False), rig.below(0)[1:])
+    count = len(level.leftovers)
+    sweeping = Thread("sweep", teardown.some_leftovers(level, count), rig.below(0)[1:])
+    sweeping.hop()
+    assert run(teardown.some_leftovers(level, count)) == count, "nothing was asked below"
+    while not sweeping.done:
+        sweeping.hop()
+    assert (sweeping.value, secure_frames(rig)) == (0, 0)
+    check(rig)
+
+
 @pytest.mark.parametrize("touched", [False, True])
 def test_a_left_over_page_that_cannot_be_destroyed_is_replaced(touched: bool) -> None:
     host, _, level, frames = left_over()
@@ -292,8 +364,6 @@ def test_a_swap_whose_owner_goes_leaves_no_claim() -> None:
     """Over a link: the swap waits for its first answer, and its host dies."""
     rig = compose(PROFILES["small"], 1, apart=True)
     host = NestedHost(rig)
-    from protocol.crossing import inline
-
     inline(host.init(), rig.below(0))
     guest = inline(host.boot(), rig.below(0))
     level = host.seat.level
@@ -303,3 +373,45 @@ def test_a_swap_whose_owner_goes_leaves_no_claim() -> None:
     undone(swap)
     assert not level.keeping
     check(rig)
+
+
+# -- a guest that is gone, and a page of it that the level below has swapped out ---------------------
+
+
+def away_for_ever() -> tuple[NestedHost, Nested, int]:
+    """Returns the address of such a page: nobody can bring it back, and to its host it is secure."""
+    host, guest, level = booted()
+    frame = host.map(guest, SHARED, b"nobody's any more") >> PAGE_SHIFT
+    assert run(host.convert(guest, SHARED)).rc == EXECUTED
+    assert run(memory.swap(level, frame))
+    for vcpu in guest.vcpus:
+        run(host.done(block(0x40, 0x0121, NODATA, vcpu.handle)))
+    run(host.done(block(0x40, 0x0101, NODATA, guest.handle)))
+    host.guests.remove(guest)
+    assert frame in level.away and host.is_secure(frame << PAGE_SHIFT)
+    check(host.rig)
+    return host, level, frame << PAGE_SHIFT
+
+
+def test_its_export_gives_its_host_zeroes_and_no_ciphertext() -> None:
+    host, level, address = away_for_ever()
+    below = host.rig.machines[0].storage
+    assert below.read(level.frame_below(address >> PAGE_SHIFT) << PAGE_SHIFT, 16) != bytes(16)
+    assert run(host.page_call(0x0201, address)).rc == EXECUTED
+    assert host.read(address, 4096) == bytes(4096)
+    assert not level.away
+    check(host.rig)
+
+
+def test_no_other_guest_may_touch_it_or_have_it_for_its_own() -> None:
+    host, level, address = away_for_ever()
+    other = run(host.boot())
+    other.table.map(0x30, address >> PAGE_SHIFT)
+    left = run(host.enter(other, Touch(0x30 << PAGE_SHIFT, True, b"x")))
+    assert isinstance(left, Fault) and (left.code, left.address) == (0x3F, 0x30 << PAGE_SHIFT)
+    assert run(host.convert(other, 0x30)).rc == 0x0103, "not importable, as a page of a guest that lives"
+    assert level.away and host.is_secure(address)
+    check(host.rig)
+    assert run(host.page_call(0x0202, address)).rc == EXECUTED
+    assert run(host.convert(other, 0x30)).rc == EXECUTED
+    check(host.rig)
