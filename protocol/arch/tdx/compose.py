@@ -48,6 +48,7 @@ class Rig(composition.Rig["Hypervisor"]):
 
     packages: dict[int, list[int]] = field(default_factory=dict)
     haunting: list[tuple[int, Nested]] = field(default_factory=list)  # hosts of seats that left something
+    buried_now: list[Nested] = field(default_factory=list)  # those of them that somebody asks for just now
 
     max_depth = 4
     resets = RESETS
@@ -265,10 +266,10 @@ class Rig(composition.Rig["Hypervisor"]):
             return
         if not level.gone:
             self.haunting.append((seat, level))
+            yield from self._bury((seat, level))
         for each in list(self.haunting):
-            yield from each[1].death()
-            if not each[1].lost:
-                self.haunting.remove(each)
+            if each in self.haunting and each[1] not in self.buried_now:
+                yield from self._bury(each)
         try:
             self.seat_anew(seat)
         except OutOfFrames:
@@ -277,6 +278,17 @@ class Rig(composition.Rig["Hypervisor"]):
                 f"no memory for a fresh host: the module below keeps {kept} pages of hosts that are gone; "
                 "try again when it is done with them"
             ) from None
+
+    def _bury(self, each: tuple[int, Nested]) -> Step[None]:
+        """Ask for what a host left behind. Two hosts may end at the same time: one of them asks for each."""
+        level = each[1]
+        self.buried_now.append(level)
+        try:
+            yield from level.death()
+        finally:
+            self.buried_now.remove(level)
+        if not level.lost:
+            self.haunting.remove(each)
 
 
 def compose(
