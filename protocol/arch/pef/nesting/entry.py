@@ -56,9 +56,9 @@ def enter(nested: Nested, cpu: Cpu, entry: Entry) -> Step[Left]:
         record = yield from nested.record(cpu, entry.lpid)
     except OutOfFrames:
         return _not_run(entry)
-    below = nested.cpu_below(cpu)
+    below, life = nested.cpu_below(cpu), record.lives
     left = yield from nested.below.memory.enter(below, replace(entry, lpid=record.shadow))
-    return (yield from _up(nested, cpu, below, record, left, entry.stay))
+    return (yield from _up(nested, cpu, below, record, life, left, entry.stay))
 
 
 def _not_run(entry: Entry) -> Exit:
@@ -82,7 +82,7 @@ def uv_return(
     """What would end the machine ends this guest host alone, and never reaches the level below."""
     cookie = gpr[31]
     record = next((one for one in nested.records.values() if cookie in one.open), None)
-    if record is None:
+    if record is None or record.ending:
         return nested.stop(BAD_COOKIE)
     reflection = record.open.pop(cookie)
     nested.book.drop("vcpu_map")
@@ -93,13 +93,13 @@ def uv_return(
     if reflection.hypercall == hcalls.SVM_INIT_DONE and not changed and signed(gpr[0]) == SUCCESS:
         record.secure = True
     _copied(nested)
-    below = nested.cpu_below(cpu)
+    below, life = nested.cpu_below(cpu), record.lives
     below.lpidr, below.pidr, below.tm = record.shadow, reflection.pidr, cpu.tm
     if changed:  # handed on as what it is: the ultravisor kills the SVM
         below.pidr = reflection.pidr ^ 1
-    left = yield from _return_below(nested, below, gpr, hsrr0, stay, program)
+    left = yield from _return_below(nested, below, record, gpr, hsrr0, stay, program)
     below.tm = "none"
-    return (yield from _up(nested, cpu, below, record, left, stay))
+    return (yield from _up(nested, cpu, below, record, life, left, stay))
 
 
 def as_vcpu(nested: Nested, cpu: Cpu, gpr: list[int], program: Program | None) -> Step[list[int] | Left]:
@@ -110,11 +110,12 @@ def as_vcpu(nested: Nested, cpu: Cpu, gpr: list[int], program: Program | None) -
         with suppress(OutOfFrames):  # then it runs nowhere
             record = yield from nested.record(cpu, cpu.lpidr)
     below.hv, below.lpidr, below.pidr = cpu.hv, 0 if record is None else record.shadow, cpu.pidr
+    life = 0 if record is None else record.lives
     out: list[int] | Left = yield from nested.below.memory.call(below, gpr, program=program)
     below.hv = True
     if isinstance(out, list) or record is None:
         return out
-    return (yield from _up(nested, cpu, below, record, out, stay=False))
+    return (yield from _up(nested, cpu, below, record, life, out, stay=False))
 
 
 def _copied(nested: Nested) -> None:
@@ -126,19 +127,28 @@ def _copied(nested: Nested) -> None:
 
 
 def _return_below(
-    nested: Nested, below: Cpu, gpr: list[int], hsrr0: int, stay: bool, program: Program | None
+    nested: Nested, below: Cpu, record: Record, gpr: list[int], hsrr0: int, stay: bool, program: Program | None
 ) -> Step[Left]:
-    out = yield from nested.below.memory.call(below, gpr, hsrr0, stay, program)
+    """The SVM does not end while its return is on its way: the ultravisor would find a bad cookie, and panic."""
+    record.returning += not stay  # one that stays is seen to have come in
+    try:
+        out = yield from nested.below.memory.call(below, gpr, hsrr0, stay, program)
+    finally:
+        record.returning -= not stay
     assert not isinstance(out, list), "UV_RETURN came back"
     left: Left = out
     return left
 
 
-def _up(nested: Nested, cpu: Cpu, below: Cpu, record: Record, left: Left, stay: bool) -> Step[Left]:
-    """Answer what is this level's to answer, and hand up the rest."""
+def _up(
+    nested: Nested, cpu: Cpu, below: Cpu, record: Record, life: int, left: Left, stay: bool
+) -> Step[Left]:
+    """Answer what is this level's to answer, and hand up the rest. `life`: the record's when its vcpu went in."""
     while isinstance(left, Exit):
         if not nested.knows(record):  # it was ended while its vcpu ran
             return replace(left, lpid=record.lpid)
+        if left.secure and record.lives != life:
+            return (yield from _too_late(nested, cpu, record, left))
         if left.secure and not record.svm:
             record.svm = True
             nested.book.add("te_object")
@@ -147,18 +157,30 @@ def _up(nested: Nested, cpu: Cpu, below: Cpu, record: Record, left: Left, stay: 
         except OutOfFrames:  # for the shadow table: the guest host is told of the end of a time slice
             left = replace(left, trap=DECREMENTER, hdar=0, hdsisr=0, asdr=0)
             resolved = False
-        if not resolved:
+        if not nested.knows(record) or (left.secure and record.lives != life):
+            continue
+        if not resolved or record.ending:
             return _handed_up(nested, cpu, record, left)
         below.lpidr, below.pidr = record.shadow, 0
         if left.secure:
             gpr = list(left.gpr)
             gpr[0], gpr[2], gpr[3] = SUCCESS, left.srr1, front.RETURN
-            left = yield from _return_below(nested, below, gpr, left.hsrr0, stay, left.program)
+            left = yield from _return_below(nested, below, record, gpr, left.hsrr0, stay, left.program)
         else:
             assert left.program is not None
             entry = Entry(record.shadow, left.vcpu, left.gpr, left.hsrr0, left.srr1, left.program, stay)
             left = yield from nested.below.memory.enter(below, entry)
     return left  # pragma: no cover - what would stop the level below stops the guest host first
+
+
+def _too_late(nested: Nested, cpu: Cpu, record: Record, left: Exit) -> Step[Exit]:
+    """An exit of an SVM that was ended meanwhile: it is not noted, and there is no way back into it.
+
+    The same entry may have begun another one behind that end, of which nothing is noted either: that ends, too.
+    """
+    if not record.svm:
+        yield from nested.ucall(cpu, front.SVM_TERMINATE, record.shadow)
+    return replace(left, lpid=record.lpid)
 
 
 def _resolved(nested: Nested, cpu: Cpu, record: Record, left: Exit) -> Step[bool]:

@@ -94,6 +94,8 @@ class Record:
     svm: bool = False  # the ultravisor has an object for it
     secure: bool = False  # and that has come through its transition
     lives: int = 0  # SVMs that have ended under it
+    ending: int = 0  # calls under way that end one
+    returning: int = 0  # UV_RETURNs under way into it
     slots: dict[int, int] = field(default_factory=dict)  # slot -> units
     ranges: dict[int, tuple[int, int]] = field(default_factory=dict)  # slot -> its first GFN, and its end
     open: dict[int, Reflection] = field(default_factory=dict)  # by cookie

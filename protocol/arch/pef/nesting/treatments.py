@@ -15,7 +15,7 @@ from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.machine.memory import SLOT_CODES, gfns, slot_refusal, usable
 from protocol.arch.pef.nesting.records import Record
 from protocol.arch.pef.profiles import DOCUMENTATION
-from protocol.arch.pef.status import INVALID, NO_MEM, P2, P3, P5, PARAMETER, PERMISSION, SUCCESS
+from protocol.arch.pef.status import INVALID, NO_MEM, P2, P3, P5, PARAMETER, PERMISSION, RETRY, SUCCESS
 from protocol.arch.pef.tables import ORDER, PAGE_SHIFT, UNIT_SHIFT
 from protocol.effects import Step
 from protocol.memory.pool import OutOfFrames
@@ -124,10 +124,16 @@ def terminate(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     record = nested.records.get(gpr[4])
     if record is None or (not record.svm and record.entry == (0, 0)):
         return PARAMETER if nested.profile.choices.terminate_none == DOCUMENTATION else SUCCESS
-    status = yield from _reissued(nested, cpu, record, gpr)
+    if record.returning:  # its vcpu would find no SVM any more: not now (the code is a guess)
+        return RETRY
+    record.ending += 1
+    try:
+        status = yield from _reissued(nested, cpu, record, gpr)
+    finally:
+        record.ending -= 1
     if status == SUCCESS:
         yield from nested.ended(record)
-    return status if status in (SUCCESS, INVALID) else PARAMETER
+    return status if status in (SUCCESS, INVALID, RETRY) else PARAMETER
 
 
 def spr_write(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:

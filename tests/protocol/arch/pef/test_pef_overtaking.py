@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from protocol.arch.pef.kvm.vm import Vm
 from protocol.arch.pef.machine.lifecycle import ARGUMENTS
 from protocol.arch.pef.nesting import Nested
 from protocol.arch.pef.profiles import MIB, PROFILES
+from protocol.arch.pef.status import RETRY, SUCCESS
 from protocol.arch.pef.tables import ORDER, PAGE
 from protocol.crossing import Crossing, inline
 from protocol.effects import Step
@@ -33,6 +35,7 @@ from protocol.effects import Step
 SEEDS = range(6)
 FAR = 1 << 30
 FRESH = 0x40  # a GFN that nobody has touched
+UNKNOWN = 0x1234  # a hypercall that nobody answers
 
 
 class TwoCpus:
@@ -156,3 +159,47 @@ def test_two_vcpus_that_touch_the_same_fresh_page_see_one(seed: int) -> None:
         done = host.vm.vcpus[vcpu].program.collect()
         assert done[1] == {"value": (b"vcpu %d  " % vcpu).hex()}
     assert list(host.nested.records[LPID].mapped) == [FRESH]
+
+
+@pytest.mark.parametrize("hops", range(12))
+def test_an_svm_that_is_ended_in_its_transition_has_no_way_back_and_takes_nobody_with_it(hops: int) -> None:
+    """The exit that was on its way up brought it back into the book, and its return stopped the machine."""
+    host = TwoCpus(0)
+    areas = host.alone(vmm.load(host.kvm, host.cpus[0], host.vm, MIB, 0x20000, 0, "", "two"))
+    host.vm.vcpus[0].program.steps.append(esm_step(areas))
+    host.crossing.start("0", host.enter(0), host.below)
+    host.crossing.run(lambda: LPID in host.nested.records and host.nested.records[LPID].svm)
+    for _ in range(hops):
+        host.crossing.hop()
+    record = host.nested.records[LPID]
+    returning = record.returning
+    status = host.alone(host.kvm.ucall(host.cpus[1], front.SVM_TERMINATE, LPID))
+    assert status == (RETRY if returning else SUCCESS)
+    with contextlib.suppress(HostStopped):
+        host.crossing.run()
+    machine = host.rig.machines[0]
+    assert not machine.stopped and bool(machine.svms) == record.svm == bool(returning)
+    if not returning:
+        assert not record.open and host.nested.book.records() == {"vm_map": 1}
+
+
+def test_an_svm_ends_before_its_vcpu_goes_in_or_behind_that_and_never_in_between() -> None:
+    """Its return arrived where it was no more: the ultravisor panicked, and every other host stood still."""
+    answers = set()
+    for seed in range(24):
+        host = TwoCpus(seed).secure()
+        host.vm.vcpus[0].program.steps += [Touch(0), Hypercall(tuple(gprs(r3=UNKNOWN)))]
+        host.crossing.start("0", host.enter(0), host.below)
+        end = host.crossing.start(
+            "1", host.kvm.ucall(host.cpus[1], front.SVM_TERMINATE, LPID), host.below
+        )
+        while host.crossing.threads:
+            with contextlib.suppress(HostStopped):
+                host.crossing.run()
+            host.crossing.threads = [] if end.done else [end]  # a host that is stopped does nothing more
+        machine = host.rig.machines[0]
+        assert not machine.stopped
+        assert bool(machine.svms) == (end.value == RETRY)
+        assert LPID not in host.nested.records or host.nested.records[LPID].svm
+        answers.add((end.value, bool(host.nested.stopped)))
+    assert answers == {(RETRY, False), (SUCCESS, False), (SUCCESS, True)}
