@@ -211,6 +211,19 @@ def test_pef_as_it_is_the_ultravisor_answers_and_no_hypervisor_sees_the_call(dep
     assert console.last == (permission if depth else (MACHINE, "U_PARAMETER", "nothing runs under this LPID"))
 
 
+def test_pef_bytes_of_a_file_are_no_refusal(depth: int) -> None:
+    host, console = pef(depth)
+    vm = host.svm()
+    said = list(console.said)
+    host.ok("cpu", hv=False, lpidr=vm.lpid)
+    name = [int.from_bytes(b"secret".ljust(64, b"\0")[at : at + 8], "big") for at in range(0, 64, 8)]
+    assert host.ucall("ESMB_GET_FILE", 0, *name) == 64
+    assert console.said == said
+    host.ok("cpu", hv=False, lpidr=vm.lpid)
+    host.ucall("ESMB_GET_FILE", 0, *name)  # it is read forward only
+    assert console.last[1] == "U_PARAMETER"
+
+
 # -- all -----------------------------------------------------------------------------------------------------
 
 

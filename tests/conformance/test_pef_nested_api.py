@@ -15,6 +15,7 @@ TABLE, ROOT, STATE, REGISTERS = 1 * MIB, 2 * MIB, 3 * MIB, 3 * MIB + PAGE
 LEVELS = (4 * MIB, 4 * MIB + PAGE, 4 * MIB + 2 * PAGE)
 MEMORY = 8 * MIB  # where pages of the nested guest lie in its hypervisor's memory
 LPID, TOKEN = 5, 1
+NESTED = 4095  # the LPID that KVM gives the first nested guest
 VALID, LEAF = 1 << 63, 1 << 62
 NEVER = (1 << 63) - 1
 
@@ -251,6 +252,31 @@ def test_a_nested_guest_that_wants_to_be_secure_comes_up_to_its_hypervisor(hyper
     assert trap == 0x980 and code(done[0]["r3"]) == PARAMETER and done[1] == {"value": "00" * 8}
     assert hypervisor.code(SET_TABLE, 0) == SUCCESS
     assert host.audit["te"]["svms"] == 0
+
+
+def test_what_a_return_by_hand_into_a_nested_svm_brings_is_no_vms_of_the_host(hypervisor: Hypervisor) -> None:
+    host = hypervisor.host
+    hypervisor.boot()
+    hypervisor.enter(ucall_step("ESM", PAGE, 2 * PAGE))
+    cookie = hypervisor.register(31)
+    host.ok("cpu", lpidr=NESTED)
+    left = host.back(status=PARAMETER, r31=cookie, hsrr0=cookie)
+    assert (left["vm"], left["secure"], left["r3"], left["steps"]) == (hex(NESTED), True, "0xef14", [])
+    again = host.back(status=PARAMETER)  # to the same: H_SVM_INIT_ABORT has no way back but this
+    assert (again["vm"], again["secure"]) == (hex(NESTED), False)
+
+
+def test_a_hypercall_by_hand_into_a_nested_svm_that_is_no_more_stops_the_machine(
+    hypervisor: Hypervisor,
+) -> None:
+    host = hypervisor.host
+    hypervisor.boot()
+    hypervisor.enter(ucall_step("ESM", PAGE, 2 * PAGE))
+    assert host.ucall("SVM_TERMINATE", NESTED) == SUCCESS
+    asked = {"vm": 3, "vcpu": 0, "r3": hex(ENTER), "r4": hex(STATE), "r5": hex(REGISTERS)}
+    assert "bad cookie" in host.error("hcall", "dead", **asked)["message"]
+    host.error("kvm", "dead", vm=3, name="close")
+    host.ok("reset", kind="system")
 
 
 def test_nested_guests_end_with_their_hypervisor(hypervisor: Hypervisor) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.image import LARGEST
 from protocol.arch.pef.keyboard.host import PefHost
-from protocol.arch.pef.kvm import HostStopped, vmm
+from protocol.arch.pef.kvm import vmm
 from protocol.arch.pef.tables import ADDRESS_LIMIT, LPIDS
 from protocol.effects import Fault, run
 from protocol.keyboard import Answer, Fields
@@ -21,16 +21,8 @@ _U32 = (1 << 32) - 1
 
 
 def call(host: PefHost, fields: Fields, cpu: Cpu) -> Answer:
-    """One system call. A negative errno is a number."""
-    name = fields.choice("name", NAMES)
-    try:
-        return _do(host, name, fields, cpu)
-    except HostStopped as stopped:
-        raise host.stops(stopped) from stopped
-
-
-def _do(host: PefHost, name: str, fields: Fields, cpu: Cpu) -> dict[str, Any]:
-    kvm = host.kvm
+    """One system call. A negative errno is a number. None lets a vcpu go on, so none stops the machine."""
+    name, kvm = fields.choice("name", NAMES), host.kvm
     if name == "KVM_CREATE_VM":
         lpid = fields.number("vm", None, 1, LPIDS - 1) if "vm" in fields else None
         ret, lpid = run(vmm.create_vm(kvm, cpu, lpid, fields.flag("tpm_proxy", True)))
@@ -65,8 +57,6 @@ def load(host: PefHost, fields: Fields, cpu: Cpu) -> Answer:
         areas = run(vmm.load(host.kvm, cpu, vm, at, kernel, initrd, cmdline, seed))
     except ValueError as wrong:
         raise fields.wrong("at", str(wrong)) from wrong
-    except HostStopped as stopped:
-        raise host.stops(stopped) from stopped
     if isinstance(areas, Fault):
         return host.fault(areas)
     shown: dict[str, Any] = {}

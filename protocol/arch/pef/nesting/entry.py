@@ -127,7 +127,13 @@ def _copied(nested: Nested) -> None:
 
 
 def _return_below(
-    nested: Nested, below: Cpu, record: Record, gpr: list[int], hsrr0: int, stay: bool, program: Program | None
+    nested: Nested,
+    below: Cpu,
+    record: Record,
+    gpr: list[int],
+    hsrr0: int,
+    stay: bool,
+    program: Program | None,
 ) -> Step[Left]:
     """The SVM does not end while its return is on its way: the ultravisor would find a bad cookie, and panic."""
     record.returning += not stay  # one that stays is seen to have come in

@@ -13,6 +13,7 @@ from protocol.arch.pef.kvm.frames import KVM
 from protocol.arch.pef.profiles import MIB, PROFILES
 from protocol.arch.pef.tables import PAGE, PAGE_SHIFT
 from protocol.crossing import inline
+from protocol.effects import Issue
 from protocol.errors import OperationFailed
 from protocol.ledger import Ledger
 from protocol.nesting.sizes import Sizes
@@ -138,3 +139,13 @@ def test_every_ultracall_has_a_price() -> None:
 def test_hosts_have_whole_pages_and_enough_of_them(memory: int) -> None:
     with pytest.raises(ValueError, match="allowed are whole pages, at least"):
         COMPARISON.compose(Sizes("small", 1, 1, memory, 1, 1), Ledger())
+
+
+def test_a_host_in_another_process_has_as_many_cpus_as_it_is_told_and_asks_by_message() -> None:
+    rig = COMPARISON.compose(Sizes("small", 1, 1, 64 * MIB, 3, 1), Ledger())
+    level = rig.seats[0].level
+    linked = COMPARISON.linked(level, 3)
+    assert [cpu.number for cpu in linked.cpus] == [0, 1, 2] and linked.size == level.size
+    step = linked.new_lpid(linked.cpus[2])
+    asked = next(step)
+    assert isinstance(asked, Issue) and asked.arguments[0].cpu.number == 2

@@ -40,6 +40,7 @@ def test_the_dispatcher_answers_ultracalls_alone() -> None:
         with pytest.raises(Unknown):
             asked(question)
     assert asked("H_SVM_TPM_COMM:FUNCTION")[0].text == "no TPM"
+    assert asked("H_SVM_PAGE_IN:SUCCESS")[0].text.startswith("done")
 
 
 def test_what_another_profile_answers_is_said() -> None:

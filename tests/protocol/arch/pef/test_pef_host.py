@@ -6,11 +6,13 @@ from random import Random
 
 import pytest
 
+from protocol.arch.pef import front
 from protocol.arch.pef.compose import Rig, compose
 from protocol.arch.pef.host import GuestFailed, Host
 from protocol.arch.pef.kvm import vmm
 from protocol.arch.pef.kvm.frames import GIVEN
 from protocol.arch.pef.profiles import MIB, PROFILES
+from protocol.arch.pef.status import P2, SUCCESS, signed
 from protocol.effects import run
 from protocol.errors import OperationFailed, TeRefused
 from protocol.plan import operations as op
@@ -126,6 +128,9 @@ def test_what_cannot_be_is_refused() -> None:
     ):
         with pytest.raises(ValueError):
             run(host.perform(wrong))
+    with pytest.raises(TeRefused, match="an ultracall of guest 5") as refused:
+        run(host.perform(op.Share(5, 0, Pages(1 << 20, 1, 1))))  # where it has no memory
+    assert signed(refused.value.rc) == P2
     run(host.perform(op.Create(7, 256, 1)))
     with pytest.raises(TeRefused, match="UV_ESM"):  # more than there is secure memory
         run(host.perform(op.Load(7)))
@@ -202,3 +207,13 @@ def test_a_guest_that_runs_is_neither_reset_nor_destroyed() -> None:
     vcpu.running = False
     run(host.perform(op.Destroy(5)))
     assert not host.guests
+
+
+def test_a_guest_whose_svm_ended_behind_kvms_back_is_not_reset() -> None:
+    host, _ = running(0)
+    vm = host.guest(5).vm
+    assert run(host.kvm.ucall(host.cpu, front.SVM_TERMINATE, vm.lpid)) == SUCCESS
+    with pytest.raises(OperationFailed, match=f"KVM_PPC_SVM_OFF: {vmm.EINVAL}"):
+        run(host.perform(op.Reset(5, clear=False)))
+    assert vm.secure
+    run(host.perform(op.Destroy(5)))

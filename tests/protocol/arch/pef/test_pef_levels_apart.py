@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pef_bench import Bench
+
 from protocol.arch.pef.audit import audit
 from protocol.arch.pef.compose import Rig, compose
-from protocol.arch.pef.cpu import Cpu, Entry, gprs
+from protocol.arch.pef.cpu import DECREMENTER, Cpu, Entry, Exit, gprs
 from protocol.arch.pef.guest import Program
 from protocol.arch.pef.host import Host
-from protocol.arch.pef.linked import CpuState, Request, Server
+from protocol.arch.pef.kvm import run as running
+from protocol.arch.pef.linked import Answered, CpuState, LinkedPef, Request, Server
 from protocol.arch.pef.nesting import Nested
 from protocol.arch.pef.nesting.records import SMALL_PAGES
 from protocol.arch.pef.profiles import MIB, PROFILES
@@ -202,3 +209,17 @@ def test_a_hypervisor_without_memory_refuses_and_goes_on(seed: int) -> None:
         again = apart.crossing.start("again", _life(apart.host(which, 1)), apart.rig.below(which))
         apart.crossing.finish([again])
         assert again.error is None
+
+
+def test_an_exit_that_comes_back_without_a_program_leaves_the_vcpu_the_one_it_has() -> None:
+    """Only a peer that is none of ours sends one."""
+    bench = Bench(0)
+    vm = bench.vm()
+    bench.kvm.level = LinkedPef(bench.seat.level, [bench.cpu])
+    vcpu = vm.vcpus[0]
+    program = vcpu.program
+    step = running.enter(bench.kvm, bench.cpu, vm, vcpu, stay=False)
+    assert next(step).operation == "enter"
+    with pytest.raises(StopIteration) as ended:
+        step.send(Answered(CpuState.of(bench.cpu), Exit(DECREMENTER, vm.lpid, 0, gprs())))
+    assert ended.value.value.trap == DECREMENTER and vcpu.program is program

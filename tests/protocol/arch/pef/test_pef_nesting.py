@@ -25,7 +25,7 @@ from protocol.arch.pef.machine import Machine
 from protocol.arch.pef.nesting import Nested
 from protocol.arch.pef.nesting.records import SMALL_PAGES, Lpids
 from protocol.arch.pef.profiles import MIB, PROFILES
-from protocol.arch.pef.status import NO_MEM, PARAMETER, PERMISSION, SUCCESS, signed
+from protocol.arch.pef.status import AUTHORITY, NO_MEM, PARAMETER, PERMISSION, SUCCESS, signed
 from protocol.arch.pef.tables import ORDER, PAGE, Page
 from protocol.effects import Fault, run
 
@@ -360,6 +360,33 @@ def test_a_nested_vm_without_memory_gives_its_id_back() -> None:
     assert set(nested.ids) == {lpid}
 
 
+def test_a_nested_guest_whose_state_goes_away_while_it_runs_is_answered_so() -> None:
+    """Another thread of the VMM takes the slot in which its hypervisor keeps its registers."""
+    bench = Bench(0)
+    vm = bench.vm(MIB)
+    kvm, cpu, machine = bench.kvm, bench.cpu, machine_of(bench)
+    assert vmm.enable_cap(kvm, vm, vmm.NESTED_HV) == 0
+    assert run(vmm.set_memory(kvm, cpu, vm, 1, 2 * MIB, MIB)) == 0
+    state = bytes(7) + b"\2" + (5).to_bytes(4, "big") + bytes(4) + bytes(9 * 8) + b"\x7f" + bytes(7)
+    assert run(pages.store(kvm, cpu, vm, 0, state)) is None
+    assert run(pages.store(kvm, cpu, vm, PAGE // 2 + 5 * 16, b"\x80" + bytes(15))) is None
+    entered = machine.enter
+
+    def while_it_runs(its: Any, entry: Entry) -> Any:
+        left = yield from entered(its, entry)
+        if entry.lpid in kvm.shadows:
+            assert (yield from vmm.set_memory(kvm, its, vm, 1, 2 * MIB, 0)) == 0
+        return left
+
+    machine.enter = while_it_runs  # type: ignore[method-assign]
+    table, asks = (
+        Hypercall(tuple(gprs(r3=number, r4=at, r5=2 * MIB)))
+        for number, at in ((hcalls.SET_PARTITION_TABLE, PAGE // 2), (hcalls.ENTER_NESTED, 0))
+    )
+    done = bench.results(vm, table, asks)
+    assert [signed(int(step["r3"], 16)) for step in done] == [SUCCESS, AUTHORITY]
+
+
 def test_a_host_that_has_used_its_lpids_has_none_for_a_vm() -> None:
     bench = Bench(0)
     bench.kvm.shadows.update(bench.kvm.lpids)
@@ -459,3 +486,9 @@ def test_a_return_that_names_no_program_goes_on_with_the_one_it_has() -> None:
     assert isinstance(out, Exit) and out.trap == 0x980
     *_, called, touched = vm.vcpus[0].program.collect()
     assert called["r3"] == "0x7" and touched == {"value": "00" * 8}
+
+
+def test_a_level_needs_a_cpu_for_its_own_work() -> None:
+    nested = nested_of(Bench(1))
+    with pytest.raises(ValueError, match="1 CPUs of the level below: 2 are needed"):
+        Nested(nested.below, [], nested.cpus, nested.cpus, {}, nested.profile, nested.ledger, range(1))

@@ -190,9 +190,7 @@ def test_an_svm_ends_before_its_vcpu_goes_in_or_behind_that_and_never_in_between
         host = TwoCpus(seed).secure()
         host.vm.vcpus[0].program.steps += [Touch(0), Hypercall(tuple(gprs(r3=UNKNOWN)))]
         host.crossing.start("0", host.enter(0), host.below)
-        end = host.crossing.start(
-            "1", host.kvm.ucall(host.cpus[1], front.SVM_TERMINATE, LPID), host.below
-        )
+        end = host.crossing.start("1", host.kvm.ucall(host.cpus[1], front.SVM_TERMINATE, LPID), host.below)
         while host.crossing.threads:
             with contextlib.suppress(HostStopped):
                 host.crossing.run()
