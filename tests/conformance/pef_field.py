@@ -327,8 +327,8 @@ PICKED_BELOW = {
     "test_vms_are_named_by_their_lpid": "taken or high LPIDs are refused where they are picked",
     "test_siblings_use_the_same_lpids_and_the_same_quota": "an id is one guest host's alone",
     "test_the_cpu_shows_its_settings": "it sets LPIDR to a number of its own",
-    "test_what_a_return_by_hand_into_a_nested_svm_brings_is_no_vms_of_the_host": "it names an LPID KVM picked",
-    "test_a_hypercall_by_hand_into_a_nested_svm_that_is_no_more_stops_the_machine": "it names an LPID KVM picked",
+    "test_what_a_return_by_hand_into_a_nested_svm_brings_is_no_vms": "KVM picked an LPID",
+    "test_a_hypercall_by_hand_into_a_nested_svm_that_ended_stops_the_machine": "KVM picked an LPID",
 }
 
 

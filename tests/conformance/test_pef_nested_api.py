@@ -254,7 +254,7 @@ def test_a_nested_guest_that_wants_to_be_secure_comes_up_to_its_hypervisor(hyper
     assert host.audit["te"]["svms"] == 0
 
 
-def test_what_a_return_by_hand_into_a_nested_svm_brings_is_no_vms_of_the_host(hypervisor: Hypervisor) -> None:
+def test_what_a_return_by_hand_into_a_nested_svm_brings_is_no_vms(hypervisor: Hypervisor) -> None:
     host = hypervisor.host
     hypervisor.boot()
     hypervisor.enter(ucall_step("ESM", PAGE, 2 * PAGE))
@@ -266,7 +266,7 @@ def test_what_a_return_by_hand_into_a_nested_svm_brings_is_no_vms_of_the_host(hy
     assert (again["vm"], again["secure"]) == (hex(NESTED), False)
 
 
-def test_a_hypercall_by_hand_into_a_nested_svm_that_is_no_more_stops_the_machine(
+def test_a_hypercall_by_hand_into_a_nested_svm_that_ended_stops_the_machine(
     hypervisor: Hypervisor,
 ) -> None:
     host = hypervisor.host

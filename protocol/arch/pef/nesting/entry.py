@@ -135,7 +135,7 @@ def _return_below(
     stay: bool,
     program: Program | None,
 ) -> Step[Left]:
-    """The SVM does not end while its return is on its way: the ultravisor would find a bad cookie, and panic."""
+    """The SVM does not end while its return is on its way: the ultravisor would panic."""
     record.returning += not stay  # one that stays is seen to have come in
     try:
         out = yield from nested.below.memory.call(below, gpr, hsrr0, stay, program)
@@ -149,7 +149,7 @@ def _return_below(
 def _up(
     nested: Nested, cpu: Cpu, below: Cpu, record: Record, life: int, left: Left, stay: bool
 ) -> Step[Left]:
-    """Answer what is this level's to answer, and hand up the rest. `life`: the record's when its vcpu went in."""
+    """Answer what is this level's to answer, hand up the rest. `life`: the record's when the vcpu went in."""
     while isinstance(left, Exit):
         if not nested.knows(record):  # it was ended while its vcpu ran
             return replace(left, lpid=record.lpid)
@@ -182,7 +182,7 @@ def _up(
 def _too_late(nested: Nested, cpu: Cpu, record: Record, left: Exit) -> Step[Exit]:
     """An exit of an SVM that was ended meanwhile: it is not noted, and there is no way back into it.
 
-    The same entry may have begun another one behind that end, of which nothing is noted either: that ends, too.
+    The same entry may have begun another one behind that end, of which nothing is noted: that ends, too.
     """
     if not record.svm:
         yield from nested.ucall(cpu, front.SVM_TERMINATE, record.shadow)
