@@ -18,9 +18,11 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from actors.fleet.bus import AGAIN_S, ANSWER_S, REPLICAS, Bucket, Bus, Door, NoDirectory, Value, open_bus
+from actors.fleet.bus import AGAIN_S, ANSWER_S, REPLICAS, Bucket, Bus, Door, NoDirectory, asked, open_bus
 from protocol.errors import NotDelivered, RemoteProtocolError
+from protocol.fleet.directory import MACHINES, Value
 from protocol.fleet.entry import Entry, open_entry, pack_entry
+from protocol.fleet.keeping import renewal, tried
 from protocol.fleet.lease import RENEWALS, SILENT, Challenge, Claim, next_epoch
 
 __all__ = ["Claim", "Leases", "NoDirectory", "entries_of", "machines_of", "open_leases"]
@@ -67,18 +69,11 @@ class Leases:
         """Wait until the machine is ours: given back, or silent for a whole lease."""
         challenge = Challenge(self.length_s, _now())
         while True:
-            asked = _now()
-            value = await self.bucket.get(machine)
-            known = self.opened(value)
-            given_back = known is not None and not known.holder
-            if challenge.may_claim(value.revision, given_back, asked, _now()):
-                epoch = next_epoch(
-                    known.epoch if known else 0, value.revision, self.remembered.get(machine, 0)
-                )
-                sent = _now()
-                won = await self._put(machine, epoch, value.revision)
-                if won:
-                    return Claim(machine, epoch, won, sent + self.length_s, self.length_s)
+            remembered = self.remembered.get(machine, 0)
+            steps = tried(machine, challenge, self._mine, remembered, self.opened, _now)
+            won = await asked(steps, {MACHINES: self.bucket})
+            if won is not None:
+                return won
             await trio.sleep(min(AGAIN_S, challenge.length_s / 4))
 
     async def keep(self, claim: Claim, renewed: Callable[[float], None], lost: Callable[[str], None]) -> None:
@@ -87,17 +82,13 @@ class Leases:
         while True:
             with trio.move_on_after(claim.pause_s if accepted else min(AGAIN_S, claim.pause_s)):
                 await self._hurry.wait()
-            sent = _now()
-            if claim.is_over(sent):
-                lost(f"{claim.machine}: no renewal was accepted for a whole lease")
-                return
-            won = await self._put(claim.machine, claim.epoch, claim.revision)
-            accepted = won > 0
+            steps = renewal(claim, self.holder, self._mine, self.opened, _now)
+            outcome = await asked(steps, {MACHINES: self.bucket})
+            accepted = outcome.accepted
             if accepted:
-                claim.renewed(won, sent)
                 renewed(claim.until)
-            elif await self._taken(claim):
-                lost(f"{claim.machine}: another instance has it")
+            elif outcome.lost:
+                lost(outcome.lost)
                 return
 
     async def announce(self, name: str, first: Callable[[], None] = lambda: None) -> None:
@@ -127,17 +118,6 @@ class Leases:
         epoch = next_epoch(0, 0, self.remembered.get(machine, 0))
         return await self.bucket.put(machine, pack_entry(Entry("", epoch)), 0) > 0
 
-    async def _taken(self, claim: Claim) -> bool:
-        """Whether a renewal was refused because somebody else wrote, and not because nobody answered."""
-        value = await self.bucket.get(claim.machine)
-        if value.revision in (SILENT, claim.revision):
-            return False
-        known = self.opened(value)
-        if value.revision == 0 or (known and (known.holder, known.epoch) == (self.holder, claim.epoch)):
-            claim.revision = value.revision  # the directory was lost; or our own, whose answer was lost
-            return False
-        return True
-
     def opened(self, value: Value) -> Entry | None:
         """The entry of a value; None, and counted, for what is none."""
         return _opened(value, self.garbled)
@@ -147,10 +127,12 @@ class Leases:
         return await entries_of(self.bucket, self.garbled)
 
     async def _put(self, machine: str, epoch: int, over: int) -> int:
-        entry = replace(
-            self.tell(machine, Entry(self.holder, epoch, self.endpoint)), holder=self.holder, epoch=epoch
-        )
-        return await self.bucket.put(machine, pack_entry(entry), over)
+        return await self.bucket.put(machine, self._mine(machine, epoch), over)
+
+    def _mine(self, machine: str, epoch: int) -> bytes:
+        """What is written under a name that is held here."""
+        entry = self.tell(machine, Entry(self.holder, epoch, self.endpoint))
+        return pack_entry(replace(entry, holder=self.holder, epoch=epoch))
 
 
 def _opened(value: Value, garbled: Counter[str]) -> Entry | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ import trio
 from actors.runtime.supervisor import unwrap
 from actors.runtime.transport.pki import Credentials
 from protocol.errors import NestbedError, NotDelivered, OutcomeUnknown
+from protocol.fleet.directory import Asking, Get, Put, T, Value
 from protocol.fleet.lease import SILENT
 from protocol.fleet.subjects import Cell
 
@@ -47,14 +48,6 @@ class Door:
     cell: str = "lab"
     credentials: Credentials | None = None
     inbox: str = ""  # our own part of the inbox of `who`, where several share one
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """What stands under a key. revision 0: nothing; SILENT: nobody answers."""
-
-    revision: int
-    data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +110,26 @@ class Bucket:
             self.failures += 1
             raise NotDelivered(f"the directory does not answer: {type(error).__name__}") from error
         return sorted(subject.removeprefix(prefix) for subject in info.state.subjects or ())
+
+
+async def asked(steps: Asking[T], buckets: Mapping[str, Bucket]) -> T:
+    """Drive what asks the directory; `buckets` by the names of `protocol.fleet.directory`."""
+    found: Value | int | None = None
+    while True:
+        try:
+            effect = steps.send(found)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        found = await answered(effect, buckets)
+
+
+async def answered(effect: Get | Put, buckets: Mapping[str, Bucket]) -> Value | int:
+    """What the directory says to one question."""
+    bucket = buckets[effect.bucket]
+    if isinstance(effect, Get):
+        return await bucket.get(effect.key)
+    return await bucket.put(effect.key, effect.data, effect.over)
 
 
 class Bus:

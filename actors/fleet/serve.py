@@ -17,22 +17,13 @@ import trio
 from actors.broker import Broker, Request
 from actors.deployment.fence import Fence
 from actors.deployment.leases import Leases
-from actors.fleet.bus import REPLICAS, Bucket, Bus, Question
+from actors.fleet.bus import REPLICAS, Bucket, Bus, Question, answered
 from protocol.errors import NotDelivered, OperationalError, RemoteProtocolError
+from protocol.fleet import directory
 from protocol.fleet.entry import Entry
-from protocol.fleet.lease import SILENT
-from protocol.fleet.placing import (
-    KEY_BYTES,
-    NOTHING_DONE,
-    Answer,
-    Placement,
-    open_placement,
-    pack_answer,
-    pack_placement,
-    placement_key,
-    turn_of,
-)
-from protocol.fleet.subjects import ANY, Asked, is_token
+from protocol.fleet.placing import KEY_BYTES, Answer, pack_answer, placement_key
+from protocol.fleet.starting import Start, started
+from protocol.fleet.subjects import ANY, Asked
 from protocol.hosting import Identity
 from protocol.hosting.limits import FRAME_BYTES
 from protocol.wire import unpack_body
@@ -195,43 +186,21 @@ class FleetService:
     async def _start_alone(
         self, shard: Shard, who: Identity, frame: dict[str, Any], name: str, number: bytes
     ) -> Answer | None:
-        taken = await self._taken(name, shard)
-        if isinstance(taken, str):
-            return Answer(shard.machine, shard.epoch, to=taken)
-        if not self._fence.holds():
-            return None
-        await shard.ask(who, {**frame, "t": "hello", "key": None, "b": {"versions": [1]}})
-        own = who.epoch.to_bytes(4, "big") + number
-        reply = await shard.ask(who, {**frame, "key": own})
-        if reply["t"] == "err" and reply["b"]["name"] in NOTHING_DONE:
-            assert self._bucket is not None
-            await self._bucket.put(name, pack_placement(Placement("", 0)), taken)
-        return Answer(shard.machine, shard.epoch, reply)
-
-    async def _taken(self, name: str, shard: Shard) -> int | str:
-        """The revision under which a number is ours; or whose it is.
-
-        Raises NotDelivered where the directory does not say: then nothing is done.
-        """
         assert self._bucket is not None
-        for _ in range(4):  # others may write at the same time
-            value = await self._bucket.get(name)
-            if value.revision == SILENT:
-                break
-            found = open_placement(value.data) if value.revision else None
-            entries: Mapping[str, Entry] = {}
-            if found is not None and found.machine not in ("", shard.machine):
-                entry = self._leases.opened(await self._leases.bucket.get(found.machine))
-                entries = {} if entry is None else {found.machine: entry}
-            turn = turn_of(found, shard.machine, shard.epoch, entries)
-            if turn != shard.machine:
-                if not is_token(turn):
-                    raise RemoteProtocolError("order", f"a later life of {shard.machine} has the number")
-                return turn
-            if found == Placement(shard.machine, shard.epoch):
-                return value.revision
-            ours = pack_placement(Placement(shard.machine, shard.epoch))
-            revision = await self._bucket.put(name, ours, value.revision)
-            if revision:
-                return revision
-        raise NotDelivered("the directory does not say whose the number is")
+        buckets = {directory.MACHINES: self._leases.bucket, directory.PLACEMENTS: self._bucket}
+        steps = started(name, shard.machine, shard.epoch, self._leases.opened, self._fence.holds)
+        found: Any = None
+        while True:
+            try:
+                effect = steps.send(found)
+            except StopIteration as end:
+                result: Answer | None = end.value
+                return result
+            if isinstance(effect, Start):
+                found = await self._of_broker(shard, who, frame, number)
+            else:
+                found = await answered(effect, buckets)
+
+    async def _of_broker(self, shard: Shard, who: Identity, frame: dict[str, Any], number: bytes) -> Any:
+        await shard.ask(who, {**frame, "t": "hello", "key": None, "b": {"versions": [1]}})
+        return await shard.ask(who, {**frame, "key": who.epoch.to_bytes(4, "big") + number})
