@@ -96,6 +96,18 @@ def test_a_busy_answer_says_so(watched: Host, explained: Explained, depth: int) 
     assert explained.said[-1]["rc"] == "0x0101", "what is resumed is explained, too"
 
 
+def test_a_call_that_is_done_in_part_says_so(depth: int) -> None:
+    """It asks for the same block again, and no other call is in its way."""
+    explained = Explained(depth, profile="partial")
+    host = Host(Keyboard(explained, depth))
+    host.init()
+    reply = host.uvc(uvcb("create_config", **host.plan_config()))
+    assert reply.cc == 3
+    (said,) = explained.said
+    assert said["check"] == "a part is done: issue the same block again"
+    assert said["level"] == "L0 machine"
+
+
 def test_a_host_that_was_killed_is_explained_as_well(watched: Host, explained: Explained, depth: int) -> None:
     assert watched.ok("kill") == {}
     watched.forget()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from driver import Json, number
+from driver import Json, Keyboard, in_process, number
 from s390_blocks import BUSY, GIB, MIB, NON_SECURE, PAGE, SECURE, uvcb
 from s390_field import Host
 from s390_guest import FREE, IMAGE_AT, Image, SecureGuest, boot_guest
@@ -136,6 +136,21 @@ def test_a_program_has_a_limit(host: Host, guest: SecureGuest) -> None:
     host.error("guest", "limit", "do", vcpu=hex(guest.sie), do=[{"touch": 0}] * 65537)
     host.error("guest", "limit", "do", vcpu=hex(guest.sie), do=[{"read": 0, "len": MIB}] * 5)
     assert guest.enter().steps == []
+
+
+def test_so_has_the_number_of_guest_cpus_that_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever enters blocks at ever new places makes the console keep no more of them."""
+    monkeypatch.setattr("protocol.arch.s390.keyboard.host.PROGRAMS", 2)
+    host = Host(Keyboard(in_process("s390", 0), 0))
+    host.init()
+    guest = boot_guest(host)
+    assert guest.enter().steps == []
+    host.ok("enter", vcpu=hex(host.alloc()))
+    fresh = hex(host.alloc())
+    for op in ("enter", "guest"):
+        body = host.error(op, "limit", "vcpu", vcpu=fresh, **({} if op == "enter" else {"do": []}))
+        assert body["message"] == "vcpu: at most 2 guest CPUs have a program"
+    assert guest.enter().steps == [], "those that have one go on"
 
 
 def test_a_read_of_the_guest_may_be_long(host: Host, guest: SecureGuest) -> None:

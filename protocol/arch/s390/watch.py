@@ -85,7 +85,7 @@ class ExplainingKeyboard(WatchedKeyboard):
 
     def body(self, found: Decided) -> dict[str, Any]:
         if not found.code:
-            return {"level": found.level, "check": BUSY}
+            return {"level": found.level, "check": found.text}
         codes = {"rc": f"0x{found.code:04x}", "rrc": f"0x{found.reason:04x}"}
         return {"level": found.level, "check": found.text, "call": found.call, **codes, "basis": found.basis}
 

@@ -123,12 +123,19 @@ class S390Host(SecureHost):
         block = fields.number("vcpu")
         if park:
             raise Complaint("bad_value", "SIE cannot be parked; stay and kick hold a CPU in a guest", "park")
-        return Begun(self._sie(self._seat.cpus[cpu], block, stay), block)
+        return Begun(self._sie(self._seat.cpus[cpu], block, self._program(block), stay), block)
 
-    def _sie(self, cpu: Cpu, block: int, stay: bool) -> Step[Answer]:
+    def _program(self, block: int) -> Program:
+        """The program of the guest CPU with this block; raises Complaint where too many have one."""
+        program = self._programs.get(block)
+        if program is None:
+            if len(self._programs) >= PROGRAMS:
+                raise Complaint("limit", f"vcpu: at most {PROGRAMS} guest CPUs have a program", "vcpu")
+            program = self._programs[block] = Program()
+        return program
+
+    def _sie(self, cpu: Cpu, block: int, program: Program, stay: bool) -> Step[Answer]:
         self._counted["sie"]["enter"] += 1
-        program = self._programs.get(block) or Program()
-        self._programs[block] = program
         left = yield from self._seat.level.enter(cpu, block, program, stay, self._guest_level)
         if isinstance(left, Fault):
             return self.fault(left, steps=program.collect())
@@ -149,11 +156,7 @@ class S390Host(SecureHost):
         """Append steps; a step at the head that the next entry finishes stays there but for `replace`."""
         block = fields.number("vcpu")
         more = steps.KINDS.parse(fields)
-        program = self._programs.get(block)
-        if program is None:
-            if len(self._programs) >= PROGRAMS:
-                raise Complaint("limit", f"vcpu: at most {PROGRAMS} guest CPUs have a program", "vcpu")
-            program = self._programs[block] = Program()
+        program = self._program(block)
         steps.KINDS.queue(program, more, replace)
         return block, len(program.steps)
 

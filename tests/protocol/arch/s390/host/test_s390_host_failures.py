@@ -7,16 +7,19 @@ from sys import getsizeof
 from typing import Any
 
 import pytest
-from host_bench import Bench, Size, calls, image_of
+from host_bench import FIRST, Bench, Size, calls, image_of
 
 from protocol.arch.s390.calls import CALLS
 from protocol.arch.s390.guest import Lctl, Loop, Spx
 from protocol.arch.s390.guest import Touch as Store
 from protocol.arch.s390.host import SPEC, GuestFailed
-from protocol.arch.s390.host.load import scenario_image
+from protocol.arch.s390.host.guests import OPERATING
+from protocol.arch.s390.host.lifecycle import start
+from protocol.arch.s390.host.load import scenario_image, unpack
 from protocol.arch.s390.host.memory import frame_of
 from protocol.arch.s390.host.pages import fault_in
 from protocol.arch.s390.host.run import Feed, run
+from protocol.arch.s390.machine.entities import PageState
 from protocol.arch.s390.profiles import PROFILES
 from protocol.errors import OperationFailed, TeRefused
 from protocol.memory.pool import OutOfFrames
@@ -26,11 +29,13 @@ from protocol.plan.operations import (
     Change,
     Create,
     Destroy,
+    Dump,
     Exits,
     Kill,
     Load,
     Operation,
     Pages,
+    Reset,
     Share,
     Shutdown,
     Start,
@@ -280,6 +285,66 @@ def test_a_guest_that_loops_for_ever_is_given_up_and_can_be_destroyed() -> None:
     assert not any(bench.rig.remains().values())
 
 
+# -- a dump, an image, a reset --------------------------------------------------------------------------
+
+
+def test_a_dump_that_is_refused_says_which_call_and_gives_its_area_back() -> None:
+    bench = Bench(0, Size(1, 3, 4, 2, 8))
+    bench.boot()
+    bench.bring_up()
+    machine, free = bench.rig.machines[0], bench.host.pool.free
+    (secure,) = machine.secure_cpus.values()
+    secure.inside = True
+    with pytest.raises(TeRefused, match="dump_cpu: rc 0x0101"):
+        bench.do(Dump(0))
+    assert bench.host.pool.free == free
+    secure.inside = False
+    bench.do(Destroy(0))
+    assert not any(bench.rig.remains().values())
+
+
+def test_a_page_that_cannot_be_read_ends_the_dump() -> None:
+    bench = Bench(0, Size(1, 3, 4, 2, 8))
+    bench.boot()
+    bench.bring_up()
+    frame = frame_of(bench.host.level, bench.host.guest(0).table, FIRST)
+    assert frame is not None
+    states = bench.rig.machines[0].state
+    states[frame] = PageState.DONATED
+    with pytest.raises(GuestFailed, match="of guest 0 cannot be exported"):
+        bench.do(Dump(0))
+    states[frame] = PageState.SECURE
+    bench.do(Destroy(0))
+    assert not any(bench.rig.remains().values())
+
+
+def test_an_image_without_its_parameters_is_not_unpacked() -> None:
+    bench = booted()
+    bench.do(Create(0, 8, 1))
+    host, image = bench.host, image_of(3)
+    with pytest.raises(TeRefused, match="unpack: rc 0x0003"):
+        bench.count(unpack(host, host.guest(0), image.pages))
+    bench.do(Destroy(0))
+    assert not any(bench.rig.remains().values())
+
+
+def test_a_reset_stops_no_cpu_that_never_started() -> None:
+    """Both resets load the first CPU anew, and start the second as the guest does when it boots."""
+    asked = []
+    for boots in (start, None):
+        bench = Bench(0, Size(2, 3, 0, 0, 8))
+        bench.boot()
+        bench.do(Create(0, 8, 2), Load(0))
+        guest = bench.host.guest(0)
+        if boots is None:
+            bench.do(Start(0))
+        else:
+            bench.count(boots(bench.host, guest))
+        asked.append(calls(bench.do(Reset(0, clear=True)))["cpu_set_state"])
+        assert [vcpu.state for vcpu in guest.vcpus] == [OPERATING, OPERATING]
+    assert asked == [3, 4]
+
+
 # -- an Ultravisor that has no Destroy Secure Configuration Fast ----------------------------------------
 
 
@@ -300,9 +365,12 @@ def test_without_the_fast_call_a_killed_guest_goes_after_its_pages(older: str) -
     assert not any(bench.rig.remains().values())
 
 
-def test_without_the_fast_call_a_guest_set_aside_goes_with_its_last_page(older: str) -> None:
-    bench = booted(profile=older, memory_mib=4400)
-    bench.do(Create(0, 2049, 1), Load(0), Start(0), Touch(0, 0, Pages(600, 4, 4)))
+@pytest.mark.parametrize("bulk", [False, True])
+def test_without_the_fast_call_a_guest_set_aside_goes_with_its_last_page(older: str, bulk: bool) -> None:
+    """Its pages go one by one, or in a run, while its configuration is still there."""
+    bench = booted(profile=older, memory_mib=4400, bulk=bulk)
+    bench.do(Create(0, 2049, 1), Load(0), Start(0), Touch(0, 0, Pages(600, 20, 20)))
+    bench.do(Share(0, 0, Pages(700, 10, 10)))
     assert "destroy_config" not in calls(bench.do(Destroy(0, behind=True)))
     assert bench.host.aside is not None
     bench.do(Create(1, 8, 1), Destroy(1), Shutdown())
