@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from pef_bench import LPID, esm_step, store
+from pef_bench import LPID, esm_step, share_step, store
 
 from protocol.arch.pef import front
 from protocol.arch.pef.audit import audit
@@ -26,6 +27,7 @@ from protocol.arch.pef.kvm import run as running
 from protocol.arch.pef.kvm.vm import Vm
 from protocol.arch.pef.machine.lifecycle import ARGUMENTS
 from protocol.arch.pef.nesting import Nested
+from protocol.arch.pef.nesting.records import SMALL_PAGES
 from protocol.arch.pef.profiles import MIB, PROFILES
 from protocol.arch.pef.status import RETRY, SUCCESS
 from protocol.arch.pef.tables import ORDER, PAGE
@@ -201,3 +203,42 @@ def test_an_svm_ends_before_its_vcpu_goes_in_or_behind_that_and_never_in_between
         assert LPID not in host.nested.records or host.nested.records[LPID].svm
         answers.add((end.value, bool(host.nested.stopped)))
     assert answers == {(RETRY, False), (SUCCESS, False), (SUCCESS, True)}
+
+
+def test_the_first_exit_of_an_svm_that_was_ended_meanwhile_is_not_noted() -> None:
+    host = TwoCpus(0)
+    machine = host.rig.machines[0]
+    areas = host.alone(vmm.load(host.kvm, host.cpus[0], host.vm, MIB, 0x20000, 0, "", "two"))
+    host.vm.vcpus[0].program.steps.append(esm_step(areas))
+    host.crossing.start("0", host.enter(0), host.below)
+    host.crossing.run(lambda: bool(machine.svms))  # its exit has not arrived
+    assert host.alone(host.kvm.ucall(host.cpus[1], front.SVM_TERMINATE, LPID)) == SUCCESS
+    with pytest.raises(HostStopped):  # KVM answers it, and there is no way back
+        host.crossing.run()
+    assert not machine.svms and not machine.stopped
+    record = host.nested.records[LPID]
+    assert not record.svm and not record.open and host.nested.book.records() == {"vm_map": 1}
+
+
+def test_an_svm_may_end_while_a_page_of_its_that_moved_is_bound_again() -> None:
+    """The level below went back into it when that was done, and the machine stopped."""
+    answers = []
+    for hops in range(16):
+        host = TwoCpus(0).secure()
+        nested, machine = host.nested, host.rig.machines[0]
+        host.vm.vcpus[0].program.steps += [share_step(FRESH), Touch(FRESH * PAGE)]
+        host.alone(host.enter(0))
+        page = host.vm.slots[0].frame(FRESH) // PAGE
+        fresh = nested.below.pool.take_run(SMALL_PAGES)
+        assert inline(nested.moves(page, fresh), host.below[1:])
+        host.vm.vcpus[0].program.steps.append(Touch(FRESH * PAGE))
+        thread = host.crossing.start("0", host.enter(0), host.below)
+        for _ in range(hops):
+            if not thread.done:
+                host.crossing.hop()
+        answers.append(host.alone(host.kvm.ucall(host.cpus[1], front.SVM_TERMINATE, LPID)))
+        with contextlib.suppress(HostStopped):
+            host.crossing.run()
+        assert not machine.stopped and bool(machine.svms) == (answers[-1] == RETRY)
+    changes = sum(one != other for one, other in itertools.pairwise(answers))
+    assert changes == 4 and answers[0] == SUCCESS, "not while it goes in, and not while it goes in again"
