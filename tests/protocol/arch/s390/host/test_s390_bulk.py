@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.arch.s390.host.memory import frame_of, mapped
-from protocol.arch.s390.host.pages import fault_in, pin, swap_out
+from protocol.arch.s390.host.pages import fault_in, import_page, pin, swap_out
 from protocol.arch.s390.machine import Machine
 from protocol.arch.s390.machine.entities import PageState
 from protocol.arch.s390.machine.memory import plaintext
 from protocol.arch.s390.nesting import Nested
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.runs import here, importable, quiet, share, way_down
+from protocol.effects import run as drive
 from protocol.plan.operations import (
     BootHost,
     Change,
@@ -28,6 +29,7 @@ from protocol.plan.operations import (
     Load,
     Operation,
     Pages,
+    Read,
     Reset,
     Share,
     Start,
@@ -478,6 +480,36 @@ def test_a_host_that_cannot_see_the_levels_below_prefaults_page_by_page() -> Non
         alike(alone, bench, operation)
 
 
+def test_a_page_that_was_swapped_out_comes_back_with_what_it_held_among_fresh_ones() -> None:
+    one, run = pair(0)
+    first = Touch(0, 0, Pages(100, 10, 10)), Write(0, 0, 105, b"kept", 8)
+    for operation in (BootHost(), Create(0, MIB, 2), Load(0), Start(0), *first):
+        alike(one, run, operation)
+    for bench in (one, run):
+        bench.count(swap_out(bench.host, bench.host.guest(0), 105))
+    alike(one, run, Touch(0, 0, Pages(105, 30, 30)))
+    assert state(one) == state(run)
+    for bench in (one, run):
+        assert not bench.host.guest(0).swapped
+        assert drive(bench.host.perform(Read(0, 0, 105, 4, 8))) == b"kept"
+
+
+def test_a_few_pages_that_are_missing_are_prefaulted_one_by_one() -> None:
+    size = Size(1, IMAGE, 0, 0, 1)
+    one, run = (Bench(0, size, bulk=bulk, pages="prefault") for bulk in (False, True))
+    for operation in (BootHost(), Create(0, 1, 1), Load(0)):
+        alike(one, run, operation)
+    for bench in (one, run):
+        host, guest = bench.host, bench.host.guest(0)
+        there = mapped(host.level, guest.table)[0]
+        for page in np.setdiff1d(np.arange(256), there)[3:].tolist():
+            fault_in(host, guest, page)
+            bench.count(import_page(host, guest, page))
+    alike(one, run, Start(0))
+    assert state(one) == state(run)
+    assert mapped(run.host.level, run.host.guest(0).table)[0].size == 256
+
+
 def test_the_way_down_has_a_server_for_each_link() -> None:
     bench = Bench(1, SIZE, apart=True)
     assert len(way_down(bench.host.level)) == 2
@@ -491,7 +523,6 @@ def test_pages_named_twice_are_touched_twice() -> None:
     from protocol.arch.s390.host import bulk, perform
     from protocol.arch.s390.host.run import Feed
     from protocol.arch.s390.host.run import run as run_guest
-    from protocol.effects import run as drive
 
     numbers = np.array([900, 300, 900, 301, 302, 300, 600, 601, 602, 603, 604, 605, 606, 300])
     before = one.rig.ledger.counts()
