@@ -6,6 +6,7 @@ import sys
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from pef_bench import LPID, Bench, esm_step, share_step, store
 
 from protocol.arch.pef import front, hcalls
 from protocol.arch.pef.audit import audit
-from protocol.arch.pef.compose import compose
+from protocol.arch.pef.compose import _scattered, compose
 from protocol.arch.pef.cpu import Entry, Exit, gprs
 from protocol.arch.pef.guest import Hypercall, Program, Touch
 from protocol.arch.pef.kvm import pages, vmm
@@ -28,6 +29,7 @@ from protocol.arch.pef.profiles import MIB, PROFILES
 from protocol.arch.pef.status import AUTHORITY, NO_MEM, PARAMETER, PERMISSION, SUCCESS, signed
 from protocol.arch.pef.tables import ORDER, PAGE, Page
 from protocol.effects import Fault, run
+from protocol.memory.pool import Pool
 
 GFN = 0x40
 GPA = GFN * PAGE
@@ -450,6 +452,36 @@ def test_a_page_that_a_slot_took_with_it_may_move(depth: int) -> None:
     assert run(bench.kvm.ucall(bench.cpu, front.UNREGISTER_MEM_SLOT, LPID, 0)) == SUCCESS
     assert nested.records[LPID].bound == {} and "native_page" not in nested.book.records()
     assert move(bench, page)
+
+
+def test_a_page_that_a_call_names_or_the_ultravisor_does_not_let_go_stays_where_it_is() -> None:
+    bench = Bench(1)
+    vm = bench.vm()
+    nested = nested_of(bench)
+    vm.tpm_proxy = False
+    vm.vcpus[0].stop = frozenset({"H_SVM_INIT_ABORT"})
+    bench.enter(vm, esm_step(bench.load(vm)))  # an SVM that is aborted answers U_STATE
+    record = nested.records[LPID]
+    gfn, page = next(iter(record.bound.items()))
+    frame = nested.frame_below(page * SMALL_PAGES)
+    target = nested.below.pool.take_run(SMALL_PAGES)
+    assert not run(nested.moves(page, target))
+    assert gfn not in record.lost and nested.frame_below(page * SMALL_PAGES) == frame
+    assert nested._holder_of(0) is None, "nobody has the first page"
+    nested.pin(0)
+    assert not run(nested.moves(0, target))
+    nested.unpin(0)
+    assert run(nested.moves(0, target)) and nested.frame_below(0) == target
+
+
+def test_a_host_is_put_together_from_pieces_where_no_run_is_left() -> None:
+    pool = Pool(0, 8 * SMALL_PAGES)
+    firsts = [pool.take_run(SMALL_PAGES) for _ in range(8)]
+    for first in firsts[::2]:
+        pool.give_run(first, SMALL_PAGES)
+    frames = _scattered(pool, 4, Random(1)).reshape(4, SMALL_PAGES)
+    assert sorted(frames[:, 0].tolist()) == sorted(firsts[::2]) and pool.free == 0
+    assert (frames - frames[:, :1] == range(SMALL_PAGES)).all(), "each page is in one piece"
 
 
 def test_each_of_a_guests_pages_may_move() -> None:
