@@ -71,6 +71,7 @@ class Nested(GuestHost[Any]):
         self.reflected = reflected
         self.api = api
         self.ids: dict[int, bool] = {}  # guest ids given out -> the level below this one gave it
+        self.leaving: set[int] = set()  # those of them that the level below is asked to take back
         self.book = Book(ledger, f"l{below.level}")
         self._below_cpus = list(kvm_cpus)
         self.keeper = Cpu(len(cpus))
@@ -146,7 +147,7 @@ class Nested(GuestHost[Any]):
 
     def give_lpid(self, cpu: Cpu, lpid: int) -> Step[None]:
         """H_GUEST_DELETE: a VM that still runs under the id ends with it."""
-        if lpid not in self.ids:
+        if lpid not in self.ids or lpid in self.leaving:
             return
         self.ledger.trap(self.level, "guest_delete")
         record = self.records.get(lpid)
@@ -156,12 +157,19 @@ class Nested(GuestHost[Any]):
         self.ledger.reenter(self.below.level)
 
     def release(self, cpu: Cpu, lpid: int) -> Step[None]:
-        """An id goes back to where it came from."""
-        self.book.drop("vm_map")
-        if self.ids.pop(lpid):
-            yield from self.below.memory.give_lpid(self.cpu_below(cpu), lpid)
+        """An id goes back to where it came from. Where its host ends before that is asked, that end asks."""
+        if lpid not in self.ids or lpid in self.leaving:
+            return
+        if self.ids[lpid]:
+            self.leaving.add(lpid)
+            try:
+                yield from self.below.memory.give_lpid(self.cpu_below(cpu), lpid)
+            finally:
+                self.leaving.remove(lpid)
         else:
             self.lpids.give(lpid)
+        del self.ids[lpid]
+        self.book.drop("vm_map")
 
     def tpm_public(self) -> bytes:
         public: bytes = self.below.memory.tpm_public()
@@ -303,7 +311,7 @@ class Nested(GuestHost[Any]):
 
     def may_use(self, lpid: int) -> bool:
         """May the guest host run a VM under this LPID? It picks within its profile, or is given one."""
-        return lpid < self.profile.lpids if self.api == V1 else lpid in self.ids
+        return lpid < self.profile.lpids if self.api == V1 else lpid in self.ids and lpid not in self.leaving
 
     def knows(self, record: Record) -> bool:
         """Is it still the record of its LPID? While the level below was asked its VM may have ended."""

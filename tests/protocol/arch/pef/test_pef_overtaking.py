@@ -28,11 +28,12 @@ from protocol.arch.pef.kvm.vm import Vm
 from protocol.arch.pef.machine.lifecycle import ARGUMENTS
 from protocol.arch.pef.nesting import Nested
 from protocol.arch.pef.nesting.records import SMALL_PAGES
-from protocol.arch.pef.profiles import MIB, PROFILES
+from protocol.arch.pef.profiles import MIB, PROFILES, V2
 from protocol.arch.pef.status import RETRY, SUCCESS
 from protocol.arch.pef.tables import ORDER, PAGE
 from protocol.crossing import Crossing, inline
 from protocol.effects import Step
+from protocol.errors import OwnerGone
 
 SEEDS = range(6)
 FAR = 1 << 30
@@ -242,3 +243,21 @@ def test_an_svm_may_end_while_a_page_of_its_that_moved_is_bound_again() -> None:
         assert not machine.stopped and bool(machine.svms) == (answers[-1] == RETRY)
     changes = sum(one != other for one, other in itertools.pairwise(answers))
     assert changes == 4 and answers[0] == SUCCESS, "not while it goes in, and not while it goes in again"
+
+
+def test_an_id_whose_host_ends_while_it_is_given_back_goes_back_with_its_host() -> None:
+    """Guest ids of hosts in hosts come from L0: what was not asked there, the end of the host asks."""
+    rig = compose(PROFILES["small"], 2, 1, 64 * MIB, 2, 7, apart=True, api=V2)
+    level, cpu, below = rig.seats[0].level, rig.seats[0].cpus[0], rig.below(0)[1:]
+    assert isinstance(level, Nested)
+    before = rig.remains()["lpids"]
+    lpid = inline(level.new_lpid(cpu), below)
+    assert rig.remains()["lpids"] == before + 1
+    giving = level.give_lpid(cpu, lpid)
+    next(giving)
+    assert not level.may_use(lpid), "it is on its way"
+    assert inline(level.give_lpid(cpu, lpid), below) is None, "once is enough"
+    with pytest.raises(OwnerGone):
+        giving.throw(OwnerGone("its host is gone"))
+    inline(rig.kill(0), below)
+    assert rig.remains()["lpids"] == before
