@@ -28,6 +28,7 @@ def test_the_name_is_of_whom_one_asks() -> None:
     assert asked("H_SVM_PAGE_IN:P2")[0].name == "H_P2"
     assert asked("UV_SVM_TERMINATE:STATE")[0].name == "U_INVALID"
     assert asked("UV_PAGE_IN:INVALID")[0].name == "U_STATE"
+    assert EXPLAINER.name(0x1234, None) == "", "nobody has named it"
 
 
 def test_a_call_may_be_its_number() -> None:
