@@ -18,11 +18,22 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from actors.fleet.bus import AGAIN_S, ANSWER_S, REPLICAS, Bucket, Bus, Door, NoDirectory, asked, open_bus
+from actors.fleet.bus import (
+    AGAIN_S,
+    ANSWER_S,
+    REPLICAS,
+    Bucket,
+    Bus,
+    Door,
+    NoDirectory,
+    answered,
+    asked,
+    open_bus,
+)
 from protocol.errors import NotDelivered, RemoteProtocolError
 from protocol.fleet.directory import MACHINES, Value
 from protocol.fleet.entry import Entry, open_entry, pack_entry
-from protocol.fleet.keeping import renewal, tried
+from protocol.fleet.keeping import giving_back, renewal, tried
 from protocol.fleet.lease import RENEWALS, SILENT, Challenge, Claim, next_epoch
 
 __all__ = ["Claim", "Leases", "NoDirectory", "entries_of", "machines_of", "open_leases"]
@@ -111,7 +122,7 @@ class Leases:
     async def release(self, claim: Claim) -> None:
         """Give the machine back at once: nobody has to wait for the lease. Its epoch stays."""
         with trio.move_on_after(ANSWER_S, shield=True):
-            await self.bucket.put(claim.machine, pack_entry(Entry("", claim.epoch)), claim.revision)
+            await answered(giving_back(claim), {MACHINES: self.bucket})
 
     async def give_back(self, machine: str) -> bool:
         """Say of a machine without an entry that nobody holds it: whoever wants it need not wait."""

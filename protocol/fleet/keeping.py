@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from protocol.fleet.directory import MACHINES, Asking, Get, Opened, Put, Value
+from protocol.fleet.entry import Entry, pack_entry
 from protocol.fleet.lease import SILENT, Challenge, Claim, next_epoch
 
 Clock = Callable[[], float]
@@ -52,6 +53,11 @@ def renewal(claim: Claim, holder: str, mine: Mine, opened: Opened, now: Clock) -
     if (yield from _another_has(claim, holder, opened)):
         return Renewal(False, f"{claim.machine}: another instance has it")
     return Renewal(False)
+
+
+def giving_back(claim: Claim) -> Put:
+    """Nobody has to wait for the lease then. The epoch stays."""
+    return Put(MACHINES, claim.machine, pack_entry(Entry("", claim.epoch)), claim.revision)
 
 
 def _another_has(claim: Claim, holder: str, opened: Opened) -> Asking[bool]:

@@ -21,7 +21,9 @@ WRITES = 4  # others may write at the same time
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Have the broker of this machine do it. Answered with its reply frame."""
+    """Have the broker of this machine start what has the number. Answered with its reply frame."""
+
+    name: str
 
 
 def started(
@@ -36,7 +38,7 @@ def started(
         return Answer(machine, epoch, to=taken)
     if not holds():
         return None
-    reply = yield Start()
+    reply = yield Start(name)
     if reply["t"] == "err" and reply["b"]["name"] in NOTHING_DONE:
         yield Put(PLACEMENTS, name, pack_placement(Placement("", 0)), taken)
     return Answer(machine, epoch, reply)

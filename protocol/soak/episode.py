@@ -10,15 +10,15 @@ from typing import Any
 from protocol.crossing import Thread
 from protocol.errors import OperationFailed, OwnerGone, RemoteProtocolError
 from protocol.soak import checks
-from protocol.soak.hosted import PACE_MS, Hosted
+from protocol.soak.fleet import Fleet
+from protocol.soak.hosted import Hosted
 from protocol.soak.island import PIECES, PROFILE, Host, Island
 from protocol.soak.options import KINDS, LIVENESS, Options, Tally, Violation
 from protocol.soak.ports import Architecture
 
 FAULT = 0.012  # of all steps
 WEIGHTS = {"hold": 6, "swap": 5, "interrupt": 5, "starve": 2, "reset": 1, "kill": 1}
-OF_NETWORK = {"partition": 6, "stall": 6, "restart": 3, "power": 1}
-OF_HOSTED = 0.3  # of all faults, where there is a hosting service
+OF_BESIDE = 0.3  # of all faults meet what stands beside the islands
 HELD = 400  # steps that messages are held at most
 IN_PIECES = 0.5  # of the islands of an architecture that can
 RESTLESS = 200_000  # steps to come to rest: more, and something goes round in circles
@@ -39,7 +39,7 @@ class Episode:
         self.step = 0
         self.allowed = frozenset(KINDS) - options.without
         self.islands = [self._island(place) for place in range(self.random.randint(*ISLANDS))]
-        self.hosted = self._hosted()
+        self.beside = self._beside()
         self._kinds: dict[str, Callable[[Island, Host], bool]] = {
             "hold": self._hold,
             "swap": self._swap,
@@ -63,11 +63,11 @@ class Episode:
         island.known = checks.frames_known([island.level(host) for host in island.hosts])
         return island
 
-    def _hosted(self) -> list[Hosted]:
-        """Every other episode has an L0 with a hosting service as well."""
+    def _beside(self) -> Hosted | Fleet:
+        """Every other episode has an L0 with a hosting service as well; the others have a fleet."""
         if self.number % 2:
-            return []
-        return [Hosted("l0-h", self._arch(self.number // 2), self.seed, self.allowed, self.tally)]
+            return Fleet(self.seed, self.allowed, self.tally)
+        return Hosted("l0-h", self._arch(self.number // 2), self.seed, self.allowed, self.tally)
 
     def _arch(self, place: int) -> Architecture:
         every = sorted(self._arches)
@@ -91,7 +91,7 @@ class Episode:
         """One step."""
         if faults and self.random.random() < FAULT:
             self._fault()
-        acts = [act for hosted in self.hosted for act in hosted.ready()]
+        acts = self.beside.ready()
         ready = [
             (island, host, thread)
             for island in self.islands
@@ -106,20 +106,19 @@ class Episode:
             self.hop(*self.random.choice(ready))
             return
         name, act = self.random.choice(acts)
-        self.tally.note("hosted", name)
+        self.tally.note("beside", name)
         try:
             act()
         except Violation:
             raise
         except Exception as error:
-            raise Violation("hosting", f"the service: {type(error).__name__}: {error}") from error
+            raise Violation(self.beside.check, f"{type(error).__name__}: {error}") from error
         self._tick()
 
     def _tick(self) -> None:
         self.step += 1
         self.tally.steps += 1
-        for hosted in self.hosted:
-            hosted.pass_time(self.random.randrange(PACE_MS))
+        self.beside.pass_time(self.random.randrange(self.beside.pace_ms))
         for island in self.islands:
             island.feed(self.step)
             for host in island.hosts:
@@ -177,10 +176,8 @@ class Episode:
         ) from error
 
     def _fault(self) -> None:
-        if self.hosted and self.random.random() < OF_HOSTED:
-            (kind,) = self.random.choices(list(OF_NETWORK), list(OF_NETWORK.values()))
-            if kind in self.allowed:
-                self._of_hosted(kind)
+        if self.random.random() < OF_BESIDE:
+            self.beside.fault(self.random)
             return
         island = self.random.choice(self.islands)
         host = self.random.choice(island.hosts)
@@ -193,17 +190,6 @@ class Episode:
         ):
             self.tally.faults[kind] += 1
             self.tally.note("fault", kind, host.name)
-
-    def _of_hosted(self, kind: str) -> None:
-        self.tally.faults[kind] += 1
-        self.tally.note("fault", kind)
-        for hosted in self.hosted:
-            if kind == "restart":
-                hosted.restart()
-            elif kind == "power":
-                hosted.lose_power()
-            else:
-                hosted.close_a_way(kind)
 
     def _hold(self, island: Island, host: Host) -> bool:
         host.held_until = self.step + self.random.randrange(1, HELD)
@@ -235,8 +221,7 @@ class Episode:
 
     def look(self) -> None:
         """Bring every island to rest, and hold everything against everything."""
-        for hosted in self.hosted:
-            hosted.look()
+        self.beside.look()
         for island in self.islands:
             self._rest(island)
             for host in island.hosts:
@@ -266,10 +251,9 @@ class Episode:
             self._ended(island)
             checks.nothing_left(island)
             self.tally.done.update(island.rig.ledger.contention)
-        for hosted in self.hosted:
-            if self.options.mode == LIVENESS:
-                hosted.live_out()
-            hosted.end()
+        if self.options.mode == LIVENESS:
+            self.beside.live_out()
+        self.beside.end()
 
     def _live_out(self, island: Island, host: Host) -> None:
         """Nothing goes wrong any more: whatever was begun comes to an end."""

@@ -27,11 +27,15 @@ COMMITS = 0.2  # how often the disk is ready to take what has gathered
 PACE_MS = 16  # that a step takes at most
 ANSWERED = 50_000  # steps in which every request is answered, once nothing goes wrong
 
+FAULTS = {"partition": 6, "stall": 6, "restart": 3, "power": 1}
+
 Act = tuple[str, Callable[[], None]]
 
 
 class Hosted:
     """One of them. `now_ms` is its own clock."""
+
+    check, pace_ms = "hosting", PACE_MS
 
     def __init__(
         self, name: str, arch: Architecture, seed: str, allowed: frozenset[str], tally: Tally
@@ -147,6 +151,19 @@ class Hosted:
                 go_on(self.now_ms)
 
     # -- what goes wrong on purpose --------------------------------------------------------------------------
+
+    def fault(self, random: Random) -> None:
+        (kind,) = random.choices(list(FAULTS), list(FAULTS.values()))
+        if kind not in self.allowed:
+            return
+        self.tally.faults[kind] += 1
+        self.tally.note("fault", kind)
+        if kind == "restart":
+            self.restart()
+        elif kind == "power":
+            self.lose_power()
+        else:
+            self.close_a_way(kind)
 
     def restart(self) -> None:
         """The service's process dies and a fresh one reads its disk: what was not committed is gone."""

@@ -44,6 +44,7 @@ class Network:
     tally: Tally
     allowed: frozenset[str]
     faulty: bool = True  # while it is, new messages meet faults
+    worst: float = WORST
     ways: dict[tuple[str, str], Way] = field(default_factory=dict)
     under_way: list[Message] = field(default_factory=list)
 
@@ -51,7 +52,7 @@ class Network:
         found = self.ways.get((source, target))
         if found is None:
             loss, delay, duplicate = (
-                self.random.random() * WORST if kind in self.allowed else 0.0 for kind in _RATES
+                self.random.random() * self.worst if kind in self.allowed else 0.0 for kind in _RATES
             )
             found = self.ways[source, target] = Way(loss, delay, duplicate)
         return found

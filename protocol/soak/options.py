@@ -13,7 +13,7 @@ MODES = (SAFETY, LIVENESS)
 KINDS: Mapping[str, str] = {
     "hold": "the messages of one host to its level, or of a level to the one below, are held, then released",
     "swap": "the level below puts other frames under secure pages of a host",
-    "reset": "a host reboots in the middle of whatever it does",
+    "reset": "a host reboots in the middle of whatever it does; a process of a fleet gives its machine back",
     "kill": "a host dies in the middle of whatever it does, and a fresh one takes its place",
     "starve": "the hypervisor below a host has hardly a frame left",
     "partial": "a Trusted Entity does long calls in pieces, and says so after each",
@@ -26,8 +26,9 @@ KINDS: Mapping[str, str] = {
     "partition": "one way between two hosts is closed for a while",
     "stall": "one way between two hosts holds everything for a while, then lets it go",
     "refuse": "an L0 with a hosting service refuses a step of a guest's life, though nothing is wrong",
-    "restart": "the process of a hosting service dies: its disk has what was committed",
+    "restart": "a hosting service, or a fleet's directory, dies: its disk has what was committed",
     "power": "an L0 with a hosting service loses power: secure state is gone",
+    "stop": "a process of a fleet stands still for a while, and goes on as if nothing had been",
     "skew": "the clocks of hosts run at different speeds",
 }
 

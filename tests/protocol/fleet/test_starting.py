@@ -76,7 +76,7 @@ def test_a_number_is_written_down_before_the_broker_is_asked() -> None:
     assert steps.send(None) == Get(PLACEMENTS, NUMBER)
     put = steps.send(Value(0))
     assert put == Put(PLACEMENTS, NUMBER, pack_placement(Placement("l0-0", 1)), 0)
-    assert steps.send(directory.put(put)) == Start()
+    assert steps.send(directory.put(put)) == Start(NUMBER)
 
 
 def test_whoever_finds_the_number_of_a_living_machine_names_it() -> None:
