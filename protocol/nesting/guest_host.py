@@ -234,6 +234,10 @@ class GuestHost(Generic[M]):
     def attention_of(self, frame: int) -> int:
         return self._attention[frame]
 
+    def may_clear(self, frame: int) -> bool:
+        """Whether the guest host may store to all of this frame: not donated, not secure."""
+        return not self._attention[frame] & ~TABLE
+
     # -- what the architecture says ------------------------------------------------------------
 
     @abstractmethod

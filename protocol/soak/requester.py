@@ -133,6 +133,8 @@ class Requester:
             child = self.random.choice(mine)
             if kind == "destroy":
                 self.children[child] = ENDING
+            elif kind in ("stop", "reset") and self.children[child] == UP:
+                self.children[child] = UNKNOWN  # the machine may refuse half way, and then it is no more
             self._ask(kind, b"", child=child)
 
     def _starting(self) -> int:
