@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgpack
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -102,7 +102,10 @@ def verify(made: bytes, trusted_key: bytes, nonce: bytes) -> dict[str, Any]:
         raise ValueError(f"evidence of format {outer.get('format')!r}; read here: {FORMAT}")
     if outer.get("key") != trusted_key:
         raise ValueError("signed by a host that is not trusted")
-    key = serialization.load_der_public_key(trusted_key)
+    try:
+        key = serialization.load_der_public_key(trusted_key)
+    except UnsupportedAlgorithm as error:
+        raise ValueError(f"the trusted key cannot be used: {error}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ValueError("the trusted key is not on an elliptic curve")  # noqa: TRY004 - one kind for callers
     try:

@@ -16,6 +16,8 @@ from typing import Any
 import msgpack
 import pytest
 import typer
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,6 +32,7 @@ from actors.costs import UnreadableCosts
 from actors.costs import load as load_costs
 from actors.hosting.store import Store, StoreError
 from actors.hosting.vmm.qemu import unpack
+from actors.runtime.transport.pki import Authority
 from protocol.arch import load
 from protocol.arch.s390.evidence.secrets import Entry, SecretList
 from protocol.arch.s390.host import dump
@@ -169,15 +172,72 @@ def test_a_host_may_sign_nonsense(signer: evidence.KeySigner, payload: bytes) ->
         evidence.verify(msgpack.packb(outer | {"key": signer.public_key()}), signer.public_key(), b"n")
 
 
+def _of_an_unknown_curve(der: bytes) -> bytes:
+    """The same key, said to be on a curve that nobody has."""
+    curve = bytes.fromhex("2a8648ce3d030107")
+    assert curve in der
+    return der.replace(curve, curve[:-1] + b"\x63")
+
+
+def test_a_trusted_key_of_an_unknown_curve_is_refused() -> None:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    trusted = _of_an_unknown_curve(der)
+    made = {"format": evidence.FORMAT, "payload": b"", "signature": b"", "key": trusted}
+    with pytest.raises(ValueError, match="trusted key"):
+        evidence.verify(msgpack.packb(made), trusted, b"n")
+
+
+# -- what `nestbed pki` reads -------------------------------------------------------------------------------
+
+
+def test_an_authority_whose_key_is_of_an_unknown_curve_is_refused(tmp_path: Path) -> None:
+    made = Authority.create(tmp_path / "pki")
+    der = made.key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    text = base64.encodebytes(_of_an_unknown_curve(der))
+    (made.folder / "ca.key").write_bytes(
+        b"-----BEGIN PRIVATE KEY-----\n" + text + b"-----END PRIVATE KEY-----\n"
+    )
+    with pytest.raises(ValueError, match=r"ca\.key"):
+        Authority.open(made.folder)
+
+
+def test_an_authority_whose_key_asks_for_a_password_is_refused(tmp_path: Path) -> None:
+    made = Authority.create(tmp_path / "pki")
+    locked = made.key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"word"),
+    )
+    (made.folder / "ca.key").write_bytes(locked)
+    with pytest.raises(ValueError, match=r"ca\.key"):
+        Authority.open(made.folder)
+
+
+def test_a_certificate_that_names_itself_twice_is_refused(tmp_path: Path) -> None:
+    made = Authority.create(tmp_path / "pki").issue("l1", "one", ["127.0.0.1"])
+    once = x509.load_pem_x509_certificate(made.certificate.read_bytes())
+    der = bytearray(once.public_bytes(serialization.Encoding.DER))
+    names, usage = bytes.fromhex("0603551d11"), bytes.fromhex("0603551d25")  # its names, what it is for
+    assert der.count(names) == der.count(usage) == 1
+    spoilt = x509.load_der_x509_certificate(bytes(der.replace(usage, names)))
+    made.certificate.write_bytes(spoilt.public_bytes(serialization.Encoding.PEM))
+    with pytest.raises(ValueError, match=r"l1-one\.pem"):
+        made.says()
+
+
+# -- quotes of TDX ------------------------------------------------------------------------------------------
+
+
 def test_a_quote_whose_certificate_is_of_an_unknown_curve_proves_nothing() -> None:
     made = enclave().quote(_right_report())
     begin, end = b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----"
     first = made.index(begin) + len(begin)
     last = made.index(end)
     der = base64.b64decode(made[first:last])
-    curve = bytes.fromhex("2a8648ce3d030107")
-    assert curve in der
-    text = base64.b64encode(der.replace(curve, curve[:-1] + b"\x63"))
+    text = base64.b64encode(_of_an_unknown_curve(der))
     lines = b"".join(text[at : at + 64] + b"\n" for at in range(0, len(text), 64))
     assert len(lines) == last - first
     with pytest.raises(ValueError, match="proves nothing"):

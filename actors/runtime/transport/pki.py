@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -45,6 +46,8 @@ class Credentials:
             names = list(read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
         except x509.ExtensionNotFound:
             names = []
+        except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+            raise ValueError(f"{self.certificate}: {error}") from None
         for uri in names:
             if isinstance(uri, x509.UniformResourceIdentifier):
                 match uri.value.split(":"):
@@ -81,7 +84,11 @@ class Authority:
     @classmethod
     def open(cls, folder: Path) -> Authority:
         """The one that was made there. Raises OSError, ValueError."""
-        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+        given = (folder / "ca.key").read_bytes()
+        try:
+            key = serialization.load_pem_private_key(given, None)
+        except (TypeError, UnsupportedAlgorithm) as error:  # it asks for a password, or is of another kind
+            raise ValueError(f"{folder / 'ca.key'}: {error}") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ValueError(f"{folder / 'ca.key'}: not a key of an authority of nestbed")  # noqa: TRY004
         certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
