@@ -8,6 +8,7 @@ in pyproject.toml (tool.coverage.report). The exit code is 1 where a test failed
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+SUMMARY = "Which branches of protocol/ no test takes. All tests are run: some 40 minutes on two cores."
 EXCEPTION = re.compile(r"#\s*pragma:\s*no (cover|branch)(?:\s*-\s*(?P<why>\S.*))?")
 
 
@@ -31,7 +33,15 @@ def _coverage(*arguments: str) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    if "--exceptions" in arguments:
+    parser = argparse.ArgumentParser(
+        prog="./x coverage",
+        usage="%(prog)s [-h] [--exceptions] [pytest arguments]",
+        description=SUMMARY,
+        allow_abbrev=False,  # what is not ours is for pytest
+    )
+    parser.add_argument("--exceptions", action="store_true", help="list what need not be reached, and why")
+    chosen, arguments = parser.parse_known_args(arguments)
+    if chosen.exceptions:
         for name, number, why in exceptions():
             print(f"{name}:{number}: {why}")
         return 0

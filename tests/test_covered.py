@@ -67,3 +67,10 @@ def test_a_branch_with_a_reason_does_not(project, capfd):
     (project / "protocol" / "signs.py").write_text(SOURCE.format("  # pragma: no cover - nought has no sign"))
     assert covered.main(["-n0"]) == 0
     assert "1 places are argued" in capfd.readouterr().out
+
+
+def test_its_help_runs_no_test(capsys):
+    with pytest.raises(SystemExit) as ended:
+        covered.main(["--help"])
+    assert ended.value.code == 0
+    assert "./x coverage" in capsys.readouterr().out

@@ -81,7 +81,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--seed", type=int, default=None, help="of all inputs; another one each time if not given"
     )
-    parser.add_argument("--only", choices=sorted(TARGETS), action="append", help="these targets alone")
+    parser.add_argument(
+        "--only",
+        metavar="TARGET",
+        choices=sorted(TARGETS),
+        action="append",
+        help=f"this target alone; may be repeated: {', '.join(sorted(TARGETS))}",
+    )
     parser.add_argument("--input", type=int, default=None, help="this input alone")
     parser.add_argument("--calls", type=int, default=0, help="calls alone, of all architectures, so many")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one per CPU")
