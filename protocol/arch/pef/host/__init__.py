@@ -10,7 +10,7 @@ Left out: folding of equal calls (`bulk`), and other ways to bring pages in than
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -30,6 +30,7 @@ from protocol.effects import Fault, Step
 from protocol.errors import OperationFailed, TeRefused
 from protocol.keyboard.recorded import Say
 from protocol.plan import operations as op
+from protocol.plan.acting import Act, Acting, act_of
 from protocol.tracking import Book
 
 MIB = 1 << 20
@@ -67,7 +68,7 @@ class Guest:
     memory_bytes: int
 
 
-class Host:
+class Host(Acting[Guest]):
     """One secure host. `depth` is its own level, 0 for L0; `image` is the kernel of its guests."""
 
     def __init__(
@@ -83,25 +84,15 @@ class Host:
         record: Say | None = None,
     ) -> None:
         """`own`: what it has beside guest hosts, if any run there. `record` is told what it does."""
-        self.book = book
+        super().__init__(depth, book)
         self.kvm = Kvm(level, depth > 0, random, own)
         self.system = System(self.kvm) if record is None else ToldSystem(self.kvm, record)
         self.cpus = list(cpus)
         self.image = image
-        self.guests: dict[int, Guest] = {}
 
     def perform(self, operation: op.Operation) -> Step[Any]:
         """Do one operation of a plan. Raises OperationFailed; ValueError for one that makes no sense."""
-        act = _ACTS.get(type(operation))
-        if act is None:
-            raise ValueError(f"no operation of a POWER host: {operation!r}")
-        return (yield from act(self, operation))
-
-    def guest(self, number: int) -> Guest:
-        found = self.guests.get(number)
-        if found is None:
-            raise ValueError(f"no guest {number}")
-        return found
+        return (yield from act_of(_ACTS, operation, "a POWER host")(self, operation))
 
     @property
     def cpu(self) -> Cpu:
@@ -173,9 +164,8 @@ def _create(host: Host, operation: op.Create) -> Step[None]:
     vm = host.kvm.vms[lpid]
     size = operation.memory_mib * MIB
     host.guests[operation.guest] = Guest(operation.guest, vm, size)
-    if host.book is not None:
-        host.book.add("te_object")
-        host.book.add("vcpu_map", operation.vcpus)
+    host.keep("te_object", 1)
+    host.keep("vcpu_map", operation.vcpus)
     ret = yield from host.system.set_memory(host.cpu, vm, size + host.boot_bytes)
     for number in range(operation.vcpus):
         ret = ret or host.system.create_vcpu(vm, number)
@@ -233,9 +223,8 @@ def _end(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
     if ret:
         raise OperationFailed(f"close: {ret}")
     del host.guests[guest.number]
-    if host.book is not None:
-        host.book.drop("te_object")
-        host.book.drop("vcpu_map", len(guest.vm.vcpus))
+    host.keep("te_object", -1)
+    host.keep("vcpu_map", -len(guest.vm.vcpus))
 
 
 # -- what a guest does ---------------------------------------------------------------------------------------
@@ -311,7 +300,7 @@ def _of(host: Host, operation: op.OnVcpu) -> Guest:
     return guest
 
 
-_ACTS: dict[type, Callable[[Any, Any], Step[Any]]] = {
+_ACTS: Mapping[type, Act] = {
     op.BootHost: _boot,
     op.Shutdown: _shut_down,
     op.Create: _create,

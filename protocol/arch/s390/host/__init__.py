@@ -32,6 +32,7 @@ from protocol.errors import OperationFailed, TeRefused
 from protocol.memory.pool import Pool
 from protocol.memory.store import PAGE_SHIFT
 from protocol.nesting.guest_host import OwnMemory
+from protocol.plan.acting import Acting
 from protocol.plan.operations import Operation
 from protocol.tracking import Book
 
@@ -67,7 +68,7 @@ class GuestFailed(OperationFailed):
     """
 
 
-class Host:
+class Host(Acting[Guest]):
     """One secure host. `depth` is its own level, 0 for L0; `level` is what it stands on."""
 
     def __init__(
@@ -104,21 +105,19 @@ class Host:
             raise ValueError(
                 f"pages = {MERGED_L0!r}: what is below L{depth} does not import pages for its guest host"
             )
+        super().__init__(depth, book)
         self.level = level
         self.cpus = list(cpus)
-        self.depth = depth
         self.image = image
         self.machine_seed = machine_seed
         self.policy = pages
         self.bulk = bulk
         self.query: Query | None = None
-        self.guests: dict[int, Guest] = {}
         self.aside: SetAside | None = None  # a guest that ended, some of whose pages are still there
         self.leaked = 0  # frames whose owner would not die: never used again
         self.heard = b""  # what the last load of a guest found that was to be shown
         self._random = random
         self._given = pool
-        self._book = book
         self._below = below
         self._alone = False  # an operation is under way in one step, with nobody beside it
         if bulk:
@@ -207,19 +206,7 @@ class Host:
         assert isinstance(data, bytes), f"a host cannot load from its own memory: {data}"
         return data
 
-    def keep(self, kind: str, n: int) -> None:
-        """Note `n` more records in the host's own book, or fewer where `n` is negative."""
-        if self._book is not None:
-            (self._book.add if n > 0 else self._book.drop)(kind, abs(n))
-
     # -- operations --------------------------------------------------------------------------------
-
-    def guest(self, number: int) -> Guest:
-        """A guest of this host. Raises ValueError for one that it has not."""
-        found = self.guests.get(number)
-        if found is None:
-            raise ValueError(f"the host at level {self.depth} has no guest {number}")
-        return found
 
     def perform(self, operation: Operation) -> Step[Any]:
         """Do one operation of a plan.

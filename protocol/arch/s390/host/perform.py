@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from protocol.arch.s390.structs import SHARE, block
 from protocol.effects import Step
 from protocol.memory.store import PAGE_SHIFT
 from protocol.plan import operations as op
+from protocol.plan.acting import Act, act_of
 
 if TYPE_CHECKING:
     from protocol.arch.s390.host import Host
@@ -45,13 +46,11 @@ Steps = Iterator[tuple[g.GuestStep, bool]]
 
 def perform(host: Host, operation: op.Operation) -> Step[Any]:
     """Do `operation`; what it answers, if it answers anything."""
-    act = _ACTS.get(type(operation))
-    if act is None:
-        raise ValueError(f"no operation of an s390 host: {operation!r}")
+    act = act_of(_ACTS, operation, "an s390 host")
     return act(host, operation) if host.aside is None else _beside(host, operation, act)
 
 
-def _beside(host: Host, operation: op.Operation, act: Callable[[Any, Any], Step[Any]]) -> Step[Any]:
+def _beside(host: Host, operation: op.Operation, act: Act) -> Step[Any]:
     """Some of the pages of a guest that is set aside go first; all of them before the host does."""
     assert host.aside is not None
     count = host.aside.frames.size if isinstance(operation, op.Shutdown) else BEHIND
@@ -227,7 +226,7 @@ def _vcpu(host: Host, operation: op.OnVcpu) -> tuple[Guest, Vcpu]:
     return guest, guest.vcpus[operation.vcpu]
 
 
-_ACTS: dict[type, Callable[[Any, Any], Step[Any]]] = {
+_ACTS: Mapping[type, Act] = {
     op.BootHost: _boot,
     op.Shutdown: _shut_down,
     op.Create: _create,

@@ -5,7 +5,7 @@ Sections 6.2 to 6.9 of the fact sheet. What is different between SEV, SEV-ES and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from protocol.arch.sev.guest import Read, Touch
@@ -17,19 +17,12 @@ from protocol.arch.sev.structs import C_MASK, PAGE, U32, U64, VMCB_ASID, VMCB_MO
 from protocol.effects import Step
 from protocol.errors import OperationFailed
 from protocol.plan import operations as op
+from protocol.plan.acting import Act
 
 if TYPE_CHECKING:
     from protocol.arch.sev.host.system import Host
 
 MIB = 1 << 20
-
-
-def act_of(operation: op.Operation) -> Callable[[Host, Any], Step[Any]]:
-    """How an operation is done. Raises ValueError for one that a host has not."""
-    act = _ACTS.get(type(operation))
-    if act is None:
-        raise ValueError(f"no operation of an AMD host: {operation!r}")
-    return act
 
 
 # -- host and life of a guest ------------------------------------------------------------------------------
@@ -249,7 +242,7 @@ def _arrive(host: Host, operation: op.Arrive) -> Step[None]:
     )
 
 
-_ACTS: dict[type, Callable[[Any, Any], Step[Any]]] = {
+ACTS: Mapping[type, Act] = {
     op.BootHost: _boot,
     op.Shutdown: _shut_down,
     op.Create: _create,

@@ -28,6 +28,7 @@ from protocol.errors import OperationFailed
 from protocol.memory.pool import Pool
 from protocol.nesting.composition import Seat
 from protocol.plan import operations as op
+from protocol.plan.acting import Acting, act_of
 from protocol.tracking import Book
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Kernel:
     lock: FlushLock
 
 
-class Host:
+class Host(Acting[Vm]):
     """One secure host. `depth` is its own level, 0 for L0; `image` is what its guests are loaded with.
 
     With `kernel` it is the software of a hypervisor: the platform is up, and it has what is named there.
@@ -81,14 +82,12 @@ class Host:
         self.pages = pages
         self._kernel = kernel
         self.level = level
-        self.depth = depth
+        super().__init__(depth, book)
         self.image = image
-        self.guests: dict[int, Vm] = {}
         self.leaving: dict[int, Luggage] = {}  # guests that are packed, until they are destroyed
         self.arriving: dict[int, list[Packet]] = {}
         self.heard = b""  # what the last load of a guest found that was to be shown
         self._random = random
-        self._book = book
         self._driver: Driver | None = None
         self._hands = Hands(Seat(0, level, list(cpus), level.size), depth + 1)
         self._tmr = 0
@@ -115,26 +114,14 @@ class Host:
         """The number of the CPU on which a VCPU runs."""
         return (vm.number + vcpu) % len(self._hands.seat.cpus)
 
-    def keep(self, kind: str, n: int) -> None:
-        """Note `n` more records in the host's own book, or fewer where `n` is negative."""
-        if self._book is not None:
-            (self._book.add if n > 0 else self._book.drop)(kind, abs(n))
-
-    def guest(self, number: int) -> Vm:
-        """A guest of this host. Raises ValueError for one that it has not."""
-        found = self.guests.get(number)
-        if found is None:
-            raise ValueError(f"the host at level {self.depth} has no guest {number}")
-        return found
-
     def perform(self, operation: op.Operation) -> Step[Any]:
         """Do one operation of a plan.
 
         Raises OperationFailed; ValueError for an operation that does not fit the state of host or guest.
         """
-        from protocol.arch.sev.host.perform import act_of
+        from protocol.arch.sev.host.perform import ACTS
 
-        act = act_of(operation)
+        act = act_of(ACTS, operation, "an AMD host")
         try:
             return (yield from act(self, operation))
         except Failed as refused:

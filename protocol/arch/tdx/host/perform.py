@@ -9,9 +9,9 @@ diag_500      a device's register: MMIO read          wait   HLT
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from protocol.arch.tdx import firmware
 from protocol.arch.tdx.cpu import registers
@@ -26,6 +26,7 @@ from protocol.effects import Step
 from protocol.errors import OperationFailed
 from protocol.memory.store import PAGE, PAGE_SHIFT
 from protocol.plan import operations as op
+from protocol.plan.acting import Act
 from protocol.plan.fit import FIRST_PAGES
 
 if TYPE_CHECKING:
@@ -47,14 +48,6 @@ R10_TO_R15 = 0xFC00
 HLT, IO, MMIO = 12, 30, 48
 EVENTS = {"diag_notify": MMIO, "diag_500": MMIO, "sclp": IO, "wait": HLT}
 TDVMCALL = frozenset({"tdvmcall"})
-
-
-def act_of(operation: op.Operation) -> Callable[[Host, Any], Step[Any]]:
-    """How an operation is done. Raises ValueError for one that a TDX host has not."""
-    act = _ACTS.get(type(operation))
-    if act is None:
-        raise ValueError(f"no operation of a TDX host: {operation!r}")
-    return act
 
 
 # -- host and life of a guest ------------------------------------------------------------------------------
@@ -299,7 +292,7 @@ def _of(host: Host, operation: op.OnVcpu) -> tuple[Vm, int]:
     return vm, operation.vcpu
 
 
-_ACTS: dict[type, Callable[[Any, Any], Step[Any]]] = {
+ACTS: Mapping[type, Act] = {
     op.BootHost: _boot,
     op.Shutdown: _shut_down,
     op.Create: _create,

@@ -20,6 +20,7 @@ from protocol.errors import OperationFailed
 from protocol.memory.pool import Pool
 from protocol.memory.store import PAGE_SHIFT
 from protocol.plan import operations as op
+from protocol.plan.acting import Acting, act_of
 from protocol.tracking import Book
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Kernel(NamedTuple):
     keys: list[int]
 
 
-class Host:
+class Host(Acting[Vm]):
     """One secure host. `depth` is its own level, 0 for L0; `image` is what its guests are loaded with."""
 
     def __init__(
@@ -57,15 +58,13 @@ class Host:
         `machine_seed` is that of the machine, on which the quoting enclave is that it asks.
         """
         self.level = level
-        self.depth = depth
+        super().__init__(depth, book)
         self.image = image
         self.prefault = prefault
-        self.guests: dict[int, Vm] = {}
         self.heard: list[bytes] = []  # what loads of a guest found that were to be shown, in its last run
         self.keys: list[int] = []
         self.pool = Pool(0, 0)
         self._lps = list(lps)
-        self._book = book
         self._bulk = bulk
         self._machine_seed = machine_seed
         self._kernel = kernel
@@ -89,26 +88,14 @@ class Host:
         """Where a VCPU runs: it stays there, so that it is associated once."""
         return (guest + vcpu) % len(self._lps)
 
-    def keep(self, kind: str, n: int) -> None:
-        """Note `n` more records in the host's own book, or fewer where `n` is negative."""
-        if self._book is not None:
-            (self._book.add if n > 0 else self._book.drop)(kind, abs(n))
-
-    def guest(self, number: int) -> Vm:
-        """A guest of this host. Raises ValueError for one that it has not."""
-        found = self.guests.get(number)
-        if found is None:
-            raise ValueError(f"the host at level {self.depth} has no guest {number}")
-        return found
-
     def perform(self, operation: op.Operation) -> Step[Any]:
         """Do one operation of a plan.
 
         Raises OperationFailed; ValueError for an operation that does not fit the state of host or guest.
         """
-        from protocol.arch.tdx.host.perform import act_of
+        from protocol.arch.tdx.host.perform import ACTS
 
-        act = act_of(operation)
+        act = act_of(ACTS, operation, "a TDX host")
         try:
             return (yield from act(self, operation))
         except Failed as refused:
