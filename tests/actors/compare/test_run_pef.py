@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import lives
+from lives import EXITS
+
 from actors.compare.outcome import Outcome
-from actors.compare.progress import Progress
-from actors.compare.run import run
-from actors.costs import load as load_costs
-from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario, Strategy
+from protocol.plan.scenario import GuestHosts, Guests, Run, Scenario, Strategy
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +27,6 @@ DEPTHS = pytest.mark.parametrize("depth", [1, 2])
 
 def small(**changes: Any) -> Scenario:
     """Two hosts with two guests each, and everything happens to them."""
-    exits = Exits(ExitKind(3, "kernel"), ExitKind(2, "vmm"), ExitKind(2, "vmm"), ExitKind(2, "kernel"))
     base = Scenario(
         name="small",
         arch=("pef",),
@@ -31,16 +34,13 @@ def small(**changes: Any) -> Scenario:
         guest=Guests(
             per_l1=GUESTS // 2, memory_mib=1, vcpus=2, image_pages=16, touch_pages=32, share_pages=16
         ),
-        run=Run(exits=exits, swap_pages=3, page_changes=4, resets=2, reboots=1, deaths=1),
+        run=Run(exits=EXITS, swap_pages=3, page_changes=4, resets=2, reboots=1, deaths=1),
     )
     return replace(base, **changes)
 
 
 def outcome(processes: int = 1, **changes: Any) -> Outcome:
-    """What `run` finds; it looks itself whether anything is left."""
-    found = run(small(**changes), Progress(), processes=processes, costs=load_costs(None))
-    assert not found.stopped
-    return found
+    return lives.outcome(small(**changes), processes=processes)
 
 
 def counted(found: Outcome) -> list[tuple[Any, ...]]:

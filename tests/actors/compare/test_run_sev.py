@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import lives
+from lives import EXITS, by_path, issued
+
 from actors.compare.outcome import Outcome
 from actors.compare.progress import Progress
 from actors.compare.run import run
-from actors.costs import load as load_costs
 from protocol.arch.sev.profiles import PROFILES
 from protocol.plan.fit import mistakes
-from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario, Strategy
+from protocol.plan.scenario import GuestHosts, Guests, Run, Scenario, Strategy
 
 LIFE = ("create", "load", "boot", "run", "page_change", "destroy")
 GUESTS, VCPUS, IMAGE, TOUCHED, SHARED, CHANGES = 4, 2, 5, 12, 3, 4
@@ -23,7 +29,6 @@ Json = dict[str, Any]
 
 def small(**changes: Any) -> Scenario:
     """Two hosts with two guests each, and everything happens to them."""
-    exits = Exits(ExitKind(3, "kernel"), ExitKind(2, "vmm"), ExitKind(2, "vmm"), ExitKind(2, "kernel"))
     base = Scenario(
         name="small",
         arch=("snp",),
@@ -36,36 +41,18 @@ def small(**changes: Any) -> Scenario:
             touch_pages=TOUCHED,
             share_pages=SHARED,
         ),
-        run=Run(exits=exits, swap_pages=3, page_changes=CHANGES, resets=2, reboots=1, deaths=1),
+        run=Run(exits=EXITS, swap_pages=3, page_changes=CHANGES, resets=2, reboots=1, deaths=1),
     )
     return replace(base, **changes)
 
 
 def outcome(depth: int, **changes: Any) -> Outcome:
-    """What `run` finds; it looks itself whether anything is left."""
-    found = run(small(depth=depth, **changes), Progress(), costs=load_costs(None))
-    assert not found.stopped
-    return found
+    return lives.outcome(small(depth=depth, **changes))
 
 
 @pytest.fixture(scope="module", params=[1, 2])
 def told(request: pytest.FixtureRequest) -> Outcome:
     return outcome(request.param)
-
-
-def by_path(told: Outcome) -> dict[str, Json]:
-    return {result["path"]: result for result in told.results}
-
-
-def issued(result: Json, phase: str) -> dict[str, int]:
-    """Calls at the real Trusted Entity in one phase, by their name."""
-    found: dict[str, int] = {}
-    for key, number in (result["phases"].get(phase) or {}).items():
-        family, _, labels = key.partition(".")
-        if family == "te_issued" and labels:
-            name = labels.split(".")[0]
-            found[name] = found.get(name, 0) + number
-    return found
 
 
 @pytest.mark.slow
