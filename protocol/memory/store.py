@@ -33,9 +33,8 @@ def anonymous(size: int) -> mmap.mmap:
     """A private mapping of zeroes; memory is taken page by page as it is written, never in huge pages."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
     made = mmap.mmap(-1, max(size, PAGE), flags=flags)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        with suppress(OSError):  # a kernel without huge pages
-            made.madvise(mmap.MADV_NOHUGEPAGE)
+    with suppress(OSError):  # a kernel without huge pages
+        made.madvise(mmap.MADV_NOHUGEPAGE)
     return made
 
 

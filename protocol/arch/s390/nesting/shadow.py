@@ -387,14 +387,14 @@ class Shadows:
             self.mapper[frame], self.mapped_at[frame] = serial, page
 
     def _forget_frame(self, frame: int, serial: int, page: int) -> None:
-        more = self._more.get(frame)
         if self.mapper[frame] == serial and self.mapped_at[frame] == page:
-            self.mapper[frame] = 0
-            if more:
-                self.mapper[frame], self.mapped_at[frame] = more.pop()
-        elif more:
-            more.discard((serial, page))
-        if more is not None and not more:
+            if frame not in self._more:
+                self.mapper[frame] = 0
+                return
+            self.mapper[frame], self.mapped_at[frame] = self._more[frame].pop()
+        else:
+            self._more[frame].remove((serial, page))
+        if not self._more[frame]:
             del self._more[frame]
 
     def _forget_segment(self, serial: int, number: int, segment: array[int]) -> None:

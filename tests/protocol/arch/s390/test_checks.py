@@ -168,6 +168,16 @@ def test_a_guest_that_cannot_be_is_not_walked_through() -> None:
     assert walked == [0x10000]
 
 
+def test_variable_storage_that_goes_round_the_end_of_addresses_is_no_address_and_is_not_walked() -> None:
+    view = View()
+    cpu = Cpu(0, dat=True)
+    view.home = lambda *_: pytest.fail("walked")  # type: ignore[method-assign]
+    last = (1 << 64) - PAGE
+    fields = CreateConfig(0x8000, last, 0, 0, MIB, 0x1F000, 0x100)
+    assert SMALL.variable_len(MIB) == 2 * PAGE
+    assert checks.create_config(view, cpu, bytes(fields.pack())) == checks.INVALID_ADDRESS == 0x0032
+
+
 @pytest.mark.parametrize("length", [0, 1, MIB - 1, MIB, MIB + 1, 5 * MIB + 7])
 def test_variable_storage_is_for_every_begun_mib_in_whole_pages(length: int) -> None:
     profile = PROFILES["small"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from protocol.arch.s390.guest import Program, Touch, Wait
 from protocol.arch.s390.linked import (
     SIE,
     UVC,
+    WIRE,
     CpuState,
     LinkedUltravisor,
     Server,
@@ -20,6 +22,7 @@ from protocol.arch.s390.linked import (
     UvcRequest,
 )
 from protocol.arch.s390.structs import SieExit
+from protocol.codec import Codec
 from protocol.effects import Issue
 from protocol.errors import RemoteProtocolError
 
@@ -74,6 +77,26 @@ def test_what_a_host_tells_of_its_cpus_is_what_the_level_below_has() -> None:
     assert (it.running, it.problem_state, it.dat, it.prefix, it.origin) == (False, True, True, 0x4000, 2)
     assert (it.cr[1], it.cr[7], it.cr[13]) == (0x111, 0x777, 0xDDD)
     assert theirs[0].prefix == 0, "the other one is as it was"
+
+
+def test_a_program_crosses_a_link_as_it_stands_and_goes_on() -> None:
+    program = Program(
+        deque([Touch(0x1000, True, b"x"), Wait()]),
+        [{"cc": 0}],
+        list(range(16)),
+        0x2000,
+        True,
+        frozenset({"sclp"}),
+        True,
+    )
+    codec = Codec(WIRE)
+    crossed = codec.decode(codec.encode(program))
+    assert crossed == program
+    crossed.steps.popleft()
+    crossed.finish({"hex": "00"})
+    crossed.gprs[3] = 7
+    program.become(crossed)
+    assert (program.results, program.gprs[3]) == ([{"cc": 0}, {"hex": "00"}], 7)
 
 
 STATE = CpuState(0, True, False, False, 0, 0, 0, 0, 0)

@@ -12,8 +12,12 @@ from host_bench import FIRST, Bench, Size, image_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocol.arch.s390.host import bulk
 from protocol.arch.s390.host.memory import frame_of, mapped
 from protocol.arch.s390.host.pages import fault_in, import_page, pin, swap_out
+from protocol.arch.s390.host.perform import touches
+from protocol.arch.s390.host.run import Feed
+from protocol.arch.s390.host.run import run as run_guest
 from protocol.arch.s390.machine import Machine
 from protocol.arch.s390.machine.entities import PageState
 from protocol.arch.s390.machine.memory import plaintext
@@ -264,8 +268,9 @@ def test_a_guest_of_several_regions_is_brought_in_alike(depth: int) -> None:
     assert state(benches[0]) == state(benches[1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize(
+    "depth", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_prefaulting_in_runs_is_prefaulting_page_by_page(depth: int) -> None:
     one, run = pair(depth, pages="prefault")
     for operation in (BootHost(), Create(0, MIB, 2), Load(0), Start(0), Touch(0, 0, Pages(100, 99, 99))):
@@ -441,6 +446,63 @@ def test_left_over_pages_of_which_one_is_stuck_are_destroyed_one_by_one() -> Non
     assert level.frame_below(left[5]) != stuck
 
 
+def touch_each(bench: Bench, pages: np.ndarray) -> None:
+    """Guest 0 touches these pages, in no run."""
+    guest = bench.host.guest(0)
+    feed = Feed(touches(bench.host, guest, pages.tolist()))
+    bench.count(run_guest(bench.host, guest, guest.vcpus[0], feed))
+
+
+def touch_all(bench: Bench, pages: np.ndarray) -> None:
+    """The same in one."""
+    guest = bench.host.guest(0)
+    bench.count(bulk.touch(bench.host, guest, guest.vcpus[0], pages))
+
+
+def test_an_image_that_goes_on_in_another_segment_is_unpacked_alike() -> None:
+    """Behind the page that needs a table the pages are of a kind that was measured before."""
+    size = Size(1, 260, 0, 0, 2)
+    one, run = (Bench(0, size, bulk=bulk) for bulk in (False, True))
+    for operation in (BootHost(), Create(0, 2, 1), Load(0), Start(0)):
+        alike(one, run, operation)
+    assert state(one) == state(run)
+    follow(run)
+
+
+def test_pages_that_all_need_a_table_of_their_own_come_in_alike() -> None:
+    one, run = pair(0)
+    for operation in (BootHost(), Create(0, MIB, 2), Load(0), Start(0)):
+        alike(one, run, operation)
+    far = np.arange(1, MIB - 1) * 256
+    touch_each(one, far)
+    touch_all(run, far)
+    assert one.rig.ledger.counts() == run.rig.ledger.counts()
+    assert state(one) == state(run)
+    follow(run)
+
+
+def test_an_image_goes_page_by_page_into_frames_that_an_earlier_guest_left() -> None:
+    """The level replaces each as its host stores to it, which a run does not wait for."""
+    one, run = pair(1, strategy=Strategy(teardown="async"))
+    begin = (Create(0, MIB, 2), Load(0), Start(0), Touch(0, 0, Pages(100, 30, 30)))
+    for operation in (BootHost(), *begin):
+        alike(one, run, operation)
+    for bench in (one, run):
+        bench.reboot()
+        bench.do(BootHost())
+        level, host = here(bench.level), bench.host
+        assert isinstance(level, Nested)
+        left = np.fromiter(level.leftovers, np.int64)
+        assert left.size >= IMAGE + 30
+        host.pool.give(np.setdiff1d(host.pool.take_many(host.pool.free), left))
+        host.backing.put_back(left)
+    for operation in begin:
+        alike(one, run, operation)
+    counts = run.rig.ledger.counts()
+    assert counts == one.rig.ledger.counts()
+    assert counts["pages", "replaced"] >= IMAGE + 30
+
+
 def test_a_guest_whose_host_maps_little_of_it_costs_alike_in_runs() -> None:
     """The level below looks through all of its memory: most has no table, and one page is another guest's."""
     one, run = pair(1, strategy=Strategy(pages="prefault"))
@@ -520,18 +582,10 @@ def test_pages_named_twice_are_touched_twice() -> None:
     one, run = pair(0)
     for operation in (BootHost(), Create(0, MIB, 2), Load(0), Start(0)):
         alike(one, run, operation)
-    from protocol.arch.s390.host import bulk, perform
-    from protocol.arch.s390.host.run import Feed
-    from protocol.arch.s390.host.run import run as run_guest
-
     numbers = np.array([900, 300, 900, 301, 302, 300, 600, 601, 602, 603, 604, 605, 606, 300])
     before = one.rig.ledger.counts()
-    guest = one.host.guest(0)
-    drive(
-        run_guest(one.host, guest, guest.vcpus[0], Feed(perform.touches(one.host, guest, numbers.tolist())))
-    )
-    guest = run.host.guest(0)
-    drive(bulk.touch(run.host, guest, guest.vcpus[0], numbers))
+    touch_each(one, numbers)
+    touch_all(run, numbers)
     assert one.rig.ledger.counts() == run.rig.ledger.counts() != before
     assert state(one) == state(run)
 

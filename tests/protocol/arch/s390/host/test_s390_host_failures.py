@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from sys import getsizeof
 from typing import Any
@@ -118,6 +119,19 @@ def test_too_little_memory_undoes_the_guest() -> None:
     with pytest.raises(OutOfFrames):
         bench.do(Create(0, 64, 2))
     assert held(bench) == before
+
+
+@pytest.mark.parametrize("frames", [0, 15, 17, 21])
+def test_wherever_memory_ends_while_a_guest_is_made_all_comes_back(frames: int) -> None:
+    """Not even the configuration's base, then not its variable storage, not its table, not its SCA."""
+    bench = booted()
+    host = bench.host
+    host.pool.take_many(host.pool.free - frames)
+    before = held(bench)
+    with pytest.raises(OutOfFrames):
+        bench.do(Create(0, 8, 1))
+    assert held(bench) == before
+    assert not host.guests
 
 
 def test_running_out_of_memory_under_a_guest_is_an_operation_that_failed() -> None:
@@ -285,6 +299,21 @@ def test_a_guest_that_loops_for_ever_is_given_up_and_can_be_destroyed() -> None:
     assert not any(bench.rig.remains().values())
 
 
+def test_a_cpu_that_would_not_go_keeps_what_it_and_its_configuration_were_given() -> None:
+    """To the Ultravisor it is still in SIE, so both stay donated for ever; the guest's pages come back."""
+    bench = Bench(0, Size(1, 3, 4, 2, 8))
+    bench.boot()
+    before, machine = held(bench)[0], bench.rig.machines[0]
+    bench.bring_up()
+    machine.secure_cpus[bench.host.guest(0).vcpus[0].handle].inside = True
+    assert calls(bench.do(Destroy(0)))["destroy_cpu"] == 1, "its configuration is not even asked for"
+    assert not bench.host.guests
+    donated = bench.rig.remains()
+    assert (donated["configs"], donated["cpus"]) == (1, 1)
+    assert bench.level.statistics()["secure_pages"] == 0
+    assert bench.host.leaked == before - held(bench)[0] > 0
+
+
 # -- a dump, an image, a reset --------------------------------------------------------------------------
 
 
@@ -324,6 +353,21 @@ def test_an_image_without_its_parameters_is_not_unpacked() -> None:
     host, image = bench.host, image_of(3)
     with pytest.raises(TeRefused, match="unpack: rc 0x0003"):
         bench.count(unpack(host, host.guest(0), image.pages))
+    bench.do(Destroy(0))
+    assert not any(bench.rig.remains().values())
+
+
+def test_a_page_of_an_image_that_the_ultravisor_does_not_find_is_given_up_after_three_tries() -> None:
+    """The host's own table has it, write-protected: to fault it in again changes nothing."""
+    bench = booted()
+    bench.do(Create(0, 8, 1))
+    guest = bench.host.guest(0)
+    guest.table.map(FIRST + 1, bench.host.backing.take_one(), protect=True)
+    before = Counter(bench.rig.ledger.counts())
+    with pytest.raises(TeRefused, match="unpack: rc 0x010a"):
+        bench.do(Load(0))
+    asked = Counter(bench.rig.ledger.counts()) - before
+    assert calls(asked)["unpack"] == 1 + 3
     bench.do(Destroy(0))
     assert not any(bench.rig.remains().values())
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from host_bench import Bench, Size, calls, family
+from host_bench import SEED, Bench, Size, calls, family
 
 from protocol.arch.s390.guest import Program, Read
 from protocol.arch.s390.guest import Touch as TouchStep
 from protocol.arch.s390.host import GuestFailed
+from protocol.arch.s390.host.load import scenario_image
 from protocol.arch.s390.host.memory import backed, frame_of, mapped
+from protocol.arch.s390.host.pages import make_accessible, pin
 from protocol.arch.s390.host.run import Feed
 from protocol.arch.s390.host.run import run as run_guest
 from protocol.arch.s390.structs import PADDR
 from protocol.effects import run
-from protocol.plan.operations import Create, Destroy, Load, Pages, Share, Start, Swap, Touch
+from protocol.plan.operations import Change, Create, Destroy, Load, Pages, Share, Start, Swap, Touch
 
 SIZE = Size(2, 5, 30, 4, 8)
 
@@ -55,9 +57,9 @@ def test_for_l0_itself_merging_below_is_merging() -> None:
     assert family(counts, "exits") == {"1.pgm_11.kernel": 30, "1.wait.kernel": 1}
 
 
-def read(bench: Bench, address: int, length: int) -> bytes:
+def read(bench: Bench, address: int, length: int, number: int = 0) -> bytes:
     """What the guest finds in its memory."""
-    host, guest = bench.host, bench.host.guest(0)
+    host, guest = bench.host, bench.host.guest(number)
     program = Program()
     program.steps.append(Read(address, length))
     cpu = host.cpu_of(guest)
@@ -75,6 +77,16 @@ def test_the_guest_finds_its_image_and_the_host_does_not() -> None:
     frame = frame_of(bench.level, bench.host.guest(0).table, 16)
     assert frame is not None
     assert not isinstance(bench.level.read(frame << 12, 8), bytes)
+
+
+def test_a_guest_of_bytes_of_ones_own_finds_them() -> None:
+    bench = started()
+    data = b"a kernel of one's own"
+    bench.host.image = scenario_image(SEED, 1, 99, data)
+    counts = bench.do(Create(1, 8, 1), Load(1))
+    assert calls(counts)["unpack"] == 1, "and no page is drawn"
+    bench.do(Destroy(0), Start(1))
+    assert read(bench, 0x10000, len(data), 1) == data
 
 
 def test_a_page_comes_back_from_swap_as_it_was_and_in_another_frame() -> None:
@@ -108,6 +120,38 @@ def test_a_shared_page_is_not_swapped() -> None:
     with pytest.raises(ValueError, match="is shared"):
         bench.do(Swap(0, 0, Pages(SIZE.share.first, 1, 1)))
     assert bench.level.statistics()["te"]["pins"] == 0
+
+
+def change(bench: Bench, page: int, *, shared: bool, busy: bool = False) -> None:
+    bench.do(Change(0, 0, page, shared=shared, busy=busy))
+
+
+def test_pages_with_an_io_are_let_go_of_one_by_one_as_the_guest_takes_them_back() -> None:
+    bench = started()
+    bench.do(Share(0, 0, SIZE.share))
+    guest, pages = bench.host.guest(0), SIZE.share.numbers().tolist()
+    for page in pages:
+        run(pin(bench.host, guest, page))
+    assert guest.pinned == set(pages)
+    assert bench.level.statistics()["te"]["pins"] == len(pages)
+    change(bench, pages[0], shared=False)
+    assert guest.pinned == set(pages[1:])
+    assert bench.level.statistics()["te"]["pins"] == len(pages) - 1
+
+
+def test_a_page_that_the_kernel_pinned_for_a_look_is_let_go_of_when_the_guest_takes_it_back() -> None:
+    """No I/O is on it, so the host has it on no list of its own."""
+    bench = started()
+    bench.do(Share(0, 0, SIZE.share))
+    guest, page = bench.host.guest(0), SIZE.share.first
+    frame = frame_of(bench.level, guest.table, page)
+    assert frame is not None
+    assert run(make_accessible(bench.host, guest, frame))
+    assert bench.level.statistics()["te"]["pins"] == 1
+    change(bench, page, shared=False)
+    assert bench.level.statistics()["te"]["pins"] == 0
+    assert guest.pinned is None
+    assert not isinstance(bench.level.read(frame << 12, 8), bytes), "it is the guest's alone"
 
 
 def test_frames_are_scattered() -> None:

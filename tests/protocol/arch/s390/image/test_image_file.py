@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from protocol.arch.s390.image import Component, HostKey, Image, build, host_key
 from protocol.arch.s390.image.file import RECORD_BYTES, pack_file, pages_in, unpack_file
-from protocol.arch.s390.owner import KERNEL_AT, OWNER, place
+from protocol.arch.s390.owner import FILES_MAX, KERNEL_AT, OWNER, place
 
 PAGE = 4096
 
@@ -136,6 +136,20 @@ def test_a_header_alone_is_not_measured() -> None:
     data, _ = OWNER.build({"kernel": b"k"}, seed=0, machines=(0,))
     with pytest.raises(ValueError, match="a header alone"):
         OWNER.measure(data[: int.from_bytes(data[0x0C:0x10], "big")])
+
+
+def test_a_header_alone_is_described_as_one() -> None:
+    data, _ = OWNER.build({"kernel": b"k"}, seed=0, machines=(0,))
+    words = dict(OWNER.describe(data[: int.from_bytes(data[0x0C:0x10], "big")], ()))
+    assert words["components"] == "none here: the file is a header alone"
+    assert not any(name.startswith("component 0x") for name in words)
+    assert words["pages"] == "1 of 4096 bytes (4,096 bytes)", "as the header says"
+
+
+def test_more_bytes_than_an_image_has_room_for_are_refused_before_anything_is_built() -> None:
+    parts = {"kernel": bytes(FILES_MAX - 4), "cmdline": b"quiet"}
+    with pytest.raises(ValueError, match="536870913 bytes in all; at most 536870912 are allowed"):
+        next(place(parts))
 
 
 def test_pages_are_counted_for_a_machine_that_opens_the_image() -> None:

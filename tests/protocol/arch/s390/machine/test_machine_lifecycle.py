@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from guest_bench import Guest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -143,6 +144,18 @@ def test_what_each_reset_clears(bench: Any, code: int) -> None:
     assert secure.psw == (b"p" * 16 if code == 0x0310 else bytes(16))
     assert secure.timer is None
     assert secure.state is CpuState.STOPPED
+
+
+@pytest.mark.parametrize("length", [0, 0x2001, 0xFFFF_FFFF])
+def test_a_header_of_an_impossible_length_is_refused_and_the_configuration_takes_another(
+    bench: Any, length: int
+) -> None:
+    guest = Guest.create(bench, 2, 1)
+    image, at = bench.image(), bench.alloc(2)
+    bench.uv.write(at, image.header)
+    reply = bench.call(0x50, 0x0300, q18=guest.handle, q20=at, w28=length)
+    assert (reply.cc, reply.rc, reply.u(6, 2)) == (1, 0x010A, 0x0031)
+    bench.call(0x50, 0x0300, q18=guest.handle, q20=at, w28=len(image.header)).done()
 
 
 @pytest.mark.parametrize("state", [0, 4, 6, 0x7F, 0xFF])

@@ -89,6 +89,16 @@ def test_the_low_bits_of_a_data_area_are_its_pages_less_one(origin: int, more: i
     assert area(origin | more) == (origin, PAGE * (more + 1))
 
 
+def test_a_load_that_faults_leaves_its_register_and_is_done_by_the_next_entry(guest: Any) -> None:
+    secure = guest.bench.uv.secure_cpus[guest.cpus[0]]
+    fault = guest.enter(SetCpu(gprs=((3, 0x33),)), Load(0x50000, 8, 3))
+    assert isinstance(fault, Fault)
+    assert (fault.address, fault.write, secure.gprs[3]) == (0x50000, False, 0x33)
+    guest.secure(0x50000)
+    assert guest.run() == [{}, {}]
+    assert secure.gprs[3] == 0
+
+
 # -- a stay ----------------------------------------
 
 
