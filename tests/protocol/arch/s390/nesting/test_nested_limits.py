@@ -18,11 +18,13 @@ from protocol.arch.s390.structs import (
     BUSY,
     EXECUTED,
     HANDLE_GADDR,
+    HANDLE_OUT,
     PADDR,
     SECURE,
     SIE_MSL,
     SIE_SDF,
     U64,
+    CreateCpu,
     SieExit,
     block,
 )
@@ -118,6 +120,29 @@ def test_a_table_that_becomes_a_page_of_its_own_guest_maps_nothing_any_more(tigh
     check(host.rig)
 
 
+def test_a_table_that_is_its_own_lower_table_is_forgotten_once(tight: Tight) -> None:
+    """Both levels read the same frames with another index; as a page of the guest they are no table."""
+    host, guest = tight.host, run(tight.host.create(mib=4))
+    root, pages, frame = guest.table.root, host.pool.take() << PAGE_SHIFT, host.pool.take()
+    for at, entry in (
+        (root, root | 1 << 2 | 3),  # the first entry of the region-third table: a full table, itself
+        (root + 8 * 3, pages),  # as a segment table it has one for the fourth MiB
+        (pages + 8 * 7, frame << PAGE_SHIFT),
+        (pages + 8 * 8, root),
+    ):
+        host.write(at, U64.pack(entry))
+    assert run(host.convert(guest, 0x307)).rc == EXECUTED
+    space = tight.level.configs[guest.handle].space
+    assert [table.origin for table in space.upper] == [root, root]
+    assert tight.level.attention_of(root >> PAGE_SHIFT) & TABLE
+    assert run(host.convert(guest, 0x308)).rc == EXECUTED
+    assert host.is_secure(root)
+    assert space.frame_of(0x307) is None and not space.upper and not any(space.page_tables.values())
+    for table in (root, root + 3 * PAGE, pages):
+        assert not tight.level.attention_of(table >> PAGE_SHIFT) & TABLE
+    check(host.rig)
+
+
 def test_a_page_that_its_host_write_protects_comes_back_for_a_load_and_takes_no_store(tight: Tight) -> None:
     host, guest = tight.host, tight.guest
     frame = host.map(guest, 0x30) >> PAGE_SHIFT
@@ -142,6 +167,33 @@ def test_a_frame_that_holds_a_page_which_is_away_is_not_imported_as_another_page
     assert run(host.convert(guest, 0x30)) == before
     assert before.rc == 0x0103, "not importable"
     assert frame not in tight.level.away
+    check(host.rig)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_frame_that_its_host_donated_is_no_page_of_its_guest(depth: int) -> None:
+    """An import and an unpin say what they say on the machine."""
+    host = NestedHost(compose(PROFILES["small"], depth))
+    run(host.init())
+    guest = run(host.boot())
+    guest.table.map(0x30, guest.base >> PAGE_SHIFT)
+    assert run(host.unpin(guest, 0x30)).rc == 0x0105, "not shared"
+    assert run(host.convert(guest, 0x30)).rc == 0x0103, "not importable"
+
+
+def test_a_page_that_its_host_donates_is_mapped_for_its_guest_no_longer(tight: Tight) -> None:
+    host, guest, level = tight.host, tight.guest, tight.level
+    frame = host.map(guest, 0x30) >> PAGE_SHIFT
+    touch = Touch(0x30 << PAGE_SHIFT, True, b"x")
+    left = run(host.enter(guest, touch))
+    assert isinstance(left, Fault) and left.code == 0x3E
+    space = level.configs[guest.handle].space
+    assert space.frame_of(0x30) == frame
+    fields = CreateCpu(guest.handle, frame << PAGE_SHIFT, 5, host.some_frame() << PAGE_SHIFT)
+    run(host.done(fields.pack(), 0, HANDLE_OUT + 8))
+    assert space.frame_of(0x30) is None
+    left = run(host.enter(guest))
+    assert isinstance(left, Fault) and (left.code, left.address) == (0x3D, 0x30 << PAGE_SHIFT)
     check(host.rig)
 
 
@@ -222,6 +274,20 @@ def test_a_normal_guest_without_room_for_a_shadow_is_not_entered(tight: Tight) -
     tight.squeeze()
     left = normal(tight, table, 5)
     assert (left.code, left.ipb >> 16) == (VALIDITY, NO_SHADOW)
+
+
+def test_a_frame_that_is_mapped_three_times_is_found_wherever_it_still_is_when_it_moves(tight: Tight) -> None:
+    host, table = tight.host, GuestTable(tight.host.level, tight.host.pool)
+    frame = host.pool.take()
+    for page in (5, 6, 7):
+        table.map(page, frame)
+    assert normal(tight, table, 5, 6, 7).code == WAIT
+    table.unmap(6)
+    assert run(memory.swap(tight.level, frame))
+    host.write(frame << PAGE_SHIFT, b"new!")
+    host.results(tight.guest)
+    assert normal(tight, table, 7, 5).code == WAIT
+    assert told(tight) == [b"new!".hex()] * 2
 
 
 def test_normal_guests_take_turns_with_the_shadows_that_there_is_room_for(tight: Tight) -> None:
@@ -319,6 +385,28 @@ def test_the_tables_of_a_normal_guest_that_is_inside_are_left_alone(tight: Tight
     assert not spaces.recycle(), "the one that is left is inside"
     spaces.give(inside)
     assert spaces.recycle()
+
+
+def test_a_page_that_is_away_is_out_of_reach_of_a_normal_guest_as_it_was_in_place(tight: Tight) -> None:
+    """Below there is ciphertext by now; to whoever maps the frame it is a page of the secure guest."""
+    host, frame = tight.host, tight.guest.pages[IMAGE_AT >> PAGE_SHIFT]
+    table = GuestTable(host.level, host.pool)
+    table.map(5, frame)
+    vcpu = tight.guest.vcpus[0]
+    host.write(vcpu.block + SIE_SDF, b"\0")
+    host.write(vcpu.block + SIE_MSL, U64.pack(3 * MIB))
+    host.cpus[0].cr[1] = table.asce
+    found = []
+    for _ in range(2):
+        vcpu.program.replace()
+        vcpu.program.steps.append(Read(5 << PAGE_SHIFT, 4))
+        left = run(host.level.enter(host.cpus[0], vcpu.block, vcpu.program, False, 2))
+        assert isinstance(left, Fault)
+        found.append((left.code, left.address))
+        if frame not in tight.level.away:
+            assert run(memory.swap(tight.level, frame))
+    assert found == [(0x3D, 5 << PAGE_SHIFT)] * 2
+    assert frame in tight.level.away, "nobody brought it back for that"
 
 
 # -- busy -----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from nested_invariants import check
 
 from protocol.arch.s390.compose import compose
 from protocol.arch.s390.guest import Read, Touch, Uvc
-from protocol.arch.s390.instructions import KICKED
+from protocol.arch.s390.instructions import KICKED, PREFIX
 from protocol.arch.s390.nesting import Nested, Strategy, memory
 from protocol.arch.s390.profiles import PROFILES
 from protocol.arch.s390.structs import (
@@ -164,7 +164,7 @@ def test_whatever_meets_whatever_nothing_is_lost(hops: int, first: str, second: 
 
 # -- one message is with the level below, and another step comes before its answer -----------------------
 
-STOPPED, VALIDITY, NO_ACCESS, NO_DUMP = 2, 0x20, 0x0102, 0x0104
+STOPPED, VALIDITY, WAIT, NO_ACCESS, NO_DUMP = 2, 0x20, 0x1C, 0x0102, 0x0104
 
 
 def test_a_page_whose_export_is_under_way_is_not_imported() -> None:
@@ -284,6 +284,83 @@ def test_a_guest_whose_prefix_is_away_waits_for_the_call_about_all_of_its_pages(
     assert meeting.now(meeting.step("enter here", 1)).code == KICKED
     assert meeting.guest.pages[0] in meeting.level.away
     assert meeting.end(unsharing).rc == 0x0101, "its CPU is not stopped"
+    meeting.go_on()
+
+
+def test_a_page_that_the_level_below_moves_is_not_imported_meanwhile() -> None:
+    meeting = Meeting(0)
+    swap = memory.swap(meeting.level, meeting.guest.pages[HERE])
+    swapping = meeting.under_way(swap, meeting.held(meeting.guest, HERE), 1)
+    assert meeting.now(meeting.step("import here", 1)) == NOT_NOW
+    assert meeting.end(swapping) is True
+    assert meeting.now(meeting.step("import here", 1)).rc == 0x0104, "to its host it was secure all the time"
+    meeting.go_on()
+
+
+def test_a_page_that_was_never_secure_is_not_imported_while_it_is_being_exported() -> None:
+    meeting = Meeting(0)
+    exporting = meeting.under_way(meeting.step("export fresh", 0), meeting.claimed(FRESH))
+    assert meeting.now(meeting.step("import fresh", 1)) == NOT_NOW
+    assert meeting.end(exporting).rc == EXECUTED
+    assert meeting.now(meeting.step("import fresh", 1)).rc == EXECUTED
+    meeting.go_on()
+
+
+def test_a_configuration_is_not_destroyed_while_a_page_of_it_is_being_exported() -> None:
+    meeting = Meeting(0)
+    host, guest = meeting.host, meeting.guest
+    assert meeting.now(host.handle_call(DESTROY_CPU, guest.vcpus[0].handle)).rc == EXECUTED
+    exporting = meeting.under_way(meeting.step("export away", 0), meeting.claimed(AWAY))
+    assert meeting.now(host.handle_call(DESTROY_CONFIG, guest.handle, 1)) == NOT_NOW
+    assert guest.handle in meeting.level.configs
+    assert meeting.end(exporting).rc == EXECUTED
+    assert meeting.now(host.handle_call(DESTROY_CONFIG, guest.handle, 1)).rc == EXECUTED
+    check(meeting.rig)
+    meeting.go_on()
+
+
+@pytest.mark.parametrize("page", [0, 1])
+def test_a_guest_whose_prefix_the_level_below_moves_leaves_and_comes_again(page: int) -> None:
+    meeting = Meeting(0)
+    swap = memory.swap(meeting.level, meeting.guest.pages[page])
+    swapping = meeting.under_way(swap, meeting.held(meeting.guest, page), 1)
+    assert meeting.now(meeting.step("enter here", 1)).code == KICKED
+    assert meeting.end(swapping) is True
+    assert meeting.now(meeting.host.enter(meeting.guest, cpu=1)).code == WAIT
+    meeting.go_on()
+
+
+def test_a_guest_whose_prefix_is_being_exported_leaves_and_is_told_when_it_comes_again() -> None:
+    """Its host has stored to its table, so the page is found anew, and with it the call that names it."""
+    meeting = Meeting(0)
+    frame = meeting.guest.pages[0]
+    exporting = meeting.under_way(meeting.host.page_call(EXPORT, frame << PAGE_SHIFT), meeting.claimed(0))
+    meeting.guest.table.map(0, frame)
+    assert meeting.now(meeting.step("enter here", 1)).code == KICKED
+    assert meeting.end(exporting).rc == EXECUTED
+    assert meeting.now(meeting.host.enter(meeting.guest, cpu=1)).code == PREFIX
+    assert meeting.now(meeting.host.convert(meeting.guest, 0)).rc == EXECUTED
+    assert meeting.now(meeting.host.enter(meeting.guest, cpu=1)).code == WAIT
+    meeting.go_on()
+
+
+def test_a_cpu_that_is_destroyed_as_it_is_entered_keeps_its_shadow_until_it_has_left() -> None:
+    """The level below answers the destruction first; the entry that follows still names the block."""
+    meeting = Meeting(0)
+    level, vcpu, pool = meeting.level, meeting.guest.vcpus[0], meeting.rig.chain[0].pool
+    secure = level.secure_cpus[vcpu.handle]
+    destroying = meeting.under_way(
+        meeting.host.handle_call(DESTROY_CPU, vcpu.handle), lambda: bool(level.locks.held())
+    )
+    entering = meeting.under_way(meeting.step("enter here", 1), lambda: secure.inside)
+    while not destroying.done:
+        destroying.hop()
+    assert destroying.value.rc == EXECUTED
+    assert vcpu.handle not in level.secure_cpus
+    shadow = {secure.block >> PAGE_SHIFT, secure.sida >> PAGE_SHIFT}
+    assert not shadow & set(pool.listed().tolist())
+    assert meeting.end(entering).code == VALIDITY
+    assert shadow <= set(pool.listed().tolist())
     meeting.go_on()
 
 

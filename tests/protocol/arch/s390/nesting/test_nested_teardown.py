@@ -229,6 +229,20 @@ def test_what_cannot_be_destroyed_is_never_used_again_and_named() -> None:
     assert not free & {first + n for first, pages in before.items() for n in range(pages)}
 
 
+@pytest.mark.parametrize("donation", ["bounded", "off"])
+def test_where_nothing_is_lent_in_place_of_a_donation_what_is_lost_is_not_owed(donation: str) -> None:
+    host, guest, level = booted(donation=donation)
+    stuck(host, guest)
+    run(level.reset(False))
+    assert sum(1 for _ in level.quarantine) == 4, (
+        "base, variable storage and SCA of its configuration, and the CPU's"
+    )
+    assert host.rig.chain[0].promised == 0
+    host.restart()
+    run(host.init())
+    run(host.boot())
+
+
 def test_the_host_gets_its_donation_back_even_if_the_level_below_lost_its_own() -> None:
     host, guest, level = booted()
     stuck(host, guest)
@@ -375,6 +389,23 @@ def test_a_swap_whose_owner_goes_leaves_no_claim() -> None:
     check(rig)
 
 
+def test_a_cpu_whose_creation_its_host_does_not_live_to_see_takes_nothing() -> None:
+    rig = compose(PROFILES["small"], 1, apart=True)
+    host = NestedHost(rig)
+    inline(host.init(), rig.below(0))
+    guest = inline(host.create(vcpus=0), rig.below(0))
+    level, free = host.seat.level, rig.chain[0].pool.free
+    storage, state = (host.some_frame() << PAGE_SHIFT for _ in range(2))
+    host.write(host.issuers[0].scratch, bytes(CreateCpu(guest.handle, storage, 0, state).pack()))
+    creating = level.call(host.cpus[0], host.issuers[0].scratch)
+    next(creating)
+    assert rig.chain[0].pool.free < free
+    undone(creating)
+    assert rig.chain[0].pool.free == free
+    assert not level.secure_cpus
+    check(rig)
+
+
 # -- a guest that is gone, and a page of it that the level below has swapped out ---------------------
 
 
@@ -391,6 +422,42 @@ def away_for_ever() -> tuple[NestedHost, Nested, int]:
     assert frame in level.away and host.is_secure(frame << PAGE_SHIFT)
     check(host.rig)
     return host, level, frame << PAGE_SHIFT
+
+
+def test_a_page_whose_guest_is_gone_is_not_moved_any_more() -> None:
+    """Nobody could bring it back: it stays where it is until its host destroys it."""
+    host, guest, level = booted()
+    for vcpu in guest.vcpus:
+        run(host.done(block(0x40, 0x0121, NODATA, vcpu.handle)))
+    run(host.done(block(0x40, 0x0101, NODATA, guest.handle)))
+    frame = guest.pages[0]
+    below = level.frame_below(frame)
+    assert run(memory.swap(level, frame)) is False
+    assert level.frame_below(frame) == below and not level.away
+    assert host.is_secure(frame << PAGE_SHIFT)
+    assert run(host.page_call(0x0202, frame << PAGE_SHIFT)).rc == EXECUTED
+    assert run(memory.swap(level, frame)) is True, "it is plain memory"
+
+
+def test_a_page_that_its_host_has_pinned_is_not_moved_and_nothing_is_asked_below() -> None:
+    host, guest, level = booted()
+    address = share_and_pin(host, guest)
+    host.rig.ledger.reset()
+    assert run(memory.swap(level, address >> PAGE_SHIFT)) is False
+    assert not [key for key in host.rig.ledger.counts() if key[0] == "te_calls"]
+    assert run(host.unpin(guest, SHARED)).rc == EXECUTED, "its pin is still there"
+    check(host.rig)
+
+
+def test_a_page_that_the_level_below_does_not_export_stays_where_it_is() -> None:
+    host, guest, level = booted()
+    frame = guest.pages[0]
+    below = lost_below(host, level, frame)
+    assert run(memory.swap(level, frame)) is False
+    assert level.frame_below(frame) == below and not level.away
+    host.rig.machines[0].state[below] = PageState.SECURE
+    assert run(memory.swap(level, frame)) is True
+    check(host.rig)
 
 
 def test_its_export_gives_its_host_zeroes_and_no_ciphertext() -> None:
