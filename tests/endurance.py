@@ -79,7 +79,7 @@ def fuzz(asked: Asked) -> tuple[bool, str]:
 
 def orders(_: Asked) -> tuple[bool, str]:
     """A host is cut at every message, and all goes on in every order."""
-    return _pytest("tests/simulation/test_every_order.py", NESTBED_ORDERS="all")
+    return _program("-P", "tests/simulation/orders.py")
 
 
 def soak(asked: Asked) -> tuple[bool, str]:

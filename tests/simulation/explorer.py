@@ -10,12 +10,16 @@ there are far more orders than states.
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import pickle
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from multiprocessing.connection import wait
 from random import Random
 from typing import Any
 
@@ -122,6 +126,8 @@ class Explored:
     """States that were seen, what follows each, and which of them are ends."""
 
     cuts: int = 0
+    looked: int = 0  # states, of each cut for itself
+    orders: int = 0  # ways from a cut to its ends
     follows: dict[bytes, set[bytes]] = field(default_factory=dict)
     ends: set[bytes] = field(default_factory=set)
     failed: str = ""  # what did not hold, and after which order
@@ -129,6 +135,11 @@ class Explored:
     def add(self, other: Explored) -> None:
         for state, after in other.follows.items():
             self.follows.setdefault(state, set()).update(after)
+        self.cuts, self.looked, self.orders = (
+            self.cuts + other.cuts,
+            self.looked + other.looked,
+            self.orders + other.orders,
+        )
         self.ends |= other.ends
         self.failed = self.failed or other.failed
 
@@ -145,36 +156,114 @@ class Explored:
             looked += new
         return len(self.follows.keys() - live)
 
+    def ways(self, begin: bytes) -> int:
+        """Orders from a state to an end. To wait, and be where one was, is no other order."""
+        onward = {state: after - {state} for state, after in self.follows.items()}
+        found = dict.fromkeys(self.ends, 1)
+        for state in TopologicalSorter(onward).static_order():
+            if state not in found:
+                found[state] = sum(found[after] for after in onward[state])
+        return found[begin]
 
-def explore(make: Callable[[], Case], how: str, first: int = 0, stride: int = 1) -> Explored:
+
+class Copy:
+    """A copy of this process that looks at something and says what it found."""
+
+    def __init__(self, look: Callable[[], Explored]) -> None:
+        reader, writer = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other threads of a test run stand still, and the copy ends here
+            self._child = os.fork()
+        if not self._child:
+            os.close(reader)
+            try:
+                found = look()
+            except BaseException as error:
+                found = Explored(failed=f"not known: {error!r}")
+            with os.fdopen(writer, "wb") as pipe:
+                pickle.dump(found, pipe)
+            os._exit(0)
+        os.close(writer)
+        self._reader = os.fdopen(reader, "rb")
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def found(self) -> Explored:
+        """Waits until it has ended."""
+        with self._reader:
+            said = self._reader.read()
+        os.waitpid(self._child, 0)
+        return pickle.loads(said) if said else Explored(failed="not known: its process is gone")
+
+
+def messages(case: Case) -> int:
+    """How many messages the victim's operation has, undisturbed: it can be cut at so many."""
+    for sent in itertools.count(1):  # pragma: no branch
+        case.threads[VICTIM].hop()
+        if case.threads[VICTIM].done:
+            return sent
+    raise AssertionError
+
+
+def explore(
+    make: Callable[[], Case],
+    how: str,
+    first: int = 0,
+    stride: int = 1,
+    at_once: int = 1,
+    told: Callable[[Explored], None] = lambda _: None,
+) -> Explored:
     """Cut the victim at every `stride`-th of its messages from `first` on, and go on in every order.
 
+    So many cuts `at_once` are looked at, each in a process of its own; `told` hears what was found up to now.
     Raises AssertionError where something does not hold, with the order in which it does not.
     """
     gc.collect()
     gc.freeze()  # what a copy of the process does not look at it need not copy
     gc.disable()
     try:
-        return _every_cut(make, how, first, stride)
+        return _every_cut(make(), how, range(first, sys.maxsize, stride), at_once, told)
     finally:
         gc.enable()
         gc.unfreeze()
 
 
-def _every_cut(make: Callable[[], Case], how: str, first: int, stride: int) -> Explored:
-    every, messages = Explored(), first
-    while True:
-        case = make()
-        if not cut_at(case, messages, how):
-            return every
-        now = digest(case.rig, case.threads)
-        found = Explored(follows={now: set()})
-        go_on(case, found, now, "")
-        assert not found.failed, f"{case.arch.name}, cut at {messages}, {how}, order {found.failed}"
-        assert not found.endless(), f"{case.arch.name}, cut at {messages}, {how}: {found.endless()} go round"
-        every.add(found)
-        every.cuts += 1
-        messages += stride
+def _every_cut(case: Case, how: str, cuts: range, at_once: int, told: Callable[[Explored], None]) -> Explored:
+    every, under_way = Explored(), list[Copy]()
+
+    def take(most: int) -> None:
+        while len(under_way) > most:
+            ready = wait(under_way)[0]
+            under_way.remove(ready)
+            every.add(ready.found())
+            told(every)
+
+    for sent in itertools.count():  # pragma: no branch
+        if sent in cuts:
+            take(at_once - 1)
+            under_way.append(Copy(lambda: _one_cut(case, how, sent)))  # noqa: B023 - it looks at once
+        case.threads[VICTIM].hop()
+        if case.threads[VICTIM].done or every.failed:
+            break
+    take(0)
+    assert not every.failed, every.failed
+    return every
+
+
+def _one_cut(case: Case, how: str, sent: int) -> Explored:
+    """What follows when the victim is cut here, after so many messages."""
+    case.cut(how)
+    now = digest(case.rig, case.threads)
+    found = Explored(1, follows={now: set()})
+    go_on(case, found, now, "")
+    if not found.failed and found.endless():
+        found.failed = f"{found.endless()} states go round"
+    if found.failed:
+        found.failed = f"{case.arch.name}, cut at {sent}, {how}, order {found.failed}"
+    else:
+        found.looked, found.orders = len(found.follows), found.ways(now)
+    return found
 
 
 def go_on(case: Case, found: Explored, now: bytes, order: str) -> None:
@@ -187,7 +276,7 @@ def go_on(case: Case, found: Explored, now: bytes, order: str) -> None:
                 found.ends.add(now)
                 return
             if len(live) == len(case.threads):
-                _elsewhere(case, found, now, order)
+                found.add(Copy(lambda: _elsewhere(case, found, now, order)).found())  # noqa: B023
             now, new = _step(case, live[0], found, now)
             if not new:
                 return
@@ -206,24 +295,14 @@ def _step(case: Case, at: int, found: Explored, now: bytes) -> tuple[bytes, bool
     return then, new
 
 
-def _elsewhere(case: Case, found: Explored, now: bytes, order: str) -> None:
-    """The other branch, in a copy of this process."""
-    reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other threads of a test run stand still, and the copy ends here
-        child = os.fork()
-    if not child:
-        try:
-            os.close(reader)
-            then, new = _step(case, SIBLING, found, now)
-            if new:
-                go_on(case, found, then, order + "s")
-        except BaseException as error:
-            found.failed = f"{order}s: {error!r}"
-        with os.fdopen(writer, "wb") as pipe:
-            pickle.dump(found, pipe)
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        found.add(pickle.load(pipe))
-    os.waitpid(child, 0)
+def _elsewhere(case: Case, found: Explored, now: bytes, order: str) -> Explored:
+    """The other branch, in a copy of this process: what is new of what was found."""
+    known = len(found.follows)
+    try:
+        then, new = _step(case, SIBLING, found, now)
+        if new:
+            go_on(case, found, then, order + "s")
+    except Exception as error:
+        found.failed = f"{order}s: {error!r}\n{traceback.format_exc(limit=-3)}"
+    more = dict(itertools.islice(found.follows.items(), known, None))
+    return Explored(follows={now: found.follows[now]} | more, ends=found.ends, failed=found.failed)

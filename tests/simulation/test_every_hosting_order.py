@@ -18,7 +18,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hosting_explorer import ADOPT, GRACE_MS, HELLO, LEASE_MS, RENEW, START, Message, Story, World, explore
+from hosting_explorer import ADOPT, HELLO, LEASE_MS, START, Story, World, explore
+from stories import AGAIN, HOSTING, SHORT
 
 from protocol.hosting import Gathering, Service
 from protocol.hosting.in_steps import InSteps
@@ -26,9 +27,6 @@ from protocol.hosting.records import Requester
 from protocol.hosting.registry import Registry
 
 Patch = pytest.MonkeyPatch
-AGAIN = Message(1, "start", START.body, START.key)
-LATE = Message(1, "destroy", child=True)
-SHORT = Story((START, HELLO, ADOPT), (LEASE_MS,))
 
 
 def test_undisturbed_a_child_is_started_and_adopted() -> None:
@@ -54,25 +52,7 @@ def test_a_short_story_in_every_order(story: Story) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "story",
-    [
-        SHORT,
-        replace(SHORT, times=(LEASE_MS, GRACE_MS), crashes=0),
-        Story((START, AGAIN, HELLO, ADOPT), (LEASE_MS,), crashes=0),
-        Story((START, RENEW, HELLO, ADOPT), (LEASE_MS,), crashes=0, losses=1),
-        Story((START, LATE, HELLO), (LEASE_MS,)),
-        Story((START, HELLO), (LEASE_MS,), crashes=2),
-    ],
-    ids=[
-        "adopted, and a death",
-        "adopted too late",
-        "twice, and adopted",
-        "a message lost",
-        "a late destroy, and a death",
-        "two deaths",
-    ],
-)
+@pytest.mark.parametrize("story", HOSTING.values(), ids=HOSTING)
 def test_a_longer_story_in_every_order(story: Story) -> None:
     states, _ = explore(story)
     assert states > 1_000

@@ -3,12 +3,11 @@
 The code itself is explored, not a model of it (`explorer`). The victim is cut at a message; then what serves
 it, its teardown and its sibling's operation go on in every order that there is, and each state is looked at
 once. What is a sample is which messages it is cut at: a `stride` of 1 is all of them. `./x endurance --only
-orders` takes all of them everywhere (NESTBED_ORDERS=all).
+orders` (`orders.py`) takes all of them everywhere.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,56 +19,33 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from explorer import Case, cut_at, explore
 from states import digest
+from stories import CREATES, ENDS, STARTS, STORIES, TOUCHES, Story
 
-from protocol.arch import load
 from protocol.arch.pef.nesting import teardown
 from protocol.arch.s390.issue import Issuer
 from protocol.arch.sev.nesting.port import Port
 from protocol.arch.tdx.nesting.operands import Operands
 from protocol.effects import Idle, Step
 from protocol.memory.pool import Pool
-from protocol.plan import operations as op
-from protocol.plan.operations import Pages
 
 Patch = pytest.MonkeyPatch
-CREATES, LOADS, STARTS = op.Create(0, 16, 1), op.Load(0), op.Start(0)
-TOUCHES = op.Touch(0, 0, Pages(1100, 4, 1))
-ENDS = ("reboot", "kill")
-ALL = os.environ.get("NESTBED_ORDERS") == "all"
-
-
-def case(arch: str, doing: op.Operation, beside: op.Operation) -> Callable[[], Case]:
-    """s390 tears down asynchronously."""
-    strategy = {"teardown": "async"} if arch == "s390" else {}
-    return lambda: Case(load(arch), strategy, doing, beside)
 
 
 def test_a_creation_on_power_is_cut_at_every_message() -> None:
-    found = explore(case("pef", CREATES, STARTS), "reboot")
+    found = explore(Story("pef", CREATES, STARTS).make, "reboot")
     assert found.cuts == 9
     assert len(found.follows) > 30
+    assert found.looked >= len(found.follows)
+    assert found.orders > found.cuts
     assert 0 < len(found.ends) <= found.cuts, "whatever the order, it comes to the same"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ENDS)
-@pytest.mark.parametrize(
-    ("arch", "doing", "beside", "stride"),
-    [
-        ("pef", CREATES, TOUCHES, 1),
-        ("pef", LOADS, STARTS, 48),
-        ("s390", CREATES, TOUCHES, 4),
-        ("sev", CREATES, TOUCHES, 4),
-        ("tdx", CREATES, STARTS, 48),
-    ],
-    ids=lambda value: getattr(value, "name", None),
-)
-def test_a_host_is_cut_at_its_messages_and_all_goes_on_in_every_order(
-    arch: str, doing: op.Operation, beside: op.Operation, stride: int, how: str
-) -> None:
-    found = explore(case(arch, doing, beside), how, 0, 1 if ALL else stride)
-    did = f"{arch} {doing.name} beside {beside.name}, {how}: {found.cuts} cuts, {len(found.follows)} states"
-    print(did)  # noqa: T201 - `-rP` shows it
+@pytest.mark.parametrize("story", STORIES, ids=str)
+def test_a_host_is_cut_at_its_messages_and_all_goes_on_in_every_order(story: Story, how: str) -> None:
+    found = explore(story.make, how, 0, story.stride)
+    print(f"{story}, {how}: {found.cuts} cuts, {found.looked} states, {found.orders} orders")  # noqa: T201
     assert len(found.follows) > found.cuts
     assert found.ends
 
@@ -77,7 +53,7 @@ def test_a_host_is_cut_at_its_messages_and_all_goes_on_in_every_order(
 @pytest.mark.parametrize("arch", ["pef", "sev"])
 def test_equal_states_have_one_digest_and_others_another(arch: str) -> None:
     """Made twice they are equal; a message further, or with other bytes in memory, they are not."""
-    one, other = (case(arch, CREATES, TOUCHES)() for _ in range(2))
+    one, other = (Story(arch, CREATES, TOUCHES).make() for _ in range(2))
     assert cut_at(one, 3, "kill")
     assert cut_at(other, 3, "kill")
     same = digest(one.rig, one.threads)
@@ -144,8 +120,8 @@ def a_teardown_on_power_ends_nothing(patch: Patch) -> None:
 )
 def test_a_mistake_is_found(
     arch: str,
-    doing: op.Operation,
-    beside: op.Operation,
+    doing: Any,
+    beside: Any,
     mistake: Callable[[Patch], None],
     first: int,
     monkeypatch: Patch,
@@ -153,4 +129,4 @@ def test_a_mistake_is_found(
     """`first`: the first message at which the victim is cut; the mistake shows at that or soon after."""
     mistake(monkeypatch)
     with pytest.raises(AssertionError, match=f"{arch}, cut at"):
-        explore(case(arch, doing, beside), "kill", first, 4)
+        explore(Story(arch, doing, beside).make, "kill", first, 4)
