@@ -96,6 +96,21 @@ def test_a_page_comes_back_from_memory_alone(swapper: Swapper) -> None:
     assert host.entry(page)[0] >> 62 & 1 == 1
 
 
+NOWHERE = 1 << 40
+
+
+@pytest.mark.parametrize("flags", [DATA, VMSA, METADATA | ROOT, 1])
+def test_a_metadata_entry_is_judged_before_the_places_that_it_is_for(swapper: Swapper, flags: int) -> None:
+    """What is kept in the context is empty as well; without a source, without a target, without both."""
+    page = swapper.vm.pages[1]
+    swapper.pre_swap(page, PAGE)
+    for src, dst in ((NOWHERE, page), (swapper.out, NOWHERE), (NOWHERE, NOWHERE), (swapper.out, page)):
+        assert swapper.swap("SNP_PAGE_SWAP_IN", src, dst, flags=flags) == 0x1B, (src, dst)
+    assert swapper.swap("SNP_PAGE_SWAP_OUT", page, swapper.out) == 0
+    wanted = 0x1B if flags else 0x1A
+    assert swapper.swap("SNP_PAGE_SWAP_IN", NOWHERE, page, flags=flags) == wanted, "of another kind"
+
+
 def test_a_vmsa_is_swapped_as_one(swapper: Swapper) -> None:
     host, vm = swapper.host, swapper.vm
     swapper.pre_swap(vm.vmsa, 0xFFFFFFFFF000)
@@ -148,6 +163,24 @@ def test_a_large_page_goes_out_and_comes_back(swapper: Swapper) -> None:
     host.did("SNP_PAGE_RECLAIM", pa=out | 1)
     assert host.rmpupdate(out, assigned=0, size=1) == 0
     host.write(out, b"free")
+
+
+def test_a_large_page_comes_back_from_where_it_lies_in_one_piece_below(
+    swapper: Swapper, sev_depth: int
+) -> None:
+    """Its metadata is judged before that, and waits for a better place."""
+    host, vm = swapper.host, swapper.vm
+    block, out = (host.alloc(2 * MIB, 2 * MIB) for _ in range(2))
+    host.give(block, 2 * MIB, vm.asid, size=1, immutable=1)
+    assert host.rmpupdate(out, size=1, immutable=1) == 0
+    assert swapper.swap("SNP_PAGE_SWAP_OUT", block, out, flags=1) == 0
+    sealed = host.read(out, 2 * MIB)
+    aside = host.alloc(4 * MIB, 2 * MIB) + MIB
+    host.write(aside, sealed)
+    assert swapper.swap("SNP_PAGE_SWAP_IN", aside, block, flags=1, slot=1) == 0x1B
+    status = swapper.swap("SNP_PAGE_SWAP_IN", aside, block, flags=1)
+    assert status == (0x15 if sev_depth else 0)  # difference: large swaps
+    assert swapper.swap("SNP_PAGE_SWAP_IN", out, block, flags=1) == (0 if sev_depth else 0x1B)
 
 
 def test_a_large_page_of_a_legacy_guest_is_swapped(legacy: Sev) -> None:
@@ -259,15 +292,20 @@ def test_what_works_on_a_large_page_needs_one_below(sev: Sevs, sev_depth: int) -
     host = sev(profile="scattered")
     host.snp_up()
     vm = SnpVm(host, policy=POLICY | 1 << 19)
-    block, other = (host.alloc(2 * MIB, 2 * MIB) for _ in range(2))
+    block = host.alloc(2 * MIB, 2 * MIB)
     assert host.rmpupdate(block, size=1, immutable=1) == 0
     status = host.cmd("SNP_DBG_DECRYPT", gctx=vm.gctx, src=vm.pages[1], dst=block)
     assert status == (0x15 if sev_depth else 0)  # difference: scattered
-    mdata = host.alloc()
-    host.firmware(mdata)
-    host.did("SNP_PAGE_MD_INIT", gctx=vm.gctx, pa=mdata)
-    swap = {"gctx": vm.gctx, "src": block, "dst": other, "mdata": mdata, "flags": 1}
-    assert host.cmd("SNP_PAGE_SWAP_IN", **swap) == (0x15 if sev_depth else 0x1B)  # difference: large swaps
+
+
+@pytest.mark.parametrize("flags", [DATA, METADATA | ROOT, 1])
+def test_nothing_comes_back_to_a_large_page_of_the_firmwares(sev: Sevs, flags: int) -> None:
+    host = sev(profile="scattered")
+    host.snp_up()
+    swapper = Swapper(host)
+    block = host.alloc(2 * MIB, 2 * MIB)
+    assert host.rmpupdate(block, size=1, immutable=1) == 0
+    assert swapper.swap("SNP_PAGE_SWAP_IN", swapper.out, block, flags=flags) == 0x1B
 
 
 def test_a_large_page_goes_out_where_one_lies_below(sev: Sevs, sev_depth: int) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocol.arch.sev.books import reachable
+from protocol.arch.sev.books import LOW_DRAM
 from protocol.arch.sev.checks import pages as checks
 from protocol.arch.sev.machine.memory import launched, make_metadata, moved, reclaimed
 from protocol.arch.sev.reply import DONE, Reply
 from protocol.arch.sev.rmp import ASSIGNED, IMMUTABLE, LARGE, SUBPAGES, VALIDATED, VMSA, PageState
 from protocol.arch.sev.status import Status, SwapType
-from protocol.arch.sev.structs import PAGE, TWO_MIB, Buffer
+from protocol.arch.sev.structs import PAGE, Buffer
 from protocol.calls import CallSpec
 from protocol.effects import Step
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from protocol.arch.sev.nesting import Nested
 
 _GPA = (1 << 39) - 1
+NOWHERE = LOW_DRAM  # no memory at any level
 
 
 def _look(n: Nested, *addresses: int) -> None:
@@ -169,7 +170,8 @@ def swap_out(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
         return Reply(Status.UNSUPPORTED)
     n.hold_below((found.frame, found.other))
     yield from n.donate(found.other)
-    status = yield from _swap(n, spec, b, sw_data=b.sw_data)
+    places = n.operand_below(b.src), n.operand_below(b.dst)
+    status = yield from _swap(n, spec, b, *places, sw_data=b.sw_data)
     if lent:
         yield from n.take_back(found.other)
     if status:
@@ -182,25 +184,25 @@ def swap_out(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
 
 
 def swap_in(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
-    """The metadata entry decides between the checks, and it is the firmware's below:
+    """The metadata entry is judged before the places, and it is the firmware's below.
 
-    so it makes the rest of them.
+    So a command that is refused here for its places is asked below with places that are nowhere.
     """
     _look(n, b.dst)
     found = checks.swap_in_start(n, b)
     if isinstance(found, Status):
         return Reply(found)
-    size = TWO_MIB if b.flags & checks.SIZE else PAGE
-    if not reachable(n, b.src, size) or not reachable(n, b.dst, size):
-        finish = checks.swap_in_finish(n, found, b)
-        return Reply(finish if isinstance(finish, Status) else Status.INVALID_PAGE_STATE)
-    if b.flags & checks.SIZE and not n.in_one_piece(b.src // PAGE):
-        return Reply(Status.UNSUPPORTED)
-    target = b.dst // PAGE
+    places = checks.swap_in_finish(n, found, b)
+    if not isinstance(places, Status) and b.flags & checks.SIZE and not n.in_one_piece(places.frame):
+        places = Status.UNSUPPORTED
+    if isinstance(places, Status):
+        status = yield from _swap(n, spec, b, NOWHERE, NOWHERE)
+        return Reply(status if status == Status.INVALID_MDATA_ENTRY else places)
+    target = places.other
     n.hold_below((target,))
     if n.rmp.state(target) is PageState.FIRMWARE:
         yield from n.donate(target)
-    status = yield from _swap(n, spec, b)
+    status = yield from _swap(n, spec, b, n.operand_below(b.src), n.operand_below(b.dst))
     if status:
         return Reply(status)
     if b.flags >> 1 & 3 == SwapType.METADATA:
@@ -214,14 +216,14 @@ def swap_in(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:
     return DONE
 
 
-def _swap(n: Nested, spec: CallSpec, b: Buffer, **more: int) -> Step[int]:
+def _swap(n: Nested, spec: CallSpec, b: Buffer, src: int, dst: int, **more: int) -> Step[int]:
     root = bool(b.flags & checks.ROOT_MDATA)
     return (
         yield from n.port.command(
             spec.name,
             gctx=n.operand_below(b.gctx),
-            src=n.operand_below(b.src),
-            dst=n.operand_below(b.dst),
+            src=src,
+            dst=dst,
             mdata=0 if root else n.operand_below(b.mdata),
             flags=b.flags,
             **more,
