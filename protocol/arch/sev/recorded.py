@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, assert_never
 
 from protocol.arch.sev.cpu import Cpu, X86Fault
 from protocol.arch.sev.guest import GuestStep, Leave, Program, Pvalidate, Rdmsr, Read, Rmpadjust, Touch, Wrmsr
@@ -49,7 +49,7 @@ class RecordedSev(RecordedLevel, LinkedSev):
                 return {"insn": "rdmsr", "ecx": hex(ecx)}
             case Leave(what):
                 return {"exit": what}
-        raise AssertionError(f"a step that nobody can type: {step!r}")
+        assert_never(step)
 
     def fault(self, fault: X86Fault, **more: Any) -> Json:
         return {"fault": {**shown(fault), **more}}
