@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from driver import number
-from sev_field import C_BIT, GHCB, HSAVE, MIB, PAGE, Sev, SnpVm, Tables, Vcpu
+from sev_field import C_BIT, GHCB, HSAVE, MIB, PAGE, POLICY, Sev, Sevs, SnpVm, Tables, Vcpu
 
 P, W, U = 1, 2, 4
 RMP, ENC, SIZEM, VMPL = 1 << 31, 1 << 34, 1 << 35, 1 << 36
@@ -387,3 +387,74 @@ def test_a_control_block_that_lies_in_no_memory_is_a_fault(snp: Sev, address: in
     assert vcpu.do({"exit": "hlt"})["exitcode"] == "0x78"
     snp.wrmsr(HSAVE, address)
     assert snp.fault("enter", vcpu=vcpu.vmcb)["name"] == "#GP"
+
+
+# -- a CPU stays in a guest while its host does other things ------------------------------------------------
+
+
+class Plain(Vcpu):
+    """Of a guest without SEV. `leaves` is its lowest table."""
+
+    def __init__(self, host: Sev, tables: Tables) -> None:
+        super().__init__(host, tables, 1, 1)
+        self.leaves = tables._tables[21, 0]
+
+
+def plain(host: Sev, *contents: bytes) -> Plain:
+    """A VCPU; its first pages hold `contents`."""
+    tables = Tables(host)
+    for n, (page, data) in enumerate(zip(host.pages(len(contents)), contents, strict=True)):
+        host.write(page, data)
+        tables.map(n * PAGE, page)
+    return Plain(host, tables)
+
+
+def test_a_guest_keeps_its_memory_while_its_host_brings_the_platform_up(sev: Sevs) -> None:
+    """Whatever an emulation forgets of its tables, nobody else's come to lie in them."""
+    host = sev()
+    one, other = plain(host, b"aaaa", b"bbbb"), plain(host, b"cccc", b"dddd")
+    host.ok("guest", vcpu=one.vmcb, do=[read(0)])
+    assert host.ok("enter", vcpu=one.vmcb, stay=True)["running"] is True
+    tmr = host.alloc(MIB, MIB)
+    host.buffer += 0x400
+    host.write(host.buffer, struct.pack("<H6xQI", 1, tmr, MIB))
+    assert host.submit("INIT", host.buffer, cpu=1) == 0
+    host.ok("guest", vcpu=other.vmcb, do=[read(0), read(PAGE)])
+    assert other.enter(cpu=1)["steps"] == [{"hex": b"cccc".hex()}, {"hex": b"dddd".hex()}]
+    answer = host.ok("guest", vcpu=one.vmcb, do=[read(0), read(PAGE)])
+    assert answer["steps"][-2:] == [{"hex": b"aaaa".hex()}, {"hex": b"bbbb".hex()}]
+    host.ok("kick")
+    host.ok("guest", vcpu=other.vmcb, do=[read(0), read(PAGE)])
+    assert other.enter(cpu=1)["steps"] == [{"hex": b"cccc".hex()}, {"hex": b"dddd".hex()}]
+
+
+def test_a_table_that_the_firmware_stores_to_has_changed(legacy: Sev) -> None:
+    vcpu, handle = plain(legacy, b"aaaa", b"bbbb"), legacy.launched()
+    legacy.ok("guest", vcpu=vcpu.vmcb, do=[read(0)])
+    assert vcpu.enter()["steps"] == [{"hex": b"aaaa".hex()}]
+    table = vcpu.leaves
+    entries, page = legacy.read(table, 16), legacy.alloc()
+    legacy.write(page, entries[8:] + entries[8:])
+    secret = legacy.alloc()
+    legacy.did("DBG_ENCRYPT", handle=handle, src=page, dst=secret, len=16)
+    legacy.did("DBG_DECRYPT", handle=handle, src=secret, dst=table, len=16)
+    assert legacy.read(table, 16) == entries[8:] * 2
+    legacy.ok("guest", vcpu=vcpu.vmcb, do=[read(0)])
+    assert vcpu.enter()["steps"] == [{"hex": b"bbbb".hex()}]
+
+
+def test_a_table_in_a_page_of_the_firmwares_is_one_all_the_same(snp: Sev) -> None:
+    """Nobody may store to it but the firmware; the hardware reads it."""
+    owner, vcpu = SnpVm(snp, policy=POLICY | 1 << 19), plain(snp, b"aaaa", b"bbbb")
+    entries = snp.read(vcpu.leaves, 16)
+    owner.vcpu.do(touch(C_BIT | PAGE, (entries[8:] + entries[8:]).hex()))
+    snp.firmware(vcpu.leaves)
+    snp.ok("guest", vcpu=vcpu.vmcb, do=[read(0)])
+    assert vcpu.enter()["steps"] == [{"hex": b"aaaa".hex()}]
+    snp.did("SNP_DBG_DECRYPT", gctx=owner.gctx, src=owner.pages[1], dst=vcpu.leaves)
+    assert snp.read(vcpu.leaves, 16) == entries[8:] * 2
+    snp.ok("guest", vcpu=vcpu.vmcb, do=[read(0)])
+    assert vcpu.enter()["steps"] == [{"hex": b"bbbb".hex()}]
+    snp.did("SNP_PAGE_MD_INIT", gctx=owner.gctx, pa=vcpu.leaves)
+    snp.ok("guest", vcpu=vcpu.vmcb, do=[read(0)])
+    assert npf(vcpu.enter()) == (U, 0), "metadata begins as zeroes"

@@ -38,7 +38,7 @@ from protocol.arch.sev.nesting.shadow import Shadows
 from protocol.arch.sev.nesting.treatments import TREATMENTS
 from protocol.arch.sev.profiles import MSR, Profile
 from protocol.arch.sev.reply import Reply, done
-from protocol.arch.sev.rmp import OK, Rmp
+from protocol.arch.sev.rmp import OK, SUBPAGES, Rmp
 from protocol.arch.sev.status import Status
 from protocol.arch.sev.structs import RMP_HEAD, Buffer, Exit, NewState
 from protocol.calls import CallSpec, Category, Treatment
@@ -232,7 +232,15 @@ class Nested(SoftMemory, Front):
             return Reply(
                 Status.UNSUPPORTED
             )  # before any check (guess); with it all that is legacy is refused
-        return TREATMENTS[spec.name](self, spec, b)
+        answer = TREATMENTS[spec.name](self, spec, b)
+        return answer if isinstance(answer, Reply) else self._followed(answer)
+
+    def _followed(self, step: Step[Reply]) -> Step[Reply]:
+        """What was held may have been stored to."""
+        reply = yield from step
+        for frame in self.rmp.busy:
+            self.stored_below(range(frame, frame + (SUBPAGES if self.rmp.large(frame) else 1)))
+        return reply
 
     def before_rebuild(self) -> Step[None]:
         yield from teardown.contexts(self, "snp_init")

@@ -64,9 +64,11 @@ def enter(n: Nested, cpu: Cpu, vmcb: int, program: Program, stay: bool, level: i
         n.rmp.running.add(running)
     else:
         running = None
+    space.entered += 1
     try:
         left = yield from _run(n, cpu, shadow, space, snp, program, stay, level)
     finally:
+        space.entered -= 1
         if running is not None:
             n.rmp.running.discard(running)
     return _leave(n, vmcb, shadow, left)

@@ -63,9 +63,10 @@ def lent(n: Nested, addresses: Iterable[int], name: str, **fields: int) -> Step[
     they are the firmware's below until it is done.
     """
     frames = sorted({address // PAGE for address in addresses})
-    return _with_pages(
-        n, [n.frame_below(frame) * PAGE for frame in frames if not n.real[frame]], name, **fields
-    )
+    places = [n.frame_below(frame) * PAGE for frame in frames if not n.real[frame]]
+    status = yield from _with_pages(n, places, name, **fields)
+    n.stored_below(frames)
+    return status
 
 
 def bounced(n: Nested, count: int, name: str, **fields: int) -> Step[int]:

@@ -7,7 +7,7 @@ the RMP of the level below follow it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -315,6 +315,12 @@ class SoftMemory(GuestHost[Any]):
 
     def table_written(self, address: int, length: int) -> None:
         self.shadows.written(address >> PAGE_SHIFT)
+
+    def stored_below(self, frames: Iterable[int]) -> None:
+        """The firmware below has stored to these, which traps nowhere: some may be tables of guests."""
+        for frame in frames:
+            if self.attention_of(frame) & TABLE:
+                self.shadows.written(frame)
 
     def fetch(self, address: int, length: int) -> bytes:
         data = self.peek(address, length)

@@ -75,7 +75,9 @@ def _debug(n: Nested, spec: CallSpec, b: Buffer, encrypt: bool) -> Step[Reply]:
     if not encrypt:
         yield from n.donate(found.other)
     places = {"src": n.operand_below(b.src), "dst": n.operand_below(b.dst)}
-    return Reply((yield from n.port.command(spec.name, gctx=n.operand_below(b.gctx), **places)))
+    status = yield from n.port.command(spec.name, gctx=n.operand_below(b.gctx), **places)
+    n.stored_below((found.other,))
+    return Reply(status)
 
 
 def reclaim(n: Nested, spec: CallSpec, b: Buffer) -> Step[Reply]:

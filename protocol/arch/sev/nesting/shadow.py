@@ -35,7 +35,7 @@ class Space:
     """The shadow of one table for one kind of guest.
 
     `pages` maps guest pages to (frame of the guest host, writable); `read` are the frames of the guest host's
-    tables that it depends on.
+    tables that it depends on. So many CPUs have `entered`: as long as one has, it may be emptied, not closed.
     """
 
     key: tuple[int, int, int]
@@ -43,6 +43,7 @@ class Space:
     tables: dict[tuple[int, int], int] = field(default_factory=dict)
     pages: dict[int, tuple[int, bool]] = field(default_factory=dict)
     read: set[int] = field(default_factory=set)
+    entered: int = 0
 
 
 class Shadows:
@@ -69,9 +70,10 @@ class Shadows:
     def _make_room(self, asid: int) -> None:
         """Among those of the same host at the top: what one of them has must not depend on another."""
         shares, share = self._nested.shares, self._nested.share_of_asid(asid)
-        mine = [key for key in self._spaces if self._nested.share_of_asid(key[1]) == share]
+        mine = [space for key, space in self._spaces.items() if self._nested.share_of_asid(key[1]) == share]
         if len(mine) >= (SPACES if shares == 1 else max(LEAST, 4 * SPACES // shares)):
-            self.close(mine[0])
+            for space in [space for space in mine if not space.entered][:1]:
+                self._close(space)
 
     def walk(self, space: Space, gpa: int, write: bool) -> Leaf | Missing:
         """Walk the guest host's own table; what was read is protected, as the shadow may come to depend on
@@ -102,6 +104,8 @@ class Shadows:
             table = below
         address = self._nested.frame_below(frame) << PAGE_SHIFT
         self._store(table + 8 * (page & 0x1FF), address | PRESENT | USER | (WRITABLE if writable else 0))
+        if page in space.pages:
+            self._forget(space, page)
         space.pages[page] = frame, writable
         self._around.setdefault(self._block(frame), set()).add((space.key, page))
         self._nested.ledger.count(("table_ops", "map"))
@@ -130,10 +134,10 @@ class Shadows:
     def forget_around(self, frame: int) -> None:
         """The RMP changes there: what was mapped is looked at again."""
         for key, page in self._around.pop(self._block(frame), ()):
-            space = self._spaces.get(key)
-            if space is not None and space.pages.pop(page, None) is not None:
-                self._store(space.tables[21, page >> 9] + 8 * (page & 0x1FF), 0)
-                self._nested.ledger.count(("table_ops", "unmap"))
+            space = self._spaces[key]
+            del space.pages[page]
+            self._store(space.tables[21, page >> 9] + 8 * (page & 0x1FF), 0)
+            self._nested.ledger.count(("table_ops", "unmap"))
 
     def near(self, frames: np.ndarray) -> np.ndarray:
         """Which of these frames have a mapping around them, that a change of the RMP there would drop."""
@@ -150,55 +154,48 @@ class Shadows:
 
     def written(self, frame: int) -> None:
         """A store of the guest host to one of its tables: every shadow made from it is dropped."""
-        for key in self._made_from.pop(frame, ()):
-            self._flush(key)
-        self._nested.unmark(frame, TABLE)
-
-    def close(self, key: tuple[int, int, int]) -> None:
-        self._flush(key)
-        space = self._spaces.pop(key)
-        self._nested.below.pool.give((space.root >> PAGE_SHIFT,))
+        for key in tuple(self._made_from.get(frame, ())):
+            self._flush(self._spaces[key])
 
     def clear(self) -> None:
-        """Nothing is shadowed any more."""
-        for key in list(self._spaces):
-            self.close(key)
-        for frame in self._made_from:
-            self._nested.unmark(frame, TABLE)
-        self._made_from.clear()
-        self._around.clear()
+        """Nothing is shadowed any more. Guests that run meanwhile find nothing mapped."""
+        for space in list(self._spaces.values()):
+            if space.entered:
+                self._flush(space)
+            else:
+                self._close(space)
 
-    def _flush(self, key: tuple[int, int, int]) -> None:
-        space = self._spaces.get(key)
-        if space is None:
-            return
+    def _close(self, space: Space) -> None:
+        self._flush(space)
+        del self._spaces[space.key]
+        self._nested.below.pool.give((space.root >> PAGE_SHIFT,))
+
+    def _flush(self, space: Space) -> None:
         self._memory.write(space.root, _ZERO, 1)
         self._nested.below.pool.give([table >> PAGE_SHIFT for table in space.tables.values()])
         space.tables.clear()
-        self._forget(space)
+        for page in space.pages:
+            self._forget(space, page)
+        space.pages.clear()
         self._depends_no_more(space)
         self._nested.ledger.count(("table_ops", "flush"))
 
-    def _forget(self, space: Space) -> None:
-        """Its mappings are no longer around any frame."""
-        for page, (frame, _) in space.pages.items():
-            block = self._block(frame)
-            around = self._around.get(block)
-            if around is not None:
-                around.discard((space.key, page))
-                if not around:
-                    del self._around[block]
-        space.pages.clear()
+    def _forget(self, space: Space, page: int) -> None:
+        """Its mapping is no longer around any frame."""
+        block = self._block(space.pages[page][0])
+        around = self._around[block]
+        around.discard((space.key, page))
+        if not around:
+            del self._around[block]
 
     def _depends_no_more(self, space: Space) -> None:
         """What no shadow is made from is protected no more: whoever uses that frame next finds no trace."""
         for frame in space.read:
-            keys = self._made_from.get(frame)
-            if keys is not None:
-                keys.discard(space.key)
-                if not keys:
-                    del self._made_from[frame]
-                    self._nested.unmark(frame, TABLE)
+            keys = self._made_from[frame]
+            keys.discard(space.key)
+            if not keys:
+                del self._made_from[frame]
+                self._nested.unmark(frame, TABLE)
         space.read.clear()
 
     def _new_table(self) -> int:
