@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping
+from inspect import GEN_CLOSED, getgeneratorstate
 from random import Random
 from typing import Any
 
@@ -135,9 +136,6 @@ class Episode:
             self._closed(island, host, thread, broken)
         except Exception as error:
             self._raised(island, host, thread, place, error)
-        else:
-            if thread.error is not None and not isinstance(thread.error, OwnerGone):
-                raise Violation("level", f"{thread.name} ended with {thread.error!r}")
         self._see(island, host, thread, place)
         island.go_on(host)
         self._tick()
@@ -161,7 +159,7 @@ class Episode:
     def _raised(self, island: Island, host: Host, thread: Thread, place: int, error: Exception) -> None:
         """Software of a hostile host may fail in any way; a level, and any other host, in none."""
         where = traceback.extract_tb(error.__traceback__)[-1]
-        own = thread is host.thread and place == 0
+        own = thread is host.thread and place == 0 and failed_itself(thread)
         level = any(part in where.filename for part in ("/machine/", "/nesting/"))
         if own and host.hostile and not (level and not isinstance(error, OperationFailed)):
             self.tally.done["hostile_software_failed"] += 1
@@ -257,29 +255,32 @@ class Episode:
 
     def _live_out(self, island: Island, host: Host) -> None:
         """Nothing goes wrong any more: whatever was begun comes to an end."""
-        began = self.step
         self._rest(island)
-        while host.thread is not None and not host.thread.done:
-            if host.life is not None:
-                host.life.stopping = True
-            self.hop(island, host, host.thread)
+        life, thread, began = host.life, host.thread, self.step
+        assert life is not None, "at rest a host lives"
+        assert thread is not None, "at rest a host lives"
+        life.stopping = True
+        while not thread.done:
+            self.hop(island, host, thread)
             if self.step - began > RESTLESS:
                 raise Violation("liveness", f"{host.name} has not ended in {RESTLESS} steps")
         self.tally.checks["liveness"] += 1
-        if host.thread is None or host.thread.value not in ("lived", "refused"):
+        if thread.value not in ("lived", "refused"):
             raise Violation("liveness", f"{host.name} has not lived to its end")
 
     def _ended(self, island: Island) -> None:
-        began = self.step
-        while not all(host.over for host in island.hosts):
-            self._rest(island)
-            for host in island.hosts:
-                if not host.over and not host.ending and host.teardown is None:
-                    island.end(host, "end")
-                island.go_on(host)
-            if self.step - began > RESTLESS:
-                raise Violation("liveness", f"{island.name}: its hosts do not end")
+        """Let the teardown of all its hosts, which were told to end, come to its end."""
+        for host in island.hosts:
+            island.go_on(host)
+        self._rest(island)
+        if not all(host.over for host in island.hosts):
+            raise Violation("liveness", f"{island.name}: its hosts do not end")
         island.feed(1 << 62)
+
+
+def failed_itself(thread: Thread) -> bool:
+    """Whether the lowest step raised: it has ended then. Where what it asked was the trouble, it has not."""
+    return getgeneratorstate(thread.stack[0]) == GEN_CLOSED
 
 
 def drop(thread: Thread) -> None:

@@ -60,7 +60,7 @@ class Tenant:
         ready = [each for each in self.numbers if not each.asked and each.next_ms <= now]
         if ready:
             self._go_on(self.random.choice(ready))
-        elif len(self.numbers) < NUMBERS and not self.fleet.finishing:
+        else:  # there is room for one more: `wants`
             self._made += 1
             self.numbers.append(Number(f"{self.name}.{self._made:024x}"))
 

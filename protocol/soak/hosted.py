@@ -25,6 +25,7 @@ FIRST_CID = 3
 TICK_MS = 250
 COMMITS = 0.2  # how often the disk is ready to take what has gathered
 PACE_MS = 16  # that a step takes at most
+SETTLED = 200_000  # acts after which machine and disk have come to rest
 ANSWERED = 50_000  # steps in which every request is answered, once nothing goes wrong
 
 FAULTS = {"partition": 6, "stall": 6, "restart": 3, "power": 1}
@@ -63,7 +64,7 @@ class Hosted:
         """A life of the service, with what the disk has."""
         self.service = Service(Limits(), self.disk.journal, seed=self.random.getrandbits(30))
         self._waits: list[tuple[int, Callable[[object], None]]] = []
-        self._version, self._life = self.service.version, object()
+        self._version = self.service.version
         self.recovering = True
         self._drive(self.service.recover(list(self.disk.rows()), self.now_ms), self._recovered)
 
@@ -118,12 +119,13 @@ class Hosted:
     # -- the broker ------------------------------------------------------------------------------------------
 
     def _drive(self, step: Step[Any], then: Callable[[Any], None], answer: object = None) -> None:
-        """Go on with a step of the service until it waits; `then` has its result, once that is durable."""
-        life, journal = self._life, self.disk.journal
+        """Go on with a step of the service until it waits; `then` has its result, once that is durable.
+
+        What a life waits for ends with it: its waits, its journal and whom its machine would tell are gone.
+        """
+        machine, journal = self.machine, self.disk.journal
 
         def go_on(said: object) -> None:
-            if life is not self._life:
-                return  # the life in which it was asked is over
             self.service.at(self.now_ms)
             self._drive(step, then, said)
 
@@ -131,13 +133,12 @@ class Hosted:
             effect = step.send(answer)
         except StopIteration as stop:
             result = stop.value
-            journal.after(lambda: then(result) if life is self._life else None)
+            journal.after(lambda: then(result))
         else:
             if isinstance(effect, Await):
                 self._waits.append((effect.until_ms, go_on))
             else:
-                machine = self.machine
-                journal.after(lambda: machine.submit(effect, go_on) if life is self._life else None)
+                journal.after(lambda: machine.submit(effect, go_on))
         self._moved()
 
     def _moved(self) -> None:
@@ -242,7 +243,7 @@ class Hosted:
 
     def _settle(self) -> None:
         """Let the machine and the disk go on until neither has anything to do."""
-        for _ in range(200_000):
+        for _ in range(SETTLED):
             if self.machine.busy:
                 self.machine.hop()
             elif self.disk.journal.pending:

@@ -14,8 +14,7 @@ from dataclasses import fields, is_dataclass, replace
 from random import Random
 from typing import Any
 
-from protocol.effects import Effect, Issue, Step
-from protocol.errors import OperationalError
+from protocol.effects import Issue, Step
 
 SAID_BY_THE_LINK = frozenset({"Who", "CpuState"})
 NOT_CHOSEN = frozenset({"changed", "cpu", "number", "origin", "level", "stay", "park", "program", "vcpu"})
@@ -54,19 +53,14 @@ class Loot:
 def looked_at(step: Step[Any], loot: Loot, level: Any) -> Step[Any]:
     """The step, and others see what it issues."""
     answer: Any = None
-    error: BaseException | None = None
     while True:
         try:
-            effect = step.send(answer) if error is None else step.throw(error)
+            effect = step.send(answer)
         except StopIteration as stop:
             return stop.value
-        answer = error = None
-        if isinstance(effect, Issue):
-            loot.see(effect, level)
-        try:
-            answer = yield effect
-        except OperationalError as raised:
-            error = raised
+        assert isinstance(effect, Issue), "software of a host only asks"
+        loot.see(effect, level)
+        answer = yield effect
 
 
 def numbers(value: Any) -> Iterator[int]:
@@ -88,24 +82,20 @@ class Corrupted:
         self._patience = patience  # so many messages are left as they are
 
     def steps(self) -> Step[Any]:
-        """Ends as the software does; an outage of the level is told to it as always."""
+        """Ends as the software does."""
         answer: Any = None
-        error: BaseException | None = None
         while True:
             try:
-                effect = self._step.send(answer) if error is None else self._step.throw(error)
+                effect = self._step.send(answer)
             except StopIteration as stop:
                 return stop.value
-            answer = error = None
-            try:
-                answer = yield from self._issue(effect)
-            except OperationalError as raised:
-                error = raised
+            assert isinstance(effect, Issue), "software of a host only asks"
+            answer = yield from self._issue(effect)
 
-    def _issue(self, effect: Effect) -> Step[Any]:
+    def _issue(self, effect: Issue) -> Step[Any]:
         random = self._random
         self._patience -= 1
-        if not isinstance(effect, Issue) or self._patience >= 0:
+        if self._patience >= 0:
             return (yield effect)
         if random.random() < STORED:
             self._store()

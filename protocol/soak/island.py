@@ -139,7 +139,7 @@ class Island:
             host.teardown = None
             if gone.name.endswith(":end"):
                 host.over = True
-            elif not gone.name.endswith(":sweep"):
+            else:
                 self.begin(host)
 
     def _ends(self, host: Host, how: str) -> Step[Any]:

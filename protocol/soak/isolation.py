@@ -14,7 +14,7 @@ from typing import Any
 from protocol.crossing import Thread
 from protocol.effects import Issue, Step
 from protocol.errors import RemoteProtocolError
-from protocol.soak.episode import drop
+from protocol.soak.episode import drop, failed_itself
 from protocol.soak.hostile import numbers
 from protocol.soak.island import Host, Island
 from protocol.soak.options import Tally, Violation
@@ -36,9 +36,7 @@ def watched(step: Step[Any], seen: Seen) -> Step[Any]:
             effect = step.send(answer)
         except StopIteration as stop:
             return stop.value
-        if not isinstance(effect, Issue):
-            answer = yield effect
-            continue
+        assert isinstance(effect, Issue), "software of a host only asks"
         asked = effect.operation, *numbers(effect.arguments)
         answer = yield effect
         seen.append((*asked, "->", *numbers([getattr(answer, "result", answer)])))
@@ -50,14 +48,20 @@ def alone_and_beside(arch: Architecture, depth: int, seed: str, tally: Tally) ->
     beside = _observed(arch, depth, seed, tally, hostile=True)
     tally.checks["isolation"] += 1
     tally.note("isolation", len(alone))
+    found = difference(alone, beside)
+    if found:
+        raise Violation("isolation", f"{arch.name} at depth {depth}, seed {seed}: {found}")
+
+
+def difference(alone: Seen, beside: Seen) -> str:
+    """What the two did not observe alike first, in words; nothing if there is none."""
     same = Renamed()
     for number, (one, other) in enumerate(zip(alone, beside, strict=False)):
         if not same.as_(one, other):
-            detail = f"observation {number} is {other!r:.200} beside a hostile host, {one!r:.200} alone"
-            raise Violation("isolation", f"{arch.name} at depth {depth}, seed {seed}: {detail}")
+            return f"observation {number} is {other!r:.200} beside a hostile host, {one!r:.200} alone"
     if len(alone) != len(beside):
-        detail = f"{len(beside)} observations beside a hostile host, {len(alone)} alone"
-        raise Violation("isolation", f"{arch.name} at depth {depth}, seed {seed}: {detail}")
+        return f"{len(beside)} observations beside a hostile host, {len(alone)} alone"
+    return ""
 
 
 class Renamed:
@@ -105,7 +109,8 @@ def _worst(island: Island, host: Host, thread: Thread, random: Random) -> None:
     try:
         thread.hop()
     except Exception as error:
-        if not isinstance(error, RemoteProtocolError) and (place or thread is not host.thread):
+        own = thread is host.thread and place == 0 and failed_itself(thread)
+        if not own and not isinstance(error, RemoteProtocolError):
             raise Violation("level", f"{thread.name}, {island.arch.name}: {error!r}") from error
         drop(thread)
         island.end(host, random.choice(("reset", "kill")))

@@ -33,10 +33,6 @@ class KeyValue:
     _sequence: dict[str, int] = field(default_factory=dict)  # revisions are of a bucket
     _durable: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def pending(self) -> bool:
-        return self._sequence != self._durable
-
     def get(self, asked: Get, now_ms: int) -> Value:
         """What is on the disk."""
         found = self._living(self.stored, (asked.bucket, asked.key), now_ms)
