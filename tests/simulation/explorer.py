@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
-from multiprocessing.connection import wait
 from random import Random
 from typing import Any
 
@@ -126,7 +125,6 @@ class Explored:
     """States that were seen, what follows each, and which of them are ends."""
 
     cuts: int = 0
-    looked: int = 0  # states, of each cut for itself
     orders: int = 0  # ways from a cut to its ends
     follows: dict[bytes, set[bytes]] = field(default_factory=dict)
     ends: set[bytes] = field(default_factory=set)
@@ -135,13 +133,16 @@ class Explored:
     def add(self, other: Explored) -> None:
         for state, after in other.follows.items():
             self.follows.setdefault(state, set()).update(after)
-        self.cuts, self.looked, self.orders = (
-            self.cuts + other.cuts,
-            self.looked + other.looked,
-            self.orders + other.orders,
-        )
+        self.cuts += other.cuts
+        self.orders += other.orders
         self.ends |= other.ends
         self.failed = self.failed or other.failed
+
+    def since(self, known: int, *states: bytes) -> Explored:
+        """What is new in this since so many states were known, and what follows `states`."""
+        new = dict(itertools.islice(self.follows.items(), known, None))
+        old = {state: self.follows[state] for state in states}
+        return Explored(follows=old | new, ends=self.ends, failed=self.failed)
 
     def endless(self) -> int:
         """States from which nothing leads to an end."""
@@ -186,9 +187,6 @@ class Copy:
         os.close(writer)
         self._reader = os.fdopen(reader, "rb")
 
-    def fileno(self) -> int:
-        return self._reader.fileno()
-
     def found(self) -> Explored:
         """Waits until it has ended."""
         with self._reader:
@@ -211,58 +209,49 @@ def explore(
     how: str,
     first: int = 0,
     stride: int = 1,
-    at_once: int = 1,
     told: Callable[[Explored], None] = lambda _: None,
 ) -> Explored:
     """Cut the victim at every `stride`-th of its messages from `first` on, and go on in every order.
 
-    So many cuts `at_once` are looked at, each in a process of its own; `told` hears what was found up to now.
-    Raises AssertionError where something does not hold, with the order in which it does not.
+    `told` hears after each cut what was found up to now. What was seen after one cut is not gone into again
+    after another. Raises AssertionError where something does not hold, with the order in which it does not.
     """
     gc.collect()
     gc.freeze()  # what a copy of the process does not look at it need not copy
     gc.disable()
     try:
-        return _every_cut(make(), how, range(first, sys.maxsize, stride), at_once, told)
+        return _every_cut(make(), how, range(first, sys.maxsize, stride), told)
     finally:
         gc.enable()
         gc.unfreeze()
 
 
-def _every_cut(case: Case, how: str, cuts: range, at_once: int, told: Callable[[Explored], None]) -> Explored:
-    every, under_way = Explored(), list[Copy]()
-
-    def take(most: int) -> None:
-        while len(under_way) > most:
-            ready = wait(under_way)[0]
-            under_way.remove(ready)
-            every.add(ready.found())
-            told(every)
-
+def _every_cut(case: Case, how: str, cuts: range, told: Callable[[Explored], None]) -> Explored:
+    every = Explored()
     for sent in itertools.count():  # pragma: no branch
         if sent in cuts:
-            take(at_once - 1)
-            under_way.append(Copy(lambda: _one_cut(case, how, sent)))  # noqa: B023 - it looks at once
+            every.add(Copy(lambda: _one_cut(case, how, every)).found())
+            assert not every.failed, f"{case.arch.name}, cut at {sent}, {how}, order {every.failed}"
+            told(every)
         case.threads[VICTIM].hop()
-        if case.threads[VICTIM].done or every.failed:
+        if case.threads[VICTIM].done:
             break
-    take(0)
-    assert not every.failed, every.failed
     return every
 
 
-def _one_cut(case: Case, how: str, sent: int) -> Explored:
-    """What follows when the victim is cut here, after so many messages."""
+def _one_cut(case: Case, how: str, every: Explored) -> Explored:
+    """What follows when the victim is cut here, in a copy of this process: what is new."""
+    known = len(every.follows)
     case.cut(how)
     now = digest(case.rig, case.threads)
-    found = Explored(1, follows={now: set()})
-    go_on(case, found, now, "")
-    if not found.failed and found.endless():
-        found.failed = f"{found.endless()} states go round"
-    if found.failed:
-        found.failed = f"{case.arch.name}, cut at {sent}, {how}, order {found.failed}"
-    else:
-        found.looked, found.orders = len(found.follows), found.ways(now)
+    if now not in every.follows:
+        every.follows[now] = set()
+        go_on(case, every, now, "")
+    found = every.since(known)
+    if not found.failed and every.endless():
+        found.failed = f"any: {every.endless()} states go round"
+    if not found.failed:
+        found.cuts, found.orders = 1, every.ways(now)
     return found
 
 
@@ -304,5 +293,4 @@ def _elsewhere(case: Case, found: Explored, now: bytes, order: str) -> Explored:
             go_on(case, found, then, order + "s")
     except Exception as error:
         found.failed = f"{order}s: {error!r}\n{traceback.format_exc(limit=-3)}"
-    more = dict(itertools.islice(found.follows.items(), known, None))
-    return Explored(follows={now: found.follows[now]} | more, ends=found.ends, failed=found.failed)
+    return found.since(known, now)

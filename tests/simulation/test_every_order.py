@@ -35,7 +35,6 @@ def test_a_creation_on_power_is_cut_at_every_message() -> None:
     found = explore(Story("pef", CREATES, STARTS).make, "reboot")
     assert found.cuts == 9
     assert len(found.follows) > 30
-    assert found.looked >= len(found.follows)
     assert found.orders > found.cuts
     assert 0 < len(found.ends) <= found.cuts, "whatever the order, it comes to the same"
 
@@ -45,7 +44,7 @@ def test_a_creation_on_power_is_cut_at_every_message() -> None:
 @pytest.mark.parametrize("story", STORIES, ids=str)
 def test_a_host_is_cut_at_its_messages_and_all_goes_on_in_every_order(story: Story, how: str) -> None:
     found = explore(story.make, how, 0, story.stride)
-    print(f"{story}, {how}: {found.cuts} cuts, {found.looked} states, {found.orders} orders")  # noqa: T201
+    print(f"{story}, {how}: {found.cuts} cuts, {len(found.follows)} states, {found.orders} orders")  # noqa: T201
     assert len(found.follows) > found.cuts
     assert found.ends
 
