@@ -68,27 +68,10 @@ class _Writer(pickle.Pickler):
         self.waiting: list[Callable[[], object]] = []  # what is inside of them comes last, as it goes round
 
     def reducer_override(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is np.ndarray:
-            return _table(value) if value.nbytes >= LARGE else NotImplemented
-        if kind is types.GeneratorType:
-            return self._later(value, value.__qualname__, lambda: _where(value))
-        if kind is types.FunctionType and value is not _told:
-            return self._later(value, value.__qualname__, lambda: _inside(value))
-        if kind is types.MappingProxyType:
-            return _told, (dict(value),)
-        if kind.__module__ == "_hashlib":
-            return _told, (value.name, value.digest())
-        if kind is struct.Struct:
-            return _told, (value.format,)
-        if kind in UNTOLD or kind.__module__.startswith("cryptography"):
-            return _told, (kind.__name__,)
-        if isinstance(value, Physical):
-            return self._later(value, "memory", lambda: _memory(value))
-        fields = _fields(kind)
-        return NotImplemented if fields is None else (copyreg.__newobj__, (kind,), fields(value))
+        how = _how(type(value))
+        return NotImplemented if how is None else how(self, value)
 
-    def _later(self, value: object, name: str, inside: Callable[[], object]) -> Any:
+    def later(self, value: object, name: str, inside: Callable[[], object]) -> Any:
         known = self._known.get(id(value))
         if known is None:
             known = self._known[id(value)] = len(self._known), value
@@ -97,11 +80,41 @@ class _Writer(pickle.Pickler):
 
 
 @cache
-def _fields(kind: type) -> Callable[[object], object] | None:
-    """What makes a row of slots, which dataclasses look up one by one for every row. None: another kind."""
+def _how(kind: type) -> Callable[[_Writer, Any], Any] | None:
+    """How values of a kind are written. None: as pickle does."""
+    if kind is np.ndarray:
+        return lambda _, value: _table(value) if value.nbytes >= LARGE else NotImplemented
+    if kind is types.GeneratorType:
+        return lambda writer, value: writer.later(value, value.__qualname__, lambda: _where(value))
+    if kind is types.FunctionType:
+        return _function
+    if kind is types.MappingProxyType:
+        return lambda _, value: (_told, (dict(value),))
+    if kind.__module__ == "_hashlib":
+        return lambda _, value: (_told, (value.name, value.digest()))
+    if kind is struct.Struct:
+        return lambda _, value: (_told, (value.format,))
+    if kind in UNTOLD or kind.__module__.startswith("cryptography"):
+        return lambda _, value: (_told, (type(value).__name__,))
+    if issubclass(kind, Physical):
+        return lambda writer, value: writer.later(value, "memory", lambda: _memory(value))
+    return _row(kind)
+
+
+def _function(writer: _Writer, value: types.FunctionType) -> Any:
+    if value is _told:  # what this module itself puts in
+        return NotImplemented
+    return writer.later(value, value.__qualname__, lambda: _inside(value))
+
+
+def _row(kind: type) -> Callable[[_Writer, Any], Any] | None:
+    """Frozen rows of slots: dataclasses would look their fields up one by one for every row."""
     slow = getattr(kind, "__getstate__", None) is getattr(dataclasses, "_dataclass_getstate", 0)
     names = [each.name for each in dataclasses.fields(kind)] if slow else []
-    return attrgetter(*names) if names else None
+    if not names:
+        return None
+    fields = attrgetter(*names)
+    return lambda _, value: (copyreg.__newobj__, (kind,), fields(value))
 
 
 def _told(*what: object) -> object:
