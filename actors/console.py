@@ -154,7 +154,7 @@ def answer_line(keys: Keyboard, line: bytes) -> tuple[Json | None, Json]:
         return None, error_answer("bad_json", "nested too deeply")
     except ValueError as error:  # not JSON, not UTF-8, or a number that no machine has
         return None, error_answer("bad_json", str(error))
-    if line.count(b"[") + line.count(b"{") > NESTING and _nesting(request) > NESTING:
+    if line.count(b"[") + line.count(b"{") > NESTING and nesting(request) > NESTING:
         return None, error_answer("bad_json", f"nested more than {NESTING} deep")
     if not isinstance(request, dict):
         return None, error_answer("bad_request", "a request is a JSON object")
@@ -166,7 +166,7 @@ def error_answer(code: str, message: str) -> Json:
     return {"id": None, "error": {"code": code, "message": message}}
 
 
-def _nesting(value: object) -> int:
+def nesting(value: object) -> int:
     """How many lists and objects stand inside each other, at most."""
     deep, level = 0, [value]
     while level := [each for each in level if isinstance(each, dict | list)]:

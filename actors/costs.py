@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from importlib import resources
 from pathlib import Path
 
+from actors.given import BadDocument, from_toml
 from protocol.cost.table import BadCosts, Costs
 
 FILE_BYTES = 1 << 20
@@ -18,7 +18,7 @@ class UnreadableCosts(Exception):
 def shipped() -> Costs:
     """The table of the package."""
     text = (resources.files("protocol.cost") / "costs.toml").read_text(encoding="utf-8")
-    return Costs.read(tomllib.loads(text))
+    return Costs.read(from_toml(text))
 
 
 def load(overlay: Path | None = None) -> Costs:
@@ -31,10 +31,12 @@ def load(overlay: Path | None = None) -> Costs:
             data = file.read(FILE_BYTES + 1)
         if len(data) > FILE_BYTES:
             raise UnreadableCosts(f"{overlay}: more than {FILE_BYTES} bytes")
-        return costs.overlaid(Costs.read(tomllib.loads(data.decode())))
+        return costs.overlaid(Costs.read(from_toml(data.decode())))
     except OSError as error:
         raise UnreadableCosts(f"{overlay}: {error.strerror}") from None
     except BadCosts as bad:
         raise UnreadableCosts("\n".join(f"{overlay}: {mistake}" for mistake in bad.mistakes)) from None
-    except (ValueError, RecursionError) as error:
-        raise UnreadableCosts(f"{overlay}: not TOML: {error}") from None
+    except BadDocument as error:
+        raise UnreadableCosts(f"{overlay}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UnreadableCosts(f"{overlay}: not TOML: not UTF-8 text (byte {error.start})") from None

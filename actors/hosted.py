@@ -12,6 +12,7 @@ from functools import partial
 
 import trio
 
+from actors.given import whole
 from actors.runtime.port import Deliver, Port
 from protocol.errors import LevelGone, NotDelivered, OperationFailed, TeRefused
 from protocol.hosting.machine import (
@@ -34,6 +35,7 @@ from protocol.hosting.machine import (
 from protocol.memory.pool import OutOfFrames
 from protocol.plan.operations import Create, Destroy, Dump, Load, Operation, Reset, Start
 
+GUESTS = 1 << 32  # numbers that an owner may give
 GUEST = "guest"  # the label that says which of its guests the owner means
 
 
@@ -220,7 +222,8 @@ class NumberedGuests(HostedGuests):
 def _number(effect: CreateGuest) -> int:
     """What the owner calls the guest; -1 if it gave it no number."""
     label = effect.spec.labels.get(GUEST, "")
-    return int(label) if label.isascii() and label.isdigit() else -1
+    number = whole(label, GUESTS)
+    return -1 if number is None else number
 
 
 def _told(value: object, error: BaseException | None) -> tuple[object, BaseException | None]:

@@ -16,10 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from actors.console import Json, Keyboard, Options, answer_line
+from actors.console import NESTING, Json, Keyboard, Options, answer_line, nesting
 from nestbed import __version__
 
 FORMAT = "nestbed transcript 1"
+DEEPER = 4  # than a request or an answer: what stands around it on a line
 LINE_BYTES = 64 << 20  # of a transcript; a request and its answer may each have eight million and escapes
 
 # What says at which depth one is: nothing of it is compared between different depths.
@@ -208,6 +209,8 @@ def _object(path: Path, number: int, line: bytes) -> Json:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise BadTranscript(f"{path}:{number}: not JSON: {error}") from None
+    if nesting(value) > NESTING + DEEPER:
+        raise BadTranscript(f"{path}:{number}: nested more than {NESTING + DEEPER} deep")
     if not isinstance(value, dict):
         raise BadTranscript(f"{path}:{number}: not an object")
     return value

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from actors.given import BadDocument, from_toml
 from protocol.plan import fit
 from protocol.plan.fit import Mistake, Profile
 from protocol.plan.scenario import ExitKind, Kind, Scenario, leaves, parse_threshold
@@ -227,15 +227,15 @@ def text_of(name: str | None = None) -> str:
         raise UnreadableScenario(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UnreadableScenario(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except ValueError as error:  # a NUL in its name
+        raise UnreadableScenario(f"{name!r}: cannot be read: {error}") from None
 
 
 def _read(path: Path, text: str) -> Tree:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UnreadableScenario(f"{path}: not TOML: {error}") from None
-    except RecursionError:
-        raise UnreadableScenario(f"{path}: nested too deeply") from None
+        return from_toml(text)
+    except BadDocument as error:
+        raise UnreadableScenario(f"{path}: {error}") from None
 
 
 def _spell_out_exits(tree: Tree) -> None:

@@ -50,6 +50,7 @@ DOUBLINGS = 20  # of the bound of a wait; beyond that it is the longest one anyw
 DEPOSITING = "l1vh"  # the profile whose requesters deposit pages
 SPARE_S = 5.0  # a reply may take so much longer than what was asked to take its time
 Body = dict[str, Any]
+OF_AN_ERROR = frozenset({"code", "name", "retryable", "retry_after_ms", "stage", "cause", "who", "detail"})
 
 
 class HostingUnreachable(OSError):
@@ -354,7 +355,7 @@ class Hosting:
                         since = event["last"] if event["kind"] == "gap" else event["seq"]
                         yield event
                         event = connection.receive()["b"]
-                except OSError:
+                except (OSError, RemoteProtocolError):
                     self.retries += 1
                     time.sleep(self._rng.uniform(0, self.budget.first_s))
 
@@ -394,14 +395,22 @@ class Connection:
             return reply["t"], reply["b"]
 
     def receive(self) -> Body:
-        """The next frame. Raises OSError at the end of the stream."""
+        """The next frame. Raises OSError at the end of the stream, RemoteProtocolError for what is none."""
         while not self._got:
             data = self._socket.recv(FRAME_BYTES)
             if not data:
                 raise ConnectionResetError("the host closed the connection")
             self._got += self._decoder.feed(data)
-        frame: Body = self._got.pop(0)
-        return frame
+        return _frame(self._got.pop(0))
+
+
+def _frame(said: object) -> Body:
+    """What a host says, as far as it has to be looked at before it is used. Raises RemoteProtocolError."""
+    match said:
+        case {"rid": bytes(), "t": str(kind), "b": dict(body)} if kind != "err" or body.keys() >= OF_AN_ERROR:
+            frame: Body = said  # type: ignore[assignment]
+            return frame
+    raise RemoteProtocolError("shape", "no reply of a host")
 
 
 def tls_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
@@ -417,7 +426,8 @@ def tls_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext
 def _secured(plain: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
     made = tls.wrap_socket(plain)
     said: Any = made.getpeercert() or {}
-    if not any(value.startswith("nestbed:machine:") for _, value in said.get("subjectAltName", ())):
+    names = [value for kind, value in said.get("subjectAltName", ()) if kind == "URI"]
+    if not any(value.startswith("nestbed:machine:") for value in names):
         made.close()
         raise ConnectionRefusedError("the certificate at the other end is not a machine's")
     return made

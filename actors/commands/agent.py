@@ -12,6 +12,7 @@ import typer
 from actors import exit_codes
 from actors.commands.door import CellName, Servers, door_of
 from actors.commands.speak import end, say
+from actors.given import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,9 +110,10 @@ def _listed(door: Door) -> tuple[tuple[str, int], ...]:
 def address(text: str, option: str) -> tuple[str, int]:
     """HOST:PORT, or the end of the command."""
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65_535:
+    number = whole(port, 1 << 16)
+    if not colon or not host or number is None:
         end(exit_codes.USAGE, f"{option} {text}: allowed: HOST:PORT, like 10.0.0.2:7700")
-    return host.strip("[]"), int(port)
+    return host.strip("[]"), number
 
 
 def credentials_of(folder: Path, role: str) -> Credentials:

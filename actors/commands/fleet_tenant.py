@@ -15,6 +15,7 @@ from actors.commands.door import TENANT, CellName, Certificate, Servers, door_of
 from actors.commands.hosted import show_json
 from actors.commands.options import AsJson
 from actors.commands.speak import end
+from actors.given import whole
 
 if TYPE_CHECKING:
     from actors.fleet.tenant import Tenant
@@ -88,9 +89,9 @@ def start(
     A machine without room refuses, and the next one is asked. The same --key never starts two guests, on
     whichever machines it is asked: it is remembered for seven days.
     """
-    if key is not None and not (key.isascii() and key.isdigit() and 0 < int(key) < NUMBERS):
+    number = secrets.randbelow(NUMBERS - 1) + 1 if key is None else whole(key, NUMBERS)
+    if not number:
         end(exit_codes.USAGE, f"--key {key}: allowed: a number from 1 up")
-    number = secrets.randbelow(NUMBERS - 1) + 1 if key is None else int(key)
     labels = dict(each.partition("=")[::2] for each in label or ())
     if any(not name or not value for name, value in labels.items()):
         end(exit_codes.USAGE, "--label: allowed: NAME=VALUE")

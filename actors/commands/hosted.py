@@ -14,6 +14,7 @@ import typer
 from actors import exit_codes
 from actors.commands.options import AsJson
 from actors.commands.speak import end, say
+from actors.given import whole
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -165,9 +166,10 @@ def start(
     with connected(to) as hosting:
         number = None
         if key is not None:
-            if not key.isdigit() or not 0 < int(key) < 1 << 96:
+            chosen = whole(key, 1 << 96)
+            if not chosen:
                 end(exit_codes.USAGE, f"--key {key}: allowed: a number from 1 up")
-            number = hosting.epoch.to_bytes(4, "big") + int(key).to_bytes(12, "big")
+            number = hosting.epoch.to_bytes(4, "big") + chosen.to_bytes(12, "big")
         mode = "reserve" if reserve else "run"
         child = hosting.start(image, key=number, mode=mode, deposit=deposit, **spec)
         show_json(

@@ -153,10 +153,12 @@ def _offer_qemu(options: Options, kind: str) -> None:
 
 
 def _tcp(where: str, certificate: Path | None) -> tuple[str, int, Credentials]:
+    from actors.given import whole
     from actors.runtime.transport.pki import Credentials
 
     host, _, port = where.rpartition(":")
-    if not host or not port.isdigit() or int(port) >= 1 << 16:
+    number = whole(port, 1 << 16)
+    if not host or number is None:
         end(exit_codes.USAGE, f"--tcp {where}: allowed: HOST:PORT; port 0: any")
     if certificate is None or not certificate.is_file():
         end(
@@ -164,13 +166,12 @@ def _tcp(where: str, certificate: Path | None) -> tuple[str, int, Credentials]:
             "--tcp needs --certificate FILE: nestbed pki issue DIR machine NAME",
         )
     authority = certificate.with_name("ca.pem")
-    return host, int(port), Credentials(certificate, certificate.with_suffix(".key"), authority)
+    return host, number, Credentials(certificate, certificate.with_suffix(".key"), authority)
 
 
 def read_policy(path: Path) -> Policy:
     """The policy in a file, or the end of the command with everything that is wrong with it."""
-    import tomllib
-
+    from actors.given import from_toml
     from protocol.hosting.messages import MESSAGES
     from protocol.hosting.policy import BrokenPolicy, policy_from
 
@@ -179,13 +180,13 @@ def read_policy(path: Path) -> Policy:
             data = file.read(POLICY_BYTES + 1)
         if len(data) > POLICY_BYTES:
             end(exit_codes.USAGE, f"{path}: more than {POLICY_BYTES} bytes")
-        return policy_from(tomllib.loads(data.decode()), MESSAGES)
+        return policy_from(from_toml(data.decode()), MESSAGES)
     except OSError as error:
         end(exit_codes.USAGE, f"{path}: cannot be read: {error.strerror}")
-    except (ValueError, RecursionError) as error:
-        end(exit_codes.USAGE, f"{path}: no TOML: {error}")
     except BrokenPolicy as error:
         end(exit_codes.USAGE, "\n".join(f"{path}: {line}" for line in error.wrong))
+    except ValueError as error:  # no UTF-8, or no TOML
+        end(exit_codes.USAGE, f"{path}: {error}")
 
 
 def _first(group: BaseException) -> BaseException:

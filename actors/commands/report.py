@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,19 +76,22 @@ def _read(run: Path) -> Json:
 
 def _load(file: Path) -> Json | None:
     """What a load test left; one that cannot be read is said, and left out."""
+    from actors.given import from_json
+
     try:
         data = file.read_bytes()
-        found = json.loads(data) if len(data) <= LOAD_BYTES else None
+        found = from_json(data) if len(data) <= LOAD_BYTES else None
     except (OSError, ValueError) as error:
         say(f"{file}: left out: {error}")
         return None
     from actors.compare.modelled import load_section
+    from actors.compare.shown import MISSED
 
     try:
         if not isinstance(found, dict) or not isinstance(found.get("load"), dict):
             raise ValueError("it has no load")  # noqa: TRY004, one road for all that is wrong with it
         "".join(load_section(found))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except MISSED as error:
         say(f"{file}: left out: no load test: {error}")
         return None
     return found

@@ -130,7 +130,7 @@ def write_text(target: Path, text: str) -> Path:
     """Write a file in one step. Raises OSError; then what was there before is still there."""
     unfinished = target.parent / f".{target.name}.{os.getpid()}"
     try:
-        with unfinished.open("w", encoding="utf-8") as file:
+        with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:  # names of files
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.compare.outcome import Json, value_of
+from actors.given import BadDocument, from_json
 from protocol.plan.scenario import Threshold
 
 BASE_BYTES = 256 << 20
@@ -85,11 +86,11 @@ def read_base(path: Path) -> Json:
             data = file.read(BASE_BYTES + 1)
         if len(data) > BASE_BYTES:
             raise BadBase(f"{path}: more than {BASE_BYTES} bytes")
-        base = json.loads(data)
+        base = from_json(data)
     except OSError as error:
         raise BadBase(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise BadBase(f"{path}: not JSON: {error}") from None
+    except BadDocument as error:
+        raise BadBase(f"{path}: {error}") from None
     if not isinstance(base, dict) or not isinstance(base.get("results"), list):
         raise BadBase(f"{path}: no comparison: it has no list of results")
     if not isinstance(base.get("scenario", {}), dict):

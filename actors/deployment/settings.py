@@ -8,13 +8,13 @@ that ended is started again, how long a silent one is believed, what the load do
 from __future__ import annotations
 
 import difflib
-import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from actors.given import BadDocument, from_toml
 from actors.scenario import BrokenScenario, Known, Resolved, UnreadableScenario, known_architectures
 from actors.scenario import load as load_scenario
 from protocol.fleet.subjects import RESERVED, is_token
@@ -130,15 +130,13 @@ def _tree(path: Path) -> dict[str, Any]:
             raise UnreadableScenario(
                 f"{path}: larger than {DEPLOYMENT_BYTES} bytes; a deployment is a small file"
             )
-        return tomllib.loads(data.decode())
+        return from_toml(data.decode())
     except OSError as error:
         raise UnreadableScenario(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UnreadableScenario(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UnreadableScenario(f"{path}: not TOML: {error}") from None
-    except RecursionError:
-        raise UnreadableScenario(f"{path}: nested too deeply") from None
+    except BadDocument as error:
+        raise UnreadableScenario(f"{path}: {error}") from None
 
 
 def _texts(tree: dict[str, Any]) -> None:

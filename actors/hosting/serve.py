@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import trio
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from actors.broker import Audit, Broker, GuestEnded, Look, Recover, RequesterGone
+from actors.given import whole
 from actors.hosting.channels import ChannelServer
 from actors.hosting.machine import ProcessMachine, too_long
 from actors.hosting.reception import Listener, Reception
@@ -34,8 +34,9 @@ from protocol.hosting.evidence import KeySigner, Trust
 from protocol.hosting.limits import CHANNEL_PORT, CONTROL_PORT, Offer
 from protocol.hosting.policy import Policy
 from protocol.hosting.recovery import Recovery
+from protocol.keys import readable
 from protocol.roles import REQUESTER
-from protocol.vsock.address import CID_HOST
+from protocol.vsock.address import CID_ANY, CID_HOST
 
 LOOK_S = 5.0
 LINE_BYTES = 4096
@@ -112,10 +113,10 @@ class HostingService:
         control, address = await listen_tls(host, port, credentials)
 
         def who(peer: Peer) -> Identity | None:
-            known = peer.name.isdigit() and int(peer.name) in self.options.requesters
-            if peer.role != REQUESTER or not known:
+            cid = whole(peer.name, CID_ANY)
+            if peer.role != REQUESTER or cid is None or cid not in self.options.requesters:
                 return None
-            return Identity(int(peer.name), self.service.epoch_of(int(peer.name)))
+            return Identity(cid, self.service.epoch_of(cid))
 
         async with trio.open_nursery() as nursery:
             await nursery.start(self.reception.channels, channels, who)
@@ -233,7 +234,7 @@ async def obey(hosting: HostingService, show: Callable[[object], None]) -> None:
     """
     async for line in _lines():
         match line.split():
-            case ["reboot", cid] if cid.isdigit() and int(cid) in hosting.options.requesters:
+            case ["reboot", cid] if whole(cid, CID_ANY) in hosting.options.requesters:
                 show({"epoch": await hosting.reboot(int(cid))})
             case ["audit"]:
                 show({"leaks": await hosting.audit()})
@@ -269,9 +270,10 @@ def _signer(directory: Path) -> KeySigner:
         )
 
     try:
-        key = serialization.load_pem_private_key(_kept(directory / "host.key", made), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise StoreError(f"{directory / 'host.key'}: no key that can be read: {error}") from error
+        with readable("no key that can be read"):
+            key = serialization.load_pem_private_key(_kept(directory / "host.key", made), None)
+    except ValueError as error:
+        raise StoreError(f"{directory / 'host.key'}: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise StoreError(f"{directory / 'host.key'}: not a key on an elliptic curve")
     signer = KeySigner(key)

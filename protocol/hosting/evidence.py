@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgpack
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from protocol.keys import readable
 
 FORMAT = "nestbed-evidence-1"
 EVIDENCE_BYTES = 16 * 1024
@@ -99,13 +101,11 @@ def verify(made: bytes, trusted_key: bytes, nonce: bytes) -> dict[str, Any]:
     if type(payload) is not bytes or type(signature) is not bytes:
         raise ValueError("no evidence: payload and signature are bytes")
     if outer.get("format") != FORMAT:
-        raise ValueError(f"evidence of format {outer.get('format')!r}; read here: {FORMAT}")
+        raise ValueError(f"evidence of another format; read here: {FORMAT}")
     if outer.get("key") != trusted_key:
         raise ValueError("signed by a host that is not trusted")
-    try:
+    with readable("the trusted key cannot be used"):
         key = serialization.load_der_public_key(trusted_key)
-    except UnsupportedAlgorithm as error:
-        raise ValueError(f"the trusted key cannot be used: {error}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ValueError("the trusted key is not on an elliptic curve")  # noqa: TRY004 - one kind for callers
     try:

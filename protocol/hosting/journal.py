@@ -188,6 +188,8 @@ class Gathering:
     def found(self, rows: Iterable[Row]) -> None:
         """Say what the disk holds from a former life. Raises DamagedJournal."""
         for row in rows:
+            if [*map(type, row)] != [str, bytes, bytes]:
+                raise DamagedJournal("a row of the journal is a kind, and bytes")
             if row.kind == CHILD and row.data and open_row(row.data).get("state") != "RELEASED":
                 self._has_intent.add(row.id)
 

@@ -151,7 +151,9 @@ def _rule(row: Mapping[str, Any], where: str, known: frozenset[str], wrong: list
             say(name, "a number from 0 up")
     return Rule(
         allow is True,
-        listed("call", lambda v: v in known, f'"*", or a list of {", ".join(sorted(known))}'),
+        listed(
+            "call", lambda v: type(v) is str and v in known, f'"*", or a list of {", ".join(sorted(known))}'
+        ),
         listed("source", _is_cid, '"*", or a list of context ids from 3 up'),
         tag,
         listed("vmm", lambda v: v in ("emulated", "qemu"), '"*", or a list of emulated, qemu', "*"),

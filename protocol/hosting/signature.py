@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocol.hosting.errors import Code, Refusal
 from protocol.hosting.machine import Spec
+from protocol.keys import readable
 
 
 def said(digest: bytes, not_after: int) -> bytes:
@@ -28,10 +29,11 @@ def check(spec: Spec, signers: frozenset[str], now_ms: int) -> None:
     if hashlib.sha256(spec.signer).hexdigest() not in signers:
         raise Refusal(Code.SIGNATURE, "signed by somebody whom the policy does not name", stage="image")
     try:
-        key = serialization.load_der_public_key(spec.signer)
+        with readable("the signer's key"):
+            key = serialization.load_der_public_key(spec.signer)
         assert isinstance(key, ec.EllipticCurvePublicKey)
         key.verify(spec.signature, said(spec.image, spec.not_after), ec.ECDSA(hashes.SHA384()))
-    except (ValueError, AssertionError, InvalidSignature, UnsupportedAlgorithm):
+    except (ValueError, AssertionError, InvalidSignature):
         raise Refusal(Code.SIGNATURE, "the signature does not verify", stage="image") from None
     if spec.not_after <= now_ms:
         late = (now_ms - spec.not_after) // 1000

@@ -51,10 +51,23 @@ def parse_address(text: str) -> Address:
             raise ValueError(f"{text!r}: a context id is a number of 32 bits, not {place!r}")
     elif scheme == "hybrid":
         _path(place, text)
+    else:
+        _host(place, text)
     return Address(scheme, place, int(port))
 
 
 def _path(path: str, text: str) -> str:
-    if len(path.encode()) > UNIX_PATH_BYTES:
-        raise ValueError(f"{text!r}: the name of a Unix socket has at most {UNIX_PATH_BYTES} bytes")
+    if len(path.encode()) > UNIX_PATH_BYTES or "\0" in path:
+        raise ValueError(
+            f"{text!r}: the name of a Unix socket has at most {UNIX_PATH_BYTES} bytes, none is 0"
+        )
     return path
+
+
+def _host(place: str, text: str) -> None:
+    try:
+        name = place.encode("idna")  # as whoever looks the name up does
+    except UnicodeError as error:
+        raise ValueError(f"{text!r}: {place!r} is no name of a host: {error}") from None
+    if b"\0" in name:
+        raise ValueError(f"{text!r}: {place!r} is no name of a host")

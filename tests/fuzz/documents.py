@@ -84,6 +84,12 @@ def scenario(random: Random) -> Iterator[str]:
                 yield "taken"
 
 
+VALUES = (
+    *("-1", "0", "1e9", '"x"', "[]", "true", "99999999999999999999", "{a=1}", '"\\u0000"', "nan", "-inf"),
+    *("9" * 5000, "0x" + "f" * 5000, "[[[[1]]]]", "1979-05-27", '"\\u0000.toml"', '["x", ["y"]]', '"a..b"'),
+)
+
+
 def mistaken(random: Random, text: bytes) -> bytes:
     """Lines left out, doubled, with another value; then perhaps a wrong byte."""
     lines = text.splitlines(keepends=True)
@@ -97,9 +103,9 @@ def mistaken(random: Random, text: bytes) -> bytes:
         elif way == 1:
             lines.insert(at, lines[random.randrange(len(lines))])
         elif b"=" in lines[at]:
-            values = ("-1", "0", "1e9", '"x"', "[]", "true", "99999999999999999999", "{a=1}", '"\\u0000"')
             name = lines[at].split(b"=")[0]
-            lines[at] = name + b"= " + random.choice(values).encode() + b"\n"
+            name = name.rstrip() + b".a" * random.choice((1, 9, 500)) if random.random() < 0.02 else name
+            lines[at] = name + b"= " + random.choice(VALUES).encode() + b"\n"
         if not lines:
             break
     whole = b"".join(lines)

@@ -6,6 +6,7 @@ journal that was damaged on its disk; and requests to the metrics endpoint.
 
 from __future__ import annotations
 
+import base64
 import bz2
 import gzip
 import hashlib
@@ -28,7 +29,7 @@ import trio.testing
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from documents import mistaken
-from draw import anything, changed
+from draw import anything, changed, number
 from papers import said, spoilt
 from prometheus_client import CollectorRegistry
 from wires import driven
@@ -72,10 +73,13 @@ def in_file(data: bytes, name: str, read: Callable[[Path], Any], *refusals: type
         return said(lambda: read(path), *refusals)
 
 
+ODD = (10**400, -(10**30), float("nan"), "\ud800", "\udfff.", [[[[[]]]]], {"\ud800": 1}, "x" * 5000)
+
+
 def poked(random: Random, value: Any) -> Any:
     """A plain value with something else somewhere inside."""
     if random.random() < 0.15 or not isinstance(value, dict | list) or not value:
-        return anything(random)
+        return anything(random) if random.random() < 0.9 else random.choice(ODD)
     made: Any = value.copy()
     key = random.choice(list(made) if isinstance(made, dict) else range(len(made)))
     if random.random() < 0.1:
@@ -225,6 +229,18 @@ def authority() -> dict[str, bytes]:
         return {each.name: each.read_bytes() for each in made.folder.iterdir()}
 
 
+def spoilt_key(random: Random, pem: bytes) -> bytes:
+    """Mostly with mistakes below its letters, where they are not seen at once."""
+    first, *lines, last = pem.strip().split(b"\n")
+    if random.random() < 0.3 or not last.startswith(b"-----END"):
+        return spoilt(random, pem)
+    der = bytearray(base64.b64decode(b"".join(lines)))
+    for _ in range(random.randrange(1, 3)):
+        at = random.randrange(len(der))
+        der[at] = random.choice((der[at] ^ 1 << random.randrange(8), random.randrange(8), 0x30, 0x80, 0xFF))
+    return first + b"\n" + base64.encodebytes(bytes(der)) + last + b"\n"
+
+
 def certificates(random: Random) -> Iterator[str]:
     """Files of `nestbed pki` with mistakes."""
     given = authority()
@@ -232,7 +248,7 @@ def certificates(random: Random) -> Iterator[str]:
         with tempfile.TemporaryDirectory() as folder:
             spoiled = random.choice([*given])
             for name, data in given.items():
-                (Path(folder) / name).write_bytes(spoilt(random, data) if name == spoiled else data)
+                (Path(folder) / name).write_bytes(spoilt_key(random, data) if name == spoiled else data)
             yield said(lambda folder=folder: Authority.open(Path(folder)), ValueError)
             beside = Credentials.beside(Path(folder) / "l1-one.pem")
             yield said(lambda beside=beside: beside.says(), ValueError)
@@ -254,15 +270,37 @@ def archive() -> tuple[bytes, ...]:
 def archives(random: Random) -> Iterator[str]:
     """Images for QEMU that a requester sent, and keys of hosts that an owner got."""
     for _ in range(10):
-        yield in_file(spoilt(random, random.choice(archive())), "image", _unarchived, ValueError, OSError)
+        data = spoilt(random, random.choice(archive()))
+        if random.random() < 0.5:
+            data = _headed(random) + archive()[0]
+        yield in_file(data, "image", _unarchived, ValueError)
         key = authority()[random.choice(["ca.pem", "l1-one.pem"])]
         key = p521() if random.random() < 0.5 else key
-        yield said(lambda key=key: public_key(spoilt(random, key)), ValueError)
+        yield said(lambda key=key: public_key(spoilt_key(random, key)), ValueError)
+
+
+def _headed(random: Random) -> bytes:
+    """A header of any kind, of anything, before the others; or many of them."""
+    made = bytearray(512)
+    name = random.choice((b"kernel", b"initrd", b"cmdline", b"x", b"../kernel", b"/kernel"))
+    size = random.choice((0, 0, 12, 512, number(random, bits=88)))
+    made[: len(name)] = name
+    made[100:148] = b"0000644\0" + b"0000000\0" * 2 + b"\x80" + size.to_bytes(11, "big") + b"%011o\0" % 0
+    made[156] = random.choice(b"0123456789LKxgSVX\0")
+    made[157:163], made[257:265] = random.choice((b"kernel", b"/etc/x", bytes(6))), b"ustar\00000"
+    made[148:156] = b"        "
+    made[148:156] = b"%06o\0 " % sum(made)
+    body = random.choice(
+        (b"", b"12 path=abc\n", b"20 size=-99999999999\n", b"\xff" * 9, b"9" * 99 + b" a=b\n")
+    )
+    body = body.ljust(-(-len(body) // 512) * 512, b"\0")
+    return (bytes(made) + body) * random.choice((1, 1, 1, 2, 700))
 
 
 def _unarchived(path: Path) -> None:
     unpack(path, path.parent)
     assert {each.name for each in path.parent.iterdir()} <= {"image", *MEMBERS}
+    assert (path.parent / "kernel").is_file()
 
 
 @cache
@@ -287,8 +325,8 @@ def journal() -> tuple[Row, ...]:
         ("image.put", None, {"digest": spec["image"], "size": len(IMAGE), "offset": 0, "data": IMAGE}),
         ("start", Key(1, 1).packed(), {"spec": spec}),
     )
-    for number, (kind, key, body) in enumerate(frames, 1):
-        rid = number.to_bytes(16, "big")
+    for rank, (kind, key, body) in enumerate(frames, 1):
+        rid = rank.to_bytes(16, "big")
         frame = {"v": 1, "t": kind, "rid": rid, "epoch": 1, "dl": None, "key": key, "b": body}
         reply = driven(service.handle(who, frame, 1000), 1000, disk.flush)
         assert reply["t"] != "err", reply

@@ -18,7 +18,7 @@ import pytest
 import typer
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -36,6 +36,7 @@ from actors.runtime.transport.pki import Authority
 from protocol.arch import load
 from protocol.arch.s390.evidence.secrets import Entry, SecretList
 from protocol.arch.s390.host import dump
+from protocol.arch.s390.image.keys import public_key
 from protocol.arch.sev import image as sev
 from protocol.arch.sev import ovmf
 from protocol.arch.tdx import quote
@@ -165,6 +166,22 @@ def test_evidence_with_a_trusted_key_and_anything_else_proves_nothing(
         evidence.verify(msgpack.packb(outer), signer.public_key(), b"n")
 
 
+@pytest.mark.parametrize("field", ["format", "key", "payload"])
+def test_evidence_nests_as_deep_as_it_likes_and_is_none(signer: evidence.KeySigner, field: str) -> None:
+    """What msgpack reads may be deeper than Python can say."""
+    outer = {"format": evidence.FORMAT, "payload": b"", "signature": b"", "key": signer.public_key()}
+    deep = b"\x91" * 1015 + b"\xc0"
+    parts = [msgpack.packb(name) + (deep if name == field else msgpack.packb(outer[name])) for name in outer]
+    with pytest.raises(ValueError, match=r"no evidence|another format|not trusted"):
+        evidence.verify(b"\x84" + b"".join(parts), signer.public_key(), b"n")
+
+
+def test_a_vcpu_type_nests_as_deep_as_it_likes_and_is_none() -> None:
+    packed = b"\x93" + b"\x91" * 1015 + b"\xc0" + msgpack.packb(b"") + msgpack.packb(bytes(PAGE))
+    with pytest.raises(ValueError, match="VCPU type"):
+        sev.launch_of(sev._HEAD.pack(sev._MAGIC, len(packed)) + packed, 1, snp=True)
+
+
 @pytest.mark.parametrize("payload", [b"\xc1", b"\x05", b"\x80", b"\x91\x05"])
 def test_a_host_may_sign_nonsense(signer: evidence.KeySigner, payload: bytes) -> None:
     outer = {"format": evidence.FORMAT, "payload": payload, "signature": signer.sign(payload)}
@@ -214,6 +231,44 @@ def test_an_authority_whose_key_asks_for_a_password_is_refused(tmp_path: Path) -
     (made.folder / "ca.key").write_bytes(locked)
     with pytest.raises(ValueError, match=r"ca\.key"):
         Authority.open(made.folder)
+
+
+def test_an_authority_whose_key_is_too_short_for_its_kind_is_refused(tmp_path: Path) -> None:
+    """OpenSSL has no name for what is wrong then, and the library says so with an error of its own."""
+    made = Authority.create(tmp_path / "pki")
+    short = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    long = short.replace(bytes.fromhex("06032b6570"), bytes.fromhex("06032b6571"))  # Ed448
+    text = base64.encodebytes(long)
+    (made.folder / "ca.key").write_bytes(
+        b"-----BEGIN PRIVATE KEY-----\n" + text + b"-----END PRIVATE KEY-----\n"
+    )
+    with pytest.raises(ValueError, match=r"ca\.key"):
+        Authority.open(made.folder)
+
+
+def _of_version_4(pem: bytes) -> bytes:
+    der = x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
+    third = bytes.fromhex("a003020102")
+    assert der.count(third) == 1
+    text = base64.encodebytes(der.replace(third, third[:-1] + b"\3"))
+    return b"-----BEGIN CERTIFICATE-----\n" + text + b"-----END CERTIFICATE-----\n"
+
+
+def test_a_certificate_of_a_version_that_is_none_is_refused(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path / "pki")
+    made = authority.issue("l1", "one", ["127.0.0.1"])
+    made.certificate.write_bytes(_of_version_4(made.certificate.read_bytes()))
+    with pytest.raises(ValueError, match=r"l1-one\.pem"):
+        made.says()
+    made.authority.write_bytes(odd := _of_version_4(made.authority.read_bytes()))
+    with pytest.raises(ValueError, match=r"ca\.pem"):
+        Authority.open(authority.folder)
+    with pytest.raises(ValueError, match="no public key and no certificate"):
+        public_key(odd)
+    with pytest.raises(ValueError, match="proves nothing"):
+        quote.verify(enclave().quote(_right_report()), _of_version_4(root()))
 
 
 def test_a_certificate_that_names_itself_twice_is_refused(tmp_path: Path) -> None:
@@ -283,7 +338,7 @@ def test_a_profile_with_and_without_a_zone_of_time_is_read() -> None:
 def test_costs_and_policies_that_nest_without_end_are_refused(tmp_path: Path) -> None:
     deep = tmp_path / "deep.toml"
     deep.write_bytes(b"x = " + b"[" * 5000)
-    with pytest.raises(UnreadableCosts, match="not TOML"):
+    with pytest.raises(UnreadableCosts, match="nested too deeply"):
         load_costs(deep)
     for wrong in (deep.read_bytes(), b"\xff", b" " * ((1 << 20) + 1)):
         deep.write_bytes(wrong)
@@ -299,6 +354,15 @@ def test_a_run_of_somebody_else_is_shown_or_refused(more: dict[str, Any]) -> Non
 
 
 # -- a journal that was damaged ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "row", [("child", b"", 5), ("child", 5, b"\x80"), ("child", b"", "text"), (5, b"", b"")]
+)
+def test_a_row_has_its_types(row: Any) -> None:
+    """A column of SQLite holds whatever was put there."""
+    with pytest.raises(DamagedJournal, match="a kind, and bytes"):
+        SimulatedDisk([Row(*row)])
 
 
 @pytest.mark.parametrize("data", [b"\xc1", b"\x05"])

@@ -50,7 +50,7 @@ class Host:
         answer = self.answers.pop(0)
         if answer is None:
             return False
-        kind = "err" if "code" in answer else "ok"
+        kind = "err" if isinstance(answer, dict) and "code" in answer else "ok"
         packed = msgpack.packb({"v": 1, "t": kind, "rid": frame["rid"], "b": answer})
         stream.sendall(struct.pack(">I", len(packed)) + packed)
         return True
@@ -109,6 +109,17 @@ def test_what_may_be_tried_again_is_with_the_same_key(asking):
     assert len({frame["key"] for frame in starts}) == 1
     assert len({frame["rid"] for frame in starts}) == 4
     assert host.connections == 2, "a lost connection is made anew"
+
+
+@pytest.mark.parametrize(
+    "answer", [{"code": 5}, {"code": 5, "name": "QUOTA"}, 7, [], {"name": "QUOTA", "code": None}]
+)
+def test_a_host_that_answers_nonsense_is_asked_again_and_then_none(asking, answer):
+    hosting, host = asking(*[answer] * 9)
+    with pytest.raises(HostingUnreachable, match="no reply of a host"):
+        hosting.quota()
+    assert len(host.asked) == QUICK.tries
+    assert host.connections == QUICK.tries, "a peer that breaks the protocol costs the connection"
 
 
 def test_the_budget_ends_and_the_last_error_is_told(asking):

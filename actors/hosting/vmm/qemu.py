@@ -20,17 +20,23 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 
+from actors.given import BadDocument, from_json
 from actors.hosting.vmm.files import GuestFiles
 from actors.runtime.transport.address import connect
 from protocol.vsock.address import Address
 
 MEMBERS = ("kernel", "initrd", "cmdline")
 MEMBER_BYTES = 1 << 30
+CMDLINE_BYTES = 4096  # Linux takes 2048 or 4096
 QMP_S = 5.0
 LINE_BYTES = 64 * 1024
+# What reading an archive ends in: compressed ones have their own words, a header says any length, and may be
+# about the next one without end.
+NO_TAR = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OverflowError, MemoryError, RecursionError)
 ANSWER_TO = "nestbed"  # the id of our one command
 
 
@@ -115,7 +121,7 @@ def command(kind: str, directory: Path, facts: Mapping[str, str], members: Mappi
     line += ["-kernel", str(directory / "kernel")]
     if kind != "s390-pv-guest":
         line += ["-initrd", str(directory / "initrd")] if members.get("initrd") else []
-        text = (directory / "cmdline").read_text().strip() if members.get("cmdline") else ""
+        text = (directory / "cmdline").read_text("utf-8").strip() if members.get("cmdline") else ""
         line += ["-append", " ".join(filter(None, (machine.console, text, "--", facts["nonce"])))]
     if kind == "s390-pv-guest":
         line += _sclp(directory)
@@ -195,30 +201,56 @@ class Qemu:
                 while data := await stream.receive_some(LINE_BYTES):
                     *lines, buffer = (buffer + data).split(b"\n")
                     for line in lines:
-                        answer = json.loads(line)
+                        answer = _said(line)
                         if answer.get("id") == ANSWER_TO:
-                            if "error" in answer:
-                                raise OSError(f"QEMU: {answer['error'].get('desc', '')}")
+                            if "return" not in answer:
+                                raise OSError(f"QEMU: {answer.get('error')}"[:200])
                             returned: dict[str, object] = answer["return"]
                             return returned
         raise ConnectionResetError("QEMU ended the conversation")
 
 
+def _said(line: bytes) -> dict[str, Any]:
+    """One line of QEMU's, which its guest may have got hold of. Raises OSError."""
+    try:
+        answer = from_json(line)
+    except BadDocument as error:
+        raise ConnectionResetError(f"QEMU: {error}") from None
+    if not isinstance(answer, dict) or not isinstance(answer.get("return", {}), dict):
+        raise ConnectionResetError("QEMU: no answer of QMP")
+    return answer
+
+
 def unpack(image: Path, into: Path) -> None:
     """Write the members of an image beside it. Raises OSError, ValueError: it is not one for QEMU."""
+    found: list[str] = []
     try:
         with tarfile.open(image) as archive:
-            names = archive.getnames()
-            if "kernel" not in names or not set(names) <= set(MEMBERS):
-                found = ", ".join(names)[:80]
-                raise ValueError(f"an image for QEMU has kernel, initrd and cmdline, not {found}")
-            for name in names:
-                member = archive.extractfile(name)
-                if member is None or archive.getmember(name).size > MEMBER_BYTES:
-                    raise ValueError(f"{name} is no file, or larger than {MEMBER_BYTES} bytes")
-                (into / name).write_bytes(member.read())
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:  # a compressed one has its own
-        raise ValueError(f"no tar archive: {error}") from error
+            for member in archive:
+                found.append(member.name)
+                if member.name not in MEMBERS or len(found) > len(MEMBERS):
+                    break
+                content = archive.extractfile(member) if member.isreg() else None
+                if content is None or not 0 <= member.size <= MEMBER_BYTES:
+                    raise ValueError(f"{member.name} is no file, or larger than {MEMBER_BYTES} bytes")
+                data = content.read()
+                if member.name == "cmdline":
+                    _is_cmdline(data)
+                (into / member.name).write_bytes(data)
+    except NO_TAR as error:
+        raise ValueError(f"no tar archive: {error!r}") from error
+    except OSError as error:
+        if error.errno is None:  # of a compressed one, and none of the disk
+            raise ValueError(f"no tar archive: {error!r}") from error
+        raise
+    if "kernel" not in found or not set(found) <= set(MEMBERS) or len(found) > len(MEMBERS):
+        raise ValueError(f"an image for QEMU has kernel, initrd and cmdline, not {', '.join(found)[:80]!r}")
+
+
+def _is_cmdline(data: bytes) -> None:
+    if len(data) > CMDLINE_BYTES or b"\0" in data:
+        raise ValueError(f"cmdline: a kernel's command line has at most {CMDLINE_BYTES} bytes, none is 0")
+    data.decode()
 
 
 def pack(into: Path, kernel: Path, initrd: Path | None = None, cmdline: str = "") -> None:

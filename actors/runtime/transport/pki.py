@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from protocol.keys import readable
 
 DAYS = 365
 SCHEME = "nestbed"
@@ -41,13 +42,12 @@ class Credentials:
 
     def says(self) -> tuple[str, str]:
         """Role and name in the certificate. Raises OSError, and ValueError for one that names none."""
-        read = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+        with readable(str(self.certificate)):
+            extensions = x509.load_pem_x509_certificate(self.certificate.read_bytes()).extensions
         try:
-            names = list(read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+            names = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
         except x509.ExtensionNotFound:
             names = []
-        except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-            raise ValueError(f"{self.certificate}: {error}") from None
         for uri in names:
             if isinstance(uri, x509.UniformResourceIdentifier):
                 match uri.value.split(":"):
@@ -84,14 +84,12 @@ class Authority:
     @classmethod
     def open(cls, folder: Path) -> Authority:
         """The one that was made there. Raises OSError, ValueError."""
-        given = (folder / "ca.key").read_bytes()
-        try:
-            key = serialization.load_pem_private_key(given, None)
-        except (TypeError, UnsupportedAlgorithm) as error:  # it asks for a password, or is of another kind
-            raise ValueError(f"{folder / 'ca.key'}: {error}") from None
+        with readable(str(folder / "ca.key")):
+            key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ValueError(f"{folder / 'ca.key'}: not a key of an authority of nestbed")  # noqa: TRY004
-        certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+        with readable(str(folder / "ca.pem")):
+            certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
         return cls(folder, certificate, key)
 
     def issue(self, role: str, name: str, hosts: Sequence[str] = (), days: int = DAYS) -> Credentials:

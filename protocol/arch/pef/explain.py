@@ -136,7 +136,7 @@ class PefKnowledge(Knowledge):
         named = _NUMBERS.get(text.removeprefix("U_").removeprefix("H_"))
         if named is not None:
             return u.unsigned(named)
-        if text.startswith("-") and text[1:].isdecimal() and 0 < int(text[1:]) < 1 << 31:
+        if text.startswith("-") and text[1:].isdecimal() and len(text) < 12 and 0 < int(text[1:]) < 1 << 31:
             return u.unsigned(int(text))
         return number_of(text)
 

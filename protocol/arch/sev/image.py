@@ -95,8 +95,8 @@ def _unwrapped(image: bytes) -> tuple[str, bytes, bytes]:
         vcpu_type, hashes, data = msgpack.unpackb(image[_HEAD.size : _HEAD.size + length])
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise ValueError(f"what is wrapped around the firmware cannot be read: {error!r}") from error
-    if type(vcpu_type) is not str or vcpu_type not in VCPU_TYPES:
-        raise ValueError(f"VCPU type {str(vcpu_type)[:40]!r}; allowed: {', '.join(VCPU_TYPES)}")
-    if type(hashes) is not bytes or type(data) is not bytes:
-        raise ValueError("hashes and firmware are bytes")
+    if type(vcpu_type) is not str or type(hashes) is not bytes or type(data) is not bytes:
+        raise ValueError("the VCPU type is a text, hashes and firmware are bytes")
+    if vcpu_type not in VCPU_TYPES:
+        raise ValueError(f"VCPU type {vcpu_type[:40]!r}; allowed: {', '.join(VCPU_TYPES)}")
     return vcpu_type, hashes, data

@@ -17,7 +17,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
@@ -32,6 +32,7 @@ from protocol.arch.tdx.structs import (
     TEE_TCB_INFO,
     TEE_TYPE_TDX,
 )
+from protocol.keys import readable
 
 QUOTE_VERSION, ECDSA_P256 = 4, 2
 VENDOR = hashlib.sha256(b"nestbed quoting enclave").digest()[:16]
@@ -127,10 +128,11 @@ def _body(report: bytes) -> bytes:
 def verify(quote: bytes, root: bytes) -> Evidence:
     """What a quote proves to whoever trusts `root`, a certificate in PEM. Raises ValueError if nothing."""
     try:
-        return _verify(quote, x509.load_pem_x509_certificate(root))
+        with readable("the quote proves nothing"):
+            return _verify(quote, x509.load_pem_x509_certificate(root))
     except InvalidSignature:
         raise ValueError("the quote proves nothing: a signature is wrong") from None
-    except (ValueError, TypeError, struct.error, UnsupportedAlgorithm) as error:
+    except struct.error as error:
         raise ValueError(f"the quote proves nothing: {error}") from None
 
 

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from protocol.arch.s390.image.header import IV_BYTES, KEY_BYTES, PUBLIC_BYTES, TAG_BYTES, Slot
+from protocol.keys import readable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -85,19 +86,16 @@ def public_key(pem: bytes) -> HostKey:
     Its `scalar` is 0: it can be wrapped for, and opens nothing. A certificate is not verified: this emulator
     has no chain of trust. Raises ValueError.
     """
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
     from cryptography.x509 import load_pem_x509_certificate
 
     found: object
-    try:
+    with readable("no public key and no certificate in PEM form"):
         if b"-----BEGIN CERTIFICATE-----" in pem:
             found = load_pem_x509_certificate(pem).public_key()
         else:
             found = load_pem_public_key(pem)
-    except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("no public key and no certificate in PEM form") from None
     if isinstance(found, ec.EllipticCurvePublicKey) and isinstance(found.curve, ec.SECP521R1):
         return HostKey(0, _coordinates(found.public_numbers()))
     raise ValueError("a host key is an EC key on P-521 (secp521r1)")
