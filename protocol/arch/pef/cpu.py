@@ -71,7 +71,11 @@ class Entry:
 
 @dataclass(slots=True)
 class Exit:
-    """What a hypervisor finds in its registers. `secure`: the ultravisor reflected it."""
+    """What a hypervisor finds in its registers. `secure`: the ultravisor reflected it.
+
+    `last`: where that comes back the ultravisor gives up. A hypervisor of guest hosts has to know; that the
+    ultravisor says so beside the registers is a guess, part of the change that nesting needs.
+    """
 
     trap: int
     lpid: int
@@ -86,6 +90,7 @@ class Exit:
     hdsisr: int = 0
     asdr: int = 0
     program: Program | None = None  # what runs in that vcpu
+    last: bool = False
 
     @classmethod
     def from_fields(cls, trap: int, lpid: int, vcpu: int, gpr: tuple[int, ...], *more: Any) -> Exit:

@@ -108,7 +108,7 @@ def terminated(machine: Machine, svm: Svm, block: bytes) -> Asking:
     ):  # the guest waits for a page to say that it is at its end
         yield SLICE_ENDS
     bounce(machine, svm, gfn, 0, block)
-    yield from hypercall(hcalls.RTAS, gfn << PAGE_SHIFT)
+    yield Reflect(HCALL, {3: hcalls.RTAS, 4: gfn << PAGE_SHIFT}, last=True)
     raise Panic(OS_TERM_RETURNED)
 
 

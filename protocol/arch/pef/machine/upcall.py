@@ -18,7 +18,10 @@ from protocol.arch.pef.tables import ORDER, PAGE_SHIFT
 
 @dataclass(frozen=True, slots=True)
 class Reflect:
-    """An exception that the hypervisor gets to see. `own`: SRR0 and SRR1 are the guest's own."""
+    """An exception that the hypervisor gets to see. `own`: SRR0 and SRR1 are the guest's own.
+
+    `last`: nothing comes back from it.
+    """
 
     trap: int
     inputs: dict[int, int] = field(default_factory=dict)
@@ -26,6 +29,7 @@ class Reflect:
     hdsisr: int = 0
     asdr: int = 0
     own: bool = False
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

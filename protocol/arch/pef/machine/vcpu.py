@@ -162,4 +162,5 @@ def reflect(machine: Machine, cpu: Cpu, svm: Svm, thread: Thread, asked: Reflect
         hdsisr=asked.hdsisr,
         asdr=asked.asdr,
         program=vcpu.program,
+        last=asked.last,
     )

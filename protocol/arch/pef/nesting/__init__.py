@@ -23,7 +23,6 @@ import numpy as np
 from protocol.arch.pef import front
 from protocol.arch.pef.cpu import Cpu, Entry, Exit, Stopped, gprs, machine_check
 from protocol.arch.pef.guest import Program
-from protocol.arch.pef.hcalls import TOKEN_BYTES
 from protocol.arch.pef.machine.init import DebugRegisters
 from protocol.arch.pef.nesting import entry, teardown
 from protocol.arch.pef.nesting.records import SMALL_PAGES, Lpids, Record, TableMemory
@@ -289,7 +288,6 @@ class Nested(GuestHost[Any]):
         record.bound.clear()
         record.shared.clear()
         record.lost.clear()
-        record.begins.clear()
         record.svm = False
         record.lives += 1
         if record.secure:
@@ -343,21 +341,10 @@ class Nested(GuestHost[Any]):
         record.lost.discard(gfn)
 
     def unbind(self, record: Record, gfn: int) -> None:
-        """The ultravisor uses no page of the guest host's for this GFN any more.
-
-        What it wrote last may be an argument block whose exit is still on its way up.
-        """
-        page = record.bound.pop(gfn, None)
-        if page is not None:
-            record.begins[gfn] = self.begins(page)
+        """The ultravisor uses no page of the guest host's for this GFN any more."""
+        if record.bound.pop(gfn, None) is not None:
             self.book.drop("native_page")
             record.lost.discard(gfn)
-
-    def begins(self, page: int) -> bytes:
-        """The first bytes of a page of the guest host's: of an argument block of RTAS, its token."""
-        found = self.peek(page << PAGE_SHIFT, TOKEN_BYTES)
-        assert isinstance(found, bytes), "it was given, and lies in memory"
-        return found
 
     def pin(self, page: int) -> None:
         """A call that names this page is under way below: it stays where it is."""

@@ -88,7 +88,7 @@ def uv_return(
     nested.book.drop("vcpu_map")
     changed = cpu.lpidr != record.lpid or cpu.pidr != reflection.pidr
     wrong = cpu.tm == "none" and hsrr0 != cookie and (hsrr0 >= VECTORS_END or hsrr0 % VECTOR_ALIGN)
-    if reflection.kill and not changed and not wrong:
+    if reflection.last and not changed and not wrong:
         return nested.stop(OS_TERM_RETURNED)
     if reflection.hypercall == hcalls.SVM_INIT_DONE and not changed and signed(gpr[0]) == SUCCESS:
         record.secure = True
@@ -245,7 +245,7 @@ def _handed_up(nested: Nested, cpu: Cpu, record: Record, left: Exit) -> Exit:
 
 def _note(nested: Nested, record: Record, left: Exit) -> None:
     """Remember a reflection, and what it says about the pages of the VM."""
-    reflection = Reflection(left.vcpu, 0)
+    reflection = Reflection(left.vcpu, 0, last=left.last)
     record.open[left.gpr[31]] = reflection
     nested.book.add("vcpu_map")
     if left.trap != HCALL:
@@ -258,20 +258,7 @@ def _note(nested: Nested, record: Record, left: Exit) -> None:
         else:
             record.shared.discard(gfn)
             nested.unbind(record, gfn)
-    if left.gpr[3] == hcalls.RTAS:
-        reflection.kill = _os_term(nested, record, left.gpr[4])
     name = hcalls.NAMES.get(left.gpr[3])
     if name is not None and name.startswith("H_SVM_"):
         spec = nested.calls[left.gpr[3]]
         nested.ledger.count(("te_calls", spec.name, spec.category, spec.treatment, str(nested.level)))
-
-
-def _os_term(nested: Nested, record: Record, block: int) -> bool:
-    """Does the argument block of an H_RTAS, a page, begin with the token of `ibm,os-term`?
-
-    Where the guest host took the page while the exit was on its way, what counts is what stood there then.
-    """
-    gfn = block >> PAGE_SHIFT
-    page = record.bound.get(gfn)
-    token = record.begins.get(gfn, b"") if page is None else nested.begins(page)
-    return int.from_bytes(token, "big") == hcalls.OS_TERM

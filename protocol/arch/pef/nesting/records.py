@@ -79,7 +79,7 @@ class Reflection:
     vcpu: int
     pidr: int
     hypercall: int = 0
-    kill: bool = False  # `ibm,os-term`: its return would end the machine
+    last: bool = False  # `ibm,os-term`: its return would end the machine
 
 
 @dataclass(slots=True)
@@ -103,9 +103,6 @@ class Record:
     bound: dict[int, int] = field(default_factory=dict)  # GFN -> guest host's page that the ultravisor uses
     shared: set[int] = field(default_factory=set)  # GFNs for which a page to share was asked
     lost: set[int] = field(default_factory=set)  # bound GFNs whose frame moved below
-    begins: dict[int, bytes] = field(
-        default_factory=dict
-    )  # GFNs bound no more -> what then stood there first
 
     @property
     def units(self) -> int:

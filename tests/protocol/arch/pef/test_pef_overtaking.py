@@ -28,7 +28,7 @@ from protocol.arch.pef.kvm.vm import Vm
 from protocol.arch.pef.machine.lifecycle import ARGUMENTS
 from protocol.arch.pef.nesting import Nested
 from protocol.arch.pef.nesting.records import SMALL_PAGES
-from protocol.arch.pef.profiles import MIB, PROFILES, V2
+from protocol.arch.pef.profiles import MIB, PROFILES, V1, V2
 from protocol.arch.pef.status import RETRY, SUCCESS
 from protocol.arch.pef.tables import ORDER, PAGE
 from protocol.crossing import Crossing, inline
@@ -42,10 +42,10 @@ UNKNOWN = 0x1234  # a hypercall that nobody answers
 
 
 class TwoCpus:
-    """A guest host at depth 1, asked by message, with one VM of two vcpus."""
+    """A guest host, asked by message, with one VM of two vcpus."""
 
-    def __init__(self, seed: int) -> None:
-        self.rig = compose(PROFILES["small"], 1, 1, 64 * MIB, 2, 7, apart=True)
+    def __init__(self, seed: int, depth: int = 1, api: str = V1) -> None:
+        self.rig = compose(PROFILES["small"], depth, 1, 64 * MIB, 2, 7, apart=True, api=api)
         seat = self.rig.seats[0]
         assert isinstance(seat.level, Nested)
         self.nested = seat.level
@@ -53,8 +53,8 @@ class TwoCpus:
         self.kvm = Kvm(self.rig.seen(seat.level), True, Random(1))
         self.cpus = seat.cpus
         self.crossing = Crossing(Random(seed))
-        self.alone(vmm.create_vm(self.kvm, self.cpus[0], LPID, True))
-        self.vm: Vm = self.kvm.vms[LPID]
+        _, lpid = self.alone(vmm.create_vm(self.kvm, self.cpus[0], LPID if api == V1 else None, True))
+        self.vm: Vm = self.kvm.vms[lpid]
         self.alone(vmm.set_memory(self.kvm, self.cpus[0], self.vm, 0, 0, 8 * MIB))
         assert [vmm.create_vcpu(self.vm, number) for number in (0, 1)] == [0, 0]
         assert vmm.enable_cap(self.kvm, self.vm, vmm.SECURE_GUEST) == 0
@@ -134,6 +134,33 @@ def test_an_svm_that_ends_itself_ends_its_host_alone_whatever_its_last_words_are
             host.alone(host.enter(0))
         assert host.nested.stopped and not host.rig.machines[0].stopped
     assert overtaken
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_host_cannot_take_the_last_words_of_its_svm_back_and_stop_the_level_below(depth: int) -> None:
+    """Each level read them in the memory of the host, whose other CPUs may write there at any time."""
+    overwritten = 0
+    for seed in range(8):
+        host = TwoCpus(seed, depth).secure()
+        (svm,) = host.rig.machines[0].svms.values()
+        words = b"".join(word.to_bytes(4, "big") for word in (OS_TERM, 1, 1, 0, 0))
+        host.vm.vcpus[0].program.steps += [
+            store(FRESH * PAGE, words),
+            Hypercall(tuple(gprs(r3=RTAS, r4=FRESH * PAGE))),
+        ]
+        block = host.vm.slots[0].frame(svm.shared[ARGUMENTS])
+        thread = host.crossing.start("0", host.enter(0), host.below)
+        while not thread.done:
+            host.crossing.hop()
+            overwritten += host.nested.read(block, 4) != bytes(4)
+            host.kvm.level.write(block, bytes(PAGE))
+        host.vm.vcpus[0].reply = {3: 0}
+        with pytest.raises(HostStopped):
+            host.alone(host.enter(0))
+        lower = host.rig.levels[1:]
+        assert [level.stopped for level in (*lower, *host.rig.machines)] == [""] * depth
+        assert host.nested.stopped
+    assert overwritten
 
 
 @pytest.mark.parametrize("seed", SEEDS)
