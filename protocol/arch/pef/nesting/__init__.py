@@ -16,7 +16,7 @@ the ultravisor is one that it does not map any more.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from protocol.memory.pool import OutOfFrames
 from protocol.nesting.guest_host import GuestHost, Hypervisor
 from protocol.tracking import Book
 
+T = TypeVar("T")
 _SMALL_SHIFT = PAGE_SHIFT - 12
 
 
@@ -70,7 +71,7 @@ class Nested(GuestHost[Any]):
         self.reflected = reflected
         self.api = api
         self.ids: dict[int, bool] = {}  # guest ids given out -> the level below this one gave it
-        self.leaving: set[int] = set()  # those of them that the level below is asked to take back
+        self.leaving: set[int] = set()  # those of them that are on their way back
         self.book = Book(ledger, f"l{below.level}")
         self._below_cpus = list(kvm_cpus)
         self.keeper = Cpu(len(cpus))
@@ -104,10 +105,10 @@ class Nested(GuestHost[Any]):
         elif spec.for_guest():
             answer = yield from entry.as_vcpu(self, cpu, out, program)
         else:
+            record = self.records.get(out[4]) if spec.handle else None
             if spec.handle:
-                result = "hit" if out[4] in self.records else "miss"
-                self.ledger.count(("lookups", "vm_map", result))
-            out[3] = unsigned((yield from TREATMENTS[number](self, cpu, out)))
+                self.ledger.count(("lookups", "vm_map", "miss" if record is None else "hit"))
+            out[3] = unsigned((yield from self.under_way(cpu, record, TREATMENTS[number](self, cpu, out))))
         self.ledger.reenter(self.below.level)
         return answer
 
@@ -128,7 +129,7 @@ class Nested(GuestHost[Any]):
 
     def own_entry(self, cpu: Cpu, lpid: int, dw0: int, dw1: int) -> Step[None]:
         """The guest host's partition table is in its memory; this level looks at it."""
-        yield from self.put_entry(cpu, lpid, dw0, dw1)
+        yield from self.under_way(cpu, self.records.get(lpid), self.put_entry(cpu, lpid, dw0, dw1))
 
     def new_lpid(self, cpu: Cpu) -> Step[int | None]:
         """H_GUEST_CREATE: the very LPID under which the VM will run, down to the machine; 0: none is left."""
@@ -145,28 +146,29 @@ class Nested(GuestHost[Any]):
         return lpid
 
     def give_lpid(self, cpu: Cpu, lpid: int) -> Step[None]:
-        """H_GUEST_DELETE: a VM that still runs under the id ends with it."""
+        """H_GUEST_DELETE: a VM that still runs under the id ends with it, when nothing is under way."""
         if lpid not in self.ids or lpid in self.leaving:
             return
         self.ledger.trap(self.level, "guest_delete")
+        self.leaving.add(lpid)
         record = self.records.get(lpid)
         if record is not None:
-            yield from teardown.vm(self, record, "guest_delete")
-        yield from self.release(cpu, lpid)
+            record.ending += 1
+        if record is None or not record.busy:
+            yield from self.delete(cpu, lpid, "guest_delete")
         self.ledger.reenter(self.below.level)
 
-    def release(self, cpu: Cpu, lpid: int) -> Step[None]:
+    def delete(self, cpu: Cpu, lpid: int, cause: str) -> Step[None]:
         """An id goes back to where it came from. Where its host ends before that is asked, that end asks."""
-        if lpid not in self.ids or lpid in self.leaving:
-            return
-        if self.ids[lpid]:
-            self.leaving.add(lpid)
-            try:
+        try:
+            if (record := self.records.get(lpid)) is not None:
+                yield from teardown.vm(self, record, cause)
+            if self.ids[lpid]:
                 yield from self.below.memory.give_lpid(self.cpu_below(cpu), lpid)
-            finally:
-                self.leaving.remove(lpid)
-        else:
-            self.lpids.give(lpid)
+            else:
+                self.lpids.give(lpid)
+        finally:
+            self.leaving.discard(lpid)
         del self.ids[lpid]
         self.book.drop("vm_map")
 
@@ -215,14 +217,34 @@ class Nested(GuestHost[Any]):
         assert isinstance(out, list), f"{number:#x} left the hypervisor"
         return signed(out[3])
 
+    def under_way(self, cpu: Cpu, record: Record | None, step: Step[T]) -> Step[T]:
+        """Something that names a VM below. What comes back last takes with it what is to be given back."""
+        if record is None:
+            return (yield from step)
+        record.busy += 1
+        try:
+            answer = yield from step
+        finally:
+            record.busy -= 1
+        if not record.busy and record.lpid in self.leaving:
+            yield from self.delete(cpu, record.lpid, "guest_delete")
+        elif not record.busy and record.gone and not record.svm:
+            self.forget(record)
+        return answer
+
     # -- VMs -------------------------------------------------------------------------------------------------
 
-    def record(self, cpu: Cpu, lpid: int) -> Step[Record]:
-        """The record of a VM that is going to run, made if there is none."""
+    def record(self, lpid: int) -> Record:
+        """The record of a VM that is going to run, made if there is none. Raises OutOfFrames, as `_made`."""
         known = self.records.get(lpid)
-        return known if known is not None else (yield from self._made(cpu, lpid, (0, 0)))
+        return self._made(lpid, (0, 0)) if known is None else known
 
-    def _made(self, cpu: Cpu, lpid: int, its: tuple[int, int]) -> Step[Record]:
+    def write_first(self, cpu: Cpu, record: Record) -> Step[None]:
+        """Before a vcpu goes in the level below has an entry for it."""
+        if not record.written:
+            yield from self._write_below(cpu, record)
+
+    def _made(self, lpid: int, its: tuple[int, int]) -> Record:
         """Raises OutOfFrames where the level has given all the memory or all the LPIDs that it has."""
         if self.api == V1 and not self.lpids.free:
             raise OutOfFrames("no shadow LPID")
@@ -233,7 +255,6 @@ class Nested(GuestHost[Any]):
         made = Record(lpid, shadow, tables, tree, its)
         self.records[lpid] = made
         self.book.add("vm_map")
-        yield from self._write_below(cpu, made)
         return made
 
     @property
@@ -253,7 +274,8 @@ class Nested(GuestHost[Any]):
         record = self.records.get(lpid)
         if record is None:
             if (dw0, dw1) != (0, 0) and self.may_use(lpid):
-                yield from self._made(cpu, lpid, (dw0, dw1))
+                made = self._made(lpid, (dw0, dw1))
+                yield from self.under_way(cpu, made, self._write_below(cpu, made))
             return
         if record.svm:
             dw0 = record.entry[0]
@@ -261,15 +283,16 @@ class Nested(GuestHost[Any]):
             for gfn in list(record.mapped):
                 del record.mapped[gfn]
                 yield from self._unmap(cpu, record, gfn)
-        record.entry = (dw0, dw1)
+        record.entry, record.gone = (dw0, dw1), False
         self.book.change("vm_map")
         if (dw0, dw1) == (0, 0) and not record.svm:
             yield from self.ucall(cpu, front.WRITE_PATE, record.shadow, 0, 0)
-            self.forget(record)
+            record.gone = record.entry == (0, 0)  # another CPU may have written it anew
         else:
             yield from self._write_below(cpu, record)
 
     def _write_below(self, cpu: Cpu, record: Record) -> Step[None]:
+        record.written = True
         dw0, dw1 = record.entry
         own = entry_of(record.tree.root, bool(dw0 & HR))
         if self.profile.ultravisor:
@@ -277,8 +300,14 @@ class Nested(GuestHost[Any]):
         else:
             yield from self.below.memory.own_entry(self.cpu_below(cpu), record.shadow, own, dw1)
 
-    def ended(self, record: Record) -> Step[None]:
+    def ended(self, record: Record) -> None:
         """UV_SVM_TERMINATE did its work. One that was secure has lost its partition table entry with it."""
+        if record.secure:
+            record.entry, record.gone, record.secure = (0, 0), True, False
+        self._nothing_of(record)
+
+    def _nothing_of(self, record: Record) -> None:
+        """The ultravisor has nothing of this VM any more."""
         self.book.drop("te_object", len(record.slots) + record.svm)
         self.book.drop("vcpu_map", len(record.open))
         self.book.drop("native_page", len(record.bound))
@@ -290,17 +319,12 @@ class Nested(GuestHost[Any]):
         record.lost.clear()
         record.svm = False
         record.lives += 1
-        if record.secure:
-            self.forget(record)
-        yield from ()
 
     def forget(self, record: Record) -> None:
         """Nothing of a VM is left below. Another call may have found that out before."""
         if not self.knows(record):
             return
-        self.book.drop("te_object", len(record.slots) + record.svm)
-        self.book.drop("vcpu_map", len(record.open))
-        self.book.drop("native_page", len(record.bound))
+        self._nothing_of(record)
         self.book.drop("vm_map")
         del self.records[record.lpid]
         record.tables.give_all()

@@ -53,9 +53,14 @@ def enter(nested: Nested, cpu: Cpu, entry: Entry) -> Step[Left]:
     if not nested.may_use(entry.lpid):  # nothing runs under an id that was not given
         return _not_run(entry)
     try:
-        record = yield from nested.record(cpu, entry.lpid)
+        record = nested.record(entry.lpid)
     except OutOfFrames:
         return _not_run(entry)
+    return (yield from nested.under_way(cpu, record, _entered(nested, cpu, record, entry)))
+
+
+def _entered(nested: Nested, cpu: Cpu, record: Record, entry: Entry) -> Step[Left]:
+    yield from nested.write_first(cpu, record)
     below, life = nested.cpu_below(cpu), record.lives
     left = yield from nested.below.memory.enter(below, replace(entry, lpid=record.shadow))
     return (yield from _up(nested, cpu, below, record, life, left, entry.stay))
@@ -92,11 +97,24 @@ def uv_return(
         return nested.stop(OS_TERM_RETURNED)
     if reflection.hypercall == hcalls.SVM_INIT_DONE and not changed and signed(gpr[0]) == SUCCESS:
         record.secure = True
+    pidr = reflection.pidr ^ changed  # handed on as what it is: the ultravisor kills the SVM
+    step = _returned(nested, cpu, record, gpr, pidr, hsrr0, stay, program)
+    return (yield from nested.under_way(cpu, record, step))
+
+
+def _returned(
+    nested: Nested,
+    cpu: Cpu,
+    record: Record,
+    gpr: list[int],
+    pidr: int,
+    hsrr0: int,
+    stay: bool,
+    program: Program | None,
+) -> Step[Left]:
     _copied(nested)
     below, life = nested.cpu_below(cpu), record.lives
-    below.lpidr, below.pidr, below.tm = record.shadow, reflection.pidr, cpu.tm
-    if changed:  # handed on as what it is: the ultravisor kills the SVM
-        below.pidr = reflection.pidr ^ 1
+    below.lpidr, below.pidr, below.tm = record.shadow, pidr, cpu.tm
     left = yield from _return_below(nested, below, record, gpr, hsrr0, stay, program)
     below.tm = "none"
     return (yield from _up(nested, cpu, below, record, life, left, stay))
@@ -104,13 +122,20 @@ def uv_return(
 
 def as_vcpu(nested: Nested, cpu: Cpu, gpr: list[int], program: Program | None) -> Step[list[int] | Left]:
     """A guest's ultracall by a CPU that is no vcpu: the level below lets it make it where it says it is."""
-    below = nested.cpu_below(cpu)
     record = None
     if cpu.lpidr and nested.may_use(cpu.lpidr):
         with suppress(OutOfFrames):  # then it runs nowhere
-            record = yield from nested.record(cpu, cpu.lpidr)
+            record = nested.record(cpu.lpidr)
+    return (yield from nested.under_way(cpu, record, _called(nested, cpu, record, gpr, program)))
+
+
+def _called(
+    nested: Nested, cpu: Cpu, record: Record | None, gpr: list[int], program: Program | None
+) -> Step[list[int] | Left]:
+    if record is not None:
+        yield from nested.write_first(cpu, record)
+    below, life = nested.cpu_below(cpu), 0 if record is None else record.lives
     below.hv, below.lpidr, below.pidr = cpu.hv, 0 if record is None else record.shadow, cpu.pidr
-    life = 0 if record is None else record.lives
     out: list[int] | Left = yield from nested.below.memory.call(below, gpr, program=program)
     below.hv = True
     if isinstance(out, list) or record is None:

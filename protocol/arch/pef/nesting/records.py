@@ -95,6 +95,9 @@ class Record:
     secure: bool = False  # and that has come through its transition
     lives: int = 0  # SVMs that have ended under it
     ending: int = 0  # calls under way that end one
+    written: bool = False  # the level below was given an entry
+    gone: bool = False  # it has no entry any more: the level below was told
+    busy: int = 0  # calls and vcpus under way below: until they are back its shadow LPID is nobody else's
     returning: int = 0  # UV_RETURNs under way into it
     slots: dict[int, int] = field(default_factory=dict)  # slot -> units
     ranges: dict[int, tuple[int, int]] = field(default_factory=dict)  # slot -> its first GFN, and its end

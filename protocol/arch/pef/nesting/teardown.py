@@ -17,7 +17,7 @@ def everything(nested: Nested, cause: str) -> Step[None]:
     for record in list(nested.records.values()):
         yield from vm(nested, record, cause)
     for lpid in list(nested.ids):
-        yield from nested.release(nested.keeper, lpid)
+        yield from nested.delete(nested.keeper, lpid, cause)
         nested.ledger.count(("teardown", "guest_id", cause))
 
 

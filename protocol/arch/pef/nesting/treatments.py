@@ -132,7 +132,7 @@ def terminate(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     finally:
         record.ending -= 1
     if status == SUCCESS:
-        yield from nested.ended(record)
+        nested.ended(record)
     return status if status in (SUCCESS, INVALID, RETRY) else PARAMETER
 
 

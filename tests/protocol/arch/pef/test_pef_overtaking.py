@@ -233,6 +233,55 @@ def test_an_svm_ends_before_its_vcpu_goes_in_or_behind_that_and_never_in_between
     assert answers == {(RETRY, False), (SUCCESS, False), (SUCCESS, True)}
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_id_that_is_given_back_beside_a_return_into_its_svm_takes_nobody_with_it(depth: int) -> None:
+    """The return came where no SVM was any more: it stopped the level below, and every other host on it."""
+    for seed in range(12):
+        host = TwoCpus(seed, depth, V2).secure()
+        lpid = host.vm.lpid
+        host.vm.vcpus[0].program.steps += [Touch(0), Hypercall(tuple(gprs(r3=UNKNOWN)))]
+        host.crossing.start("0", host.enter(0), host.below)
+        gives = host.crossing.start("1", host.kvm.level.give_lpid(host.cpus[1], lpid), host.below)
+        again = host.crossing.start("2", host.kvm.level.give_lpid(host.cpus[1], lpid), host.below)
+        while host.crossing.threads:
+            with contextlib.suppress(HostStopped):
+                host.crossing.run()
+            host.crossing.threads = [one for one in (gives, again) if not one.done]  # the host is stopped
+        machine, levels = host.rig.machines[0], [*host.rig.levels[1:], host.nested]
+        assert not machine.stopped and not any(level.stopped for level in levels[:-1])
+        assert not machine.svms and machine.pate(lpid) == (0, 0)
+        for level in levels:
+            assert not level.records and not level.ids and level.book.records() == {}
+        assert host.rig.remains()["lpids"] == 0
+        assert host.rig.leaks() == []
+
+
+ENDS_A_VM: dict[str, Callable[[TwoCpus], Step[Any]]] = {
+    "terminate": lambda host: host.kvm.ucall(host.cpus[1], front.SVM_TERMINATE, host.vm.lpid),
+    "write": lambda host: host.kvm.ucall(host.cpus[1], front.WRITE_PATE, host.vm.lpid, 0, 0),
+    "give": lambda host: host.kvm.level.give_lpid(host.cpus[1], host.vm.lpid),
+}
+
+
+@pytest.mark.parametrize("api", [V1, V2])
+@pytest.mark.parametrize("how", ENDS_A_VM)
+def test_a_vm_that_ends_while_it_begins_to_be_secure_leaves_no_svm_behind(how: str, api: str) -> None:
+    """Its LPID was free, and the ultravisor had an object for it that nobody ever ended."""
+    for seed in range(16):
+        host = TwoCpus(seed, 1, api)
+        areas = host.alone(vmm.load(host.kvm, host.cpus[0], host.vm, MIB, 0x20000, 0, "", "two"))
+        host.vm.vcpus[0].program.steps.append(esm_step(areas))
+        host.vm.vcpus[0].stop = frozenset({"H_SVM_INIT_START"})
+        host.crossing.start("0", host.enter(0), host.below)
+        host.crossing.start("1", ENDS_A_VM[how](host), host.below)
+        host.crossing.run()
+        machine, nested = host.rig.machines[0], host.nested
+        assert sorted(machine.svms) == sorted(one.shadow for one in nested.records.values() if one.svm)
+        assert host.rig.leaks() == [], seed
+        inline(host.rig.kill(0), host.below[1:])
+        assert not machine.svms and host.rig.leaks() == []
+
+
 def test_the_first_exit_of_an_svm_that_was_ended_meanwhile_is_not_noted() -> None:
     host = TwoCpus(0)
     machine = host.rig.machines[0]
