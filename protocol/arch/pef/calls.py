@@ -214,6 +214,7 @@ _FROM_HOST = (
         f"{_LPID_ONLY}, and its tracking dropped; issued for a guest host that is gone",
         vm.terminate,
         _check(u.PARAMETER, "nothing runs under this LPID"),
+        _check(u.RETRY, "nested: a UV_RETURN into the SVM is on its way below, and would find none", GUESS),
         _check(u.INVALID, "the VM is no SVM; no number is published", GUESS),
         states="any",
         basis=GUESS,

@@ -50,6 +50,7 @@ GENERAL = (
         notes=("no guest ever sees it",),
     ),
 )
+_TERMINATE = "UV_SVM_TERMINATE"
 _BY_DOCUMENTATION = "as the documentation has it: profile `documentation` answers it"
 _BY_FIRMWARE = "as the published firmware has it: profile `firmware` answers it"
 
@@ -117,6 +118,9 @@ OF_A_CODE = {
     ("UV_PAGE_INVAL", u.unsigned(u.P2)): (
         "expected for pages that are not shared: KVM's notifier ignores it",
     ),
+    (_TERMINATE, u.unsigned(u.RETRY)): (
+        "its vcpu is back when it has left: then the call may be made again. KVM makes it when none is in",
+    ),
     ("H_SVM_INIT_ABORT", u.unsigned(u.PARAMETER)): (
         "the way it succeeds: the guest goes on as a normal one and finds it in R3 of its UV_ESM",
     ),
@@ -125,7 +129,6 @@ OF_A_CODE = {
     ),
 }
 _NUMBERS = {name: code for code, name in u.NAMES.items()} | {"INVALID": u.INVALID}
-_TERMINATE = "UV_SVM_TERMINATE"
 
 
 class PefKnowledge(Knowledge):

@@ -217,7 +217,7 @@ _OPERANDS: dict[int, tuple[Operand, ...]] = {
 }
 _REFUSED = (front.READ_SCOM, front.WRITE_SCOM, front.READ_MEM, front.WRITE_MEM, front.SEND_SBE_COMMAND)
 _CALLER = 1  # check of every call of a hypervisor: the reflection brings it here
-# Checks behind the caller's that a hypervisor makes before it asks below: order, address, LPID, quota.
+# Checks behind the caller's that a hypervisor makes before it asks below: order, address, LPID, quota, returns under way.
 _HERE = {
     front.WRITE_PATE: 1,
     front.REGISTER_MEM_SLOT: 2,
@@ -225,7 +225,7 @@ _HERE = {
     front.PAGE_IN: 3,
     front.PAGE_OUT: 3,
     front.PAGE_INVAL: 2,
-    front.SVM_TERMINATE: 1,
+    front.SVM_TERMINATE: 2,
 }
 
 

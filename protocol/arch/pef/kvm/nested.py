@@ -72,8 +72,8 @@ def answer(kvm: Kvm, cpu: Cpu, vm: Vm, vcpu: KvmVcpu, gpr: list[int]) -> Step[in
 def set_partition_table(kvm: Kvm, cpu: Cpu, vm: Vm, vcpu: KvmVcpu, gpr: list[int]) -> Step[int]:
     ptcr = gpr[4]
     if not ptcr:
+        vm.nesting.ptcr = 0  # first: none is made while those that are there go
         yield from drop_all(kvm, cpu, vm)
-        vm.nesting.ptcr = 0
         return SUCCESS
     visible = vm.slot_of((ptcr & TABLE_ADDRESS) >> PAGE_SHIFT) is not None
     if ptcr & TABLE_SIZE > MAX_TABLE_SIZE or not visible:
@@ -92,11 +92,16 @@ def _entry(kvm: Kvm, cpu: Cpu, vm: Vm, lpid: int) -> Step[int]:
 
 
 def _made(kvm: Kvm, cpu: Cpu, vm: Vm, lpid: int) -> Step[NestedVm | None]:
-    """The nested VM of an LPID, made at first use; None where KVM has nothing left for it."""
+    """The nested VM of an LPID, made at first use; None where nothing is left for it or no table."""
     known = vm.nesting.vms.get(lpid)
     if known is not None:
         return known
     shadow = yield from kvm.level.new_lpid(cpu)
+    known = vm.nesting.vms.get(lpid)
+    if known is not None or not vm.nesting.ptcr:  # another vcpu came first, or has dropped them all
+        if shadow:
+            yield from kvm.level.give_lpid(cpu, shadow)
+        return known
     if shadow is None:
         shadow = next((n for n in range(LPIDS - 1, 0, -1) if n not in kvm.vms and n not in kvm.shadows), 0)
     if not shadow:
@@ -109,20 +114,33 @@ def _made(kvm: Kvm, cpu: Cpu, vm: Vm, lpid: int) -> Step[NestedVm | None]:
         return None
     made = vm.nesting.vms[lpid] = NestedVm(shadow, arena, tree)
     kvm.shadows.add(shadow)
-    yield from kvm.write_entry(cpu, shadow, entry_of(tree.root), 0)
     return made
 
 
 def drop_all(kvm: Kvm, cpu: Cpu, vm: Vm) -> Step[None]:
-    """Every nested VM goes."""
-    for made in vm.nesting.vms.values():
-        if made.svm:
-            yield from kvm.ucall(cpu, front.SVM_TERMINATE, made.shadow)
-        yield from kvm.write_entry(cpu, made.shadow, 0, 0)
-        yield from kvm.level.give_lpid(cpu, made.shadow)
-        made.arena.give_all()
-        kvm.shadows.discard(made.shadow)
+    """Every nested VM goes: one that a vcpu runs has no memory any more, and ends when that has come out."""
+    dropped = list(vm.nesting.vms.values())
     vm.nesting.vms.clear()
+    for made in dropped:
+        made.dropped = True
+        made.users += 1
+    for made in dropped:
+        if made.users > 1:
+            yield from pages.unmap_nested(kvm, cpu, made, made.mapped)
+        yield from _leave(kvm, cpu, made)
+
+
+def _leave(kvm: Kvm, cpu: Cpu, made: NestedVm) -> Step[None]:
+    made.users -= 1
+    if made.users or not made.dropped:
+        return
+    if made.svm:
+        yield from kvm.ucall(cpu, front.SVM_TERMINATE, made.shadow)
+    yield from kvm.write_entry(cpu, made.shadow, 0, 0)
+    yield from kvm.level.give_lpid(cpu, made.shadow)
+    made.mapped.clear()
+    made.arena.give_all()
+    kvm.shadows.discard(made.shadow)
 
 
 # -- running a nested guest ----------------------------------------------------------------------------------
@@ -154,7 +172,9 @@ def enter_nested(kvm: Kvm, cpu: Cpu, vm: Vm, vcpu: KvmVcpu, gpr: list[int]) -> S
         program.steps.extend(step.nested)
     if words[HDEC_EXPIRY] <= NOW:
         return DECREMENTER
+    made.users += 1
     left = yield from _run(kvm, cpu, vm, lpid, made, token, words, registers)
+    yield from _leave(kvm, cpu, made)
     vcpu.program.nested.extend(program.collect())
     _copy_out(left, words, registers)
     packed = head + struct.pack(f">{len(words)}Q", *words)
@@ -171,6 +191,9 @@ def _run(
     gpr = registers[:GPRS]
     nip, msr = registers[NIP], registers[MSR] & ~MSR_S
     hsrr0 = made.cookies.pop(gpr[31], None) if words[SRR1] & MSR_S else None
+    if not made.written:
+        made.written = True
+        yield from kvm.write_entry(cpu, made.shadow, entry_of(made.tree.root), 0)
     while True:
         if hsrr0 is not None:  # the way back into a nested SVM
             cpu.lpidr, cpu.pidr = made.shadow, 0
@@ -197,7 +220,7 @@ def _resolved(kvm: Kvm, cpu: Cpu, vm: Vm, lpid: int, made: NestedVm, left: Exit)
     """Map the page of a storage interrupt, if the nested guest's hypervisor has mapped it."""
     gfn = left.asdr >> PAGE_SHIFT
     frame = yield from _frame(kvm, cpu, vm, lpid, gfn << PAGE_SHIFT)
-    if frame == NO_FRAME or gfn in made.mapped:
+    if frame == NO_FRAME or gfn in made.mapped or made.dropped:
         return False
     try:
         made.tree.map(gfn << PAGE_SHIFT, frame)
@@ -248,7 +271,7 @@ def tlb_invalidate(kvm: Kvm, cpu: Cpu, vm: Vm, vcpu: KvmVcpu, gpr: list[int]) ->
     if not scope and rb >> 5 & 7 not in PAGE_SIZES:
         return PARAMETER
     lpid = rs & 0xFFFF_FFFF
-    for known, made in vm.nesting.vms.items():
+    for known, made in list(vm.nesting.vms.items()):
         if scope == 3 or known == lpid:
             first = (rb & TABLE_ADDRESS) >> PAGE_SHIFT
             count = -(-PAGE_SIZES.get(rb >> 5 & 7, 0) // PAGE)

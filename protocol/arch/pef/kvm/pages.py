@@ -100,13 +100,15 @@ def unmap(kvm: Kvm, cpu: Cpu, vm: Vm, gfn: int) -> Step[None]:
     """Take a GFN out of the VM's table."""
     if vm.tree.unmap(gfn << PAGE_SHIFT):
         yield from kvm.level.tlbie(cpu, vm.lpid, gfn << PAGE_SHIFT)
-    for made in vm.nesting.vms.values():  # which of its pages the GFN is behind nobody has noted
+    for made in list(vm.nesting.vms.values()):  # which of its pages the GFN is behind nobody has noted
         yield from unmap_nested(kvm, cpu, made, made.mapped)
 
 
 def unmap_nested(kvm: Kvm, cpu: Cpu, made: NestedVm, gfns: set[int]) -> Step[None]:
     """Take GFNs of a nested VM out of its shadow table."""
     for gfn in sorted(gfns):
+        if gfn not in made.mapped:  # another CPU took it, or all of it
+            continue
         made.mapped.discard(gfn)
         made.tree.unmap(gfn << PAGE_SHIFT)
         yield from kvm.level.tlbie(cpu, made.shadow, gfn << PAGE_SHIFT)

@@ -93,6 +93,9 @@ class NestedVm:
     vcpus: dict[int, Program] = field(default_factory=dict)
     cookies: dict[int, int] = field(default_factory=dict)  # open reflections: cookie -> HSRR0
     svm: bool = False
+    written: bool = False  # it is in the partition table
+    users: int = 0  # vcpus that run it, or drop it
+    dropped: bool = False  # it goes with the last of them
 
 
 @dataclass(slots=True)

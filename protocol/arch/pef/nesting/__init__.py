@@ -280,8 +280,8 @@ class Nested(GuestHost[Any]):
         if record.svm:
             dw0 = record.entry[0]
         elif dw0 != record.entry[0]:
-            for gfn in list(record.mapped):
-                del record.mapped[gfn]
+            while record.mapped:  # another CPU may take some of them meanwhile
+                gfn, _ = record.mapped.popitem()
                 yield from self._unmap(cpu, record, gfn)
         record.entry, record.gone = (dw0, dw1), False
         self.book.change("vm_map")
