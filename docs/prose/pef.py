@@ -56,7 +56,7 @@ def _names(states: object) -> str:
 
 
 NOT_PROVOKED = {
-    ("UV_SVM_TERMINATE", 2): (
+    ("UV_SVM_TERMINATE", 3): (
         "two CPUs of a guest host and a level below that is elsewhere: "
         "tests/protocol/arch/pef/test_pef_overtaking.py tries every order"
     )

@@ -212,6 +212,7 @@ CASES = (*HOST, *GUEST, *KVM)
 
 # What fails later than at a check, or is no failure: each has tests of its own, named here.
 ELSEWHERE = {
+    ("UV_SVM_TERMINATE", 3): "no keyboard shows it: tests/protocol/arch/pef/test_pef_overtaking.py",
     ("UV_ESM", 4): "test_a_second_uv_esm_finds_an_object: the transition goes on meanwhile",
     ("UV_ESM", 5): "test_whatever_the_hypervisor_refuses_leads_to_an_abort",
     ("UV_ESM", 6): "test_whatever_the_hypervisor_refuses_leads_to_an_abort",

@@ -141,7 +141,7 @@ _COVERED = {
     ("UV_SHARE_PAGE", 4): (32, 38),
     ("UV_SVM_TERMINATE", 0): (7, 3, 18),
     ("UV_SVM_TERMINATE", 1): (53, 4, 8),
-    ("UV_SVM_TERMINATE", 3): (50, 8, 18),
+    ("UV_SVM_TERMINATE", 2): (50, 8, 18),
     ("UV_UNREGISTER_MEM_SLOT", 0): (7, 3, 18),
     ("UV_UNREGISTER_MEM_SLOT", 1): (13, 18),
     ("UV_UNREGISTER_MEM_SLOT", 2): (13, 18),

@@ -217,7 +217,7 @@ _OPERANDS: dict[int, tuple[Operand, ...]] = {
 }
 _REFUSED = (front.READ_SCOM, front.WRITE_SCOM, front.READ_MEM, front.WRITE_MEM, front.SEND_SBE_COMMAND)
 _CALLER = 1  # check of every call of a hypervisor: the reflection brings it here
-# Checks behind the caller's that a hypervisor makes before it asks below: order, address, LPID, quota, returns under way.
+# Checks behind the caller's that a hypervisor makes before it asks below: order, address, LPID, quota.
 _HERE = {
     front.WRITE_PATE: 1,
     front.REGISTER_MEM_SLOT: 2,
@@ -225,15 +225,18 @@ _HERE = {
     front.PAGE_IN: 3,
     front.PAGE_OUT: 3,
     front.PAGE_INVAL: 2,
-    front.SVM_TERMINATE: 2,
+    front.SVM_TERMINATE: 1,
 }
+_RETURNS = front.SVM_TERMINATE, 3  # that one is under way only this level can know
 
 
 def judged_here(row: CallSpec, place: int) -> bool:
     """A test measures it at depth 1: which level refuses. H_SVM_* are the guest host's own."""
     if row.issuer is Issuer.GUEST:
         return False
-    return row.treatment is Treatment.EMULATED or place < _CALLER + _HERE[row.code]
+    if row.treatment is Treatment.EMULATED or (row.code, place) == _RETURNS:
+        return True
+    return place < _CALLER + _HERE[row.code]
 
 
 def operands(row: CallSpec) -> Iterator[Operand]:
