@@ -10,13 +10,17 @@ from protocol.arch.tdx.tables import Lifecycle
 
 @dataclass(slots=True)
 class TrackedVcpu:
-    """`lp` is the guest host's LP that it is associated with; the addresses are the guest host's, too."""
+    """`lp` is the guest host's LP that it is associated with; the addresses are the guest host's, too.
+
+    `coming` are shared EPTPs that are being written just now.
+    """
 
     frame: int
     td: TrackedTd
     lp: int | None = None
     shared_eptp: int = NOT_SET
     pi_descriptor: int = NOT_SET
+    coming: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)

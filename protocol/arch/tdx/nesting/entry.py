@@ -7,12 +7,11 @@ business.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from protocol.arch.tdx import fields
 from protocol.arch.tdx.fields import VP_FIELDS
-from protocol.arch.tdx.front import Call, Raised
+from protocol.arch.tdx.front import Call
 from protocol.arch.tdx.guest import Program
 from protocol.arch.tdx.machine import metadata
 from protocol.arch.tdx.machine.access import EPT_MISCONFIGURATION, EPT_VIOLATION, Exit
@@ -65,8 +64,7 @@ def enter(n: Nested, call: Call) -> Step[int]:
     while True:
         out = yield from n.below.memory.enter(lp, operands.r, program, call.stay, park)
         park = False
-        if isinstance(out, Fault):
-            raise Raised(replace(out, address=n.own_address(out.address)))
+        assert not isinstance(out, Fault), "what an entry meets in memory ends the guest, and is no exception"
         if vcpu is not None and legal:
             _associated(vcpu, call, out[RAX])
         missed = _missed(vcpu, out)
@@ -161,29 +159,34 @@ def write(n: Nested, call: Call) -> Step[int]:
             _associated(vcpu, call, status)
         return status
     before = vcpu.shared_eptp, vcpu.pi_descriptor
+    field = name.lower()
     book: Any = n  # the checks of these two fields look at addresses and nothing else
     tracked: Any = vcpu
     own, old = metadata.write_vp(book, tracked, operands.given[RDX], operands.given[R8], operands.given[R9])
-    if own:
-        operands.put(RDX, NO_SUCH_FIELD)
-    else:
-        operands.put(R8, _below(n, vcpu, name))
-        operands.put(R9, (1 << 64) - 1)
-    after = vcpu.shared_eptp, vcpu.pi_descriptor
+    after, coming = getattr(vcpu, field), vcpu.shared_eptp
     vcpu.shared_eptp, vcpu.pi_descriptor = before
-    status = yield from operands.issue()
+    vcpu.coming.append(coming)
+    try:
+        if own:
+            operands.put(RDX, NO_SUCH_FIELD)
+        else:
+            operands.put(R8, _below(n, vcpu, name, n.profile.without_hkid(after)))
+            operands.put(R9, (1 << 64) - 1)
+        status = yield from operands.issue()
+    finally:
+        vcpu.coming.remove(coming)
     _associated(vcpu, call, status)
     if own and status == Status.METADATA_FIELD_ID_INCORRECT:
         call.r[R8] = 0
         return own
     if not status:
-        vcpu.shared_eptp, vcpu.pi_descriptor = after
+        setattr(vcpu, field, after)
         call.r[R8] = old
     return status
 
 
-def _below(n: Nested, vcpu: TrackedVcpu, name: str) -> int:
+def _below(n: Nested, vcpu: TrackedVcpu, name: str, address: int) -> int:
     """What is written below in the place of an address of the guest host's."""
     if name == "SHARED_EPTP":
-        return n.shadows.root(n.profile.without_hkid(vcpu.shared_eptp), vcpu.td.eptp >> 3 & 7)
-    return n.anywhere(n.profile.without_hkid(vcpu.pi_descriptor))
+        return n.shadows.root(address, vcpu.td.eptp >> 3 & 7)
+    return n.anywhere(address)

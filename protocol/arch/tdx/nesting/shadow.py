@@ -17,7 +17,6 @@ from protocol.arch.tdx.machine.access import MACHINE_CHECK, Exit, shared_exit
 from protocol.arch.tdx.nesting.entities import TrackedVcpu
 from protocol.arch.tdx.shared_ept import ADDRESS, RWX, SUPPRESS_VE, End, Visited, slot_of, walk
 from protocol.arch.tdx.structs import U64
-from protocol.memory.pool import OutOfFrames
 from protocol.memory.store import OFFSET, PAGE, PAGE_SHIFT
 from protocol.nesting.guest_host import TABLE
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 EMPTY = SUPPRESS_VE
 ENTRIES = 512
-LIMIT = 1024  # tables for one guest host
+LIMIT = 1024  # tables for one guest host, beside the roots of its VCPUs
 DEEPEST = 5
 LEVELS = range(DEEPEST)
 ENTRY = 8
@@ -56,8 +55,7 @@ class Shadows:
         return shared_exit(found, gpa, kind)
 
     def _fill(self, path: list[Visited], gpa: int) -> None:
-        if len(self._tables) + DEEPEST > LIMIT or self._n.below.pool.free < DEEPEST:
-            self._start_anew()
+        self._make_room(DEEPEST)
         shadows = [self._table(visited.table >> PAGE_SHIFT, visited.level) for visited in path]
         for shadow, visited, following in zip(shadows, path, [*shadows[1:], None], strict=True):
             if following is None:
@@ -83,7 +81,8 @@ class Shadows:
     # -- tables ------------------------------------------------------------------------------------
 
     def root(self, address: int, top: int) -> int:
-        """The address below of what shadows the guest host's root at `address`."""
+        """The address below of what shadows the guest host's root at `address`, which a VCPU will have."""
+        self._make_room(1)
         return self._table(address >> PAGE_SHIFT, top) << PAGE_SHIFT
 
     def _table(self, frame: int, level: int) -> int:
@@ -111,18 +110,23 @@ class Shadows:
 
     # -- the end -----------------------------------------------------------------------------------
 
+    def _make_room(self, tables: int) -> None:
+        """For so many more tables. The guest host's VCPUs, and with them their roots, are paid for by it."""
+        limit = LIMIT + len(self._n.vcpus)
+        if len(self._tables) + tables > limit or self._n.below.pool.free < tables:
+            self._start_anew()
+
     def _start_anew(self) -> None:
         """Drop everything but the roots, which are empty then."""
         roots = {
-            (self._n.profile.without_hkid(vcpu.shared_eptp & ADDRESS) >> PAGE_SHIFT, vcpu.td.eptp >> 3 & 7)
+            (self._n.profile.without_hkid(root & ADDRESS) >> PAGE_SHIFT, vcpu.td.eptp >> 3 & 7)
             for vcpu in self._n.vcpus.values()
+            for root in (vcpu.shared_eptp, *vcpu.coming)
         }
         for key in [key for key in self._tables if key not in roots]:
             self._drop(key)
         for frame, _ in self._tables:
             self.written(frame << PAGE_SHIFT, PAGE)
-        if len(self._tables) + DEEPEST > LIMIT:
-            raise OutOfFrames("the guest host has too many shared EPTs at once")
 
     def _drop(self, key: Key) -> None:
         self._n.below.pool.give([self._tables.pop(key)])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pytest
-from tdx_nested_host import ALL, FIELD_SHARED_EPTP, NestedHost
+from tdx_nested_host import ALL, FIELD_PI_DESCRIPTOR, FIELD_SHARED_EPTP, NestedHost
 
 from protocol.arch.tdx import audit
-from protocol.arch.tdx.guest import Read, Touch
+from protocol.arch.tdx.cpu import registers
+from protocol.arch.tdx.guest import Program, Read, Touch
 from protocol.arch.tdx.locks import Held
+from protocol.arch.tdx.machine.access import EPT_MISCONFIGURATION
 from protocol.arch.tdx.nesting import Nested, shadow
 from protocol.arch.tdx.platform import page_lock
-from protocol.arch.tdx.status import R8, RAX, RCX, RDX
+from protocol.arch.tdx.status import R8, RAX, RCX, RDX, Status
 from protocol.arch.tdx.structs import U64
 from protocol.effects import run
 from protocol.memory.store import PAGE
@@ -162,11 +165,11 @@ def test_a_page_that_does_not_come_back_is_named_and_its_memory_used_when_it_doe
 class Shared:
     """A runnable TD with a shared EPT whose tables lie in a row from `BUFFER + 1 MiB` on."""
 
-    def __init__(self, host: NestedHost) -> None:
+    def __init__(self, host: NestedHost, vcpus: int = 1) -> None:
         self.host = host
         host.boot()
         tdr = host.td()
-        self.tdvpr = host.vcpu(tdr)
+        self.tdvpr, *self.others = [host.vcpu(tdr) for _ in range(vcpus)]
         host.good(17, rcx=tdr)
         self.tables = [0x100_0000 + PAGE * number for number in range(4)]
         for upper, lower, slot in zip(self.tables, self.tables[1:], (256, 0, 0), strict=False):
@@ -215,9 +218,82 @@ def test_more_tables_than_the_limit_start_anew(monkeypatch: pytest.MonkeyPatch) 
         host.write(shared.tables[2] + 8 * number, U64.pack(table | TABLE))
         host.write(0x110_0000 + PAGE * number, bytes([number]) * 4)
         assert shared.read(number << 21)[1] == [{"hex": bytes([number] * 4).hex()}]
-        assert len(host.level.shadows) <= 12
+        assert len(host.level.shadows) <= 12 + 1
     for number in range(1, 40):
         assert shared.read(number << 21)[1] == [{"hex": bytes([number] * 4).hex()}]
+
+
+def another_root(shared: Shared, number: int) -> int:
+    """A root that maps what the first one maps."""
+    root = 0x200_0000 - (100 + number) * PAGE
+    shared.host.write(root + 8 * 256, U64.pack(shared.tables[1] | TABLE))
+    return root
+
+
+def test_roots_that_no_vcpu_has_any_more_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each VP.WR may name another one: what that takes of the level's memory has a limit."""
+    monkeypatch.setattr(shadow, "LIMIT", 12)
+    host = NestedHost(1)
+    shared = Shared(host)
+    host.write(0x110_0000, b"page")
+    for number in range(40):
+        root = another_root(shared, number)
+        host.good(43, rcx=shared.tdvpr, rdx=FIELD_SHARED_EPTP, r8=root, r9=ALL)
+        assert len(host.level.shadows) <= 12 + 1
+        assert shared.read(0)[1] == [{"hex": b"page".hex()}]
+
+
+def test_a_root_that_is_being_written_is_kept_while_others_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadow, "LIMIT", 12)
+    host = NestedHost(1)
+    shared = Shared(host, vcpus=2)
+    (other,) = shared.others
+    host.good(18, rcx=other)
+    host.write(0x110_0000, b"page")
+    written = registers(rax=43, rcx=other, rdx=FIELD_SHARED_EPTP, r8=another_root(shared, 0), r9=ALL)
+    step = host.level.call(host.seat.cpus[1], written, park=True)
+    next(step)
+    for number in range(1, 40):  # so many that all tables start anew
+        host.good(43, rcx=shared.tdvpr, rdx=FIELD_SHARED_EPTP, r8=another_root(shared, number), r9=ALL)
+        shared.read(0)
+    assert not run(step)[RAX]
+    program = Program(deque([Read(SHARED, 4)]))
+    run(host.level.enter(host.seat.cpus[1], registers(rcx=other), program))
+    assert program.collect() == [{"hex": b"page".hex()}]
+
+
+def test_two_fields_of_a_vcpu_may_be_written_at_the_same_time() -> None:
+    host = NestedHost(1)
+    shared = Shared(host)
+    written = registers(rax=43, rcx=shared.tdvpr, rdx=FIELD_PI_DESCRIPTOR, r8=0x110_0040, r9=ALL)
+    step = host.level.call(host.seat.cpus[0], written, park=True)
+    next(step)
+    root = another_root(shared, 0)
+    host.good(43, rcx=shared.tdvpr, rdx=FIELD_SHARED_EPTP, r8=root, r9=ALL)
+    assert not run(step)[RAX]
+    assert host.good(26, rcx=shared.tdvpr, rdx=FIELD_SHARED_EPTP)[R8] == root
+    assert host.good(26, rcx=shared.tdvpr, rdx=FIELD_PI_DESCRIPTOR)[R8] == 0x110_0040
+
+
+def test_an_address_that_could_not_be_written_is_not_remembered() -> None:
+    """The VCPU is associated with another LP."""
+    host = NestedHost(1)
+    shared = Shared(host)
+    refused = host.call(43, 1, rcx=shared.tdvpr, rdx=FIELD_SHARED_EPTP, r8=another_root(shared, 0), r9=ALL)
+    assert refused[RAX] == Status.VCPU_ASSOCIATED
+    assert host.good(26, rcx=shared.tdvpr, rdx=FIELD_SHARED_EPTP)[R8] == shared.tables[0]
+
+
+def test_a_root_behind_the_end_of_memory_maps_nothing_and_goes_with_the_others() -> None:
+    host = NestedHost(1)
+    shared = Shared(host)
+    free = host.rig.chain[0].pool.free
+    beyond = host.level.size + 16 * PAGE
+    host.good(43, rcx=shared.tdvpr, rdx=FIELD_SHARED_EPTP, r8=beyond, r9=ALL)
+    assert host.rig.chain[0].pool.free == free - 1
+    assert shared.read(0)[0][RAX] == EPT_MISCONFIGURATION, "there all bits of an entry are ones"
+    list(host.rig.reset(0, "boot"))
+    assert host.rig.chain[0].pool.free == free + 1
 
 
 def test_shadows_go_with_the_guest_host() -> None:
