@@ -30,10 +30,5 @@ class Quarantine:
     def add(self, first: int, count: int, reason: str) -> None:
         self._lost.append(Lost(first, count, reason))
 
-    @property
-    def pages(self) -> int:
-        """How many pages are lost so far."""
-        return sum(lost.count for lost in self._lost)
-
     def __iter__(self) -> Iterator[Lost]:
         return iter(self._lost)

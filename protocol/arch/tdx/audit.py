@@ -50,8 +50,6 @@ def audit(rig: Rig) -> dict[str, Any]:
     if rig.chain:
         leaks += in_machine(rig.machines[0], 0)
         for level in rig.levels[1:]:
-            if isinstance(level, Machine):
-                continue  # there is one, at the bottom
             leaks += compared(rig.machines[0], level, held(rig.machines[0], level), 0)
     for number, gone in rig.haunting:
         leaks += [Leak("quarantine", number, lost.reason) for lost in gone.quarantine]

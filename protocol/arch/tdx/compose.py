@@ -203,9 +203,7 @@ class Rig(composition.Rig["Hypervisor"]):
         if not self.apart or not self.chain:
             return
         parts: list[list[int]] = [seat.level.gibs for seat in self.seats]
-        for level in reversed(self.levels):
-            if self.is_machine(level) or isinstance(level, LinkedTdx):
-                break
+        for level in reversed(self.levels[1:]):  # the lowest is the machine, or asked by message
             level.keep_apart(parts)
             parts = [[level.gibs[gib] for gib in gibs] for gibs in parts]
 

@@ -15,7 +15,7 @@ from typing import Any
 from protocol.arch.tdx import cpu as x86
 from protocol.arch.tdx.cpu import Lp, Registers
 from protocol.arch.tdx.guest import Program
-from protocol.arch.tdx.locks import Held
+from protocol.arch.tdx.locks import Held, TryLocks
 from protocol.arch.tdx.platform import Platform
 from protocol.arch.tdx.profiles import Profile, Range
 from protocol.arch.tdx.status import RAX, Refused, Status
@@ -81,6 +81,11 @@ class Front:
         """LPs, as compositions of any architecture call them."""
         return self.lps
 
+    @property
+    def locks(self) -> TryLocks:
+        """What calls that are under way hold."""
+        return self.platform.locks
+
     # -- what differs
     # ------------------------------------------------------------------------------------------
 
@@ -90,7 +95,7 @@ class Front:
 
     @abstractmethod
     def poke(self, address: int, data: bytes) -> Fault | None:
-        """What the module stores there."""
+        """What the module stores there. It succeeds always, on what is not the host's any more, too."""
 
     @abstractmethod
     def perform(self, spec: CallSpec, call: Call) -> Step[int]:
@@ -164,12 +169,6 @@ class Front:
         if isinstance(data, Fault):
             raise Raised(data)
         return data
-
-    def store(self, address: int, data: bytes) -> None:
-        """Write a buffer of the host's. Raises Raised where that cannot be done."""
-        fault = self.poke(address, data)
-        if fault is not None:
-            raise Raised(fault)
 
 
 def pending_interrupt(lp: Lp) -> bool:

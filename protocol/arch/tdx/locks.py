@@ -12,16 +12,17 @@ EXCLUSIVE = -1
 
 
 class TryLocks:
-    """Who holds what: a number of sharers, or EXCLUSIVE."""
+    """Who holds what: a number of sharers, or EXCLUSIVE. `name` puts what is locked into words."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("_held", "_name")
 
-    def __init__(self) -> None:
+    def __init__(self, name: Callable[[Hashable], str] = str) -> None:
         self._held: dict[Hashable, int] = {}
+        self._name = name
 
     def held(self) -> tuple[str, ...]:
         """What is locked now, in words."""
-        return tuple(sorted(map(str, self._held)))
+        return tuple(sorted(map(self._name, self._held)))
 
     def share(self, what: Hashable) -> bool:
         sharers = self._held.get(what, 0)

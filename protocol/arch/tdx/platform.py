@@ -7,7 +7,7 @@ compared. Only the checks of operands that any call shares are here; what a call
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,7 +63,7 @@ class Platform:
         self.seamrr = seamrr
         self.frames = frames
         self.cpus = cpus
-        self.locks = TryLocks()
+        self.locks = TryLocks(lock_name)
         self.handoff_valid = False
         self.in_seam = 0  # LPs inside a call or a guest
         self.reload()
@@ -236,3 +236,10 @@ def _view(column: np.ndarray) -> memoryview:
 def page_lock(frame: int, size: int) -> int:
     """The key of the lock in the PAMT entry of that size that covers `frame`."""
     return (frame & ~(FRAMES[size] - 1)) << 2 | size
+
+
+def lock_name(lock: Hashable) -> str:
+    """A lock in words: of a page, its address and size."""
+    if isinstance(lock, int):
+        return f"page {lock >> 2 << PAGE_SHIFT:#x} of {('4K', '2M', '1G')[lock & 3]}"
+    return str(lock)

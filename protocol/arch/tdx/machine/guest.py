@@ -288,6 +288,6 @@ def put(m: Machine, pieces: list[Piece], data: bytes) -> None:
         part = data[done : done + piece.length]
         if piece.private:
             m.storage.vault_write(piece.address >> 12, piece.address & 0xFFF, part)
-        elif part:
+        else:
             m.poke(piece.address, part)
         done += piece.length

@@ -148,8 +148,8 @@ def info(m: Front, call: Call) -> Step[int]:
     if entries < MAX_CMRS:
         raise Refused(Status.OPERAND_INVALID | R9)
     yield from call.commit()
-    m.store(buffer, pack_sysinfo(system.sysinfo(m.profile), system.cpuid_config()))
-    m.store(cmrs, pack_cmrs(platform.cmrs))
+    m.poke(buffer, pack_sysinfo(system.sysinfo(m.profile), system.cpuid_config()))
+    m.poke(cmrs, pack_cmrs(platform.cmrs))
     call.r[RDX], call.r[R9] = SYSINFO_SIZE, MAX_CMRS
     return Status.SUCCESS
 
@@ -172,7 +172,7 @@ def read_all(m: Front, call: Call) -> Step[int]:
     buffer = m.platform.shared(call.r[RDX], RDX, LIST_SIZE)
     yield from call.commit()
     status, call.r[R8], data = system.dump(m, first, guest=False)
-    m.store(buffer, data)
+    m.poke(buffer, data)
     return status
 
 

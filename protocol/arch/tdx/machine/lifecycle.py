@@ -106,7 +106,7 @@ def abort_import(m: Machine, call: Call) -> Step[int]:
     buffer = _mbmd(m, call)
     yield from call.commit()
     td.op_state = OpState.FAILED_IMPORT
-    m.store(buffer, bytes(MBMD_SIZE))
+    m.poke(buffer, bytes(MBMD_SIZE))
     return Status.SUCCESS | FATAL
 
 

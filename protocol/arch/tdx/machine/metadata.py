@@ -172,7 +172,7 @@ def write_td(
             td.hp_lock_timeout = new
         case "NOTIFY_ENABLES":
             td.notify_enables = new
-        case "TD_CTLS":
+        case "TD_CTLS":  # pragma: no branch - the last field that anybody writes
             if not td.config_flags & FLEXIBLE_PENDING_VE and new != old:
                 return Status.METADATA_FIELD_VALUE_NOT_VALID, 0
             td.pending_ve_disable = bool(new & 1)

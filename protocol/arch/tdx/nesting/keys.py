@@ -35,22 +35,19 @@ def create(n: Nested, call: Call) -> Step[int]:
     operands.page(RCX, exclusive=True)
     if operands.wrong:
         raise Refused(operands.wrong[RCX])
-    key = n.platform.kot[hkid]
-    free = n.platform.kind_of(frame) == PageType.NDA
-    if free:
+    key, real = n.platform.kot[hkid], None
+    if n.platform.kind_of(frame) == PageType.NDA:
         own_keys(call)
         # No status says that the level has none left; it has as many as all its guest hosts know of.
         if key.state is not KeyState.FREE or not n.below.hkids:
             raise Refused(Status.HKID_NOT_FREE)
-        yield from call.commit()
-    # A sibling may ask while this call is under way below, so the KeyID is taken before.
-    real = n.below.hkids.pop() if n.below.hkids else None
-    if real is None:
-        operands.put(RDX, hkid)
-    else:
+        # A sibling may ask while this call is under way, so the KeyID is taken before.
+        real = n.below.hkids.pop()
         operands.translated(RDX, real, "handle")
     status = -1
     try:
+        if real is not None:
+            yield from call.commit()
         status = yield from operands.issue_at_once()
     finally:
         if status != Status.SUCCESS and real is not None:

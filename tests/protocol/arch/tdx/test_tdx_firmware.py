@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from actors import exit_codes
 from actors.cli import app
 from protocol.arch.tdx import firmware
+from protocol.arch.tdx.comparison import COMPARISON
 from protocol.arch.tdx.compose import compose
 from protocol.arch.tdx.host.system import Host
 from protocol.arch.tdx.profiles import MIB, PROFILES
@@ -219,3 +220,42 @@ def test_a_descriptor_that_cannot_be_is_refused(patches: dict[str, bytes], what:
 def test_a_table_that_does_not_lead_to_a_descriptor_makes_no_tdvf(patches: dict[str, bytes]) -> None:
     assert firmware.sections(made(**patches)) == ()
     assert firmware.sections(made())
+
+
+# -- as a comparison asks for it --------------------------------------------------------------------
+
+TDVF = made()
+
+
+def test_firmware_is_an_image_as_it_is() -> None:
+    assert COMPARISON.firmware(TDVF, None, None, b"", "") == TDVF
+    assert COMPARISON.image(1, 4, TDVF) == TDVF
+
+
+def test_an_image_of_so_many_pages_is_drawn_from_its_seed() -> None:
+    one, other = COMPARISON.image(1, 4, None), COMPARISON.image(2, 4, None)
+    assert (len(one), len(other), one == other) == (4 * 4096, 4 * 4096, False)
+    assert COMPARISON.image(1, 4, None) == one
+
+
+@pytest.mark.parametrize(
+    ("vcpu_type", "kernel", "initrd", "command_line", "data", "said"),
+    [
+        ("EPYC-v4", None, b"", "", TDVF, "--vcpu-type: no model of VCPUs"),
+        (None, b"kernel", b"", "", TDVF, "--kernel: firmware measures it in RTMRs"),
+        (None, None, b"initrd", "", TDVF, "--kernel: firmware measures it in RTMRs"),
+        (None, None, b"", "quiet", TDVF, "--kernel: firmware measures it in RTMRs"),
+        (None, None, b"", "", bytes(8192), "no TDVF: nothing in it says what goes where"),
+    ],
+)
+def test_what_no_measurement_of_a_launch_holds_is_refused(
+    vcpu_type: str | None, kernel: bytes | None, initrd: bytes, command_line: str, data: bytes, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        COMPARISON.firmware(data, vcpu_type, kernel, initrd, command_line)
+
+
+def test_firmware_that_cannot_be_loaded_is_no_image() -> None:
+    broken = made(at_12288=b"TDVF" + bytes(12))
+    with pytest.raises(ValueError, match="TDVF"):
+        COMPARISON.image(1, 1, broken)

@@ -21,8 +21,10 @@ ALL = (1 << 64) - 1
 
 
 class NestedHost:
-    def __init__(self, depth: int, profile: str = "small", hosts: int = 1, seat: int = 0) -> None:
-        self.rig: Rig = compose(PROFILES[profile], depth, hosts)
+    def __init__(
+        self, depth: int, profile: str = "small", hosts: int = 1, seat: int = 0, rig: Rig | None = None
+    ) -> None:
+        self.rig: Rig = compose(PROFILES[profile], depth, hosts) if rig is None else rig
         self.seat = self.rig.seats[seat]
         self._next = FIRST_PAGE
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 from tdx_nested_host import NestedHost
 
+from protocol.arch.tdx.cpu import registers
 from protocol.arch.tdx.locks import Held
 from protocol.arch.tdx.machine.vm import KOT
 from protocol.arch.tdx.nesting import operands
-from protocol.arch.tdx.status import CODE_MASK, RAX, Status
+from protocol.arch.tdx.status import CODE_MASK, RAX, RCX, Status
 from protocol.arch.tdx.tables import KeyState, Lifecycle, SysState
 from protocol.arch.tdx.watch import TdxWatch
 from protocol.effects import run
+from protocol.errors import OwnerGone
 
-FLUSH_DONE, FREE_KEY, CACHE_WB, TRACK = 19, 20, 40, 38
+CREATE, FLUSH_DONE, FREE_KEY, CACHE_WB, TRACK = 9, 19, 20, 40, 38
 
 
 def held_below(host: NestedHost) -> Held:
@@ -62,6 +64,45 @@ def test_what_is_held_while_a_guest_host_dies_is_lost_until_it_is_asked_for_agai
     assert (level.lost_frames, list(level.quarantine)) == ([], [])
     assert len(level.below.hkids) == keys + 1
     assert host.rig.leaks() == []
+
+
+def drained(host: NestedHost, left: int) -> None:
+    """Of KeyIDs for guest hosts there are `left`: the module below kept the others of hosts that are gone."""
+    del host.level.below.hkids[left:]
+
+
+def test_the_last_key_is_taken_by_who_asks_first_and_the_other_is_told_that_there_is_none() -> None:
+    """He asked while the first one's call was under way, and a KeyID of the level's own is not for him."""
+    host = NestedHost(1, hosts=2).boot()
+    other = NestedHost(1, hosts=2, rig=host.rig, seat=1).boot()
+    drained(host, 1)
+    first = host.level.call(host.seat.cpus[0], registers(rax=CREATE, rcx=host.page(), rdx=17), park=True)
+    next(first)
+    assert other.call(CREATE, rcx=other.page(), rdx=17)[RAX] == Status.HKID_NOT_FREE
+    assert not run(first)[RAX]
+    assert host.call(CREATE, rcx=host.page(), rdx=18)[RAX] == Status.HKID_NOT_FREE
+    assert [len(each.level.tds) for each in (host, other)] == [1, 0]
+    assert host.rig.leaks() == []
+
+
+def test_a_key_that_was_taken_for_a_call_comes_back_when_its_host_ends_first() -> None:
+    host = NestedHost(1).boot()
+    keys = list(host.level.below.hkids)
+    step = host.level.call(host.seat.cpus[0], registers(rax=CREATE, rcx=host.page(), rdx=17), park=True)
+    next(step)
+    with pytest.raises(OwnerGone):
+        step.throw(OwnerGone("the host is gone"))
+    assert host.level.below.hkids == keys
+    host.good(CREATE, rcx=host.page(), rdx=17)
+
+
+def test_a_page_that_is_a_tds_is_refused_for_that_though_no_key_is_left() -> None:
+    host = NestedHost(1).boot()
+    tdr = host.td()
+    drained(host, 0)
+    wrong = Status.PAGE_METADATA_INCORRECT | RCX
+    assert host.call(CREATE, rcx=tdr, rdx=18)[RAX] == wrong
+    assert host.level.below.hkids == []
 
 
 def test_who_ended_the_module_below_is_said_to_be_where_it_ended() -> None:
