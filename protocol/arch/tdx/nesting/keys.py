@@ -7,6 +7,7 @@ and are issued below at one go.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from protocol.arch.tdx.cpu import Lp, Registers, registers
@@ -76,7 +77,10 @@ def key_config(n: Nested, call: Call) -> Step[int]:
     td.configured |= bit
     if td.configured == n.platform.all_packages:
         for lp in n.keepers:
-            yield from kept(n, lp, rax=KEY_CONFIG, rcx=operands.r[RCX])
+            status = yield from kept(n, lp, rax=KEY_CONFIG, rcx=operands.r[RCX])
+            if status not in (Status.SUCCESS, Status.KEY_CONFIGURED):
+                td.configured ^= bit  # it can be asked again, and so can the packages below
+                return status
         td.lifecycle = Lifecycle.KEYS_CONFIGURED
     return Status.SUCCESS
 
@@ -145,11 +149,18 @@ def really_write_back(n: Nested) -> Step[None]:
     if n.kept_apart:
         n.owed += len(due) - 1
     if due or (n.kept_apart and n.owed >= 0):
-        for lp in n.keepers:
-            yield from kept(n, lp, rax=CACHE_WB)
+        yield from cycle(n, due)
     n.owed = max(n.owed, 0)
-    for td in due:
-        td.written_back = True
+
+
+def cycle(n: Nested, tds: Sequence[TrackedTd]) -> Step[None]:
+    """Write back the caches of every package below: the keys of `tds` have left them, if nothing was busy."""
+    done = True
+    for lp in n.keepers:
+        status = yield from kept(n, lp, rax=CACHE_WB)
+        done = done and status == Status.SUCCESS
+    for td in tds:
+        td.written_back = td.written_back or done
 
 
 def asked(n: Nested, lp: Lp, **named: int) -> Step[Registers]:
@@ -161,6 +172,6 @@ def asked(n: Nested, lp: Lp, **named: int) -> Step[Registers]:
 
 
 def kept(n: Nested, lp: Lp, **named: int) -> Step[int]:
-    """A call of the level's own for its guest host: the status. It has been made sure that it can succeed."""
+    """A call of the level's own for its guest host: the status. Only what is busy for long can refuse it."""
     out = yield from asked(n, lp, **named)
     return out[RAX]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from protocol.arch.tdx.nesting.entities import TrackedTd
-from protocol.arch.tdx.nesting.keys import CACHE_WB, asked, kept
+from protocol.arch.tdx.nesting.keys import asked, cycle, kept
 from protocol.arch.tdx.platform import FRAMES, PAGE_SHIFT
 from protocol.arch.tdx.status import R8, RAX, Status
 from protocol.arch.tdx.tables import Lifecycle, PageType
@@ -37,10 +37,8 @@ def everything(n: Nested, cause: str) -> Step[None]:
         yield from _block(n, td, cause)
     blocked = [td for td, _ in doomed if td.lifecycle is Lifecycle.BLOCKED]
     if not all(td.written_back for td in blocked):
-        for lp in n.keepers:
-            yield from kept(n, lp, rax=CACHE_WB)
+        yield from cycle(n, blocked)
     for td in blocked:
-        td.written_back = True
         status = yield from kept(n, n.keepers[0], rax=FREE_KEY, rcx=n.below_td(td))
         if status == Status.SUCCESS:
             td.lifecycle = Lifecycle.TEARDOWN

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import pytest
 from tdx_nested_host import NestedHost
 
@@ -15,7 +17,7 @@ from protocol.arch.tdx.watch import TdxWatch
 from protocol.effects import run
 from protocol.errors import OwnerGone
 
-CREATE, FLUSH_DONE, FREE_KEY, CACHE_WB, TRACK = 9, 19, 20, 40, 38
+KEY_CONFIG, CREATE, FLUSH_DONE, FREE_KEY, CACHE_WB, TRACK = 8, 9, 19, 20, 40, 38
 
 
 def held_below(host: NestedHost) -> Held:
@@ -63,6 +65,47 @@ def test_what_is_held_while_a_guest_host_dies_is_lost_until_it_is_asked_for_agai
     run(level.death())
     assert (level.lost_frames, list(level.quarantine)) == ([], [])
     assert len(level.below.hkids) == keys + 1
+    assert host.rig.leaks() == []
+
+
+@pytest.mark.parametrize("what", [KOT, ("wbt", 0)], ids=["key table", "write-back"])
+def test_a_key_that_cannot_leave_the_caches_while_its_host_dies_leaves_them_when_it_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, what: Hashable
+) -> None:
+    """The guest host itself has flushed the TD; somebody else is at the key table, or writes caches back."""
+    monkeypatch.setattr("protocol.arch.tdx.nesting.keys.OWN_TRIES", operands.TRIES)
+    host = NestedHost(1).boot()
+    host.good(FLUSH_DONE, rcx=host.td())
+    level, keys = host.level, len(host.level.below.hkids)
+    held = Held(host.rig.machines[0].platform.locks)
+    assert held.own(what)
+    run(level.death())
+    assert len(level.lost_frames) == 7
+    assert len(level.below.hkids) == keys
+    held.release_all()
+    run(level.death())
+    assert (level.lost_frames, list(level.quarantine)) == ([], [])
+    assert len(level.below.hkids) == keys + 1
+    assert host.rig.leaks() == []
+
+
+def test_a_key_that_cannot_be_configured_below_is_not_said_to_be_and_can_be_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second of two packages below is busy; the first one has the key already."""
+    monkeypatch.setattr("protocol.arch.tdx.nesting.keys.OWN_TRIES", operands.TRIES)
+    host = NestedHost(1, "small-2p").boot()
+    tdr = host.page()
+    host.good(CREATE, rcx=tdr, rdx=17)
+    host.good(KEY_CONFIG, 0, rcx=tdr)
+    held = Held(host.rig.machines[0].platform.locks)
+    assert held.own(("ket", 1))
+    assert host.call(KEY_CONFIG, 1, rcx=tdr)[RAX] & CODE_MASK == Status.OPERAND_BUSY
+    td = host.level.tds[tdr >> 12]
+    assert (td.lifecycle, td.configured) == (Lifecycle.HKID_ASSIGNED, 1)
+    held.release_all()
+    host.good(KEY_CONFIG, 1, rcx=tdr)
+    assert (td.lifecycle, td.configured) == (Lifecycle.KEYS_CONFIGURED, 3)
     assert host.rig.leaks() == []
 
 
