@@ -133,6 +133,13 @@ def test_an_lp_starts_in_vmx_operation(tdx_raw: TdxHost) -> None:
         assert tdx_raw.ok("cpu", cpu=cpu) == {"vmx": True, "cpl": 0, "interrupt": False, "package": 0}
 
 
+def test_the_package_of_an_lp_is_only_to_be_read(tdx_raw: TdxHost) -> None:
+    """And nothing else of such a request is done."""
+    error = tdx_raw.error("cpu", "bad_value", cpl=3, interrupt=True, package=1)
+    assert error["field"] == "package"
+    assert tdx_raw.ok("cpu") == {"vmx": True, "cpl": 0, "interrupt": False, "package": 0}
+
+
 def test_seamcall_outside_vmx_operation_is_ud_and_with_cpl_gp(tdx_raw: TdxHost) -> None:
     tdx_raw.ok("cpu", vmx=False)
     assert tdx_raw.fault("call", rax="0x21")["code"] == "0x6"

@@ -118,6 +118,17 @@ def test_shutdown_while_another_lp_is_in_seam(td: Td) -> None:
     host.good("SYS.SHUTDOWN")
 
 
+def test_a_large_page_on_its_way_holds_up_who_asks_for_a_part_of_it(td: Td) -> None:
+    host = td.host
+    td.tables_for(MIB2, 2)
+    page = host.alloc(MIB2, MIB2)
+    request = host.park("MEM.PAGE.AUG", 1, rcx=MIB2 | 1, rdx=td.tdr, r8=page)
+    assert host.call("PHYMEM.PAGE.RDMD", rcx=page + 5 * PAGE).rax == OPERAND_BUSY | RCX
+    assert host.kind(page + MIB2) == 0
+    assert host.resume(request).rax == SUCCESS
+    assert host.kind(page + 5 * PAGE) == 3
+
+
 # -- KOT, KET, caches --------------------------------------------------------------------------
 
 

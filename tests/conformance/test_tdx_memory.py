@@ -316,6 +316,17 @@ def test_one_track_covers_any_number_of_blocks(td: Td) -> None:
     ] == pages
 
 
+def test_what_was_tracked_twice_is_as_good_as_tracked_once(td: Td) -> None:
+    """The epoch of the blocked page is older than the one before now."""
+    host, page = td.host, td.pages[0]
+    host.good("MEM.RANGE.BLOCK", rcx=0, rdx=td.tdr)
+    for _ in range(3):
+        host.good("MEM.TRACK", rcx=td.tdr)
+    td.stay()
+    assert host.good("MEM.PAGE.REMOVE", 1, rcx=0, rdx=td.tdr).rcx == page, "whoever runs now came later"
+    td.kick()
+
+
 def test_a_guest_that_runs_holds_up_the_tracking(td: Td) -> None:
     host = td.host
     td.aug(PAGE)

@@ -6,15 +6,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from toy_machines import NOT_YOURS, OK, TAKEN, Done, Exit, Tower, Upcall, tower
 
+from protocol.calls import Donation
 from protocol.crossing import inline
 from protocol.effects import Fault, Step, run
 from protocol.memory.store import PAGE_SHIFT
+from protocol.nesting.guest_host import DONATED
 
 GUEST = 7
 
@@ -32,6 +35,46 @@ def toy(depth: int, request: pytest.FixtureRequest) -> Tower:
 
 def do(toy: Tower, step: Step[Any]) -> Any:
     return inline(step, toy.below()) if toy.apart else run(step)
+
+
+class Ram:
+    """A place of the guest host's own for its bytes, that notes what becomes of it."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, list[int], list[int]]] = []
+
+    def left(self, below: Any) -> None:
+        self.done.append(("left", [], list(below)))
+
+    def joined(self, frames: Any, below: Any) -> None:
+        self.done.append(("joined", list(frames), list(below)))
+
+    def hide(self, below: Any) -> None:
+        self.done.append(("hide", [], list(below)))
+
+    def show(self, frames: Any, below: Any) -> None:
+        self.done.append(("show", list(frames), list(below)))
+
+
+def test_frames_that_are_swapped_for_a_donation_leave_the_guest_hosts_ram_and_others_join_it(
+    depth: int,
+) -> None:
+    host = tower(depth).levels[-1]
+    ram, marks, frames = Ram(), np.zeros(host.attention.size, np.uint8), np.array([5, 6])
+    host.live_in(ram, marks)
+    lent = host.slots[frames].tolist()
+    assert host.may_clear(5)
+    host.take_away(frames, Donation.SWAPPED)
+    assert not host.may_clear(5) and marks[5] == DONATED, "the mark stands where the guest host reads it"
+    host.give_back(frames, Donation.SWAPPED)
+    assert host.may_clear(5)
+    assert ram.done == [("left", [], lent), ("joined", [5, 6], host.slots[frames].tolist())]
+    assert host.read(5 << PAGE_SHIFT, 8) == bytes(8)
+    host.scrub_and_return()
+    assert ram.done[-1][0] == "left" and len(ram.done[-1][2]) == host.attention.size
+    host.moved_out()
+    host.mark(5, DONATED)
+    assert not marks[5], "nobody reads marks there any more"
 
 
 # -- an instruction that gives the very frame away -----------------------------------------------------------

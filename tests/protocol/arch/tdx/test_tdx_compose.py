@@ -51,7 +51,14 @@ def test_l0s_own_software_is_found_beside_guest_hosts_by_a_comparison() -> None:
     rig = COMPARISON.compose(sizes, Ledger(), spare=GIB)
     image = COMPARISON.image(1, 2, None)
     own = COMPARISON.software(
-        rig, None, Random(0), pages="two_fault", bulk=False, image=image, pool=rig.chain[0].own, cpus=rig.own_cpus
+        rig,
+        None,
+        Random(0),
+        pages="two_fault",
+        bulk=False,
+        image=image,
+        pool=rig.chain[0].own,
+        cpus=rig.own_cpus,
     )
     for operation in LIFE:
         inline(own.perform(operation), rig.below(None))
@@ -70,12 +77,37 @@ def test_books_of_levels_between_are_kept_apart_for_each_host_at_the_top() -> No
 
 
 @pytest.mark.parametrize(("size", "reserved"), [(2 * GIB, 2), (2 * GIB - MIB, 3), (192 * MIB, 3)])
-def test_one_tdmr_covers_a_hosts_memory_and_what_is_behind_its_end_is_reserved(size: int, reserved: int) -> None:
+def test_one_tdmr_covers_a_hosts_memory_and_what_is_behind_its_end_is_reserved(
+    size: int, reserved: int
+) -> None:
     info = tdmr(size)
     assert (info.base, info.size % GIB, len(info.reserved)) == (0, 0, reserved)
     assert info.size >= size
     if reserved == 3:
         assert (info.reserved[2].base, info.reserved[2].end) == (size, info.size)
+
+
+class Ram:
+    """A place of the guest host's own for its bytes, that notes which frames left it."""
+
+    def __init__(self) -> None:
+        self.gone: list[int] = []
+
+    def left(self, below: Any) -> None:
+        self.gone.extend(below.tolist())
+
+
+def test_a_guest_host_may_zero_what_is_plain_and_all_of_it_leaves_its_ram_when_it_dies() -> None:
+    rig = compose(PROFILE, 1, memory_bytes=192 * MIB)
+    host = Host(rig.seats[0].level, rig.seats[0].cpus, depth=1, image=bytes(4096))
+    for operation in LIFE:
+        run(host.perform(operation))
+    level, tdr, ram = rig.seats[0].level, host.guests[0].tdr >> 12, Ram()
+    level.ram = ram
+    assert level.may_clear(8) and not level.may_clear(tdr)
+    slots = level.slots.tolist()
+    run(level.death())
+    assert ram.gone == slots
 
 
 def test_frames_that_are_zeroed_are_plain_on_every_level_below() -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.arch.tdx.compose import compose
+from protocol.arch.tdx.cpu import registers
+from protocol.arch.tdx.host.module import Module
 from protocol.arch.tdx.locks import EXCLUSIVE, Held, TryLocks
+from protocol.arch.tdx.profiles import MIB, PROFILES
+from protocol.effects import run
 
 ACTIONS = st.lists(
     st.tuples(
@@ -59,6 +66,20 @@ def test_a_lock_that_lies_elsewhere_is_given_back_with_the_others_last_first() -
     held.release_all()
     assert order == ["third", "second"]
     assert not len(locks)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_what_a_call_that_is_under_way_holds_is_said_in_words(depth: int) -> None:
+    """By the level that its host meets, and by the machine, as a deployment asks them."""
+    seat = compose(PROFILES["small"], depth, memory_bytes=128 * MIB).seats[0]
+    level: Any = seat.level
+    run(Module(level, seat.cpus).bring_up(100 * MIB))
+    page = 101 * MIB
+    step = level.call(seat.cpus[0], registers(rax=9, rcx=page, rdx=17), park=True)
+    next(step)
+    assert level.locks.held() == ("kot", "page 0x0 of 1G", "page 0x6400000 of 2M", f"page {page:#x} of 4K")
+    assert not run(step)[0]
+    assert level.locks.held() == ()
 
 
 def test_nobody_can_give_back_what_he_does_not_hold() -> None:
