@@ -136,9 +136,6 @@ class Balance:
         """How many times what the second path costs the first one does: the model of tornado and sobol."""
         return np.asarray((rows @ self._one) / np.maximum(rows @ self._other, SMALLEST_NS))
 
-    def differences(self, rows: Rows) -> np.ndarray:
-        return np.asarray(rows @ (self._one - self._other))
-
     def extremes(self) -> tuple[float, float]:
         """The least and the most that the difference can be, whatever the costs are within their ranges."""
         each = self._one - self._other

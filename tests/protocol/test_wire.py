@@ -134,6 +134,8 @@ def test_a_body_of_exactly_the_limit_is_accepted() -> None:
         (b"\x05", "shape"),
         (b"\xa1a", "shape"),
         (b"\xc0", "shape"),
+        (b"\xda\x10\x01" + b"a" * 4097, "shape"),
+        (b"\xd6\xff\x00\x00\x00\x00", "shape"),
     ],
 )
 def test_a_body_that_is_not_allowed_is_refused_by_its_reason(body: bytes, reason: str) -> None:

@@ -70,10 +70,15 @@ def test_what_is_no_profile_is_refused(text: str, said: str) -> None:
     ("text", "said"),
     [
         ("  VM-EXIT  Samples  Samples%\nTotal Samples:0\n", "no row of exits below its heading"),
+        (
+            "  VM-EXIT  Samples\n  HLT  1000000001  99.00%  50.00%\n",
+            "'  HLT  1000000001 .* more than 1e.09 exits in a second",
+        ),
+        (f"  VM-EXIT  Samples\n  HLT  {'9' * 400}  99.00%  50.00%\n", "more than 1e.09 exits in a second"),
         ("timestamp,kvm_exit\n2026-03-01 12:00:00,5,6\n", "line 2: .* allowed: a time and 1 numbers"),
         ("".join(f"reason-{n} 1\n" for n in range(MOST_REASONS + 1)), f"more than {MOST_REASONS} reasons"),
     ],
-    ids=["perf", "kvm_stat", "table"],
+    ids=["perf", "perf_fast", "perf_infinite", "kvm_stat", "table"],
 )
 def test_a_profile_that_holds_nothing_or_too_much_is_refused(text: str, said: str) -> None:
     with pytest.raises(BadProfile, match=said):

@@ -93,7 +93,8 @@ def test_what_is_certain_holds_for_every_draw_and_what_turns_it_does(rows: list[
     one = {f"c{n}": row[3] for n, row in enumerate(rows)}
     other = {f"c{n}": row[4] for n, row in enumerate(rows)}
     balance = s.Balance(table(*entries), "a", one, other)
-    differences = balance.differences(s.drawn(balance.costs, 200, random()))
+    weights = np.array([one[c.name] - other[c.name] for c in balance.costs])
+    differences = s.drawn(balance.costs, 200, random()) @ weights
     least, most = balance.extremes()
     slack = 1e-6 * (1 + abs(least) + abs(most))
     assert least - slack <= differences.min()
@@ -102,7 +103,16 @@ def test_what_is_certain_holds_for_every_draw_and_what_turns_it_does(rows: list[
         assert len(set(np.sign(differences))) == 1
     for turn in balance.turns():
         changed = np.array([turn.at if c.name == turn.cost.name else c.value for c in balance.costs])
-        assert balance.differences(changed[None, :])[0] == pytest.approx(0.0, abs=slack)
+        assert changed @ weights == pytest.approx(0.0, abs=slack)
+
+
+def test_a_cost_that_would_have_to_be_below_nothing_turns_nothing() -> None:
+    """7 x + y more in any case: neither of the two could make up for it, and z is the same for both."""
+    costs = table(cost("x", 1.0, 2.0, 3.0), cost("y", 1.0, 5.0, 20.0), cost("z", 1.0, 2.0, 3.0))
+    balance = s.Balance(costs, "a", {"x": 10, "y": 1, "z": 4}, {"x": 3, "z": 4})
+    assert balance.difference == 19.0
+    assert balance.turns() == []
+    assert balance.certain
 
 
 def test_the_ratio_of_two_paths_is_of_their_sums_and_never_divides_by_nothing() -> None:
