@@ -114,6 +114,17 @@ def test_a_destroy_that_is_refused_says_that_it_is_gone_or_nothing(
     assert (talk.one.children, talk.one.gone) == (children, gone)
 
 
+@pytest.mark.parametrize("kind", ["stop", "reset"])
+def test_of_a_child_that_was_stopped_meanwhile_nothing_is_known(talk: Talk, kind: str) -> None:
+    """A second answer to its start may have said that it is ready, after the stop was asked for."""
+    talk.answered(kind, about={"child": MINE})
+    assert talk.one.children == {MINE: UNKNOWN}
+    talk.one.children[MINE] = ENDING
+    talk.answered(kind, about={"child": MINE})
+    talk.answered(kind, about={"child": GONE})
+    assert talk.one.children == {MINE: ENDING}
+
+
 @pytest.mark.parametrize("name", ["STALE_EPOCH", "HOST_RESTARTED", "LEASE_EXPIRED"])
 def test_whoever_is_not_known_any_more_says_hello_again(talk: Talk, name: str) -> None:
     talk.refused("lease.renew", name)
