@@ -202,13 +202,10 @@ class Host(Acting[Vm]):
         if not self.kind.snp:
             self._driver = None
             return
-        for allowed in ((0, Status.DFFLUSH_REQUIRED), (0,)):
-            status = yield from driver.command(
-                "SNP_SHUTDOWN_EX", allowed, length=SNP_SHUTDOWN_LEN, flags=IOMMU_SHUTDOWN
-            )
-            if not status:
-                break
+        down = {"length": SNP_SHUTDOWN_LEN, "flags": IOMMU_SHUTDOWN}
+        if (yield from driver.command("SNP_SHUTDOWN_EX", (0, Status.DFFLUSH_REQUIRED), False, **down)):
             yield from driver.command("SNP_DF_FLUSH")
+            yield from driver.command("SNP_SHUTDOWN_EX", (0,), False, **down)
         self._driver = None
 
 

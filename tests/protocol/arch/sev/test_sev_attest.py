@@ -16,12 +16,14 @@ from protocol.arch.sev.compose import Rig, compose
 from protocol.arch.sev.crypto.certificates import chain, vlek
 from protocol.arch.sev.crypto.keys import derive
 from protocol.arch.sev.crypto.report import SIGNED, der_signature
-from protocol.arch.sev.host.attest import report_data
+from protocol.arch.sev.host.attest import RESPONSE_PAGE, report_data
+from protocol.arch.sev.host.kinds import KINDS, Kind, Snp
 from protocol.arch.sev.host.system import Host
+from protocol.arch.sev.host.vm import GuestFailed, Vm
 from protocol.arch.sev.image import SECRETS_PAGE, firmware_image, with_secrets
 from protocol.arch.sev.profiles import MIB, PROFILES, TCB
 from protocol.arch.sev.structs import PAGE
-from protocol.effects import run
+from protocol.effects import Step, run
 from protocol.errors import OperationFailed
 from protocol.plan import operations as op
 
@@ -29,10 +31,10 @@ IMAGE = with_secrets(bytes(range(256)) * 32)
 BEGIN = (op.BootHost(), op.Create(0, 1, 2), op.Load(0), op.Start(0))
 
 
-def host_of(depth: int, image: bytes = IMAGE) -> tuple[Rig, Host]:
+def host_of(depth: int, image: bytes = IMAGE, kind: Kind = KINDS["snp"]) -> tuple[Rig, Host]:
     rig = compose(PROFILES["small"], depth, 1, memory_bytes=32 * MIB, cpus=2)
     seat = rig.seats[0]
-    host = Host(seat.level, seat.cpus, Random(0), depth=depth, image=image)
+    host = Host(seat.level, seat.cpus, Random(0), depth=depth, image=image, kind=kind)
     for operation in BEGIN:
         run(host.perform(operation))
     return rig, host
@@ -79,6 +81,39 @@ def test_the_host_carries_ciphertext_alone(depth: int) -> None:
     run(host.perform(op.Shutdown()))
     assert rig.leaks() == []
     assert not any(rig.remains().values())
+
+
+def silent(host: Host, page: int, before: bytes) -> None:
+    host.driver.write(page, bytes(PAGE))
+
+
+def stale(host: Host, page: int, before: bytes) -> None:
+    host.driver.write(page, before)
+
+
+def forged(host: Host, page: int, before: bytes) -> None:
+    (byte,) = host.driver.read(page + 0x80, 1)
+    host.driver.write(page + 0x80, bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("hand_over", [silent, stale, forged])
+def test_a_guest_takes_no_answer_but_that_to_its_question(hand_over: Any) -> None:
+    """Whatever its host gives it instead: nothing, the answer of before, one that was changed."""
+
+    class Carrier(Snp):
+        def guest_request(self, host: Host, vm: Vm, ghcb: int) -> Step[None]:
+            yield from super().guest_request(host, vm, ghcb)
+            page = vm.shared[RESPONSE_PAGE]
+            if said:
+                hand_over(host, page, said[0])
+            said.append(host.driver.read(page, PAGE))
+
+    said: list[bytes] = []
+    _, host = host_of(0, kind=Carrier())
+    run(host.perform(op.Attest(0, 0, 0)))
+    with pytest.raises(GuestFailed, match="guest 0 got no report"):
+        run(host.perform(op.Attest(0, 0, 1)))
+    run(host.perform(op.Destroy(0)))
 
 
 def test_a_guest_without_a_secrets_page_says_so_and_goes_on() -> None:

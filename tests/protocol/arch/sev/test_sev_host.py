@@ -14,6 +14,7 @@ from protocol.arch.sev.host import kinds
 from protocol.arch.sev.host import vm as loop
 from protocol.arch.sev.host.driver import Failed
 from protocol.arch.sev.host.system import Host
+from protocol.arch.sev.image import firmware_image
 from protocol.arch.sev.profiles import MIB, PROFILES
 from protocol.arch.sev.structs import C_MASK, PAGE, REPORT_LEN, U64
 from protocol.effects import run
@@ -136,6 +137,17 @@ def test_a_host_without_an_image_loads_none() -> None:
     do(host, op.Destroy(0), op.Shutdown())
 
 
+def test_a_host_whose_image_cannot_be_launched_says_why() -> None:
+    """This firmware names no place where a second VCPU starts."""
+    rig = compose(PROFILES["small"], 0, 1, memory_bytes=32 * MIB, cpus=2)
+    image = firmware_image(bytes(2 * PAGE), "EPYC")
+    host = Host(rig.seats[0].level, rig.seats[0].cpus, Random(0), depth=0, image=image)
+    do(host, op.BootHost(), op.Create(0, 1, 2))
+    with pytest.raises(OperationFailed, match="not built for SEV-ES"):
+        do(host, op.Load(0))
+    do(host, op.Destroy(0), op.Shutdown())
+
+
 def test_what_was_not_packed_is_not_unloaded() -> None:
     _, host = host_of(0)
     do(host, *life(0))
@@ -213,6 +225,26 @@ def test_a_vcpu_whose_control_block_is_no_page_is_not_entered() -> None:
         do(host, op.Exits(0, 0, "wait", "kernel", 1))
     vm.vmcbs[0] -= 8
     do(host, op.Exits(0, 0, "wait", "kernel", 1), op.Destroy(0), op.Shutdown())
+
+
+def test_a_page_that_changes_before_anybody_used_it_costs_no_memory() -> None:
+    """There is nothing under it to drop, and it comes in as what it is by then."""
+    host, page = host_with("snp"), BEHIND + 9
+    vm, free = host.guests[0], host.pool.free
+    host.level.ledger.reset()
+    run(loop.run(host, vm, 0, changes(page, loop.TO_SHARED)(vm), kinds.VMGEXIT))
+    assert (page in vm.open, host.pool.free) == (True, free)
+    assert "te_issued.RMPUPDATE.0" not in host.level.ledger.flat()
+    run(loop.run(host, vm, 0, [Touch(page * PAGE, True, b"all may see")]))
+    assert host.level.read(vm.shared[page], 11) == b"all may see"
+    do(host, op.Destroy(0), op.Shutdown())
+
+
+def test_a_guest_without_encrypted_registers_has_the_same_exits() -> None:
+    host = host_with("sev")
+    with pytest.raises(ValueError, match="allowed: diag_notify, diag_500, sclp, wait"):
+        do(host, op.Exits(0, 0, "diag_308", "vmm", 1))
+    do(host, op.Exits(0, 0, "sclp", "vmm", 1), op.Destroy(0), op.Shutdown())
 
 
 @pytest.mark.parametrize("kind", ["sev", "sev-es"])

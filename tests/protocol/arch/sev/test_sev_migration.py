@@ -105,6 +105,17 @@ def test_luggage_opens_at_its_destination_alone_and_only_whole(depth: int) -> No
         run(arrive(target, 0, replace(luggage, packets=[torn, *rest])))
 
 
+def test_a_guest_does_not_take_the_place_of_one_that_is_there() -> None:
+    (_, source), (_, target) = machine(0, 1), machine(0, 2)
+    for host in (source, target):
+        guest_that_knows(host)
+    luggage = run(leave(source, 0, run(certificate(target))))
+    with pytest.raises(ValueError, match="guest 0 is there already"):
+        run(arrive(target, 0, luggage))
+    run(target.perform(op.Read(0, 1, BEHIND + 2, 32, 16)))
+    run(arrive(target, 1, luggage))
+
+
 def test_guests_with_encrypted_registers_stay_where_they_are() -> None:
     _, source = machine(0, 1, "sev-es")
     guest_that_knows(source)

@@ -170,6 +170,42 @@ def test_without_snp_the_firmware_stores_to_a_page_that_a_guest_had_before() -> 
     assert list(leaks(host.rig)) == []
 
 
+def test_without_snp_what_the_firmware_stores_to_a_context_that_is_in_use_is_lost() -> None:
+    """Below it is a context all the time, and goes with its host."""
+    host = Host(rig_of(1, profile="azure"))
+    page = host.allocate(PAGE, PAGE)
+    run(host.driver.rmpupdate(page, FIRMWARE))
+    run(host.driver.command("SNP_GCTX_CREATE", gctx=page))
+    run(host.driver.command("SNP_SHUTDOWN"))
+    host.driver.snp = False
+    before = host.driver.read(page, PAGE)
+    run(host.driver.command("GET_ID", pa=page, len=0x40))
+    assert host.driver.read(page, PAGE) == before
+    assert host.seat.level.real[page // PAGE]
+    assert host.rig.machine_frame(0, page // PAGE) in host.rig.machines[0].platform.contexts
+    run(host.rig.reset(0, "power"))
+    assert list(leaks(host.rig)) == []
+    assert not host.seat.level.real.any()
+
+
+# -- large pages -----------------------------------------------------------------------------------------
+
+
+def test_a_large_page_is_split_by_the_trapping_msr() -> None:
+    """At the level below as well, whose entries the guest meets."""
+    host = Host(rig_of(1))
+    block = host.allocate(2 * MIB, 2 * MIB)
+    run(host.driver.rmpupdate(block, NewState(0, True, True, False, 1)))
+    asked = {"rcx": 0xC001F002, "rax": block}
+    assert run(host.hands.instruction(0, "wrmsr", Registers(**asked)))["rax"] == 0
+    level, machine = host.seat.level, host.rig.machines[0]
+    frame = block // PAGE
+    inside = host.rig.machine_frame(0, frame + 5)
+    assert (level.rmp.large(frame), machine.rmp.large(host.rig.machine_frame(0, frame))) == (False, False)
+    assert level.rmp.gpa_of(frame + 5) == machine.rmp.gpa_of(inside) == 5 * PAGE
+    assert run(host.hands.instruction(0, "wrmsr", Registers(**asked)))["rax"], "it is none any more"
+
+
 # -- books that can be wrong ---------------------------------------------------------------------------
 
 
@@ -189,6 +225,21 @@ def test_the_audit_finds_what_only_one_book_has() -> None:
     machine.rmp.put(stray, 0)
     machine.platform.asids.release(level.real_asid(vm.asid))
     assert [leak["kind"] for leak in leaks(rig)] == ["asid"]
+
+
+def test_the_audit_finds_guests_that_only_one_book_has() -> None:
+    rig = rig_of(1)
+    host = Host(rig)
+    vm, legacy = host.launch(pages=2), host.launch("es", pages=2)
+    level, machine = rig.seats[0].level, rig.machines[0]
+    assert list(leaks(rig)) == []
+    real = level.platform.guests.pop(legacy.handle).real
+    frame = rig.machine_frame(0, vm.handle // PAGE)
+    del machine.platform.contexts[frame]
+    assert [(leak["kind"], leak["id"]) for leak in leaks(rig)] == [
+        ("gctx", hex(frame * PAGE)),
+        ("sev_guest", hex(real)),
+    ]
 
 
 # -- shadows -------------------------------------------------------------------------------------------
