@@ -304,6 +304,9 @@ def test_activate_ex_makes_the_checks_of_activate(legacy: Sev) -> None:
     assert tried(handle, length=0x17) == 0x04
     assert tried(99) == 0x10
     assert tried(handle, count=0) == 0x16
+    legacy.write(ids + 4, struct.pack("<I", legacy.cpus))
+    assert tried(handle) == 0x16, "there is no such CPU"
+    legacy.write(ids + 4, struct.pack("<I", 1))
     bound = legacy.legacy_guest(asid=9)
     assert tried(bound) == 0x12
     sent = legacy.launched(asid=10)

@@ -281,36 +281,6 @@ class Rmp:
         else:
             self.put(frame, flags, new.asid, new.gpa >> 12)
 
-    def update_run(self, first: int, count: int, new: NewState) -> bool:
-        """RMPUPDATE of `count` pages of 4 KiB from frame `first` on, in one step.
-
-        Their GPAs ascend from that of `new`. It is done if each of them would be (True), else nothing is.
-        """
-        here, stop = slice(first, first + count), first + count
-        if new.large or stop > len(self._flags) or new.asid >= self.asid_limit or self.busy or self.running:
-            return False
-        if self.update_refusal(first << 12, new) or (new.asid and (new.gpa + count * PAGE) >> 51):
-            return False
-        flags = self.flags[here]
-        if (
-            (flags & (IMMUTABLE | LARGE)).any()
-            or self.head(first) != first
-            or self.head(stop - 1) != stop - 1
-        ):
-            return False
-        gpas = (new.gpa >> 12) + np.arange(count, dtype=np.uint64) if new.asid else np.uint64(0)
-        fresh = (ASSIGNED if new.assigned else 0) | (IMMUTABLE if new.immutable else 0)
-        same = (
-            (flags & ASSIGNED != 0) & new.assigned & (self.asid[here] == new.asid) & (self.gpa[here] == gpas)
-        )
-        np.subtract.at(self.counters, self.asid[here][self.asid[here] != 0], 1)
-        kept = np.where(same, flags & (VALIDATED | VMSA), 0).astype(np.uint8)
-        self.perms[here] = np.where(same, self.perms[here], 0)
-        self.flags[here], self.asid[here], self.gpa[here] = fresh | kept, new.asid, gpas
-        if new.asid:
-            self.counters[new.asid] += count
-        return True
-
     def assign_each(self, frames: np.ndarray, asid: int, pages: np.ndarray) -> None:
         """RMPUPDATE of unassigned frames of 4 KiB, in one step: each becomes Guest-Invalid at its page."""
         self.flags[frames] = ASSIGNED

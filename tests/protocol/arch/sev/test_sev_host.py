@@ -13,7 +13,7 @@ from protocol.arch.sev.guest import GuestStep, Leave, Rdmsr, Touch
 from protocol.arch.sev.host import kinds
 from protocol.arch.sev.host import vm as loop
 from protocol.arch.sev.host.driver import Failed
-from protocol.arch.sev.host.system import Host
+from protocol.arch.sev.host.system import Host, Kernel
 from protocol.arch.sev.image import firmware_image
 from protocol.arch.sev.profiles import MIB, PROFILES
 from protocol.arch.sev.structs import C_MASK, PAGE, REPORT_LEN, U64
@@ -164,6 +164,38 @@ def test_a_refused_command_is_a_failed_operation() -> None:
     with pytest.raises(OperationFailed):
         do(host, op.Create(most, 1, 1))
     do(host, op.Load(0), op.Start(0), op.Touch(0, 0, op.Pages(BEHIND, 1, 1)))
+
+
+# -- software of L0's own beside its guest hosts ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["sev", "snp"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_guests_of_l0_live_beside_those_of_its_guest_hosts(kind: str, depth: int) -> None:
+    """L0's platform is up; it has CPUs, frames and ASIDs behind the shares of its guest hosts."""
+    rig = compose(PROFILES["small"].of_kind(kind), depth, 1, 32 * MIB, 2, spare=32 * MIB)
+    (seat,), machine, kvm = rig.seats, rig.machines[0], rig.chain[0]
+    above = Host(seat.level, seat.cpus, Random(0), depth=depth, image=IMAGE, kind=kinds.KINDS[kind])
+    own = Host(
+        machine,
+        [machine.cpus[number] for number in rig.own_cpus],
+        Random(0),
+        depth=0,
+        image=IMAGE,
+        kind=kinds.KINDS[kind],
+        kernel=Kernel(kvm.pool, rig.own_asids, kvm.lock),
+    )
+    do(own, op.BootHost())
+    free = kvm.pool.free
+    do(above, op.BootHost(), *life(0))
+    do(own, *life(0))
+    assert own.guests[0].asid in rig.own_asids
+    assert len(rig.own_asids) >= len(range(1, rig.profile.min_sev_asid))
+    digests = rig.measurements()
+    assert (len(digests), len(set(digests))) == (2, 1), "both were launched with the same"
+    run(rig.end(0, "l1_crash"))
+    do(own, op.Touch(0, 0, op.Pages(BEHIND, 2, 2)), op.Destroy(0), op.Shutdown())
+    assert (kvm.pool.free, rig.leaks()) == (free, [])
 
 
 # -- what a guest does that its host cannot go along with ---------------------------------------------------

@@ -17,8 +17,8 @@ from protocol.arch.sev.host.driver import Driver
 from protocol.arch.sev.host.guests import Guests
 from protocol.arch.sev.linked import Server, Who
 from protocol.arch.sev.profiles import MIB, PROFILES
-from protocol.arch.sev.structs import PAGE
-from protocol.crossing import Crossing
+from protocol.arch.sev.structs import LAYOUTS, PAGE
+from protocol.crossing import Crossing, inline
 from protocol.effects import Issue, Step
 from protocol.errors import RemoteProtocolError
 from protocol.nesting.composition import Seat
@@ -209,6 +209,28 @@ def test_a_mailbox_that_everybody_wants_is_shared_fairly(depth: int) -> None:
         assert min(behind) >= times // 4, f"seed {seed}: {behind}"
         assert rig.ledger.contention["absorbed_busy"] > 0
         assert list(leaks(rig)) == []
+
+
+def knocking(rig: Rig, cpu: int, buffer: int) -> Step[tuple[int, int]]:
+    """One LAUNCH_START by this CPU: its status, and the handle."""
+    level, layout = rig.seen(rig.seats[0].level), LAYOUTS["LAUNCH_START"]
+    level.write(buffer, layout.pack(policy=0))
+    answer = yield from level.call(rig.seats[0].cpus[cpu], 0x030 << 16, buffer)
+    return answer & 0xFFFF, int.from_bytes(level.read(buffer, 4), "little")
+
+
+def test_two_cpus_of_a_host_that_knock_at_once_are_served_one_after_the_other() -> None:
+    """The real mailbox is asked by message meanwhile; neither is told that it was busy."""
+    rig = compose(PROFILES["small"], 1, 1, memory_bytes=64 * MIB, apart=True)
+    inline(ringing(rig, 0, 0, []), rig.below(0))
+    crossing = Crossing(Random(1))
+    threads = [
+        crossing.start(f"CPU {cpu}", knocking(rig, cpu, (16 + cpu) * MIB), rig.below(0)) for cpu in (0, 1)
+    ]
+    crossing.run()
+    assert sorted(thread.value for thread in threads) == [(0, 1), (0, 2)]
+    assert rig.ledger.contention["absorbed_busy"] > 0
+    assert list(leaks(rig)) == []
 
 
 @pytest.mark.slow

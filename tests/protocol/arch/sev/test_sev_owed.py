@@ -81,3 +81,10 @@ def test_who_owes_nothing_any_more_may_owe_again(memory: OwingPhysical) -> None:
     memory.clear_many(OWING)
     memory.owe(np.array([7]), lambda address: b"again")
     assert found(memory) == {7: b"again"}
+
+
+def test_frames_that_owe_nothing_change_their_homes(memory: OwingPhysical) -> None:
+    memory.clear_many(OWING)
+    memory.write(PAGE, b"frame 1")
+    memory.swap_homes(1, 4)
+    assert found(memory) == {4: b"frame 1"}

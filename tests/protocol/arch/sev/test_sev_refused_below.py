@@ -14,7 +14,9 @@ from sev_nested_host import Host, rig_of
 
 from protocol.arch.sev.crypto import session as sessions
 from protocol.arch.sev.host.driver import Failed
+from protocol.arch.sev.instructions import Registers
 from protocol.arch.sev.nesting import shadow
+from protocol.arch.sev.profiles import MIB
 from protocol.arch.sev.rmp import ASSIGNED, IMMUTABLE, VMSA
 from protocol.arch.sev.status import SnpState, Status
 from protocol.arch.sev.structs import CERT_LEN, FIRMWARE, HEADER_LEN, PAGE, SESSION_LEN, NewState
@@ -268,6 +270,43 @@ def test_no_context_is_made_where_the_platform_below_has_ended(below: Below) -> 
     assert below.command("SNP_GCTX_CREATE", gctx=page) == Status.INVALID_PLATFORM_STATE
     assert (level.platform.contexts, level.book.records().get("vm_map", 0)) == ({}, 0)
     assert not level.rmp.flags_of(page // PAGE) & VMSA
+
+
+def test_pages_that_are_joined_nowhere_below_stay_small(below: Below) -> None:
+    """One of the 512 is at another place of the guest's there."""
+    host = below.host
+    gctx, block = context(below), host.allocate(2 * MIB, 2 * MIB)
+    run(host.driver.rmpupdate(block, NewState(0, True, True, True, 1)))
+    assert run(host.hands.instruction(0, "psmash", Registers(rax=block))) == {"rax": 0}
+    books = below.books()
+    level: Any = host.seat.level
+    machine, frame = host.rig.machines[0], level.frame_below(block // PAGE + 7)
+    asid = machine.rmp.asid_of(frame)
+    machine.rmp.put(frame, ASSIGNED | IMMUTABLE, asid, 9)
+    assert below.command("SNP_PAGE_UNSMASH", pa=block) == Status.INVALID_PAGE_STATE
+    assert below.books() == books
+    machine.rmp.put(frame, ASSIGNED | IMMUTABLE, asid, 7)
+    below.did("SNP_PAGE_UNSMASH", pa=block)
+    assert level.rmp.large(block // PAGE)
+    below.did("SNP_DECOMMISSION", gctx=gctx)
+
+
+def test_a_large_page_goes_to_a_place_that_is_one_below(below: Below) -> None:
+    """Two of its pages lie in each other's place, as in a host of which some memory is scattered."""
+    host, level = below.host, below.host.seat.level
+    fields = {"gctx": context(below), "mdata": below.pages[3], "flags": 1}
+    run(host.driver.rmpupdate(below.pages[3], FIRMWARE))
+    below.did("SNP_PAGE_MD_INIT", gctx=fields["gctx"], pa=below.pages[3])
+    block, place = (host.allocate(2 * MIB, 2 * MIB) for _ in range(2))
+    pair = [place // PAGE + 3, place // PAGE + 4]
+    level.slots[pair] = level.slots[pair[::-1]]
+    run(host.driver.rmpupdate(block, NewState(0, True, True, True, 1)))
+    run(host.driver.rmpupdate(place, FIRMWARE._replace(large=True)))
+    books = below.books()
+    assert below.command("SNP_PAGE_SWAP_OUT", src=block, dst=place, **fields) == Status.UNSUPPORTED
+    assert below.books() == books
+    level.slots[pair] = level.slots[pair[::-1]]
+    below.did("SNP_PAGE_SWAP_OUT", src=block, dst=place, **fields)
 
 
 def swapping(below: Below) -> dict[str, int]:

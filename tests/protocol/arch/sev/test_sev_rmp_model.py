@@ -17,7 +17,7 @@ from protocol.arch.sev.rmp import (
     PageState,
     Rmp,
 )
-from protocol.arch.sev.structs import PAGE, NewState
+from protocol.arch.sev.structs import PAGE, SHARED, NewState
 
 MIB = 1 << 20
 FRAMES = 4 * SUBPAGES
@@ -143,34 +143,44 @@ def contents(rmp: Rmp) -> list[list[int]]:
     return [column.tolist() for column in (rmp.flags, rmp.asid, rmp.gpa, rmp.perms, rmp.counters)]
 
 
+def table(before: list[tuple[int, NewState]]) -> Rmp:
+    rmp = Rmp(4096, 16)
+    rmp.build(8 << 20, (8 << 20) + 0x4000 + 4096 * 16, np.ones(4096, bool))
+    for page, state in before:
+        rmp.update((1024 + page) * PAGE, state)
+    return rmp
+
+
 @given(
     before=st.lists(st.tuples(st.integers(0, 40), STATES), max_size=30),
-    valid=st.sets(st.integers(0, 40)),
-    first=st.integers(0, 40),
-    count=st.integers(1, 40),
-    new=STATES,
+    pages=st.lists(st.integers(0, 40), unique=True, min_size=1, max_size=12),
 )
 @settings(deadline=None, max_examples=150)
-def test_a_run_of_updates_is_that_of_each_page(
-    before: list[tuple[int, NewState]], valid: set[int], first: int, count: int, new: NewState
+def test_frames_that_change_hands_in_a_run_are_as_those_that_do_so_one_by_one(
+    before: list[tuple[int, NewState]], pages: list[int]
 ) -> None:
-    """In one step if each would be done, and then the table is the same, byte by byte."""
-    tables = []
-    for _ in range(2):
-        rmp = Rmp(4096, 16)
-        rmp.build(8 << 20, (8 << 20) + 0x4000 + 4096 * 16, np.ones(4096, bool))
-        for page, state in before:
-            rmp.update((1024 + page) * PAGE, state)
-        for page in valid:
-            if rmp.asid_of(1024 + page):
-                rmp.change(1024 + page, VALIDATED)
-        tables.append(rmp)
-    one, other = tables
-    codes = [
-        one.update((1024 + first + n) * PAGE, new._replace(gpa=new.gpa + n * PAGE if new.asid else new.gpa))
-        for n in range(count)
-    ]
-    done = other.update_run(1024 + first, count, new)
-    assert done is (not any(codes))
-    if done:
+    """Where a run may be done, each could be, and then the table is the same, byte by byte."""
+    frames, asid = np.array(pages) + 1024, 3
+    one, other = table(before), table(before)
+    if other.free_each(frames):
+        other.assign_each(frames, asid, np.array(pages))
+        states = [NewState(page * PAGE, True, False, False, asid) for page in pages]
+        assert not any(one.update((1024 + page) * PAGE, new) for page, new in zip(pages, states, strict=True))
         assert contents(one) == contents(other)
+    if other.owned_each(frames, asid):
+        other.release_each(frames, asid)
+        assert not any(one.update((1024 + page) * PAGE, SHARED) for page in pages)
+        assert contents(one) == contents(other)
+
+
+def test_no_run_is_done_while_an_entry_is_busy_or_where_there_is_none() -> None:
+    rmp, free, beyond = table([]), np.array([1030, 1031]), np.array([1030, 4096])
+    assert rmp.free_each(free)
+    rmp.assign_each(free, 3, np.array([1, 2]))
+    assert rmp.owned_each(free, 3) and not rmp.owned_each(free, 4)
+    for held in (rmp.busy, rmp.running):
+        held.add(1030)
+        assert not rmp.owned_each(free, 3) and not rmp.free_each(np.array([1040]))
+        held.clear()
+    assert not rmp.owned_each(beyond, 3) and not rmp.free_each(beyond)
+    assert not rmp.owned_each(free[:0], 3) and not rmp.free_each(free[:0])
