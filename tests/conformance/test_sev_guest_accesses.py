@@ -441,6 +441,9 @@ def test_a_table_that_the_firmware_stores_to_has_changed(legacy: Sev) -> None:
     assert legacy.read(table, 16) == entries[8:] * 2
     legacy.ok("guest", vcpu=vcpu.vmcb, do=[read(0)])
     assert vcpu.enter()["steps"] == [{"hex": b"bbbb".hex()}]
+    assert legacy.submit("PLATFORM_STATUS", table) == 0
+    legacy.ok("guest", vcpu=vcpu.vmcb, do=[read(0)])
+    assert npf(vcpu.enter()) == (P | U, 0), "its version is no entry for a guest"
 
 
 def test_a_table_in_a_page_of_the_firmwares_is_one_all_the_same(snp: Sev) -> None:

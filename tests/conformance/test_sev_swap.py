@@ -254,6 +254,19 @@ def test_debugging_is_for_guests_that_allow_it(snp: Sev) -> None:
     assert bytes.fromhex(left["steps"][0]["hex"]) == b"patched!"
 
 
+def test_a_page_that_one_command_stored_to_is_stored_to_by_another(snp: Sev) -> None:
+    """One of the two is done by the firmware below, the other one by whoever plays it."""
+    vm, page = SnpVm(snp, policy=POLICY | 1 << 19), snp.alloc()
+    snp.firmware(page)
+    vm.vcpu.do({"touch": C_BIT | PAGE, "write": True, "value": b"debugged".hex()})
+    for _ in range(2):
+        snp.did("SNP_DBG_DECRYPT", gctx=vm.gctx, src=vm.pages[1], dst=page)
+        assert snp.read(page, 8) == b"debugged"
+        snp.did("SNP_GUEST_STATUS", gctx=vm.gctx, status=page)
+        assert struct.unpack_from("<QIB", snp.read(page, 13)) == (POLICY | 1 << 19, vm.asid, 2)
+    snp.take_back(page)
+
+
 def test_debugging_looks_up_the_large_entry_that_a_page_is_part_of(snp: Sev) -> None:
     vm = SnpVm(snp, policy=POLICY | 1 << 19)
     block = snp.alloc(2 * MIB, 2 * MIB)

@@ -9,6 +9,7 @@ pages are neighbours.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -182,12 +183,9 @@ class Rig(composition.Rig[Kvm]):
 
         How many there were at once would else depend on the order between the hosts.
         """
-        if not self.chain:
-            return
         frames = self.chain[-1].frames
-        for level in reversed(self.levels):
-            if self.is_machine(level) or isinstance(level, LinkedSev):
-                break
+        between = takewhile(lambda level: not isinstance(level, Machine | LinkedSev), reversed(self.levels))
+        for level in between:
             level.keep_apart(frames)
             frames = [level.slots[own] for own in frames]
 

@@ -28,24 +28,25 @@ class SevWatch(Watch):
             return self.around(level, step, lambda asked, answer: self._ended(asked, code, answer & STATUS))
 
         def performed(spec: CallSpec, cpu: Cpu, buffer: Any) -> Reply | Step[Reply]:
-            if self.current is not None:
-                self.current.begun = True
+            asked = self.current
+            assert asked is not None, "a command that did not come by the mailbox"
+            asked.begun = True
             result: Reply | Step[Reply] = perform(spec, cpu, buffer)
             if isinstance(result, Reply):
-                self._said(self.current, result)
+                self._said(asked, result)
                 return result
-            return self._followed(result)
+            return self._followed(asked, result)
 
         level.mailbox, level.perform = asked, performed
 
-    def _followed(self, step: Step[Reply]) -> Step[Reply]:
+    def _followed(self, asked: Asked, step: Step[Reply]) -> Step[Reply]:
         reply = yield from step
-        self._said(self.current, reply)
+        self._said(asked, reply)
         return reply
 
-    def _said(self, asked: Asked | None, reply: Reply) -> None:
+    def _said(self, asked: Asked, reply: Reply) -> None:
         """Where several checks answer one status, a level's own check says which it was."""
-        if asked is not None and isinstance(reply.status, Status):
+        if isinstance(reply.status, Status):
             asked.why = reply.status.why
 
     def _ended(self, asked: Asked, code: int, status: int) -> None:

@@ -127,7 +127,7 @@ class _BringIn:
         host, vm, page = self._host, self._vm, int(self._pages[at])
         listed = _next_frame(host)
         self._program.steps.append(self._way.step(page))
-        if not alike or self._before < 0 or runs.near(self._level, listed).any():
+        if not alike or self._before < 0 or not listed.size or runs.near(self._level, listed).any():
             yield from self._until_there(page)
         else:
             with self._fold.measured(int(self._kinds(listed)[0])):
@@ -288,7 +288,9 @@ def _ahead(host: Host, vm: Vm, level: runs.Level, fold: Fold, pages: np.ndarray)
 
 
 def _next_frame(host: Host) -> np.ndarray:
-    """The frame that will be taken next."""
+    """The frame that will be taken next, if there is one."""
+    if not host.pool.free:
+        return np.empty(0, np.int64)
     frame = host.pool.take()
     host.pool.give([frame])
     return np.array([frame])

@@ -20,8 +20,10 @@ from protocol.arch.sev.nesting import Nested
 from protocol.arch.sev.profiles import MIB, PROFILES
 from protocol.arch.sev.rmp import ASSIGNED, SUBPAGES
 from protocol.arch.sev.runs import here
+from protocol.arch.sev.structs import SHARED
 from protocol.effects import run
 from protocol.ledger import Key
+from protocol.memory.pool import OutOfFrames
 from protocol.memory.store import PAGE
 from protocol.plan import operations as op
 
@@ -203,6 +205,49 @@ def test_pages_that_come_ahead_or_with_a_request_cost_alike(depth: int, policy: 
     alike(*benches, op.BootHost(), *BEGIN, touch, op.Share(0, 1, op.Pages(1300, 30, 30)))
     assert state(benches[0]) == state(benches[1])
     alike(*benches, op.Destroy(0))
+    assert state(benches[0]) == state(benches[1])
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_guest_whose_page_somebody_took_ends_page_by_page(depth: int) -> None:
+    """The RMP says so, and what is no longer the guest's costs what it costs."""
+    benches = pair(depth)
+    alike(*benches, op.Touch(0, 0, op.Pages(100, 40, 40)))
+    for bench in benches:
+        run(bench.host.driver.rmpupdate(bench.host.guests[0].private[120], SHARED))
+    alike(*benches, op.Destroy(0))
+    assert state(benches[0]) == state(benches[1])
+
+
+def test_a_guest_that_never_ran_has_no_shadow_that_a_run_could_fill() -> None:
+    """A plain SEV guest does nothing before its first page, and all of its memory is there."""
+    benches = Bench(1, "sev"), Bench(1, "sev")
+    benches[1].host._bulk = True
+    for bench in benches:
+        bench.host.pages = "prefault"
+    alike(*benches, op.BootHost(), *BEGIN, *(op.Touch(0, 0, op.Pages(at, 40, 40)) for at in (100, 200)))
+    assert state(benches[0]) == state(benches[1])
+
+
+@pytest.mark.parametrize("policy", ["two_fault", "prefault"])
+def test_a_host_without_memory_for_a_run_gives_what_it_has(policy: str) -> None:
+    """Where single pages find no frame, no run does, and what was done by then was done on both ways."""
+    benches = Bench(0), Bench(0)
+    benches[1].host._bulk = True
+    for bench in benches:
+        bench.host.pages = policy
+        for operation in (op.BootHost(), op.Create(0, GUEST_MIB, 2)):
+            bench.do(operation)
+        bench.host.pool.take_each(bench.host.pool.free - 200)
+        if policy == "prefault":
+            too_much: op.Operation = op.Load(0)
+        else:
+            bench.do(op.Load(0))
+            bench.do(op.Start(0))
+            too_much = op.Touch(0, 0, op.Pages(100, 300, 300))
+        with pytest.raises(OutOfFrames):
+            bench.do(too_much)
+    assert benches[0].rig.ledger.counts() == benches[1].rig.ledger.counts()
     assert state(benches[0]) == state(benches[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from random import Random
 
@@ -148,6 +149,13 @@ def test_a_host_whose_image_cannot_be_launched_says_why() -> None:
     do(host, op.Destroy(0), op.Shutdown())
 
 
+def test_a_guest_of_nothing_is_measured_as_nothing() -> None:
+    host = host_with("sev", b"")
+    (guest,) = host.level.platform.guests.values()
+    assert (host.guests[0].private, guest.digest) == ({}, hashlib.sha256().digest())
+    do(host, op.Touch(0, 0, op.Pages(BEHIND, 2, 2)), op.Destroy(0), op.Shutdown())
+
+
 def test_what_was_not_packed_is_not_unloaded() -> None:
     _, host = host_of(0)
     do(host, *life(0))
@@ -201,11 +209,11 @@ def test_guests_of_l0_live_beside_those_of_its_guest_hosts(kind: str, depth: int
 # -- what a guest does that its host cannot go along with ---------------------------------------------------
 
 
-def host_with(kind: str) -> Host:
+def host_with(kind: str, image: bytes = IMAGE) -> Host:
     """A host with a running guest of this kind."""
     rig = compose(PROFILES["small"], 0, 1, memory_bytes=32 * MIB, cpus=2)
     seat = rig.seats[0]
-    host = Host(seat.level, seat.cpus, Random(0), depth=0, image=IMAGE, kind=kinds.KINDS[kind])
+    host = Host(seat.level, seat.cpus, Random(0), depth=0, image=image, kind=kinds.KINDS[kind])
     do(host, op.BootHost(), op.Create(0, 1, 1), op.Load(0), op.Start(0))
     return host
 

@@ -188,6 +188,15 @@ def test_without_snp_what_the_firmware_stores_to_a_context_that_is_in_use_is_los
     assert not host.seat.level.real.any()
 
 
+@pytest.mark.parametrize("at", [0, 0x9FFFF, 0xA0000, 0xFFFFF, 0x100000, 64 * MIB - 1, 64 * MIB, 1 << 40])
+def test_an_access_to_nothing_is_judged_by_its_address_at_every_depth(at: int) -> None:
+    found = []
+    for depth in (0, 1, 2):
+        level = compose(PROFILES["small"], depth, 1, 64 * MIB).seats[0].level
+        found.append((level.peek(at, 0), level.poke(at, b"")))
+    assert found[0] == found[1] == found[2]
+
+
 # -- large pages -----------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from protocol.arch.sev.host.system import Host
 from protocol.arch.sev.instructions import Registers
 from protocol.arch.sev.profiles import MIB, PROFILES
 from protocol.arch.sev.recorded import RecordedSev
+from protocol.arch.sev.runs import here
 from protocol.arch.sev.structs import C_MASK, PAGE
 from protocol.crossing import inline
 from protocol.effects import Step
@@ -30,13 +31,14 @@ Json = dict[str, Any]
 class Told:
     """A host whose level is asked by message and writes down what it is asked."""
 
-    def __init__(self, depth: int, kind: str) -> None:
+    def __init__(self, depth: int, kind: str, bulk: bool = False) -> None:
         self.depth = depth
         self.rig = compose(PROFILES["small"], depth, 1, MEMORY_MIB * MIB, CPUS, SEED)
         seat = self.rig.seats[0]
         self.said: list[tuple[Json, Json]] = []
         level = RecordedSev(self.rig.linked(seat.level), lambda *both: self.said.append(both))
-        self.host = Host(level, seat.cpus, Random(0), depth=depth, image=IMAGE, kind=KINDS[kind])
+        kind_of = KINDS[kind]
+        self.host = Host(level, seat.cpus, Random(0), depth=depth, image=IMAGE, kind=kind_of, bulk=bulk)
         self.do(op.BootHost(), op.Create(0, 1, 2), op.Load(0), op.Start(0))
 
     def do(self, *operations: op.Operation) -> None:
@@ -73,6 +75,16 @@ def test_a_console_answers_as_the_host_was_answered(depth: int, kind: str) -> No
     told.do(op.Touch(0, 1, op.Pages(BEHIND, 3, 3)), op.Exits(0, 0, "diag_500", "kernel", 2))
     told.do(op.Exits(0, 0, "wait", "vmm", 1), op.Destroy(0), op.Shutdown())
     assert len(told.of("enter")) > 4
+    assert told.is_answered_alike()
+
+
+def test_a_run_of_pages_is_told_page_by_page() -> None:
+    told = Told(0, "snp", bulk=True)
+    assert here(told.rig.seats[0].level) is not None
+    assert here(told.host.driver.hands.seat.level) is None
+    before = len(told.of("rmpupdate"))
+    told.do(op.Touch(0, 0, op.Pages(BEHIND, 20, 20)))
+    assert len(told.of("rmpupdate")) - before == 20
     assert told.is_answered_alike()
 
 
