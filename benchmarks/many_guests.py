@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +26,7 @@ from actors.deployment.place import Place
 from actors.deployment.process import Assignment
 from actors.deployment.settings import Deployment, scenario_of
 from actors.deployment.supervise import Deployed
+from benchmarks.progress import Progress
 from benchmarks.run import Case
 from protocol.plan.operations import BootHost, Create, Destroy, Load, Operation, Start
 
@@ -80,11 +82,13 @@ async def _lived(deployed: Deployed, hosts: int, guests: int) -> Found:
     pids = [seen.life.process.pid for seen in deployed.seen.values() if seen.life is not None]
     pids += [os.getpid(), deployed.forker.pid or os.getpid()]
     place, each = deployed.assignment.place, guests // hosts
+    done, said = count(1), Progress("guests", 4 * guests + hosts, "operations")
 
     async def on(host: int, operations: Iterable[Operation]) -> None:
         async with linked(place.control(f"l0-0.l1-{host}")) as link:
             for operation in operations:
                 await link.ask(f"host.{host}", operation, timeout_s=OPERATION_S)
+                said(next(done))
 
     async def all_of(host: int, *kinds: type) -> None:
         async with trio.open_nursery() as nursery:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.progress import Progress
+
 ROOT = Path(__file__).parents[1]
 STEPS = 5_000  # of one seed of the soak
 
@@ -37,19 +39,21 @@ Part = Callable[[Asked], tuple[bool, str]]  # whether it held, and what was done
 
 
 def _pytest(*files: str, **environment: str) -> tuple[bool, str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-n0", *files]  # -s: tests say how far they are
     ran = subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=False)
     return not ran.returncode, ", ".join(f"{name.removeprefix('NESTBED_').lower()} {value}"
                                          for name, value in environment.items())  # fmt: skip
 
 
 def _program(*arguments: str) -> tuple[bool, str]:
-    """A program whose last line says what it did."""
-    ran = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
-    )
-    print(ran.stdout, end="")
-    return not ran.returncode, ran.stdout.strip().rpartition("\n")[2]
+    """A program whose last line says what it did; what it says is passed on at once."""
+    last, command = "", [sys.executable, *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, bufsize=1) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            print(line, end="", flush=True)
+            last = line.strip() or last
+    return not program.returncode, last
 
 
 def dump(asked: Asked) -> tuple[bool, str]:
@@ -84,8 +88,11 @@ def orders(_: Asked) -> tuple[bool, str]:
 
 def soak(asked: Asked) -> tuple[bool, str]:
     """Whole deployments on simulated time, with faults: every fourth seed for liveness."""
+    said, found = Progress("soak", asked.seeds, "seeds"), []
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = list(pool.map(_soaked, range(asked.seed, asked.seed + asked.seeds)))
+        for body in pool.map(_soaked, range(asked.seed, asked.seed + asked.seeds)):
+            found.append(body)
+            said(len(found), f"{found.count(None)} with a violation")
     done = [body for body in found if body is not None]
     steps, faults = sum(body["steps"] for body in done), sum(sum(body["faults"].values()) for body in done)
     checks, violations = sum(sum(body["checks"].values()) for body in done), len(found) - len(done)

@@ -20,7 +20,10 @@ def test_the_table_says_what_was_done(
 ) -> None:
     monkeypatch.setattr(endurance, "STEPS", 300)
     assert endurance.main(["--only", "soak", "--only", "fuzz", *SMALL]) == 0
-    table = capfd.readouterr().out.rpartition("part ")[2]
+    out, progress = capfd.readouterr()
+    table = out.rpartition("part ")[2]
+    assert "soak: 1 of 1 seeds, " in progress
+    assert "fuzz: 4 of 4 calls, " in progress
     assert "seeds 4 to 4: " in table
     assert "0 violations" in table
     assert "seed 4, " in table

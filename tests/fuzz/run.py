@@ -34,6 +34,8 @@ from calls import calls
 from dealers import DEALERS
 from reached import reached
 
+from benchmarks.progress import Progress
+
 Target = Callable[[Random], Iterator[str]]
 Job = tuple[str, int, int]  # target, seed, number of the input
 TARGETS: dict[str, Target] = {
@@ -124,7 +126,7 @@ def _until(seconds: float, names: list[str], seed: int, calls: int, processes: i
     began = time.monotonic()
     tried: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    share = calls / len(names)
+    share, said = calls / len(names), Progress("fuzz", calls, "calls")
 
     def jobs() -> Iterator[Job]:
         for number in itertools.count():
@@ -136,6 +138,8 @@ def _until(seconds: float, names: list[str], seed: int, calls: int, processes: i
     try:
         for (name, _, number), count, error in _spread(jobs(), processes):
             tried[name] += count
+            if calls:
+                said(int(sum(min(share, tried[each]) for each in names)), f"{failed.total()} failed")
             if error:
                 failed[name] += 1
                 print(error + f"again: ./x fuzz --only {name} --seed {seed} --input {number}", flush=True)

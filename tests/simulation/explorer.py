@@ -209,32 +209,31 @@ def explore(
     how: str,
     first: int = 0,
     stride: int = 1,
-    told: Callable[[Explored], None] = lambda _: None,
+    end: int = sys.maxsize,
 ) -> Explored:
     """Cut the victim at every `stride`-th of its messages from `first` on, and go on in every order.
 
-    `told` hears after each cut what was found up to now. What was seen after one cut is not gone into again
-    after another. Raises AssertionError where something does not hold, with the order in which it does not.
+    It ends before message `end`. What was seen after one cut is not gone into again after another.
+    Raises AssertionError where something does not hold, with the order in which it does not.
     """
     gc.collect()
     gc.freeze()  # what a copy of the process does not look at it need not copy
     gc.disable()
     try:
-        return _every_cut(make(), how, range(first, sys.maxsize, stride), told)
+        return _every_cut(make(), how, range(first, end, stride))
     finally:
         gc.enable()
         gc.unfreeze()
 
 
-def _every_cut(case: Case, how: str, cuts: range, told: Callable[[Explored], None]) -> Explored:
+def _every_cut(case: Case, how: str, cuts: range) -> Explored:
     every = Explored()
     for sent in itertools.count():  # pragma: no branch
         if sent in cuts:
             every.add(Copy(lambda: _one_cut(case, how, every)).found())
             assert not every.failed, f"{case.arch.name}, cut at {sent}, {how}, order {every.failed}"
-            told(every)
         case.threads[VICTIM].hop()
-        if case.threads[VICTIM].done:
+        if case.threads[VICTIM].done or sent >= cuts[-1]:
             break
     return every
 

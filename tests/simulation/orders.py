@@ -2,7 +2,7 @@
 """Every order of every story, and a table of it: the part `orders` of `./x endurance`.
 
 The victim of a story is cut at each of its messages, by a reboot and by its end; the stories of the hosting
-service are told whole. One is told by each CPU at a time. How far they are goes to stderr.
+service are told whole. Pieces of a few cuts are looked at side by side. How far it is goes to stderr.
 """
 
 from __future__ import annotations
@@ -14,69 +14,103 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import hosting_explorer
-from explorer import explore, messages
-from progress import Progress
+from explorer import Explored, explore, messages
 from stories import ENDS, HOSTING, STORIES, Story
 
+from benchmarks.progress import Progress
+
 SUMMARY = "Every order of every story, and a table of it."
-Told = tuple[int, int, int, float]  # cuts, states, orders that were counted, seconds
+PIECE = 6  # cuts: neighbours have many states in common, which are gone into once
 
 
-def _cut(story: Story, how: str, stride: int) -> Told:
-    """Raises AssertionError where something does not hold."""
+@dataclass
+class Told:
+    """What came of a story up to now."""
+
+    found: Explored = field(default_factory=Explored)
+    states: int = 0
+    seconds: float = 0.0  # of all its pieces
+    left: int = 0  # pieces
+
+
+def _cut(story: Story, how: str, first: int, stride: int) -> Told:
+    """A piece of a story. Raises AssertionError where something does not hold."""
     began = time.monotonic()
-    said = Progress(f"{story}, {how}", -(-messages(story.make()) // stride), "cuts")
-    found = explore(story.make, how, 0, stride, lambda now: said(now.cuts, f"{len(now.follows):,} states"))
-    return found.cuts, len(found.follows), found.orders, time.monotonic() - began
+    found = explore(story.make, how, first, stride, first + PIECE * stride)
+    return Told(found, len(found.follows), time.monotonic() - began)
 
 
 def _hosted(name: str) -> Told:
     """Raises AssertionError where something does not hold."""
     began = time.monotonic()
     states, _ = hosting_explorer.explore(HOSTING[name])
-    return 0, states, 0, time.monotonic() - began
+    return Told(Explored(), states, time.monotonic() - began)
 
 
-def stories(stride: int) -> dict[str, Callable[[], Told]]:
-    """All that there is to tell, the longest first."""
-    hosts = {f"{each}, {how}": partial(_cut, each, how, stride) for each in STORIES[::-1] for how in ENDS}
-    return hosts | {f"hosting: {name}": partial(_hosted, name) for name in HOSTING}
+def pieces(word: str, stride: int) -> dict[str, list[Callable[[], Told]]]:
+    """The pieces of each story in whose name is `word`, the longest story first."""
+    found: dict[str, list[Callable[[], Told]]] = {}
+    for story in STORIES[::-1]:
+        for name, how in ((f"{story}, {how}", how) for how in ENDS):
+            if word in name:
+                firsts = range(0, messages(story.make()), PIECE * stride)
+                found[name] = [partial(_cut, story, how, first, stride) for first in firsts]
+    hosting = ((f"hosting: {name}", name) for name in HOSTING)
+    return found | {whole: [partial(_hosted, name)] for whole, name in hosting if word in whole}
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tests/simulation/orders.py", description=SUMMARY)
-    parser.add_argument("--only", metavar="WORD", help="stories alone in whose names it is")
+    parser.add_argument("--only", metavar="WORD", default="", help="stories alone in whose names it is")
     parser.add_argument("--stride", type=int, default=1, help="cut at every so manyth message (1: at each)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one per CPU")
     asked = parser.parse_args(arguments)
-    chosen = {name: tell for name, tell in stories(asked.stride).items() if (asked.only or "") in name}
+    chosen = pieces(asked.only, asked.stride)
     if not chosen:
-        parser.error(f"no story has {asked.only!r} in its name; there are: {', '.join(stories(1))}")
-    cuts, states, failed, said = 0, 0, 0, Progress("orders", len(chosen), "stories", 0)
-    print(f"{'story':44} {'cuts':>5} {'states':>8} {'orders':>22} {'took':>8}", flush=True)
+        parser.error(f"no story has {asked.only!r} in its name; there are: {'; '.join(pieces('', 1))}")
+    print(f"{'story':44} {'cuts':>5} {'states':>8} {'orders':>22} {'took, summed':>13}", flush=True)
     with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("fork")) as pool:
-        under_way = {pool.submit(tell): name for name, tell in chosen.items()}
-        for done, future in enumerate(as_completed(under_way), 1):
-            name = under_way[future]
-            try:
-                told = future.result()
-            except AssertionError as error:
-                print(f"FAILED {name}: {error}", flush=True)
-                failed += 1
-            else:
-                cuts, states = cuts + told[0], states + told[1]
-                counted = f"{told[0]:5,} {told[1]:8,} {told[2]:22,}" if told[0] else f"{told[1]:14,} {'':22}"
-                print(f"{name:44} {counted} {told[3]:6,.0f} s", flush=True)
-            said(done, f"{cuts:,} cuts, {states:,} states")
+        stories, failed = _all(pool, chosen)
+    cuts, states = sum(each.found.cuts for each in stories), sum(each.states for each in stories)
     print(f"{len(chosen)} stories, {cuts:,} cuts, {states:,} states, {failed} failed")
     return 1 if failed else 0
+
+
+def _all(pool: ProcessPoolExecutor, chosen: dict[str, list[Callable[[], Told]]]) -> tuple[list[Told], int]:
+    """What came of all stories, and how many pieces failed. A story is printed when it is done."""
+    told, failed = {name: Told(left=len(of)) for name, of in chosen.items()}, 0
+    under_way = {pool.submit(piece): name for name, of in chosen.items() for piece in of}
+    said = Progress("orders", len(under_way), "pieces")
+    for done, future in enumerate(as_completed(under_way), 1):
+        name = under_way[future]
+        story = told[name]
+        story.left -= 1
+        try:
+            piece = future.result()
+        except AssertionError as error:
+            print(f"FAILED {name}: {error}", flush=True)
+            failed += 1
+        else:
+            story.found.add(piece.found)
+            story.states = len(story.found.follows) or piece.states
+            story.seconds += piece.seconds
+        if not story.left:
+            print(_row(name, story), flush=True)
+        said(done, f"{sum(each.states for each in told.values()):,} states")
+    return list(told.values()), failed
+
+
+def _row(name: str, story: Told) -> str:
+    cuts, orders = story.found.cuts, story.found.orders
+    counted = f"{cuts:5,} {story.states:8,} {orders:22,}" if cuts else f"{story.states:14,} {'':22}"
+    return f"{name:44} {counted} {story.seconds:11,.0f} s"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import pytest
 from actors.deployment import words
 from actors.deployment.account import read
 from actors.deployment.asker import asking
+from benchmarks.progress import Progress
 
 pytestmark = pytest.mark.slow
 
@@ -72,11 +73,12 @@ async def emptied(running: Any) -> dict[str, Any]:
 async def test_whoever_is_killed_at_any_moment_everything_comes_back(
     lab: Lab, arch: str, paths: list[str], kills: int
 ) -> None:
-    random = Random(f"{arch}:{paths}")
+    random, said = Random(f"{arch}:{paths}"), Progress(f"deaths, {arch} {paths}", kills, "kills")
     async with lab(arch=arch, load={"paths": paths}, patience_s=60 + 10 * kills) as running:
         victims = [*running.deployed.seen, HELPER]
         await settled(running)
-        for _ in range(kills):
+        for killed in range(kills):
+            said(killed)
             done, later = running.numbers("load").get("ok", 0), random.randrange(60)
             await running.until(lambda until=done + later: running.numbers("load").get("ok", 0) >= until)
             await kill(running, random.choice(victims))

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.progress import Progress
+
 STARTS, REQUESTERS = (int(part) for part in os.environ.get("NESTBED_SOAK", "1000x10").split("x"))
 SEED = int(os.environ.get("NESTBED_SOAK_SEED", "7"))
 PROGRAM = Path(__file__).with_name("soak_requester.py")
@@ -93,13 +95,14 @@ def test_starts_while_everybody_is_killed(service_process):
     crowd = Crowd(service, rng)
     killed = {"service": 0, "requester": 0, "guest": 0}
     end = time.monotonic() + LONGEST_S
-    due = 0.0
+    due, said = 0.0, Progress("hosting", STARTS, "starts answered")
     try:
         while True:
             crowd.go_on()
             if not crowd.running:
                 break
             assert time.monotonic() < end, "it takes too long"
+            said(min(crowd.so_far(), STARTS - 1), f"killed: {killed}")
             if crowd.so_far() < due:
                 pause(LOOK_S)
                 continue

@@ -13,6 +13,7 @@ from hashlib import blake2b
 import pytest
 from guest_bench import FREE, MIB, PAGE, SEED, WORK, Bench, Guest
 
+from benchmarks.progress import Progress
 from protocol.arch.s390.compose import compose
 from protocol.arch.s390.evidence import dump as form
 from protocol.arch.s390.guest import Touch
@@ -99,11 +100,12 @@ def test_a_dump_opens_to_exactly_the_guests_memory(depth: int) -> None:
     dump = Dump(bench, guest)
     image = guest.image
     assert image is not None
-    seen = 0
+    seen, said = 0, Progress(f"dump at depth {depth}", SIZE * MIB // PAGE, "pages opened")
     for page, data in dump.opened(image.cck):
         right = special.get(page) or (content(page) if page in wanted else bytes(PAGE))
         assert data == right, f"page {page:#x}"
         seen += 1
+        said(seen)
     assert seen == SIZE * MIB // PAGE
     cpu = form.open_cpu(form.open_completion(image.cck, dump.completion).gcm, dump.cpu)
     assert cpu.psw == (0x0000_0001_8000_0000 << 64 | 0x10000).to_bytes(16, "big"), "64-bit, at the kernel"

@@ -22,4 +22,4 @@ class Progress:
             return
         self._said = now
         line = f"{self._what}: {done:,} of {self._parts:,} {self._unit}, {now - self._began:,.0f} s"
-        print(f"{line}, {more}" if more else line, file=sys.stderr, flush=True)  # noqa: T201
+        print(f"{line}, {more}" if more else line, file=sys.stderr, flush=True)
