@@ -146,8 +146,8 @@ def on_agents(
     addresses: list[str], keys: Path | None, servers: list[str], cell: str
 ) -> Callable[..., Outcome]:
     """Have agents run everything, those at `addresses` and in the directory; the answer is made here."""
-    import trio
 
+    from actors.compare import interrupts
     from actors.compare.fleet import Agents, gathered
     from actors.compare.run import run
     from protocol.roles import DRIVER
@@ -163,6 +163,6 @@ def on_agents(
     def elsewhere(
         scenario: Scenario, progress: Progress, _transcripts: None, _processes: int, costs: Any, **_: Any
     ) -> Outcome:
-        return run(scenario, progress, costs=costs, made=trio.run(gathered, scenario, agents))
+        return run(scenario, progress, costs=costs, made=interrupts.run(gathered, scenario, agents))
 
     return elsewhere

@@ -314,8 +314,9 @@ def _run(
     tracing: Tracing | None,
 ) -> tuple[Outcome, Exception | None]:
     """Run with everything around it. An error is returned with what was finished before it."""
+    from actors.compare.interrupts import stoppable
     from actors.compare.outcome import Outcome
-    from actors.compare.progress import Stopped, choose, stoppable
+    from actors.compare.progress import Stopped, choose
     from actors.compare.tracing import waterfalls
 
     run = run or _runner()

@@ -185,7 +185,8 @@ class Machines:
 @contextmanager
 def _stoppable() -> Iterator[Progress]:
     """Within: the first Ctrl-C lets the block that runs be the last one, the second ends at once."""
-    from actors.compare.progress import Progress, stoppable
+    from actors.compare.interrupts import stoppable
+    from actors.compare.progress import Progress
 
     progress = Progress()
     with stoppable(progress, say_from_a_signal):
@@ -202,8 +203,7 @@ def _elsewhere(
     quiet: bool,
 ) -> int:
     """Load on a deployment that runs."""
-    import trio
-
+    from actors.compare import interrupts
     from actors.deployment.settings import read_deployment, scenario_of
     from actors.load.elsewhere import against, fleet_blocks
     from actors.load.run import added, blocks
@@ -232,11 +232,11 @@ def _elsewhere(
         with board(quiet) as seen, _stoppable() as stop:
             if machines.nats:
                 act = partial(fleet_blocks, plan, settings, reach, seen.watch, lambda: stop.stopped)
-                by_machine = trio.run(act)
+                by_machine = interrupts.run(act)
                 sides = added(by_machine.values())
             else:
                 run_block = against(reach, settings, plan, seen.watch, times)
-                sides = trio.run(blocks, plan, 0, run_block, lambda: stop.stopped)
+                sides = interrupts.run(blocks, plan, 0, run_block, lambda: stop.stopped)
     except* OSError as errors:
         end(exit_codes.ENVIRONMENT, f"{machines.where(settings)}: no part answers there: {first_of(errors)}")
     except* NestbedError as errors:

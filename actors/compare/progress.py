@@ -1,18 +1,15 @@
-"""How far a comparison is, for a person who waits; and how that person stops it.
+"""How far a comparison is, for a person who waits.
 
 On a terminal one live line, elsewhere plain lines, at most one in ten seconds. All of it on standard error.
 The comparison tells: `start`, `phase`, `result`, `end`; and asks nothing. The first Ctrl-C makes the next
-`phase` raise Stopped, the second is an ordinary KeyboardInterrupt.
+`phase` raise Stopped (`interrupts.py`).
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -135,28 +132,3 @@ def choose(quiet: bool) -> Progress:
     if quiet:
         return Progress()
     return Live() if sys.stderr.isatty() else Lines()
-
-
-@contextmanager
-def stoppable(progress: Progress, say: Callable[[str], None]) -> Iterator[None]:
-    """Within: the first Ctrl-C stops `progress` at its next step, the second interrupts at once.
-
-    What comes out is Stopped or KeyboardInterrupt by itself, never a group around it.
-    """
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        progress.stopped = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        say("stopping after this step; what is finished will be reported (Ctrl-C again: at once)")
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield
-    except BaseExceptionGroup as group:  # whatever ran in a nursery comes out of it in one of these
-        for kind in (KeyboardInterrupt, Stopped):
-            if group.subgroup(kind) is not None:
-                raise kind from group
-        raise
-    finally:
-        signal.signal(signal.SIGINT, before)
-        progress.end()

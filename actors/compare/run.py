@@ -17,6 +17,7 @@ from typing import Any
 
 import trio
 
+from actors.compare import interrupts
 from actors.compare.beside import census
 from actors.compare.breakeven import break_even
 from actors.compare.claims import claims
@@ -77,7 +78,7 @@ def run(
                 else:
                     with alone():
                         path = partial(_path, scenario, load(arch), plan, progress, done, steps, transcripts)
-                        result = trio.run(path, processes, tracing)
+                        result = interrupts.run(path, processes, tracing)
                 done += len(plan.phases)
                 if costs is not None:
                     result["modelled"] = _modelled(costs, load(arch), result, scenario.guest.vcpus)

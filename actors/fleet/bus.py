@@ -39,6 +39,10 @@ class NoDirectory(Exception):
     """The extra is not installed, or no server can be reached. The message says which."""
 
 
+class NobodyListens(NotDelivered):
+    """No subscriber is there at the moment, as far as the server that was asked knows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
     """How to get in: the servers, and who we are to them (no certificate: to a server on the loopback)."""
@@ -143,7 +147,7 @@ class Bus:
         self.dropped = 0
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
-        """Ask, and return the answer. Raises NotDelivered, OutcomeUnknown."""
+        """Ask, and return the answer. Raises NobodyListens, NotDelivered, OutcomeUnknown."""
         refused = self._heard.of(subject)
         try:
             async with trio.open_nursery() as nursery:
@@ -253,13 +257,13 @@ def _meaning(error: BaseException | None, subject: str) -> BaseException:
     if error is None or isinstance(error, NestbedError) or not isinstance(error, Exception):
         return error or OutcomeUnknown(subject)
     if type(error).__name__ == "NoRespondersError":
-        return NotDelivered(f"nobody is at {subject}")
+        return NobodyListens(f"nobody is at {subject}")
     return OutcomeUnknown(f"{subject}: {type(error).__name__}")
 
 
 @asynccontextmanager
 async def open_bus(door: Door) -> AsyncIterator[Bus]:
-    """A connection to one of the servers of `door`. Raises NoDirectory."""
+    """A connection to one of the servers of `door`. Raises NoDirectory, and what ends the block as it is."""
     try:
         import trio_asyncio
         from nats.aio.client import Client
@@ -281,9 +285,9 @@ async def open_bus(door: Door) -> AsyncIterator[Bus]:
             finally:  # else its own tasks would go on, whatever is cancelled
                 with trio.move_on_after(ANSWER_S, shield=True):
                     await call(client.close)
-    except BaseExceptionGroup as group:
+    except BaseExceptionGroup as group:  # trio-asyncio's nurseries make one of whatever ends the block
         fault = unwrap(group)
-        if not isinstance(fault, NoDirectory):
+        if fault is None or isinstance(fault, BaseExceptionGroup):
             raise
         raise fault from fault.__cause__
 

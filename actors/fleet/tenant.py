@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from actors.fleet.bus import Bus, Door, open_bus
+import trio
+
+from actors.fleet.bus import Bus, Door, NobodyListens, open_bus
 from actors.fleet.serve import HOSTING, MACHINES
 from protocol.errors import NotDelivered, OperationFailed, OutcomeUnknown
 from protocol.fleet.placing import KEY_BYTES, Answer, Ask, Bring, List, open_answer, placed
@@ -16,6 +18,8 @@ from protocol.hosting.limits import CHUNK_BYTES
 from protocol.wire import pack_body
 
 ANSWER_S = 20.0  # of a machine; a start may take as long
+LISTEN_S = 3.0  # until any machine listens: servers tell one another of a new one
+AGAIN_S = 0.1
 Body = dict[str, Any]
 
 
@@ -97,13 +101,24 @@ class Tenant:
         return {"v": 1, "t": kind, "rid": rid, "epoch": 0, "dl": None, "key": key, "b": dict(body)}
 
     async def _asked(self, machine: str, verb: str, frame: Body) -> Answer:
-        subject = self._bus.cell.ask(self.name, machine, verb)
-        answer = open_answer(await self._bus.request(subject, pack_body(frame), ANSWER_S))
+        answer = open_answer(await self._heard(machine, verb, pack_body(frame)))
         known = self._epochs.setdefault(answer.machine, answer.epoch)
         if answer.epoch < known:
             raise OutcomeUnknown(f"{answer.machine} answered in a life that is over: {answer.epoch}")
         self._epochs[answer.machine] = answer.epoch
         return answer
+
+    async def _heard(self, machine: str, verb: str, question: bytes) -> bytes:
+        """What a machine answers. One of several may still be coming up, or on its way into the directory."""
+        subject = self._bus.cell.ask(self.name, machine, verb)
+        until = trio.current_time() + (LISTEN_S if machine == ANY else 0)
+        while True:
+            try:
+                return await self._bus.request(subject, question, ANSWER_S)
+            except NobodyListens:
+                if trio.current_time() >= until:
+                    raise
+            await trio.sleep(AGAIN_S)
 
 
 @asynccontextmanager

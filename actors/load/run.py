@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import trio
 
+from actors.compare import interrupts
 from actors.load.drive import Block, Watch, drive_closed, drive_open
 from actors.load.target import deployed
 from protocol.arch.contract import Architecture
@@ -212,4 +213,4 @@ def run(
 ) -> Json:
     """All blocks of one process, by the clock of the world."""
     run_block = emulated(scenario, arch, shards, replay, watch)
-    return dict(trio.run(blocks, scenario, shard, run_block, stopped))
+    return dict(interrupts.run(blocks, scenario, shard, run_block, stopped))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
 import sys
 from typing import Any
 
@@ -57,43 +55,6 @@ def test_machines_are_attached_where_somebody_wants_them() -> None:
     progress.on_attach = lambda *given: seen.append(given)
     progress.attach("s390", "nested", ledger)
     assert seen == [("s390", "nested", ledger, ())]
-
-
-def test_the_first_interrupt_stops_and_the_second_interrupts() -> None:
-    progress, said = p.Progress(), list[str]()
-    before = signal.getsignal(signal.SIGINT)
-    with p.stoppable(progress, said.append):
-        os.kill(os.getpid(), signal.SIGINT)
-        assert progress.stopped
-        assert said == ["stopping after this step; what is finished will be reported (Ctrl-C again: at once)"]
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_an_ended_run_gives_the_interrupt_back_and_ends_its_display() -> None:
-    class Ended(p.Progress):
-        over = 0
-
-        def end(self) -> None:
-            self.over += 1
-
-    progress, before = Ended(), signal.getsignal(signal.SIGINT)
-    with pytest.raises(ZeroDivisionError), p.stoppable(progress, lambda _: None):
-        raise ZeroDivisionError
-    assert (progress.over, signal.getsignal(signal.SIGINT)) == (1, before)
-
-
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, p.Stopped])
-def test_an_end_that_comes_out_of_a_nursery_is_taken_out_of_its_group(kind: type[BaseException]) -> None:
-    inner = BaseExceptionGroup("inner", [kind(), ValueError("lost in the fall")])
-    with pytest.raises(kind), p.stoppable(p.Progress(), lambda _: None):
-        raise BaseExceptionGroup("outer", [inner])
-
-
-def test_any_other_group_stays_one() -> None:
-    with pytest.raises(ExceptionGroup, match="outer"), p.stoppable(p.Progress(), lambda _: None):
-        raise ExceptionGroup("outer", [ValueError("x")])
 
 
 def test_what_suits_depends_on_who_looks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 import trio
+from typer.testing import CliRunner
 
+from actors import exit_codes
+from actors.cli import app
 from actors.deployment.child import BODIES
 from actors.deployment.leases import open_leases
 from actors.deployment.parts import parts_of
@@ -113,6 +116,18 @@ async def test_a_fleet_takes_requests_where_there_is_room(cluster: Any, tmp_path
             await blue.ask(where, "destroy", child=made["child"])
             await blue.ask(where, "ack_exit", child=made["child"])
             assert (await blue.start(6, IMAGE, **SPEC))[0] == where
+
+
+def test_where_no_machine_listens_a_start_says_that_nothing_was_done(cluster: Any, tmp_path: Path) -> None:
+    image = tmp_path / "guest.img"
+    image.write_bytes(IMAGE)
+    certificate = cluster.credentials("tenant", "blue").certificate
+    servers = [word for url in cluster.urls for word in ("--nats", url)]
+    words = ["fleet", "start", str(image), "--certificate", str(certificate), *servers]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == exit_codes.ENVIRONMENT, done.output
+    assert "nobody is at" in done.stderr
+    assert "nothing was done" in done.stderr
 
 
 async def test_what_is_no_question_is_counted_and_not_answered(
