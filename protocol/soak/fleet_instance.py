@@ -165,7 +165,7 @@ class Instance:
     def start(self, name: str, reply: Callable[[Answer], None]) -> None:
         """One request of a number at a time, as the service has it."""
         assert self.claim is not None
-        claim, life = self.claim, self.life
+        claim = self.claim
 
         def ended(answer: object) -> None:
             waiting = self._locked.get(name)
@@ -175,7 +175,7 @@ class Instance:
                 self._locked.pop(name, None)
             if isinstance(answer, NotDelivered):
                 answer = Answer(self.machine, claim.epoch)
-            if isinstance(answer, Answer) and life == self.life:
+            if isinstance(answer, Answer):  # else its lease is over, or a later life has the number
                 self.serve(lambda: reply(answer))
 
         def begin() -> None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from protocol.arch import architectures, load
+from protocol.effects import Step
 from protocol.memory.store import PAGE
 from protocol.soak import checks
 from protocol.soak.island import Island
 from protocol.soak.living import TAG
 from protocol.soak.options import Tally, Violation
+
+
+class First(Random):
+    """Whoever looks at some frames looks at the first one."""
+
+    def randrange(self, *_: int) -> int:  # type: ignore[override]
+        return 0
 
 
 @pytest.fixture(params=architectures())
@@ -31,9 +41,9 @@ def test_a_secret_in_memory_that_hosts_can_reach_is_found(island: Island) -> Non
 
 
 def test_a_secret_that_a_host_can_load_is_found(island: Island) -> None:
-    level = island.level(island.hosts[1])
-    for at in range(0, level.size, PAGE):
-        level.write(at, TAG)
+    island.random = First()
+    checks.reach(island)
+    island.level(island.hosts[1]).write(8, TAG)
     with pytest.raises(Violation, match=r"secrecy: l0\.1 reads a guest's secret in frame 0x"):
         checks.reach(island)
 
@@ -52,6 +62,36 @@ def test_a_frame_that_is_lost_is_found(island: Island) -> None:
     island.level(island.hosts[0]).below.pool.take()
     checks.frames(island)
     with pytest.raises(Violation, match=r"frames: l0, .* 1 frames are lost"):
+        checks.nothing_left(island)
+
+
+def test_a_host_that_is_gone_and_was_not_torn_down_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from protocol.arch.pef.nesting import teardown
+
+    def nothing(*_: object) -> Step[None]:
+        yield from ()
+
+    one = Island("l0", load("pef"), 1, 1, "seed", 0, Tally())
+    host = one.hosts[0]
+    assert host.thread is not None
+    assert host.life is not None
+    while not host.life.guests:
+        host.thread.hop()
+    monkeypatch.setattr(teardown, "everything", nothing)
+    one.end(host, "reset")
+    while stirring := one.stirring():
+        stirring[0][1].hop()
+        one.go_on(host)
+    with pytest.raises(Violation, match="books: l0, pef at depth 1: "):
+        checks.island(one)
+
+
+def test_what_the_trusted_entity_still_holds_for_somebody_is_found(island: Island) -> None:
+    host = island.hosts[0]
+    assert host.thread is not None
+    while not any(island.rig.remains().values()):
+        host.thread.hop()
+    with pytest.raises(Violation, match=r"nothing_left: l0, .* at depth 1: \{'"):
         checks.nothing_left(island)
 
 

@@ -267,6 +267,14 @@ def test_what_does_not_come_to_rest_is_a_violation(monkeypatch: Patch) -> None:
         one.look()
 
 
+def test_what_is_left_over_of_a_life_is_swept_when_everything_is_looked_at() -> None:
+    one = deployment()
+    hosts = [host for island in one.islands for host in island.hosts]
+    hosts[0].swept = False
+    one.look()
+    assert all(host.swept for host in hosts)
+
+
 def test_a_host_that_is_told_to_stop_and_does_not_is_a_violation(monkeypatch: Patch) -> None:
     one = deployment(mode=LIVENESS)
     monkeypatch.setattr(episode, "RESTLESS", 50)

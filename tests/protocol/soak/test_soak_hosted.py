@@ -104,6 +104,23 @@ def test_a_machine_that_loses_power_has_no_guests_and_nothing_is_certain() -> No
     one.end()
 
 
+def test_what_a_requester_had_that_is_gone_or_silent_for_long_is_given_back() -> None:
+    one = with_children()
+    for each in one.requesters:
+        each.next_ms = NEVER
+    one.network.under_way.clear()
+    gone = next(each for each in one.requesters if each.children)
+    one.network.send(gone.name, one.name, (gone.who, None), one.now_ms)
+    before = children(one)
+    while children(one) == before:
+        go_on(one, 1)
+    assert children(one) > 0, "what others have is theirs"
+    while children(one):
+        go_on(one, 1)
+        one.pass_time(500)
+    assert not one.machine.guests
+
+
 def test_a_fault_that_is_left_out_does_not_come() -> None:
     one = l0()
     random = Random(1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from protocol.arch import load
+from protocol.effects import Step
 from protocol.soak.island import MIB, SPARED, Host, Island
+from protocol.soak.living import Life
 from protocol.soak.options import Tally
 
 
@@ -74,6 +76,35 @@ def test_a_host_dies_once() -> None:
     one.go_on(host)
     assert host.over
     assert not host.ending
+
+
+@pytest.mark.parametrize("outcome", ["refused", "worn out"])
+def test_a_host_that_gets_nowhere_is_rebooted_or_dies(outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def live(_: Life) -> Step[str]:
+        yield from ()
+        return outcome
+
+    monkeypatch.setattr(Life, "live", live)
+    one = island()
+    host = one.hosts[0]
+    assert host.thread is not None
+    host.thread.hop()
+    one.go_on(host)
+    assert host.ending in ("reset", "kill")
+    one.go_on(host)
+    rest(one)
+    assert host.lives == 2
+
+
+def test_what_a_teardown_left_over_is_swept() -> None:
+    one = island()
+    host = one.hosts[0]
+    host.swept = False
+    one.sweep(host, 64)
+    assert not one.quiet()
+    rest(one)
+    assert host.swept
+    assert host.lives == 1, "and nothing else came of it"
 
 
 def test_an_architecture_whose_levels_swap_nothing_says_so() -> None:

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from protocol.arch import load
+from protocol.crossing import Serve
 from protocol.effects import Issue, Step
+from protocol.errors import RemoteProtocolError
 from protocol.nesting.composition import Rig
 from protocol.soak import isolation
 from protocol.soak.isolation import DRAWN, alone_and_beside, difference, watched
+from protocol.soak.living import Life
 from protocol.soak.options import Tally, Violation
 
 A, B, C = DRAWN, DRAWN + 1, DRAWN + 2  # numbers that a Trusted Entity may have drawn
@@ -62,15 +65,62 @@ def test_what_a_step_asks_and_is_answered_is_seen() -> None:
     assert seen == [("call", 1, 2, 3, "->", 9)]
 
 
-def test_a_level_that_fails_for_a_hostile_sibling_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_life_that_a_sibling_cannot_touch_is_the_same_with_and_without_it() -> None:
+    tally = Tally()
+    alone_and_beside(load("pef"), 1, "seed", tally)
+    assert tally.checks["isolation"] == 1
+
+
+def beside(monkeypatch: pytest.MonkeyPatch, serves: Serve) -> None:
+    """What the hostile sibling asks goes here; the victim's life is short."""
+    monkeypatch.setattr(isolation, "OPERATIONS", 20)
     real = Rig.below
 
+    def below(self: Any, seat: int) -> Any:
+        return (serves,) if seat == 1 else real(self, seat)
+
+    monkeypatch.setattr(Rig, "below", below)
+
+
+def test_a_sibling_that_loses_its_link_dies_and_comes_again_and_that_is_no_difference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lives = [0]
+
+    def closed(_: Issue) -> Step[object]:
+        lives[0] += 1
+        raise RemoteProtocolError("shape", "no call")
+
+    beside(monkeypatch, closed)
+    tally = Tally()
+    alone_and_beside(load("pef"), 1, "seed", tally)
+    assert tally.checks["isolation"] == 1
+    assert lives[0] > 10
+
+
+def test_what_a_sibling_changes_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Life.live
+
+    def live(self: Life) -> Step[str]:
+        """As if it had seen how often its sibling came again."""
+        ended = yield from real(self)
+        self.observed.append(("seen", str(self.island.hosts[1].lives)))
+        return ended
+
+    def closed(_: Issue) -> Step[object]:
+        raise RemoteProtocolError("shape", "no call")
+
+    beside(monkeypatch, closed)
+    monkeypatch.setattr(Life, "live", live)
+    said = r"isolation: pef at depth 1, seed seed: observation \d+ is \('seen', '\d+'\) beside"
+    with pytest.raises(Violation, match=said):
+        alone_and_beside(load("pef"), 1, "seed", Tally())
+
+
+def test_a_level_that_fails_for_a_hostile_sibling_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_: Issue) -> Step[object]:
         raise KeyError("lost")
 
-    def below(self: Any, seat: int) -> Any:
-        return (fails,) if seat == 1 else real(self, seat)
-
-    monkeypatch.setattr(Rig, "below", below)
+    beside(monkeypatch, fails)
     with pytest.raises(Violation, match=r"level: .*, pef: KeyError"):
         alone_and_beside(load("pef"), 1, "seed", Tally())
