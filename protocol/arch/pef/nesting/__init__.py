@@ -286,7 +286,7 @@ class Nested(GuestHost[Any]):
         record.entry, record.gone = (dw0, dw1), False
         self.book.change("vm_map")
         if (dw0, dw1) == (0, 0) and not record.svm:
-            yield from self.ucall(cpu, front.WRITE_PATE, record.shadow, 0, 0)
+            yield from self.take_out(cpu, record)
             record.gone = record.entry == (0, 0)  # another CPU may have written it anew
         else:
             yield from self._write_below(cpu, record)
@@ -294,11 +294,17 @@ class Nested(GuestHost[Any]):
     def _write_below(self, cpu: Cpu, record: Record) -> Step[None]:
         record.written = True
         dw0, dw1 = record.entry
-        own = entry_of(record.tree.root, bool(dw0 & HR))
+        yield from self._entry_below(cpu, record, entry_of(record.tree.root, bool(dw0 & HR)), dw1)
+
+    def take_out(self, cpu: Cpu, record: Record) -> Step[None]:
+        """There is no entry of a VM below any more."""
+        yield from self._entry_below(cpu, record, 0, 0)
+
+    def _entry_below(self, cpu: Cpu, record: Record, dw0: int, dw1: int) -> Step[None]:
         if self.profile.ultravisor:
-            yield from self.ucall(cpu, front.WRITE_PATE, record.shadow, own, dw1)
+            yield from self.ucall(cpu, front.WRITE_PATE, record.shadow, dw0, dw1)
         else:
-            yield from self.below.memory.own_entry(self.cpu_below(cpu), record.shadow, own, dw1)
+            yield from self.below.memory.own_entry(self.cpu_below(cpu), record.shadow, dw0, dw1)
 
     def ended(self, record: Record) -> None:
         """UV_SVM_TERMINATE did its work. One that was secure has lost its partition table entry with it."""

@@ -30,6 +30,6 @@ def vm(nested: Nested, record: Record, cause: str) -> Step[None]:
     if record.svm:
         yield from nested.ucall(keeper, front.SVM_TERMINATE, record.shadow)
         nested.ledger.count(("teardown", "svm", cause))
-    yield from nested.ucall(keeper, front.WRITE_PATE, record.shadow, 0, 0)
+    yield from nested.take_out(keeper, record)
     nested.ledger.count(("teardown", "lpid", cause))
     nested.forget(record)

@@ -217,3 +217,11 @@ def test_a_guest_whose_svm_ended_behind_kvms_back_is_not_reset() -> None:
         run(host.perform(op.Reset(5, clear=False)))
     assert vm.secure
     run(host.perform(op.Destroy(5)))
+
+
+def test_a_page_for_which_the_host_has_no_memory_is_not_swapped() -> None:
+    host, _ = running(0)
+    host.kvm.frames.mark(0, host.kvm.level.size, GIVEN)
+    with pytest.raises(OperationFailed, match="page 0x400 of guest 5: SIGBUS"):
+        run(host.perform(op.Swap(5, 0, Pages(1024, 16, 16))))
+    assert host.guest(5).vm.secure

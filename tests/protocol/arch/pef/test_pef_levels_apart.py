@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,16 +14,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from pef_bench import Bench
 
+from protocol import crossing
 from protocol.arch.pef.audit import audit
 from protocol.arch.pef.compose import Rig, compose
 from protocol.arch.pef.cpu import DECREMENTER, Cpu, Entry, Exit, gprs
-from protocol.arch.pef.guest import Program
+from protocol.arch.pef.guest import Program, Read, Touch
 from protocol.arch.pef.host import Host
 from protocol.arch.pef.kvm import run as running
-from protocol.arch.pef.linked import Answered, CpuState, LinkedPef, Request, Server
+from protocol.arch.pef.linked import WIRE, Answered, CpuState, LinkedPef, Request, Server
 from protocol.arch.pef.nesting import Nested
 from protocol.arch.pef.nesting.records import SMALL_PAGES
 from protocol.arch.pef.profiles import MIB, PROFILES
+from protocol.codec import Codec
 from protocol.crossing import Crossing, Thread
 from protocol.effects import Issue, Step, run
 from protocol.errors import OperationFailed, RemoteProtocolError
@@ -223,3 +226,29 @@ def test_an_exit_that_comes_back_without_a_program_leaves_the_vcpu_the_one_it_ha
     with pytest.raises(StopIteration) as ended:
         step.send(Answered(CpuState.of(bench.cpu), Exit(DECREMENTER, vm.lpid, 0, gprs())))
     assert ended.value.value.trap == DECREMENTER and vcpu.program is program
+
+
+def test_what_crosses_a_link_is_there_what_it_was_here() -> None:
+    """Lists, queues and sets arrive as tuples: records make of them what they were."""
+    codec = Codec(WIRE)
+    program = Program(deque([Touch(8)]), [{"value": "00"}], Read(0, 4), True, [{}], frozenset({3}))
+    for sent in (
+        program,
+        Entry(3, 1, gprs(r3=7), 0x100, 0, program, stay=True, pidr=2),
+        Exit(DECREMENTER, 3, 1, gprs(r31=9), secure=True, asdr=4, program=program, last=True),
+    ):
+        got = codec.decode(codec.encode(sent))
+        assert got == sent and type(got) is type(sent)
+
+
+def test_without_an_ultravisor_a_host_in_another_process_tells_of_its_partition_table() -> None:
+    """What it took out stayed in the table of the level below: nobody is asked there by an ultracall."""
+    rig = compose(PROFILES["none"], 1, 1, 64 * MIB, 1, 7, apart=True)
+    seat, below, machine = rig.seats[0], rig.below(0), rig.machines[0]
+    level = rig.seen(seat.level)
+    for dw0 in (1 << 63, 0, 1 << 63):
+        crossing.inline(level.own_entry(seat.cpus[0], 5, dw0, dw0 and 6), below)
+        assert (5 in seat.level.records) == bool(dw0)
+        assert machine.pate(1) != (0, 0) if dw0 else machine.pate(1) == (0, 0)
+    crossing.inline(rig.kill(0), below[1:])
+    assert machine.pate(1) == (0, 0) and rig.remains()["lpids"] == 0

@@ -339,27 +339,38 @@ def test_a_host_without_memory_gives_the_id_of_a_vm_back() -> None:
     assert not nested.ids and nested.book.records() == {}
 
 
-def test_a_nested_vm_without_memory_gives_its_id_back() -> None:
-    bench = Bench(1, api="v2")
-    nested = nested_of(bench)
-    ret, lpid = run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True))
-    vm = bench.kvm.vms[lpid]
-    assert (ret, run(vmm.set_memory(bench.kvm, bench.cpu, vm, 0, 0, MIB))) == (0, 0)
+def a_hypervisor_that_enters(bench: Bench, memory: int) -> list[int]:
+    """What a VM is answered that sets its table and runs a guest, with no more memory than that."""
+    vm = next(iter(bench.kvm.vms.values()))
+    assert run(vmm.set_memory(bench.kvm, bench.cpu, vm, 0, 0, MIB)) == 0
     assert vmm.create_vcpu(vm, 0) == 0 and vmm.enable_cap(bench.kvm, vm, vmm.NESTED_HV) == 0
     entry = (5).to_bytes(4, "big")  # a guest state of version 2 for LPID 5, at 0; the table at half a page
     state = bytes(7) + b"\2" + entry + bytes(4)
     assert run(pages.store(bench.kvm, bench.cpu, vm, 0, state)) is None
     table = PAGE // 2
     assert run(pages.store(bench.kvm, bench.cpu, vm, table + 5 * 16, b"\x80" + bytes(15))) is None
-    bench.kvm.frames.mark(MIB, nested.size - MIB, GIVEN)
-    enter = gprs(r3=hcalls.ENTER_NESTED, r4=0, r5=1024)
+    bench.kvm.frames.mark(memory, nested_of(bench).size - memory, GIVEN)
     done = bench.results(
         vm,
         Hypercall(tuple(gprs(r3=hcalls.SET_PARTITION_TABLE, r4=table))),
-        Hypercall(tuple(enter)),
+        Hypercall(tuple(gprs(r3=hcalls.ENTER_NESTED, r4=0, r5=1024))),
     )
-    assert [signed(int(step["r3"], 16)) for step in done] == [SUCCESS, PARAMETER]
-    assert set(nested.ids) == {lpid}
+    return [signed(int(step["r3"], 16)) for step in done]
+
+
+def test_a_nested_vm_without_memory_gives_its_id_back() -> None:
+    bench = Bench(1, api="v2")
+    _, lpid = run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True))
+    assert a_hypervisor_that_enters(bench, MIB) == [SUCCESS, PARAMETER]
+    assert set(nested_of(bench).ids) == {lpid} and not bench.kvm.shadows
+
+
+def test_a_nested_vm_for_which_no_guest_id_is_left_is_refused() -> None:
+    bench = Bench(1, api="v2", profile=replace(PROFILES["small"], lpids=2))
+    _, lpid = run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True))
+    assert a_hypervisor_that_enters(bench, 32 * MIB) == [SUCCESS, PARAMETER]
+    assert set(nested_of(bench).ids) == {lpid} and not bench.kvm.shadows
+    assert nested_of(bench).lpids.free == 0
 
 
 def test_a_nested_guest_whose_state_goes_away_while_it_runs_is_answered_so() -> None:
