@@ -88,9 +88,8 @@ class ToldSystem(Telling, System):
                 return {"read": hex(gpa), "len": length}
             case Ultracall(gpr, False):
                 return {"call": _named(gpr)}
-            case Hypercall(gpr, ()):
-                return {"hcall": _named(gpr)}
-        raise AssertionError(f"a step that no plan has: {step!r}")
+        assert isinstance(step, Hypercall) and not step.nested, "no plan has another step"
+        return {"hcall": _named(step.gpr)}
 
     def create_vm(self, cpu: Cpu) -> Step[tuple[int, int]]:
         ret, lpid = yield from super().create_vm(cpu)

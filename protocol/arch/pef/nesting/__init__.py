@@ -306,8 +306,19 @@ class Nested(GuestHost[Any]):
         else:
             yield from self.below.memory.own_entry(self.cpu_below(cpu), record.shadow, dw0, dw1)
 
-    def ended(self, record: Record) -> None:
-        """UV_SVM_TERMINATE did its work. One that was secure has lost its partition table entry with it."""
+    def end_below(self, cpu: Cpu, record: Record) -> Step[int]:
+        """UV_SVM_TERMINATE: meanwhile no vcpu goes in."""
+        record.ending += 1
+        try:
+            status = yield from self.ucall(cpu, front.SVM_TERMINATE, record.shadow)
+        finally:
+            record.ending -= 1
+        if status == SUCCESS:
+            self._ended(record)
+        return status
+
+    def _ended(self, record: Record) -> None:
+        """One that was secure has lost its partition table entry with it."""
         if record.secure:
             record.entry, record.gone, record.secure = (0, 0), True, False
         self._nothing_of(record)

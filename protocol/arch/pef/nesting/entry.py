@@ -209,8 +209,8 @@ def _too_late(nested: Nested, cpu: Cpu, record: Record, left: Exit) -> Step[Exit
 
     The same entry may have begun another one behind that end, of which nothing is noted: that ends, too.
     """
-    if not record.svm:  # pragma: no branch - it is again where a third CPU has begun another one
-        yield from nested.ucall(cpu, front.SVM_TERMINATE, record.shadow)
+    if not record.svm:
+        yield from nested.end_below(cpu, record)
     return replace(left, lpid=record.lpid)
 
 

@@ -126,13 +126,7 @@ def terminate(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
         return PARAMETER if nested.profile.choices.terminate_none == DOCUMENTATION else SUCCESS
     if record.returning:  # its vcpu would find no SVM any more: not now (the code is a guess)
         return RETRY
-    record.ending += 1
-    try:
-        status = yield from _reissued(nested, cpu, record, gpr)
-    finally:
-        record.ending -= 1
-    if status == SUCCESS:
-        nested.ended(record)
+    status = yield from nested.end_below(cpu, record)
     return status if status in (SUCCESS, INVALID, RETRY) else PARAMETER
 
 

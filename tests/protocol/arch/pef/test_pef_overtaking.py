@@ -304,6 +304,36 @@ def test_the_first_exit_of_an_svm_that_was_ended_meanwhile_is_not_noted() -> Non
     assert not record.svm and not record.open and host.nested.book.records() == {"vm_map": 1}
 
 
+def test_an_svm_that_begins_behind_the_end_of_another_may_be_ended_with_it_and_takes_nobody_with_it() -> None:
+    """Its first exit was noted after it was ended, and its return stopped the level below."""
+    stopped = 0
+    for seed in range(40):
+        host = TwoCpus(seed)
+        areas = host.alone(vmm.load(host.kvm, host.cpus[0], host.vm, MIB, 0x20000, 0, "", "two"))
+        for vcpu in host.vm.vcpus.values():
+            vcpu.program.steps.append(esm_step(areas))
+            vcpu.stop = frozenset({"H_SVM_INIT_START"})
+        host.crossing.start("0", host.enter(0), host.below)
+        host.crossing.start("1", _ends_and_begins(host), host.below)
+        host.crossing.run()
+        assert host.rig.leaks() == []
+        for number, vcpu in host.vm.vcpus.items():
+            vcpu.stop = frozenset()
+            if not host.nested.stopped:
+                with contextlib.suppress(HostStopped):
+                    host.alone(host.enter(number))
+        assert not host.rig.machines[0].stopped
+        stopped += bool(host.nested.stopped)
+        inline(host.rig.reset(0, "system"), host.below[1:])
+        assert host.rig.leaks() == [] and not host.rig.machines[0].svms
+    assert stopped
+
+
+def _ends_and_begins(host: TwoCpus) -> Step[None]:
+    yield from host.kvm.ucall(host.cpus[1], front.SVM_TERMINATE, host.vm.lpid)
+    yield from host.enter(1)
+
+
 def test_an_svm_may_end_while_a_page_of_its_that_moved_is_bound_again() -> None:
     """The level below went back into it when that was done, and the machine stopped."""
     answers = []
