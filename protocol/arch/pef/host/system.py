@@ -88,7 +88,8 @@ class ToldSystem(Telling, System):
                 return {"read": hex(gpa), "len": length}
             case Ultracall(gpr, False):
                 return {"call": _named(gpr)}
-        assert isinstance(step, Hypercall) and not step.nested, "no plan has another step"
+        assert isinstance(step, Hypercall), "no plan has another step"
+        assert not step.nested, "nor a guest of a guest"
         return {"hcall": _named(step.gpr)}
 
     def create_vm(self, cpu: Cpu) -> Step[tuple[int, int]]:

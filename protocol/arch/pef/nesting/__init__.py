@@ -124,7 +124,7 @@ class Nested(GuestHost[Any]):
         self.ledger.trap(self.level, "tlb_invalidate")
         record = self.records.get(lpid)
         if record is not None and record.mapped.pop(gpa >> PAGE_SHIFT, None) is not None:
-            yield from self._unmap(cpu, record, gpa >> PAGE_SHIFT)
+            yield from self.under_way(cpu, record, self._unmap(cpu, record, gpa >> PAGE_SHIFT))
         self.ledger.reenter(self.below.level)
 
     def own_entry(self, cpu: Cpu, lpid: int, dw0: int, dw1: int) -> Step[None]:
@@ -402,7 +402,7 @@ class Nested(GuestHost[Any]):
         The guest host does not learn of it: what is shared is invalidated, and bound again when it is used.
         """
         while (held := self._holder_of(page)) is not None:
-            if not (yield from self._let_go(*held)):
+            if not (yield from self.under_way(self.keeper, held[0], self._let_go(*held))):
                 return False
         if page in self._pinned:
             return False
