@@ -338,9 +338,7 @@ class Nested(GuestHost[Any]):
         record.lives += 1
 
     def forget(self, record: Record) -> None:
-        """Nothing of a VM is left below. Another call may have found that out before."""
-        if not self.knows(record):
-            return
+        """Nothing of a VM is left below."""
         self._nothing_of(record)
         self.book.drop("vm_map")
         del self.records[record.lpid]
@@ -351,10 +349,6 @@ class Nested(GuestHost[Any]):
     def may_use(self, lpid: int) -> bool:
         """May the guest host run a VM under this LPID? It picks within its profile, or is given one."""
         return lpid < self.profile.lpids if self.api == V1 else lpid in self.ids and lpid not in self.leaving
-
-    def knows(self, record: Record) -> bool:
-        """Is it still the record of its LPID? While the level below was asked its VM may have ended."""
-        return self.records.get(record.lpid) is record
 
     def units(self) -> int:
         """Secure memory that the guest host has reserved, and what it is about to reserve."""

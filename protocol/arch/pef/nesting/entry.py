@@ -176,8 +176,6 @@ def _up(
 ) -> Step[Left]:
     """Answer what is this level's to answer, hand up the rest. `life`: the record's when the vcpu went in."""
     while isinstance(left, Exit):
-        if not nested.knows(record):  # it was ended while its vcpu ran
-            return replace(left, lpid=record.lpid)
         if left.secure and record.lives != life:
             return (yield from _too_late(nested, cpu, record, left))
         if left.secure and not record.svm:
@@ -188,7 +186,7 @@ def _up(
         except OutOfFrames:  # for the shadow table: the guest host is told of the end of a time slice
             left = replace(left, trap=DECREMENTER, hdar=0, hdsisr=0, asdr=0)
             resolved = False
-        if not nested.knows(record) or (left.secure and record.lives != life):
+        if left.secure and record.lives != life:
             continue
         if not resolved or record.ending:
             return _handed_up(nested, cpu, record, left)
