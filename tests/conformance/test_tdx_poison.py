@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tdx_field import Td, TdxHost
-from tdx_names import GIB, NON_ACCESSIBLE, PAGE, SUCCESS, TD_FATAL
+from tdx_field import Td, TdxHost, td_params
+from tdx_names import GIB, LEAVES, NON_ACCESSIBLE, PAGE, SUCCESS, TD_FATAL
 
 
 @pytest.fixture
@@ -70,6 +70,17 @@ def test_the_host_takes_the_machine_check_itself_if_it_comes_first(td: Td) -> No
     assert (fault["code"], fault["name"], fault["write"]) == ("0x12", "#MC", False)
     assert int(fault["address"], 16) & ~63 == td.pages[0] + 64
     td.host.read(td.pages[0], 64)
+
+
+def test_a_call_that_reads_what_was_spoiled_is_a_machine_check_of_the_lp_that_made_it(td: Td) -> None:
+    """Parameters of a TD that lie in another one's page; the address is that of its host."""
+    host, page = td.host, td.pages[0]
+    other = host.keyed()
+    host.write(page + 64, b"x")
+    fault = host.fault("call", rax=LEAVES["MNG.INIT"], rcx=other.tdr, rdx=page)
+    assert (fault["code"], fault["name"], fault["write"]) == ("0x12", "#MC", False)
+    assert int(fault["address"], 16) & ~63 == page + 64
+    host.good("MNG.INIT", rcx=other.tdr, rdx=host.buffer(td_params()))
 
 
 def test_accepting_writes_all_lines_anew(td: Td) -> None:

@@ -201,6 +201,16 @@ def test_an_lp_that_has_left_vmx_operation_enters_nobody() -> None:
     lets(host, Touch(BEHIND * PAGE))
 
 
+def test_an_lp_that_has_left_vmx_operation_makes_no_calls() -> None:
+    host, _ = a_guest()
+    lp = host.module.lps[0]
+    lp.vmx = False
+    with pytest.raises(OperationFailed, match="mng_create raises #UD"):
+        do(host, op.Create(1, 1, 1))
+    lp.vmx = True
+    do(host, op.Create(1, 1, 1), op.Destroy(1))
+
+
 def test_a_page_that_is_what_is_asked_for_stays_and_one_without_memory_has_none_to_lose() -> None:
     host, vm = a_guest()
     under, unused = vm.private[BEHIND], BEHIND + 20
