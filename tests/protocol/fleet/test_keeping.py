@@ -7,7 +7,7 @@ from typing import Any
 
 from protocol.fleet.directory import MACHINES, Get, Put, Value
 from protocol.fleet.entry import Entry, open_entry, pack_entry
-from protocol.fleet.keeping import Renewal, renewal, tried
+from protocol.fleet.keeping import Renewal, giving_back, renewal, tried
 from protocol.fleet.lease import SILENT, Challenge, Claim
 
 NAME, LENGTH = "l0-0", 10.0
@@ -100,3 +100,7 @@ def test_another_holder_and_another_life_mean_that_the_machine_is_lost() -> None
     for other in (Entry("you", 6), Entry("me", 6), Entry("", 5)):
         outcome = answered(a_renewal(held()), (RENEW, 0), (GET, Value(9, pack_entry(other))))
         assert "another" in outcome.lost
+
+
+def test_a_machine_that_is_given_back_keeps_its_epoch_and_has_no_holder() -> None:
+    assert giving_back(held()) == Put(MACHINES, NAME, pack_entry(Entry("", 5)), 7)

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import NotDelivered, OutcomeUnknown, RemoteProtocolError
-from protocol.fleet.entry import Entry
+from protocol.fleet.entry import EPOCHS, Entry
 from protocol.fleet.placing import (
     ANSWER_BYTES,
     KEY_BYTES,
+    PLACEMENT_BYTES,
     TRIES,
     Answer,
     Ask,
@@ -256,13 +257,48 @@ def test_a_number_stands_under_its_tenant() -> None:
     ("data", "reason"),
     [
         (bytes(ANSWER_BYTES + 1), "oversized"),
+        (pack_body([1, "l0-0", 1, None, ""]), "shape"),
+        (pack_body([1, "l0-0", 1, {"t": "ev", "b": {}}, "", []]), "shape"),
+        (pack_body([1, "l0-0", 1, {"t": "ok"}, "", []]), "shape"),
+        (pack_body([1, "l0 0", 1, None, "", []]), "shape"),
+        (pack_body([1, "l0-0", 1, None, "l0 1", []]), "shape"),
         (pack_body([1, "l0-0", 1, None, "", [["l0-1"]]]), "shape"),
         (pack_body([1, "l0-0", 1, None, "", [["l0 1", 4]]]), "shape"),
         (pack_body([1, "l0-0", 1, None, "", [["l0-1", "4"]]]), "shape"),
     ],
-    ids=["long", "short row", "no token", "room in words"],
+    ids=[
+        "long",
+        "short",
+        "an event",
+        "no body",
+        "no machine",
+        "sent nowhere",
+        "short row",
+        "no token",
+        "room in words",
+    ],
 )
 def test_what_no_machine_would_answer_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(RemoteProtocolError) as refused:
         open_answer(data)
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (bytes(PLACEMENT_BYTES + 1), "oversized"),
+        (pack_body([2, "l0-0", 1]), "version"),
+        (pack_body([True, "l0-0", 1]), "shape"),
+        (pack_body([1, "l0-0", True]), "shape"),
+        (pack_body([1, "l0 0", 1]), "shape"),
+        (pack_body([1, "l0-0", -1]), "shape"),
+        (pack_body([1, "l0-0", EPOCHS + 1]), "shape"),
+        (pack_body([1, "l0-0"]), "shape"),
+    ],
+    ids=["long", "version", "true", "epoch true", "no token", "below", "above", "short"],
+)
+def test_what_nobody_would_write_under_a_number_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(RemoteProtocolError) as refused:
+        open_placement(data)
     assert refused.value.reason == reason

@@ -141,6 +141,15 @@ def test_a_channel_ends_when_its_child_is_not_ready_any_more(offering, alice, en
     assert sum(offering.service.statistics().channel_resets.values()) == 1
 
 
+def test_what_a_channel_carried_is_counted_each_way(offering):
+    offering.service.channel_carried("sent", 5, 0.25)
+    offering.service.channel_carried("sent", 2, 0.5)
+    offering.service.channel_carried("received", 3, 0.0)
+    told = offering.service.statistics()
+    assert (told.channel_bytes["sent"], told.channel_bytes["received"]) == (7, 3)
+    assert (told.channel_wait_s["sent"], told.channel_wait_s["received"]) == (0.75, 0.0)
+
+
 def test_channels_are_bounded_and_closed(small_world, join):
     world = small_world(service={"offer": Offer(channels="vsock:2:{port}")}, channels=1)
     client = join(world, 3)
@@ -266,6 +275,28 @@ def test_evidence_that_was_tampered_with_or_is_old_is_not_believed(alice):
         verify(b"\xc1", SIGNER.public_key(), b"n")
 
 
+def test_what_is_no_evidence_says_so_before_any_key_is_tried(alice):
+    outer = msgpack.unpackb(alice.ask("attest", child=alice.start()["child"], nonce=b"n")["evidence"])
+    for wrong in ({"payload": "text"}, {"signature": 5}):
+        with pytest.raises(ValueError, match="payload and signature are bytes"):
+            verify(msgpack.packb(outer | wrong), SIGNER.public_key(), b"n")
+    with pytest.raises(ValueError, match="the trusted key cannot be used"):
+        verify(msgpack.packb(outer | {"key": b"no key"}), b"no key", b"n")
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [(b"\xc1", "no evidence"), (msgpack.packb([1]), "not this nonce"), (msgpack.packb({}), "not this nonce")],
+    ids=["no msgpack", "no map", "no nonce"],
+)
+def test_a_host_that_is_trusted_may_sign_what_is_no_evidence(payload, said):
+    made = {
+        "format": FORMAT, "payload": payload, "signature": SIGNER.sign(payload), "key": SIGNER.public_key(),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=said):
+        verify(msgpack.packb(made), SIGNER.public_key(), b"n")
+
+
 def test_evidence_that_does_not_fit_into_an_answer_is_refused(offering, alice):
     child = alice.start()["child"]
     offering.machine.fail[AttestGuest] = [Measured(bytes(48), bytes(EVIDENCE_BYTES))]
@@ -344,6 +375,16 @@ def test_only_what_was_asked_for_is_adopted_and_the_rest_may_be_later(offering, 
     assert again.ask("adopt", credential=credential, epoch=1, children=[one])["adopted"] == [one]
     assert [child["child"] for child in again.ask("list")["children"]] == [one]
     assert sorted(again.ask("adopt", credential=credential, epoch=1)["adopted"]) == sorted([one, other])
+
+
+def test_what_the_present_boot_started_itself_is_not_adopted(offering, alice, join):
+    credential = alice.ask("hello", versions=[1])["credential"]
+    former = lingering(alice)
+    again = join(offering, 3, epoch=2)
+    own = lingering(again)
+    told = again.ask("adopt", credential=credential, epoch=1, children=[former, own])
+    assert told == {"adopted": [former], "lost": [own]}
+    assert again.ask("describe", child=own)["state"] == "READY"
 
 
 def test_what_does_not_linger_is_not_there_to_be_adopted(offering, alice, join):

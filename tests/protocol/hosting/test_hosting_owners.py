@@ -269,6 +269,31 @@ def test_a_lingering_start_goes_on_without_a_lease(world, alice, spec):
     assert alice.ask("describe", child=created.child)["state"] == "READY"
 
 
+def test_a_start_whose_lease_is_back_before_it_ends_was_never_orphaned(world, alice, spec):
+    step = alice.begin("start", spec=spec(on_owner_loss="linger", linger_s=60))
+    created = next(step)
+    world.pass_time(30_001)
+    assert alice.ask("lease.renew")["back"] == 1
+    world.machine.perform(created)
+    reply = world.drive(resumed(step))
+    assert reply["b"]["state"] == "READY"
+    for _ in range(4):
+        world.pass_time(20_000)
+        alice.ask("lease.renew")
+    assert world.machine.guests == {created.child: "running"}, "its grace is forgotten"
+
+
+def resumed(step):
+    """The rest of a step whose first effect has succeeded."""
+    answer = None
+    while True:
+        try:
+            effect = step.send(answer)
+        except StopIteration as stop:
+            return stop.value
+        answer = yield effect
+
+
 def test_a_requester_that_stays_silent_is_forgotten(world, alice):
     alice.ask("destroy", child=alice.start(b"\0\0\0\1" + b"k" * 12)["child"])
     for _ in range(31):
@@ -441,6 +466,13 @@ def test_what_is_left_of_a_share_is_all_of_it_for_whoever_never_came(world, alic
         "vcpus": 2,
         "memory_mib": 64,
     }
+
+
+def test_the_boot_of_a_requester_is_the_one_it_is_in_or_the_next(world, join):
+    alice = join(world, 3, epoch=5)
+    assert (world.service.epoch_of(3), world.service.epoch_of(4)) == (5, 1)
+    world.gone(alice.who)
+    assert world.service.epoch_of(3) == 6
 
 
 def test_boots_that_are_over_are_remembered_of_those_who_went_last(small_world, join):

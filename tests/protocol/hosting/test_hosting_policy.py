@@ -112,5 +112,12 @@ def test_everything_that_is_wrong_is_told_at_once():
     assert "start" in told
 
 
+@pytest.mark.parametrize("rule", ['"yes"', '["yes"]'])
+def test_rules_that_are_no_tables_are_told(rule):
+    with pytest.raises(BrokenPolicy) as error:
+        a_policy(f"rule = {rule}\ncolour = 1")
+    assert error.value.wrong == ["colour: not known; allowed: rule", "rule: allowed: [[rule]] tables"]
+
+
 def test_a_library_without_a_policy_allows_everything():
     assert EVERYTHING.decide("start", 3, {}, Spec(bytes(32), 1, 1)) == (True, 0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from protocol.errors import OutcomeUnknown
 from protocol.hosting import CountingBook, Identity, Limits, Service, SimulatedDisk
 from protocol.hosting.idempotency import Key
-from protocol.hosting.journal import Fact, Gathering, Intent, MemoryJournal
+from protocol.hosting.journal import DamagedJournal, Fact, Gathering, Intent, MemoryJournal
 from protocol.hosting.machine import (
     Await,
     CreateGuest,
@@ -359,6 +359,12 @@ def test_pages_that_were_deposited_are_there_in_the_next_life():
 def test_a_row_that_is_no_map_is_told_of_and_starts_no_life(life):
     broken = next(life.disk.rows())._replace(data=b"\x93\1\2\3")
     with pytest.raises(ValueError, match="a row of the journal is a map"):
+        Life(Machine(), SimulatedDisk()).drive(life.service.recover([broken], 0))
+
+
+def test_a_row_that_is_no_msgpack_is_told_of_and_starts_no_life(life):
+    broken = next(life.disk.rows())._replace(data=b"\xc1")
+    with pytest.raises(DamagedJournal, match="a row of the journal is no msgpack"):
         Life(Machine(), SimulatedDisk()).drive(life.service.recover([broken], 0))
 
 
