@@ -342,6 +342,7 @@ def test_a_state_is_journalled_before_it_is_acted_on(world, alice, spec):
 
 
 def test_intents_name_the_owner(world, alice):
+    assert world.service.journal is world.journal
     alice.start()
     assert {(i.owner_cid, i.owner_epoch) for i in world.journal.intents()} == {(3, 1)}
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from protocol.errors import OutcomeUnknown
 from protocol.hosting import CountingBook, Identity, Limits, Service, SimulatedDisk
 from protocol.hosting.idempotency import Key
-from protocol.hosting.journal import DamagedJournal, Fact, Gathering, Intent, MemoryJournal
+from protocol.hosting.journal import DamagedJournal, Fact, Gathering, Intent, MemoryJournal, Row
 from protocol.hosting.machine import (
     Await,
     CreateGuest,
@@ -523,6 +523,19 @@ def test_a_journal_rings_whenever_there_is_something_to_take():
         journal.append(Fact("host", b"", {"made": n}))
     assert rung == [0, 1, 2]
     assert len(journal.take()) == 1
+
+
+def test_what_is_durable_already_is_not_waited_for():
+    called = []
+    journal = Gathering()
+    journal.after(lambda: called.append("at once"))
+    assert called == ["at once"]
+
+
+@pytest.mark.parametrize("row", [(1, b"c", b""), ("child", "c", b""), ("child", b"c", None)])
+def test_a_disk_that_holds_something_else_than_rows_starts_no_life(row):
+    with pytest.raises(DamagedJournal, match="a row of the journal is a kind, and bytes"):
+        Gathering().found([Row(*row)])
 
 
 def test_what_only_this_process_knows_is_as_durable_as_it_ever_gets():

@@ -309,6 +309,12 @@ def test_what_is_no_address_is_told_what_is(text):
         parse_address(text)
 
 
+@pytest.mark.parametrize("name", ["a..b", "x" * 64, "host\0"], ids=["empty label", "long label", "zero"])
+def test_what_no_host_can_be_called_is_no_address(name):
+    with pytest.raises(ValueError, match="is no name of a host"):
+        parse_address(f"tcp:{name}:443")
+
+
 def test_the_parts_of_an_address():
     assert parse_address("hybrid:/a:b/c:7") == Address("hybrid", "/a:b/c", 7)
     assert parse_address("vsock:2:5200").cid == 2
