@@ -104,7 +104,8 @@ def test_a_call_gets_the_whole_block_and_answers_with_its_codes(level: Level) ->
     assert after == block[:4] + b"\x01\x02\x00\x1a" + block[8:0x30] + b"output" + block[0x36:]
 
 
-def test_an_output_that_cannot_be_stored_is_an_exception_without_codes(level: Level) -> None:
+@pytest.mark.parametrize("prefix", [0, 0x6000])
+def test_an_output_that_cannot_be_stored_is_an_exception_without_codes(level: Level, prefix: int) -> None:
     """The page is taken away while the call is under way: who sees codes sees all that belongs to them."""
     at = 0x3000 - 0x30
     put(level, VERIFY, at)
@@ -114,7 +115,7 @@ def test_an_output_that_cannot_be_stored_is_an_exception_without_codes(level: Le
         return Outcome(1, 0, ((0x30, b"output"),))
 
     level.outcome = performed
-    assert uvc(level, at) == z.program(z.SECURE_ACCESS, 0x3000, True)
+    assert uvc(level, at, Cpu(0, prefix=prefix)) == z.program(z.SECURE_ACCESS, 0x3000, True)
     assert code_at(level, at) == 0
 
 
@@ -140,6 +141,16 @@ def test_a_block_shorter_than_its_header_is_a_block_of_its_header(level: Level, 
     put(level, VERIFY, length=length)
     assert uvc(level) == ERROR
     assert code_at(level) == 0x0005
+
+
+@pytest.mark.parametrize("prefix", [0, 0x6000])
+def test_a_block_of_its_header_alone_at_the_end_of_a_page_does_not_touch_the_next(
+    level: Level, prefix: int
+) -> None:
+    level.memory[0x2FF8:0x3000] = bytes((0, 8)) + VERIFY.to_bytes(2, "big") + bytes(4)
+    level.shut = {3}
+    assert uvc(level, 0x2FF8, Cpu(0, prefix=prefix)) == ERROR
+    assert code_at(level, 0x2FF8) == 0x0005
 
 
 def test_a_length_beyond_all_calls_is_touched_all_the_same(level: Level) -> None:

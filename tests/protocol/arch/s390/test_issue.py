@@ -16,7 +16,7 @@ REFUSED = Fault(0x3D, "secure storage access", SCRATCH)
 class Level:
     """A level that answers `cc` for ever, with a page of storage that may be refused."""
 
-    def __init__(self, cc: int, loads: bool = True, stores: bool = True) -> None:
+    def __init__(self, cc: int | Fault, loads: bool = True, stores: bool = True) -> None:
         self.cc, self.loads, self.stores = cc, loads, stores
         self.page = bytearray(0x1000)
         self.calls = 0
@@ -50,6 +50,14 @@ def test_a_call_that_is_always_busy_is_given_up() -> None:
 def test_a_call_that_is_done_is_issued_once() -> None:
     level = Level(OK)
     assert issued(level) == Outcome(1, 0) and level.calls == 1
+
+
+def test_a_call_that_is_an_exception_is_not_repeated() -> None:
+    level = Level(REFUSED)
+    with pytest.raises(Broken) as broken:
+        issued(level)
+    assert broken.value.args == (REFUSED,)
+    assert level.calls == 1
 
 
 @pytest.mark.parametrize("level", [Level(OK, stores=False), Level(OK, loads=False)])

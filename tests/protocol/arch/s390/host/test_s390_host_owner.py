@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgpack
 import pytest
 from host_bench import SEED, Bench, Size, family, image_of
 
@@ -138,7 +139,14 @@ def test_a_dump_that_travels_is_the_same(bench: Bench) -> None:
     assert run(bench.host.perform(DumpIt(0))) is None, "nobody asked for it"
 
 
-@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x91\x01", bytes(9)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"\xc1", b"\x91\x01", bytes(9)),
+        msgpack.packb((b"completion", ["a CPU"], b"state", [])),
+        msgpack.packb((b"completion", [], b"state", [("1", b"page")])),
+    ],
+)
 def test_other_bytes_are_no_dump(data: bytes) -> None:
     with pytest.raises(ValueError, match="no dump"):
         unpack(data)

@@ -146,6 +146,17 @@ def test_what_each_reset_clears(bench: Any, code: int) -> None:
     assert secure.state is CpuState.STOPPED
 
 
+def test_a_configuration_that_never_ran_has_nothing_to_unshare_and_still_starts(bench: Any) -> None:
+    guest = Guest.create(bench, 2, 1)
+    guest.load(bench.image())
+    bench.call(0x40, 0x0340, q18=guest.handle).done()
+    assert bench.call(0x40, 0x0320, q18=guest.handle).rc == 0x0101, "no reset has begun"
+    for gaddr in (0, 0x1000):
+        guest.secure(gaddr)
+    bench.call(0x50, 0x0330, q18=guest.cpus[0], b27=LOAD).done()
+    assert enters(guest, 0)
+
+
 @pytest.mark.parametrize("length", [0, 0x2001, 0xFFFF_FFFF])
 def test_a_header_of_an_impossible_length_is_refused_and_the_configuration_takes_another(
     bench: Any, length: int

@@ -11,7 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocol.arch.s390.guest import Diag, Load, Program, Read, Sclp, SetCpu, Spx, Touch, Uvc, Wait
+from protocol.arch.s390.guest import (
+    Diag,
+    Load,
+    Loop,
+    Program,
+    Read,
+    Sclp,
+    SetCpu,
+    Sigp,
+    Spx,
+    Touch,
+    Uvc,
+    Wait,
+)
 from protocol.arch.s390.machine.sie import TIMER_MARGIN, area
 from protocol.arch.s390.structs import SieExit
 from protocol.effects import Fault, Idle, run
@@ -162,6 +175,35 @@ def test_a_normal_guest_has_its_storage_in_the_hosts(normal: Normal) -> None:
     assert (left.code, left.ipa, left.gprs[7]) == (0x04, 0x8370, 0x6364)
     assert normal.program.collect() == [{}, {"hex": b"abcd".hex()}, {}, {}]
     assert normal.bench.read(normal.guest.pages[0x40] + 0xFFE, 2) == b"ab"
+
+
+@pytest.mark.parametrize(
+    ("step", "code", "text", "shown"),
+    [
+        (Sigp(5, 1, 9), 0x04, (0xAE02, 0x0005_0000), {1: 9, 2: 1}),
+        (Sclp(1, 2), 0x04, (0xB220, 0x0002_0000), {0: 1, 2: 2}),
+        (Diag(0x44, 1, 2), 0x04, (0x8312, 0x0044_0000), {}),
+        (Spx(0x4000), 0x04, (0xB210, 0), {}),
+        (Uvc(0x1000), 0x04, (0xB9A4, 0), {}),
+        (Wait(), 0x1C, (0, 0), {}),
+        (Loop(), 0x08, (0, 0), {}),
+    ],
+    ids=str,
+)
+def test_a_normal_guest_leaves_with_its_text_and_all_its_registers(
+    normal: Normal, step: Any, code: int, text: tuple[int, int], shown: dict[int, int]
+) -> None:
+    values = {number: 100 + number for number in range(16)}
+    left = normal.enter(SetCpu(gprs=tuple(values.items())), step)
+    assert isinstance(left, SieExit)
+    assert (left.code, (left.ipa, left.ipb)) == (code, text)
+    assert dict(enumerate(left.gprs)) == values | shown
+
+
+def test_a_load_of_a_normal_guest_that_faults_leaves_its_register(normal: Normal) -> None:
+    left = normal.enter(SetCpu(gprs=((3, 0x33),)), Load(0x50000, 8, 3))
+    assert isinstance(left, Fault)
+    assert (left.code, left.address, normal.program.gprs[3]) == (0x11, 0x50000, 0x33)
 
 
 def test_a_normal_guest_beyond_its_limit_interrupts_itself(normal: Normal) -> None:

@@ -540,6 +540,17 @@ class TestTheWorkbench:
         assert len(page.pack()) == PAGE
         assert secrets.ENTRIES == 85
 
+    @pytest.mark.parametrize(
+        ("page", "said"),
+        [
+            (bytes(PAGE - 1), "has 4096 bytes, not 4095"),
+            (b"\0\x56".ljust(PAGE, b"\0"), "86 entries on a page"),
+        ],
+    )
+    def test_what_is_no_list_is_refused(self, page: bytes, said: str) -> None:
+        with pytest.raises(ValueError, match=said):
+            SecretList.unpack(page)
+
     def test_the_layout_is_the_documented_one(self, guest: Any) -> None:
         header = guest.image.header
         raw = request(guest, flags=FLAG_DISABLE_DUMP, uid=b"\x42" * 16, user_data=b"hello")

@@ -11,6 +11,7 @@ from nested_invariants import check
 from protocol.arch.s390.compose import compose
 from protocol.arch.s390.guest import Read, Touch
 from protocol.arch.s390.instructions import PREFIX
+from protocol.arch.s390.machine.sie import BAD_FORMAT
 from protocol.arch.s390.nesting import Nested, Strategy, memory
 from protocol.arch.s390.nesting.entry import NO_SHADOW, NORMAL_SPACES
 from protocol.arch.s390.profiles import PROFILES
@@ -179,6 +180,21 @@ def test_a_frame_that_its_host_donated_is_no_page_of_its_guest(depth: int) -> No
     guest.table.map(0x30, guest.base >> PAGE_SHIFT)
     assert run(host.unpin(guest, 0x30)).rc == 0x0105, "not shared"
     assert run(host.convert(guest, 0x30)).rc == 0x0103, "not importable"
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("form", [1, 3, 0xFF])
+def test_a_block_of_another_format_is_no_block_at_any_depth(depth: int, form: int) -> None:
+    host = NestedHost(compose(PROFILES["small"], depth))
+    run(host.init())
+    guest = run(host.boot())
+    host.write(guest.vcpus[0].block + SIE_SDF, bytes((form,)))
+    left = run(host.enter(guest, Read(IMAGE_AT, 4)))
+    assert isinstance(left, SieExit)
+    assert (left.code, left.ipb >> 16) == (VALIDITY, BAD_FORMAT)
+    host.write(guest.vcpus[0].block + SIE_SDF, bytes((SECURE,)))
+    assert isinstance(run(host.enter(guest)), SieExit)
+    assert len(host.results(guest)) == 1, "the step was not consumed"
 
 
 def test_a_page_that_its_host_donates_is_mapped_for_its_guest_no_longer(tight: Tight) -> None:

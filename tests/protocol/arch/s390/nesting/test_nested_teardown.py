@@ -15,7 +15,17 @@ from protocol.arch.s390.guest import Touch, Uvc
 from protocol.arch.s390.machine.entities import PageState
 from protocol.arch.s390.nesting import Nested, Strategy, memory, teardown
 from protocol.arch.s390.profiles import PROFILES
-from protocol.arch.s390.structs import EXECUTED, HANDLE_OUT, INIT, NODATA, SHARE, CreateCpu, block
+from protocol.arch.s390.structs import (
+    EXECUTED,
+    HANDLE_OUT,
+    INIT,
+    NODATA,
+    SHARE,
+    CreateConfig,
+    CreateCpu,
+    block,
+)
+from protocol.arch.s390.tables import GuestTable
 from protocol.crossing import Thread, inline
 from protocol.effects import Fault, Idle, Step, run
 from protocol.errors import OwnerGone
@@ -389,20 +399,25 @@ def test_a_swap_whose_owner_goes_leaves_no_claim() -> None:
     check(rig)
 
 
-def test_a_cpu_whose_creation_its_host_does_not_live_to_see_takes_nothing() -> None:
+@pytest.mark.parametrize("what", ["CPU", "configuration"])
+def test_what_its_host_does_not_live_to_see_created_takes_nothing(what: str) -> None:
     rig = compose(PROFILES["small"], 1, apart=True)
     host = NestedHost(rig)
     inline(host.init(), rig.below(0))
     guest = inline(host.create(vcpus=0), rig.below(0))
     level, free = host.seat.level, rig.chain[0].pool.free
-    storage, state = (host.some_frame() << PAGE_SHIFT for _ in range(2))
-    host.write(host.issuers[0].scratch, bytes(CreateCpu(guest.handle, storage, 0, state).pack()))
+    storage, state = (host.pool.take_run(16) << PAGE_SHIFT for _ in range(2))
+    wanted: CreateConfig | CreateCpu = CreateCpu(guest.handle, storage, 0, state)
+    if what == "configuration":
+        asce = GuestTable(host.level, host.pool).asce
+        wanted = CreateConfig(storage, host.pool.take_run(8) << PAGE_SHIFT, 0, 0, 1 << 20, state, asce)
+    host.write(host.issuers[0].scratch, bytes(wanted.pack()))
     creating = level.call(host.cpus[0], host.issuers[0].scratch)
     next(creating)
     assert rig.chain[0].pool.free < free
     undone(creating)
     assert rig.chain[0].pool.free == free
-    assert not level.secure_cpus
+    assert not level.secure_cpus and list(level.configs) == [guest.handle]
     check(rig)
 
 
