@@ -80,6 +80,32 @@ def test_a_list_of_snp_pages_that_makes_no_sense_is_refused(start: int, listed: 
         Firmware(image({ovmf._METADATA: start}, listed)).sections()
 
 
+def test_a_list_of_snp_pages_that_nobody_could_hold_is_refused() -> None:
+    """A small file may not ask for much: neither by many sections nor by large ones."""
+    words = {ovmf._METADATA: PAGE}
+    most = tuple((n * PAGE, PAGE, 1) for n in range(ovmf.MAX_SECTIONS))
+    assert len(Firmware(image(words, snp(*most))).sections()) == ovmf.MAX_SECTIONS
+    with pytest.raises(ValueError, match="lists 65 SNP sections; at most 64 are allowed"):
+        Firmware(image(words, snp(*most, (0, PAGE, 1)))).sections()
+    half = ovmf.MAX_BYTES // 2
+    assert len(Firmware(image(words, snp((0, half, 1), (half, half, 1)))).sections()) == 2
+    with pytest.raises(ValueError, match=f"more than {ovmf.MAX_BYTES} bytes"):
+        Firmware(image(words, snp((0, half, 1), (half, half + PAGE, 1)))).sections()
+
+
+def test_hashes_that_would_cross_into_the_next_page_are_refused() -> None:
+    hashes = ovmf.kernel_hashes(b"kernel", b"", "quiet")
+    for at, fits in ((PAGE - len(hashes), True), (PAGE - len(hashes) + 1, False)):
+        words = {ovmf._METADATA: PAGE, ovmf._HASH_TABLE: 0x81_0000 + at}
+        firmware = Firmware(image(words, snp((0x81_0000, PAGE, HASHES))))
+        if fits:
+            *_, (_, _, page) = firmware.pages(hashes)
+            assert page.endswith(hashes) and len(page) == PAGE
+        else:
+            with pytest.raises(ValueError, match=f"{len(hashes)} bytes of hashes do not fit"):
+                list(firmware.pages(hashes))
+
+
 def test_hashes_take_the_page_that_the_firmware_keeps_for_them() -> None:
     sections = ((0x80_0000, 2 * PAGE, 1), (0x81_0000, PAGE, HASHES))
     words = {ovmf._METADATA: PAGE, ovmf._HASH_TABLE: AT}

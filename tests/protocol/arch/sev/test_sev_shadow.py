@@ -13,6 +13,7 @@ from protocol.arch.sev.cpu import VM_HSAVE_PA
 from protocol.arch.sev.guest import Program, Read
 from protocol.arch.sev.host.tables import Tables
 from protocol.arch.sev.nesting import shadow
+from protocol.arch.sev.profiles import MIB
 from protocol.arch.sev.structs import NESTED_PAGING, PAGE, U32, U64, VMCB_ASID, VMCB_MODE, VMCB_NCR3
 from protocol.effects import Idle, run
 
@@ -105,3 +106,18 @@ def test_the_shadow_that_a_cpu_is_in_makes_no_room(monkeypatch: pytest.MonkeyPat
     assert (one.reads(1), opened(host)) == (b"one2", before + 2)
     run(host.rig.end(0, "l1_crash"))
     assert host.seat.level.below.pool.free == free
+
+
+def test_a_page_that_is_mapped_anew_is_forgotten_where_it_lay(host: Host) -> None:
+    """What happens around its old frame does not concern it any more."""
+    guest = Guest(host, 1, None, b"old.")
+    assert guest.reads(0) == b"old."
+    shadows: Any = host.seat.level.shadows
+    space = shadows.known(guest.tables.root, 1, 0)
+    old, fresh = space.pages[0][0], host.allocate(4 * MIB, 2 * MIB) // PAGE + 512
+    shadows.map(space, 0, fresh, True)
+    shadows.forget_around(old)
+    assert space.pages[0] == (fresh, True)
+    shadows.forget_around(fresh)
+    assert space.pages == {}
+    assert guest.reads(0) == b"old."
