@@ -48,17 +48,17 @@ def soak(
     One seed is always the same run: the trace hash says so. What does not hold ends the run with exit code 1,
     and the command that replays it with as little as it takes.
     """
-    from protocol.arch import architectures, load
+    from protocol.arch import kinds, load
     from protocol.soak import KINDS, Options, shrink
     from protocol.soak import soak as run
     from protocol.soak.options import MODES
 
     dropped = frozenset(without or ())
-    _allowed("--arch", [] if arch is None else [arch], architectures())
+    _allowed("--arch", [] if arch is None else [arch], kinds())
     _allowed("--mode", [mode], MODES)
     _allowed("--without", dropped, tuple(KINDS))
     options = Options(seed, steps, arch, mode, dropped, episode)
-    arches = {name: load(name) for name in ([arch] if arch else architectures())}
+    arches = {name: load(name) for name in ([arch] if arch else kinds())}
     outcome = run(options, arches, _progress if sys.stderr.isatty() else None)
     least = None if outcome.failure is None else shrink(outcome, arches)
     if as_json:

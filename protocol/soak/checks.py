@@ -8,6 +8,7 @@ come to rest, and at the end. In between a book may be ahead of the other by the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ from protocol.soak.options import Tally, Violation
 
 FULL = 250  # steps between two looks at everything
 LOOKED = 48  # frames of a host that are read at each full look
+DEEP = 6  # of what is in a message
+WORDS = {  # half of the tag, as a register has it
+    int.from_bytes(half, order) for half in (TAG[:8], TAG[8:]) for order in ("big", "little")
+}
 
 
 def crossed(what: str, value: Any, tally: Tally) -> None:
@@ -30,10 +35,16 @@ def crossed(what: str, value: Any, tally: Tally) -> None:
 
 def _tagged(value: Any, deep: int) -> bool:
     """Programs are the guest's own code and say what it stores: they are not what a host reads."""
+    if isinstance(value, int):
+        return value in WORDS
     if isinstance(value, bytes | bytearray | memoryview):
         return TAG in bytes(value)
-    if isinstance(value, tuple | list) and deep < 6:
+    if deep == DEEP or type(value).__name__ == "Program":
+        return False
+    if isinstance(value, tuple | list):
         return any(_tagged(each, deep + 1) for each in value)
+    if is_dataclass(value):
+        return any(_tagged(getattr(value, field.name), deep + 1) for field in fields(value))
     return False
 
 

@@ -136,6 +136,9 @@ class Episode:
             self._closed(island, host, thread, broken)
         except Exception as error:
             self._raised(island, host, thread, place, error)
+        else:
+            if thread.error is not None and not host.ending:
+                raise Violation("level", f"{thread.name}, whose host lives, ended with {thread.error!r}")
         self._see(island, host, thread, place)
         island.go_on(host)
         self._tick()

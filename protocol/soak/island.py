@@ -86,7 +86,7 @@ class Island:
         drawn = self.random.getrandbits(30)
         sizes = Sizes(profile, depth, hosts, memory, CPUS, drawn, words)
         self.rig: Rig = comparison.compose(sizes, Ledger())
-        self.image = comparison.image(drawn, IMAGE_PAGES, None)
+        self.image = comparison.proving(comparison.image(drawn, IMAGE_PAGES, None))
         self.known = 0  # frames of the hypervisors below, as far as hosts have to do with them
         self.loot = Loot(self.random)
         self.starving: list[tuple[Any, Any, int]] = []  # pool, frames, the step at which they come back

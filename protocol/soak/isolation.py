@@ -47,15 +47,17 @@ def alone_and_beside(arch: Architecture, depth: int, seed: str, tally: Tally) ->
     alone = _observed(arch, depth, seed, tally, hostile=False)
     beside = _observed(arch, depth, seed, tally, hostile=True)
     tally.checks["isolation"] += 1
-    tally.note("isolation", len(alone))
-    found = difference(alone, beside)
-    if found:
-        raise Violation("isolation", f"{arch.name} at depth {depth}, seed {seed}: {found}")
-
-
-def difference(alone: Seen, beside: Seen) -> str:
-    """What the two did not observe alike first, in words; nothing if there is none."""
+    tally.note("isolation", [len(record) for record in alone])
     same = Renamed()
+    for mine, others in zip(alone, beside, strict=True):
+        found = difference(mine, others, same)
+        if found:
+            raise Violation("isolation", f"{arch.name} at depth {depth}, seed {seed}: {found}")
+
+
+def difference(alone: Seen, beside: Seen, same: Renamed | None = None) -> str:
+    """What the two did not observe alike first, in words; nothing if there is none."""
+    same = same or Renamed()
     for number, (one, other) in enumerate(zip(alone, beside, strict=False)):
         if not same.as_(one, other):
             return f"observation {number} is {other!r:.200} beside a hostile host, {one!r:.200} alone"
@@ -80,8 +82,8 @@ class Renamed:
         return self._there.setdefault(a, b) == b and self._back.setdefault(b, a) == a
 
 
-def _observed(arch: Architecture, depth: int, seed: str, tally: Tally, hostile: bool) -> Seen:
-    """All that the victim observed, with its guests' loads at the end."""
+def _observed(arch: Architecture, depth: int, seed: str, tally: Tally, hostile: bool) -> tuple[Seen, Seen]:
+    """All that the victim observed: its requests with their answers, and what its operations came to."""
     island = Island("isolation", arch, depth, 2, seed, 1, tally, STRATEGY)
     victim, sibling = island.hosts
     seen: Seen = []
@@ -96,11 +98,21 @@ def _observed(arch: Architecture, depth: int, seed: str, tally: Tally, hostile: 
             threads += sibling.threads()
         thread = threads[random.randrange(len(threads))]
         if thread is victim.thread:
-            thread.hop()
+            _victim(island, thread)
         else:
             _worst(island, sibling, thread, random)
         tally.steps += 1
-    return [*seen, *victim.life.observed]
+    return seen, list(victim.life.observed)
+
+
+def _victim(island: Island, thread: Thread) -> None:
+    """The victim goes on; nothing of what it does, or of what is done to it, may fail."""
+    try:
+        thread.hop()
+    except Violation:
+        raise
+    except Exception as error:
+        raise Violation("level", f"{thread.name}, {island.arch.name}: {error!r}") from error
 
 
 def _worst(island: Island, host: Host, thread: Thread, random: Random) -> None:

@@ -36,7 +36,7 @@ class L0Guests:
         drawn = self.random.getrandbits(30)
         sizes = Sizes(PROFILE, 0, requesters, memory, CPUS, drawn)
         self.rig: Rig = comparison.compose(sizes, Ledger())
-        self.image = comparison.image(drawn, IMAGE_PAGES, None)
+        self.image = comparison.proving(comparison.image(drawn, IMAGE_PAGES, None))
         self.software = comparison.software(
             self.rig, 0, Random(drawn), pages="two_fault", bulk=False, image=self.image
         )

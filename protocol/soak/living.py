@@ -173,8 +173,8 @@ class Life:
             return False
         self.island.tally.done[f"{act.name}_done"] += 1
         self.in_vain = 0
-        if not isinstance(result, bytes):
-            result = True
+        if not isinstance(result, bytes) or isinstance(act, op.Attest):
+            result = True  # evidence is drawn and signed: it is another one each time
         self.observed.append((act.name, repr(result)))
         return result
 

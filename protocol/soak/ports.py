@@ -59,6 +59,8 @@ class Comparison(Protocol):
 
     def image(self, seed: int, pages: int, data: bytes | None) -> Any: ...
 
+    def proving(self, image: Any) -> Any: ...
+
 
 class Architecture(Protocol):
     """A slice."""

@@ -1,18 +1,32 @@
-"""Mistakes that every architecture could make, for `test_checkers_can_fail`. A plain module."""
+"""Mistakes that every architecture could make, each in its own code, and the trials. A plain module."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial, update_wrapper
 from typing import Any
 
-import pytest
+from checkers import Beside, Mutation, Patch, Trial
 
-from protocol.errors import RemoteProtocolError
+from protocol.arch import load
+from protocol.errors import OwnerGone, RemoteProtocolError
 from protocol.memory.pool import Pool
 from protocol.nesting.composition import Rig
+from protocol.plan import operations as op
 
-Patch = pytest.MonkeyPatch
+GOOD = Trial(8, steps=8_000)  # two hosts side by side, none of them hostile
+CALM = Trial(8, without=frozenset({"starve"}))  # then no host may be refused
+ALIVE = Trial(8, steps=8_000, without=frozenset({"kill", "starve"}))  # hosts reboot, and do not die
+LAST = Trial(8, without=frozenset({"kill", "reset"}))  # the first host that dies does so at the end
+LONG = Trial(8, steps=20_000, without=frozenset({"kill", "reset", "starve", "hold"}))
+WITH_A_SERVICE = Trial(8, episode=0)
+
+
+def last_read(program: Any) -> int:
+    """What a guest's last load of its program found first: eight bytes."""
+    found = [done["hex"] for done in program.results if "hex" in done]
+    return int.from_bytes(bytes.fromhex(found[-1])[:8], "big") if found else 0
 
 
 def served(patch: Patch, arch: str, then: Callable[[int], None]) -> None:
@@ -29,9 +43,9 @@ def served(patch: Patch, arch: str, then: Callable[[int], None]) -> None:
     patch.setattr(server, "__call__", serve)
 
 
-def a_level_raises(patch: Patch, arch: str) -> None:
+def a_level_raises(patch: Patch, arch: str, every: int = 300) -> None:
     def then(number: int) -> None:
-        assert number % 300, "an invariant of the emulation"
+        assert number % every, "an invariant of the emulation"
 
     served(patch, arch, then)
 
@@ -40,6 +54,14 @@ def a_link_is_closed_for_nothing(patch: Patch, arch: str) -> None:
     def then(number: int) -> None:
         if number % 400 == 0:
             raise RemoteProtocolError("shape", "nothing is wrong with it")
+
+    served(patch, arch, then)
+
+
+def a_level_says_that_a_living_host_is_gone(patch: Patch, arch: str) -> None:
+    def then(number: int) -> None:
+        if number % 400 == 0:
+            raise OwnerGone("and it is not")
 
     served(patch, arch, then)
 
@@ -84,38 +106,54 @@ def a_frame_is_given_twice(patch: Patch, arch: str) -> None:
     patch.setattr(Pool, "give_run", run_twice)
 
 
-def an_lpid_is_lost(patch: Patch) -> None:
-    """What a host that ends had of its seat's LPIDs does not come back."""
-    records: Any = importlib.import_module("protocol.arch.pef.nesting.records")
-    real, given = records.Lpids.give, [0]
+def a_host_forgets_a_guest_that_it_should_end(patch: Patch, arch: str) -> None:
+    """It says that the guest is destroyed, and asks nothing of its level."""
+    software: Any = importlib.import_module(f"protocol.arch.{arch}.host")
+    perform = (
+        software if hasattr(software, "_ACTS") else importlib.import_module(f"{software.__name__}.perform")
+    )
 
-    def give(self: Any, lpid: int) -> None:
-        given[0] += 1
-        if given[0] % 4:
-            real(self, lpid)
+    def forget(host: Any, operation: Any) -> Any:
+        del host.guests[operation.guest]
+        yield from ()
 
-    patch.setattr(records.Lpids, "give", give)
-
-
-def a_register_says_how_much_others_asked(patch: Patch) -> None:
-    """What an ultracall leaves in a register that nobody reads is a number that all hosts share."""
-    server: Any = importlib.import_module("protocol.arch.pef.linked").Server
-    real, asked = server._serve, [0]
-
-    def serve(self: Any, operation: str, request: Any) -> Any:
-        asked[0] += 1
-        answer = yield from real(self, operation, request)
-        if isinstance(answer.result, list):
-            answer.result[31] = asked[0]
-        return answer
-
-    patch.setattr(server, "_serve", serve)
+    patch.setitem(perform._ACTS, op.Destroy, forget)
 
 
-EVERYWHERE: dict[Callable[[Patch, str], None], tuple[str, ...]] = {  # which checks may notice it first
-    a_level_raises: ("level",),
-    a_link_is_closed_for_nothing: ("protocol", "hosting"),
-    the_end_of_a_host_is_not_noticed: ("books", "service"),
-    a_frame_is_lost_at_the_end: ("frames",),
-    a_frame_is_given_twice: ("frames",),
-}
+def a_machine_of_its_own_raises(patch: Patch, arch: str) -> None:
+    """What L0's own software asks of its Trusted Entity is answered with an exception, now and then."""
+    comparison: Any = type(load(arch).comparison)
+    real = comparison.software
+
+    def software(self: Any, rig: Any, *arguments: Any, **named: Any) -> Any:
+        host = real(self, rig, *arguments, **named)
+        if not rig.depth:
+            patch.setattr(host, "perform", raises)
+        return host
+
+    def raises(operation: Any) -> Any:
+        yield from ()
+        raise AssertionError("an invariant of the host")
+
+    patch.setattr(comparison, "software", software)
+
+
+EVERYWHERE: tuple[tuple[str, Callable[..., None], Trial | Beside], ...] = (
+    ("episode._raised", a_level_raises, GOOD),
+    ("episode._closed", a_link_is_closed_for_nothing, GOOD),
+    ("episode.hop", a_level_says_that_a_living_host_is_gone, GOOD),
+    ("checks.books", the_end_of_a_host_is_not_noticed, GOOD),
+    ("checks.nothing_left/2", a_frame_is_lost_at_the_end, LAST),
+    ("checks.frames", a_frame_is_given_twice, GOOD),
+    ("hosted.end/2", a_host_forgets_a_guest_that_it_should_end, WITH_A_SERVICE),
+    ("episode.one", a_machine_of_its_own_raises, WITH_A_SERVICE),
+    ("isolation._victim", a_level_raises, Beside()),
+)
+
+
+def everywhere(arch: str) -> tuple[Mutation, ...]:
+    """All of them, on one architecture."""
+    return tuple(
+        Mutation(checker, update_wrapper(partial(mistake, arch=arch), mistake), trial)
+        for checker, mistake, trial in EVERYWHERE
+    )
