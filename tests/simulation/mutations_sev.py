@@ -160,6 +160,8 @@ def the_last_host_alone_shuts_the_firmware_down(patch: Patch) -> None:
     patch.setattr(Host, "shut_down", down)
 
 
+LENGTHS = "observations beside"  # one record is longer than the other
+
 MUTATIONS = (
     Mutation("living._compare", the_last_byte_of_a_store_is_forgotten, GOOD),
     Mutation("checks.memory", memory_is_not_encrypted, GOOD),
