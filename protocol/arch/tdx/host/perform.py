@@ -17,10 +17,12 @@ from protocol.arch.tdx import firmware
 from protocol.arch.tdx.cpu import registers
 from protocol.arch.tdx.guest import Read, Tdcall, Touch
 from protocol.arch.tdx.host import attest, bulk
+from protocol.arch.tdx.host.module import Module
 from protocol.arch.tdx.host.shared import SharedEpt
 from protocol.arch.tdx.host.vm import MAP_GPA, SHARED_BIT, Vcpu, Vm, add, lose_memory, run, tables
+from protocol.arch.tdx.machine.phymem import RESUME
 from protocol.arch.tdx.profiles import MIB, TDCS_PAGES, TDVPS_PAGES
-from protocol.arch.tdx.status import Status
+from protocol.arch.tdx.status import CODE_MASK, RAX, Status
 from protocol.arch.tdx.structs import TD_PARAMS_SIZE, TdParams
 from protocol.effects import Step
 from protocol.errors import OperationFailed
@@ -166,7 +168,7 @@ def _destroy(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
         yield from module.call("vp_flush", vcpu.lp, allowed, rcx=vcpu.handle)
     yield from module.call("mng_vpflushdone", rcx=vm.tdr)
     for lp in module.one_of_each_package:
-        yield from module.call("phymem_cache_wb", lp, (0, Status.NO_HKID_READY_TO_WBCACHE))
+        yield from _write_back(module, lp)
     yield from module.call("mng_key_freeid", rcx=vm.tdr)
     yield from bulk.reclaim(host, vm, list(vm.private.values()))
     for page in vm.tables.values():
@@ -184,6 +186,14 @@ def _destroy(host: Host, operation: op.Destroy | op.Kill) -> Step[None]:
     host.keep("native_vcpu", -len(vm.vcpus))
     host.keep("native_page", -len(vm.private) - len(vm.shared))
     del host.guests[vm.number]
+
+
+def _write_back(module: Module, lp: int) -> Step[None]:
+    """Of a package's caches. An interrupt stops it between two parts: it is resumed where it was."""
+    allowed = (0, Status.NO_HKID_READY_TO_WBCACHE, Status.INTERRUPTED_RESUMABLE)
+    out = yield from module.call("phymem_cache_wb", lp, allowed)
+    while out[RAX] & CODE_MASK == Status.INTERRUPTED_RESUMABLE:
+        out = yield from module.call("phymem_cache_wb", lp, allowed, rcx=RESUME)
 
 
 # -- the guest's own doing ---------------------------------------------------------------------------------

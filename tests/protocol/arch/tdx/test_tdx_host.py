@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from protocol.arch.tdx.compose import Rig, compose
-from protocol.arch.tdx.cpu import registers
+from protocol.arch.tdx.cpu import Registers, registers
 from protocol.arch.tdx.guest import GuestStep, Tdcall, Touch
 from protocol.arch.tdx.host import attest
 from protocol.arch.tdx.host import vm as loop
@@ -18,7 +19,8 @@ from protocol.arch.tdx.machine.report import report_key
 from protocol.arch.tdx.platform import page_lock
 from protocol.arch.tdx.profiles import MIB, PROFILES
 from protocol.arch.tdx.quote import QuotingEnclave
-from protocol.effects import run
+from protocol.arch.tdx.status import RAX, Status
+from protocol.effects import Step, run
 from protocol.errors import OperationFailed
 from protocol.plan import operations as op
 from protocol.plan.fit import FIRST_PAGES
@@ -44,6 +46,28 @@ def host_of(depth: int = 0, image: bytes | None = IMAGE) -> tuple[Rig, Host]:
 def do(host: Host, *operations: op.Operation) -> None:
     for operation in operations:
         run(host.perform(operation))
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_an_interrupt_that_comes_while_caches_are_written_back_is_taken_and_the_td_ends(depth: int) -> None:
+    rig, host = host_of(depth)
+    do(host, op.BootHost(), *LIFE)
+    answers = []
+    real = host.module.call
+
+    def call(name: str, lp: int = 0, *arguments: Any, **operands: int) -> Step[Registers]:
+        if name == "phymem_cache_wb" and not answers:
+            rig.seats[0].cpus[lp].interrupt = True
+        out = yield from real(name, lp, *arguments, **operands)
+        if name == "phymem_cache_wb":
+            answers.append(out[RAX])
+        return out
+
+    host.module.call = call  # type: ignore[method-assign]
+    do(host, op.Destroy(0))
+    assert answers[0] == Status.INTERRUPTED_RESUMABLE
+    assert answers[1] == Status.SUCCESS
+    assert not host.guests
 
 
 @pytest.mark.parametrize("depth", [0, 1])
