@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from checkers import Beside, Mutation, Patch
-from mutations import ALIVE, CALM, GOOD, LAST, WITH_A_SERVICE, last_read
+from mutations import ALIVE, CALM, GOOD, LAST, LONG, WITH_A_SERVICE, last_read
 
 from protocol.arch.tdx.machine import Machine, enter, steps
 from protocol.arch.tdx.machine.access import resolve
@@ -199,7 +199,7 @@ def an_exit_says_how_much_others_ran(patch: Patch) -> None:
 MUTATIONS = (
     Mutation("living._compare", the_last_byte_of_a_store_is_forgotten, GOOD),
     Mutation("checks.memory", a_private_store_goes_to_open_memory_as_well, GOOD),
-    Mutation("checks.reach", a_load_of_the_host_finds_what_a_td_has_there, GOOD),
+    Mutation("checks.reach", a_load_of_the_host_finds_what_a_td_has_there, LONG),
     Mutation("checks.crossed", an_exit_leaves_a_register_of_the_guest, GOOD),
     Mutation("checks.books", a_page_that_comes_back_stays_in_the_book, GOOD, "'page'"),
     Mutation("checks.books", a_page_is_written_down_for_another_td, GOOD, "'owner'"),
