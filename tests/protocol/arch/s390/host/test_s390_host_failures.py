@@ -11,7 +11,7 @@ import pytest
 from host_bench import FIRST, Bench, Size, calls, image_of
 
 from protocol.arch.s390.calls import CALLS
-from protocol.arch.s390.guest import Lctl, Loop, Spx
+from protocol.arch.s390.guest import Diag, Lctl, Loop, SetCpu, Spx
 from protocol.arch.s390.guest import Touch as Store
 from protocol.arch.s390.host import SPEC, GuestFailed
 from protocol.arch.s390.host.guests import OPERATING
@@ -154,6 +154,16 @@ def test_an_image_for_another_machine_is_refused_and_the_guest_can_be_destroyed(
     assert calls(bench.do(Destroy(0))) == {"destroy_cpu": 1, "destroy_config": 1}
 
 
+def test_an_image_larger_than_its_guest_is_not_loaded_and_the_guest_can_be_destroyed() -> None:
+    bench = booted(size=Size(1, 300, 0, 0, 1))
+    bench.do(Create(0, 1, 1))
+    with pytest.raises(GuestFailed, match="guest 0: its image has pages outside its memory, or one twice"):
+        bench.do(Load(0))
+    assert calls(bench.do(Destroy(0))) == {"destroy_cpu": 1, "destroy_config": 1}, (
+        "no page of it was unpacked"
+    )
+
+
 def test_a_changed_image_is_found_by_verify() -> None:
     bench = booted()
     image = image_of(3)
@@ -251,6 +261,22 @@ def test_a_guest_that_enables_an_interruption_goes_on() -> None:
     counts = bench.count(run(bench.host, guest, guest.vcpus[0], Feed([(Lctl(6), True), (Lctl(14), True)])))
     left = {key[2]: n for key, n in counts.items() if key[0] == "exits"}
     assert left == {"icpt_64": 1, "icpt_60": 1, "wait": 1}
+
+
+@pytest.mark.parametrize(("code", "intercept"), [(0x308, "icpt_6c"), (0x258, "icpt_68")])
+def test_a_diagnose_that_asks_nothing_of_its_host_is_finished_and_no_more(code: int, intercept: str) -> None:
+    """Subcode 5 of 0x308 is no reset; of another diagnose the guest's registers are none of the host's."""
+    bench = Bench(0, Size(1, 3, 4, 2, 8))
+    bench.boot()
+    bench.bring_up()
+    guest = bench.host.guest(0)
+    feed = Feed([(SetCpu(((2, 5),)), False), (Diag(code, 0, 2), True)])
+    counts = bench.count(run(bench.host, guest, guest.vcpus[0], feed))
+    left = {key[2]: n for key, n in counts.items() if key[0] == "exits"}
+    assert left == {intercept: 1, "wait": 1}
+    assert not calls(counts), "nothing was reset"
+    (secure,) = bench.rig.machines[0].secure_cpus.values()
+    assert secure.gprs[2] == 5
 
 
 def test_a_guest_that_moves_its_prefix_has_it_brought_in_where_it_is_now() -> None:
