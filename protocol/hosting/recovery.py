@@ -144,6 +144,8 @@ def _bring_back(child: Child, found: Found | None, life: Lifecycle, registry: Re
         doom(child, "gone")
     half_built = state in {State.LOADING, State.STARTING}
     if child.doom and not half_built:
+        if found is None and state is State.READY:
+            life.lose(child)  # with its machine, before anybody came to end it
         yield from life.settle(child)
         return "finished" if child.state is State.RELEASED else ""
     if state in {State.RESERVED, State.LOADING, State.FAILED} or (

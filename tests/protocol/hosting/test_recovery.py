@@ -565,3 +565,16 @@ def test_a_start_cut_short_whose_owner_is_gone_is_ended_by_the_next_life(life, e
     again.recover()
     assert again.machine.guests == {}
     assert again.audit() == []
+
+
+@pytest.mark.parametrize("effects", range(4))
+def test_a_machine_that_loses_power_while_the_children_of_an_owner_that_is_gone_are_ended(life, effects):
+    """Found by `nestbed soak`: a child that was still READY stopped every later life."""
+    for number in (1, 2):
+        life.ask("start", key(number), spec=SPEC)
+    life.drive(life.service.requester_gone(WHO.cid, WHO.epoch, life.now_ms), stop_after=effects)
+    life.machine.guests.clear()
+    again = life.crash()
+    again.recover()
+    assert again.audit() == []
+    assert not any(again.service.records().values())
