@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from random import Random
 
 import pytest
 
-from protocol.arch.pef import front
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pef_bench import Bench, esm_step
+
+from protocol.arch.pef import front, hcalls
 from protocol.arch.pef.compose import Rig, compose
 from protocol.arch.pef.host import GuestFailed, Host
 from protocol.arch.pef.kvm import vmm
 from protocol.arch.pef.kvm.frames import GIVEN
 from protocol.arch.pef.profiles import MIB, PROFILES
-from protocol.arch.pef.status import P2, SUCCESS, signed
+from protocol.arch.pef.status import P2, PARAMETER, SUCCESS, signed
 from protocol.effects import run
 from protocol.errors import OperationFailed, TeRefused
 from protocol.plan import operations as op
@@ -225,3 +231,21 @@ def test_a_page_for_which_the_host_has_no_memory_is_not_swapped() -> None:
     with pytest.raises(OperationFailed, match="page 0x400 of guest 5: SIGBUS"):
         run(host.perform(op.Swap(5, 0, Pages(1024, 16, 16))))
     assert host.guest(5).vm.secure
+
+
+def test_a_page_to_share_for_which_the_host_has_no_memory_ends_the_transition() -> None:
+    bench = Bench(0)
+    vm = bench.vm()
+    vcpu = vm.vcpus[0]
+    vcpu.stop = frozenset({"H_SVM_PAGE_IN"})
+    left = bench.enter(vm, esm_step(bench.load(vm)))
+    while not left.gpr[5] & hcalls.SHARED:
+        left = bench.enter(vm)
+    bench.kvm.frames.mark(0, bench.kvm.level.size, GIVEN)
+    vcpu.stop = frozenset({"H_SVM_INIT_ABORT"})
+    left = bench.enter(vm)
+    assert hcalls.name_of(left.gpr[3]) == "H_SVM_INIT_ABORT", "its own pages could not be shared"
+    vcpu.stop = frozenset()
+    bench.enter(vm)
+    (done,) = vcpu.program.collect()
+    assert signed(int(done["r3"], 16)) == PARAMETER and not vm.flags and not bench.rig.machines[0].svms

@@ -56,6 +56,23 @@ def test_bytes_that_are_no_tree_are_refused(data: bytes) -> None:
         fdt.unpack(data)
 
 
+def test_a_malformed_tree_is_refused_for_what_is_wrong_with_it() -> None:
+    good = fdt.pack(Node({"seven": b"1234567"}))
+    struct_at = int.from_bytes(good[8:12], "big")
+    prop = struct_at + 8  # behind the root's token and its empty name
+    for at, value, why in (
+        (0, 7, "no device tree"),
+        (struct_at, 9, "no node where one begins"),
+        (prop, 8, "an unknown token"),
+        (prop + 4, 1 << 20, "a property leaves it"),
+        (8, len(good), "malformed device tree: unpack_from"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            fdt.unpack(good[:at] + value.to_bytes(4, "big") + good[at + 4 :])
+    with pytest.raises(ValueError, match="shorter than a header"):
+        fdt.unpack(good[:20])
+
+
 def test_a_tree_that_lacks_what_is_asked_of_it_says_what() -> None:
     tree = Node({"short": b"\0\1", "long": b"\0" * 16, "number": b"\0\0\0\7"}, {"chosen": Node()})
     assert tree.number("number") == 7 and tree.child("chosen") == Node()
