@@ -53,6 +53,11 @@ class Driver:
         self.snp = False
         self.turns: Turns | None = None  # of a kernel that rings for others, too
 
+    @property
+    def pages(self) -> tuple[int, ...]:
+        """What it has for itself as long as it lives: a kernel that stays up takes it back."""
+        return self._buffers, self._buffers + PAGE, self.operand
+
     # -- memory and instructions ------------------------------------------------------------------------
 
     def read(self, address: int, length: int) -> bytes:

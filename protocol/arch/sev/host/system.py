@@ -196,6 +196,8 @@ class Host(Acting[Vm]):
             raise ValueError(f"{len(self.guests)} guests are still there")
         driver = self.driver
         if self._kernel is not None:
+            self.give(driver.pages)
+            self._driver = None
             return
         yield from driver.command("SHUTDOWN")
         yield from driver.wbinvd_everywhere()

@@ -193,8 +193,8 @@ def test_guests_of_l0_live_beside_those_of_its_guest_hosts(kind: str, depth: int
         kind=kinds.KINDS[kind],
         kernel=Kernel(kvm.pool, rig.own_asids, kvm.lock),
     )
-    do(own, op.BootHost())
     free = kvm.pool.free
+    do(own, op.BootHost())
     do(above, op.BootHost(), *life(0))
     do(own, *life(0))
     assert own.guests[0].asid in rig.own_asids
