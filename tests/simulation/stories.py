@@ -37,10 +37,10 @@ class Story:
 
 STORIES = (
     Story("pef", CREATES, TOUCHES),
-    Story("pef", LOADS, STARTS, 48),
-    Story("s390", CREATES, TOUCHES, 4),
-    Story("sev", CREATES, TOUCHES, 4),
-    Story("tdx", CREATES, STARTS, 48),
+    Story("pef", LOADS, STARTS, 8),
+    Story("s390", CREATES, TOUCHES),
+    Story("sev", CREATES, TOUCHES),
+    Story("tdx", CREATES, STARTS, 16),
 )
 
 AGAIN = Message(1, "start", START.body, START.key)
