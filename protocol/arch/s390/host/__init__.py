@@ -156,6 +156,14 @@ class Host(Acting[Guest]):
             issuer = self._issuers[cpu.number] = Issuer(self.level, cpu, self.pool.take() << PAGE_SHIFT)
             self.home.reach(issuer.scratch)
 
+    def clear_out(self) -> None:
+        """Give back what `furnish` took, and what has been kept in stock since."""
+        self.backing.put_away()
+        self.home.put_away()
+        self.pool.give([issuer.scratch >> PAGE_SHIFT for issuer in self._issuers.values()])
+        self._issuers.clear()
+        self.query = None
+
     @property
     def level_here(self) -> runs.Level | None:
         """The level, if it and all below it are in this process and nobody else's work comes between."""

@@ -60,6 +60,11 @@ class Backing:
     def give(self, frames: np.ndarray) -> None:
         self._pool.give(frames)
 
+    def put_away(self) -> None:
+        """Nobody wants frames any more: what is in stock goes back to the pool."""
+        self._pool.give(self._stock[: self._left])
+        self._left = 0
+
     def _restock(self, missing: int) -> None:
         if missing > self._pool.free:
             raise OutOfFrames(f"no further {missing} frames for guests: {self._pool.free} are free")
@@ -147,6 +152,11 @@ class HomeSpace:
             self._table.unmap(page)
         self._free[len(frames)].append(first)
         self._pool.give(frames)
+
+    def put_away(self) -> None:
+        """The space is gone, areas in it before."""
+        assert not self._areas, "an area that somebody has"
+        self._table.drop()
 
 
 # -- a guest's table, read by the host that wrote it -----------------------------------------------
