@@ -9,21 +9,23 @@ the hosts are killed, and nothing of them may be left.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from random import Random
 from typing import Any, ClassVar
 
 from dealers import DEALERS, Dealer
-from draw import number
+from draw import PAGE, number
 from guests import ENTRIES, GUESTS, program_in
-from seen import GivenUp, Seen, watched
+from seen import GivenUp, Numbers, Sample, Seen, watched
 
 from protocol.arch import load
 from protocol.calls import CallSpec
 from protocol.crossing import inline
 from protocol.effects import Issue, Step
 from protocol.errors import OperationFailed
+from protocol.fleet.moving import SEND, way_of
 from protocol.ledger import Ledger
 from protocol.nesting.sizes import Sizes
 from protocol.plan import operations as op
@@ -36,6 +38,8 @@ LIVES = 3  # of one composition
 STAGES = 6  # of one life: at each, software goes on with a guest
 CALLS = 250  # at one stage
 SEEDS = 8  # of machines: what is sealed for one is sealed once
+DUE = 8  # calls like the one that was due
+ARRIVES = ("policy", "certificate", "session", "pages", "vcpus")  # what `Arrive` wants of `Leave`
 VISIT = 24  # messages of software that has a guest do something
 VISITS, VISITED = 2, 0.003  # at the beginning of a stage; of what is fuzzed then
 PROFILES = {"s390": ("small", "small", "talk2022"), "sev": ("small", "small", "scattered", "owned", "azure"),
@@ -122,7 +126,11 @@ class Rig:
         self.dealer: Dealer = DEALERS[name]([*load(name).calls.values()])
         self.arch = load(random.choice(self.dealer.kinds))
         self.random, self.seen = random, Seen(random)
-        self.lengths: dict[str, int] = {}  # of acts that were done whole: messages
+        self.courses: dict[str, list[str]] = {}  # of acts that were done whole: calls, "" for what is none
+        self.stopped: Counter[str] = Counter()  # calls that were due when software stopped
+        self.due: tuple[CallSpec, Numbers, Any] | None = None  # the one that is, its numbers, its CPU
+        self.pages: list[tuple[int, bytes]] = []  # that it points at
+        self.result: Any = None  # of what software did last
         self.comparison: Any = self.arch.comparison
         depth = random.choice((0, 1, 1, 1, 2))
         profile = random.choice(PROFILES[name])
@@ -142,6 +150,7 @@ class Rig:
             for act in (op.BootHost(), op.Create(0, 16, 2), op.Load(0), op.Start(0)):
                 self._does(1, beside, act)
         own = [spec for spec in rows if spec.for_host() or random.random() < 0.1]
+        self.by_name = {spec.name: spec for spec in rows}
         self.calls = [spec for spec in own for _ in range(1 if ends(spec) else 12)]
         self.level: Any = None
 
@@ -156,8 +165,9 @@ class Rig:
         self.others = Other(self)
         self.seen.begin(self.dealer.handles)
         self.software = self._software(0)
-        messages = self.random.randrange(8) if self.random.random() < 0.1 else ALL
-        self._does(0, self.software, op.BootHost(), messages)
+        self._does(
+            0, self.software, op.BootHost(), self._cut("boothost") if self.random.random() < 0.2 else ALL
+        )
 
     def go_on(self) -> bool:
         """Software ends a guest, or makes one and does something with it, and stops in the middle.
@@ -171,9 +181,38 @@ class Rig:
         self.guest += 1
         for act in todo[:-1]:
             done = done and self._does(0, self.software, act)
-        length = self.lengths.get(todo[-1].name)
-        cut = random.randrange(1, length + 1) if length and random.random() < 0.8 else ALL
+        if done and way_of(self.comparison)[0] == SEND and random.random() < 0.3:
+            return self._moved(self.guest - 1)
+        cut = self._cut(todo[-1].name) if random.random() < 0.8 else ALL
         return done and self._does(0, self.software, todo[-1], cut)
+
+    def _moved(self, guest: int) -> bool:
+        """The guest is packed for this very platform and unpacked again, up to anywhere."""
+        cut = self.random.choice((0, 1, 1, 2, 4, 4, 4))
+        acts: list[Callable[[Any], op.Operation]] = [
+            lambda _: op.Certify(),
+            lambda peer: op.Leave(guest, peer),
+            lambda head: self._kept(head) or op.Unload(guest, 0, 128),
+            lambda packets: op.Carry(guest + 1, packets),
+            lambda _: op.Arrive(guest + 1, **{name: self.head[name] for name in ARRIVES}),
+        ]
+        self.guest += 1
+        for step, act in enumerate(acts[: cut + 1]):
+            made = act(self.result)
+            if not self._does(0, self.software, made, self._cut(made.name) if step == cut else ALL):
+                return False
+        return True
+
+    def _kept(self, head: Any) -> None:
+        self.head = head
+
+    def _cut(self, act: str) -> int:
+        """After how many messages software stops: before a call at which it seldom did."""
+        course = self.courses.get(act)
+        if not course:
+            return ALL
+        some = self.random.sample(range(len(course)), min(len(course), 12))
+        return min(some, key=lambda at: self.stopped[course[at]] if course[at] else ALL)
 
     def _ended(self) -> Step[None]:
         """It dies, or reboots without a word."""
@@ -194,15 +233,60 @@ class Rig:
         lacks = self.comparison.lacks
         if act.name in lacks or (act.name == "addsecret" and "secret" in lacks):
             return True
-        level, before = self.rig.seats[seat].level, self.seen.messages
+        level, course = self.rig.seats[seat].level, list[str]()
+
+        def on_its_way(issue: Issue) -> None:
+            call = self.dealer.taken(issue, level)
+            course.append("" if call is None else call[0])
+            self._mislead(issue)
+
+        self.due = None
+        step = software.perform(act)
+        step = watched(step, self.seen, level, self.dealer, messages, on_its_way, self._is_due)
         try:
-            step = watched(software.perform(act), self.seen, level, self.dealer, messages, self._mislead)
-            inline(step, self.rig.below(seat))
+            self.result = inline(step, self.rig.below(seat))
         except GivenUp:
             return False
         if messages == ALL:
-            self.lengths[act.name] = self.seen.messages - before
+            self.courses[act.name] = course
         return True
+
+    # -- what software was about to issue --------------------------------------------------------------------
+
+    def _is_due(self, issue: Issue) -> None:
+        """Software stopped before this: the state is the one that it needs."""
+        call = self.dealer.taken(issue, self.level)
+        if call is None:
+            return
+        name, numbers = call
+        self.stopped[name] += 1
+        self.due = self.by_name[name], numbers, self.dealer.cpu_of(issue, self.rig.seats[0].cpus)
+        places = {value & -PAGE for value in numbers.values() if PAGE <= value < self.level.size - PAGE}
+        read = [(at, self.level.peek(at, PAGE)) for at in sorted(places)]
+        self.pages = [(at, page) for at, page in read if isinstance(page, bytes)]
+
+    def at_once(self) -> Iterator[str]:
+        """The call that is due, again and again, each time with one thing in it that is another.
+
+        It comes as far as the field that is wrong.
+        """
+        for _ in range(DUE if self.due else 0):
+            if self.due is None:
+                return
+            spec, numbers, cpu = self.due
+            memory = dict(self.pages)
+            if memory and self.random.random() < 0.4:
+                at = self.random.choice([*memory])
+                memory[at] = self.guest_acts.patched(memory[at])
+            else:
+                field = self.random.choice(self.dealer.fields(spec))
+                numbers = numbers | {field: self.seen.value(field)}
+            for at, page in memory.items():
+                self.level.write(at, page)
+            inline(
+                self.dealer.issued(spec, Sample(numbers, {}), self.met, cpu, self.random), self.rig.below(0)
+            )
+            yield spec.name
 
     # -- guests that turn on their own hosts -----------------------------------------------------------------
 
@@ -238,7 +322,7 @@ class Rig:
             inline(_asked(issue), self.rig.below(0))
             return issue.operation
         spec = random.choice(self.calls)
-        sample = self.seen.made(spec, self.dealer.fields(spec), self.dealer.named(spec))
+        sample = self.seen.made(spec, self.dealer.fields(spec), self.dealer.named(spec), self.dealer)
         if sample.memory and random.random() < 0.5:
             self._restore(sample.memory)
         cpu = random.choice(self.rig.seats[0].cpus)
@@ -299,8 +383,10 @@ def calls(arch: str, random: Random) -> Iterator[str]:
     rig = Rig(arch, random)
     for _ in range(LIVES):
         rig.live()
+        yield from rig.at_once()
         for _ in range(STAGES):
             on = rig.go_on()
+            yield from rig.at_once()
             for _ in range(VISITS):
                 yield rig.visit()
             for _ in range(CALLS):

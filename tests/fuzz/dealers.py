@@ -5,6 +5,7 @@ The one place of the fuzzer that knows an architecture. A new one needs a dealer
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, ClassVar
 
@@ -14,14 +15,25 @@ from protocol.arch.pef.cpu import TM_STATES
 from protocol.arch.s390.layouts import LAYOUTS as S390_LAYOUTS
 from protocol.arch.s390.layouts import Field
 from protocol.arch.sev.crypto.message import KEY_REQ, REPORT_REQ, seal
+from protocol.arch.sev.structs import CERT_LEN, FIRMWARE, HEADER_LEN, PAGE, SESSION_LEN, SHARED, NewState
 from protocol.arch.sev.structs import LAYOUTS as SEV_LAYOUTS
-from protocol.arch.sev.structs import PAGE
 from protocol.calls import CallSpec
 from protocol.effects import Issue, Step
 
 AT = "@"  # the field that holds a block's own address
 BLOCKS_AT = 0x20_0000  # where blocks are built that no software built
+SEV_BLOCKS_AT = 0x300_0000  # beyond what AMD's firmware keeps for itself, and the RMP
 BOTH = (True, False)
+WRITTEN = ("resp", "dst", "mdata", "status")  # fields of pages that AMD's firmware writes to
+RECLAIM = "SNP_PAGE_RECLAIM"
+ADDRESSES = frozenset(
+    {
+        field
+        for layout in SEV_LAYOUTS.values()
+        for field, place in layout.fields.items()
+        if place.width == 8 and field not in ("gctx", "policy", "sw_data", "tcb", "flags", "status")
+    }
+)
 
 
 class Dealer:
@@ -34,6 +46,7 @@ class Dealer:
 
     def __init__(self, rows: list[CallSpec]) -> None:
         self.rows = {row.code: row for row in rows}
+        self.codes = {row.name: row.code for row in rows}
         self.machines: list[Any] = []  # of the composition: whose keys the fuzzer holds
 
     def taken(self, issue: Issue, level: Any, answered: bool = False) -> tuple[str, Numbers] | None:
@@ -43,6 +56,14 @@ class Dealer:
     def state(self, issue: Issue, level: Any) -> tuple[tuple[str, Any], ...]:
         """See `seen.Taker`."""
         return ()
+
+    def likely(self, field: str, random: Random, pools: Mapping[str, Sequence[int]]) -> int | None:
+        """See `seen.Taker`."""
+        return None
+
+    def cpu_of(self, issue: Issue, cpus: list[Any]) -> Any:
+        """The CPU that issues a call."""
+        return cpus[issue.arguments[0].cpu]
 
     def fields(self, spec: CallSpec) -> tuple[str, ...]:
         raise NotImplementedError
@@ -124,6 +145,7 @@ class Sev(Dealer):
     order = "little"
     kinds = ("sev", "sev-es", "snp")
     handles = frozenset({"handle", "gctx", "asid"})
+    lengths: ClassVar = (0x20, 0x20, 0x20, 16, HEADER_LEN, SESSION_LEN, CERT_LEN, PAGE)
     states = (("cpl", (0, 3)),)
 
     def taken(self, issue: Issue, level: Any, answered: bool = False) -> tuple[str, Numbers] | None:
@@ -143,6 +165,24 @@ class Sev(Dealer):
         }
         return spec.name, {AT: at} | found
 
+    def likely(self, field: str, random: Random, pools: Mapping[str, Sequence[int]]) -> int | None:
+        """Lengths that something has; pages of guests, and pages where nothing is."""
+        if field == AT:
+            return random.choice(pools[AT]) if pools.get(AT) else None
+        if field in ("hdr_len", "session_len"):
+            return HEADER_LEN if field == "hdr_len" else SESSION_LEN
+        if field == "len" or field.endswith("_len"):
+            return random.choice(self.lengths) if field != "guest_len" and field != "trans_len" else 0x20
+        if field in ("flags", "numids", "size"):
+            return random.choice((0, 0, 0, 1, 2, 4, 6))
+        if field == "policy":
+            return None
+        if field in ("pa", "src", "guest", "dst", "mdata") and random.random() < 0.5 and pools.get("pa"):
+            return random.choice(pools["pa"]) & -PAGE
+        if field in ADDRESSES:
+            return SEV_BLOCKS_AT + PAGE * random.randrange(1, 64)
+        return None
+
     def fields(self, spec: CallSpec) -> tuple[str, ...]:
         inside = tuple(SEV_LAYOUTS[spec.name].fields)
         return (*inside, *inside, *inside, AT)
@@ -151,7 +191,7 @@ class Sev(Dealer):
         return "gctx" if "gctx" in SEV_LAYOUTS[spec.name].fields else "handle"
 
     def issued(self, spec: CallSpec, sample: Sample, seen: Any, cpu: Any, random: Random) -> Step[Any]:
-        layout, at = SEV_LAYOUTS[spec.name], BLOCKS_AT
+        layout, at = SEV_LAYOUTS[spec.name], SEV_BLOCKS_AT
         if random.random() < 0.5:  # commands that the firmware answers in their buffer want it prepared
             at = sample.numbers.get(AT, 0)
         values = {}
@@ -162,12 +202,38 @@ class Sev(Dealer):
                 values[name] = layout.length
         if spec.name == "SNP_GUEST_REQUEST" and random.random() < 0.6:
             self._say(values["req"] & -PAGE, seen.memory, random)
-        seen.memory.write(at if at + layout.length < seen.memory.size else BLOCKS_AT, layout.pack(**values))
-        return seen.call(cpu, spec.code << 16 | 1, at)
+        given = self._given(spec, values, seen, random)
+        for page, state in given:
+            yield from seen.rmpupdate(cpu, page, state)
+        seen.memory.write(
+            at if at + layout.length < seen.memory.size else SEV_BLOCKS_AT, layout.pack(**values)
+        )
+        answer = yield from seen.call(cpu, spec.code << 16 | 1, at)
+        for page, _ in given if random.random() < 0.7 else ():  # else nothing is left to give
+            seen.memory.write(SEV_BLOCKS_AT, SEV_LAYOUTS[RECLAIM].pack(pa=page))
+            yield from seen.call(cpu, self.codes[RECLAIM] << 16 | 1, SEV_BLOCKS_AT)
+            yield from seen.rmpupdate(cpu, page, SHARED)
+        return answer
+
+    def _given(
+        self, spec: CallSpec, values: Numbers, seen: Any, random: Random
+    ) -> list[tuple[int, NewState]]:
+        """Pages that the host gives away for a command about SNP guests, as real software does before it."""
+        if not spec.name.startswith("SNP_") or random.random() < 0.5:
+            return []
+        asids = [guest.asid for guest in self._guests()] or [1]
+        found = [(values[name] & -PAGE, FIRMWARE) for name in WRITTEN if name in values]
+        if spec.name == "SNP_LAUNCH_UPDATE":
+            state = NewState(PAGE * random.randrange(64), True, False, True, random.choice(asids))
+            found.append((values["pa"] & -PAGE, state))
+        return [(page, state) for page, state in found if SEV_BLOCKS_AT < page < seen.memory.size]
+
+    def _guests(self) -> list[Any]:
+        return [guest for machine in self.machines for guest in machine.platform.contexts.values()]
 
     def _say(self, page: int, memory: Any, random: Random) -> None:
         """A message of some guest, sealed with its own key, with anything in it."""
-        guests = [guest for machine in self.machines for guest in machine.platform.contexts.values()]
+        guests = self._guests()
         if not guests or page + PAGE > memory.size:
             return
         guest, key = random.choice(guests), random.choice((0, 0, 0, 1, 2, 3))
@@ -208,6 +274,9 @@ class Tdx(Registers):
     count = 16
     inputs = ("r1", "r1", "r2", "r2", "r8", "r8", "r9", "r10", "r11", "r12", "r13")
 
+    def cpu_of(self, issue: Issue, cpus: list[Any]) -> Any:
+        return cpus[issue.arguments[0].lp.number]
+
     def taken(self, issue: Issue, level: Any, answered: bool = False) -> tuple[str, Numbers] | None:
         if issue.operation != "seamcall" or answered:
             return None
@@ -229,6 +298,9 @@ class Pef(Registers):
     states = (("hv", BOTH), ("pr", BOTH), ("tm", TM_STATES), ("lpidr", (0, 1, 2, 4095)), ("pidr", (0, 1)))
     count = 32
     inputs = ("r4", "r4", "r5", "r5", "r6", "r6", "r7", "r8", "r9")
+
+    def cpu_of(self, issue: Issue, cpus: list[Any]) -> Any:
+        return cpus[issue.arguments[0].cpu.number]
 
     def taken(self, issue: Issue, level: Any, answered: bool = False) -> tuple[str, Numbers] | None:
         if issue.operation != "call" or answered:

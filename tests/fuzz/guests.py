@@ -80,7 +80,7 @@ class Guests:
         for _ in range(random.randrange(1, 4)):
             if self.calls and random.random() < 0.7:
                 spec = random.choice(self.calls)
-                sample = seen.made(spec, self.dealer.fields(spec), self.dealer.named(spec))
+                sample = seen.made(spec, self.dealer.fields(spec), self.dealer.named(spec), self.dealer)
                 made += self.called(spec, sample.numbers)
             else:
                 made.append(self._any(random.choice(self.steps)))

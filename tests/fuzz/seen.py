@@ -7,7 +7,7 @@ two changed, comes as far as the last: that is what samples are for.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
@@ -37,6 +37,10 @@ class Taker(Protocol):
     """How an architecture's messages are read."""
 
     handles: frozenset[str]  # fields whose values are those of one life
+
+    def likely(self, field: str, random: Random, pools: Mapping[str, Sequence[int]]) -> int | None:
+        """A value that a call may take which no software issues; None: nothing is known of that field."""
+        ...
 
     def taken(self, issue: Issue, level: Any, answered: bool = False) -> tuple[str, Numbers] | None:
         """The name and the numbers of a call; None: it is no call of the table.
@@ -113,7 +117,7 @@ class Seen:
             return value & -LARGE | random.choice((0, 1, 2))  # a large page, or a level of a table
         return near(random, value)
 
-    def made(self, spec: CallSpec, fields: tuple[str, ...], named: str) -> Sample:
+    def made(self, spec: CallSpec, fields: tuple[str, ...], named: str, taker: Taker) -> Sample:
         """A call like one that was seen; or of numbers alone, its handle mostly right."""
         random = self._random
         samples = self.samples.get(spec.name)
@@ -128,6 +132,10 @@ class Seen:
                 numbers[field] = self.value(field)
             return Sample(numbers, sample.memory, sample.state)
         numbers = {field: self.value(field) if random.random() < 0.8 else 0 for field in fields}
+        if random.random() < 0.6:
+            for field in numbers:
+                likely = taker.likely(field, random, self.pools) if random.random() < 0.9 else None
+                numbers[field] = numbers[field] if likely is None else likely
         if named in numbers and self.pools.get(named) and random.random() < 0.8:
             numbers[named] = self._late(self.pools[named])
         return Sample(numbers, {})
@@ -148,25 +156,36 @@ class GivenUp(Exception):
 
 
 def watched(
-    step: Step[Any], seen: Seen, level: Any, taker: Taker, most: int, on_its_way: Callable[[Issue], None]
+    step: Step[Any],
+    seen: Seen,
+    level: Any,
+    taker: Taker,
+    most: int,
+    on_its_way: Callable[[Issue], None],
+    due: Callable[[Issue], None],
 ) -> Step[Any]:
     """The step of a host's software, of which `most` messages are let through; then it stops where it is.
 
-    `on_its_way` sees each message before it goes. Raises GivenUp for whatever the software itself ends with;
-    what a level raises comes through as it is.
+    `on_its_way` sees each message before it goes, `due` the one that would have been the next. Raises GivenUp
+    for whatever the software itself ends with; what a level raises comes through as it is.
     """
     answer: Any = None
-    for _ in range(most):
+    while True:
         try:
             effect = step.send(answer)
-        except StopIteration:
-            return
+        except StopIteration as end:
+            return end.value
         except Exception as error:
             raise GivenUp from error
         if isinstance(effect, Issue):
+            if most == 0:
+                break
+            most -= 1
             seen.see(effect, level, taker)
             on_its_way(effect)
         answer = yield effect
         if isinstance(effect, Issue):
             seen.answered(effect, level, taker)
+    due(effect)
     step.close()
+    return None
