@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,27 @@ def test_run_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["run.json"], "nothing half written is left"
 
 
-def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+def test_what_cannot_be_written_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = b.write_text(tmp_path / "report.html", "the first")
-    with pytest.raises(UnicodeEncodeError):
-        b.write_text(target, "the second \ud800")
+
+    def full(_file: int) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("os.fsync", full)
+        b.write_text(target, "the second")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert target.read_text() == "the first"
     with pytest.raises(OSError, match="Not a directory"):
         b.write_text(target / "under", "x")
+
+
+def test_a_name_that_is_no_text_is_written_by_its_bytes(tmp_path: Path) -> None:
+    """A file's name may hold bytes that are no UTF-8; Python has them as halves of pairs."""
+    target = b.write_text(tmp_path / "report.html", "guest \udcff.img")
+    assert target.read_text() == "guest \\udcff.img"
 
 
 def test_a_value_is_zero_where_nothing_happened_and_none_where_it_is_lacking(result: Any) -> None:
