@@ -14,12 +14,14 @@ from protocol.errors import OwnerGone, RemoteProtocolError
 from protocol.memory.pool import Pool
 from protocol.nesting.composition import Rig
 from protocol.plan import operations as op
+from protocol.soak.options import LIVENESS
 
 GOOD = Trial(8, steps=8_000)  # two hosts side by side, none of them hostile
 CALM = Trial(8, without=frozenset({"starve"}))  # then no host may be refused
 ALIVE = Trial(8, steps=8_000, without=frozenset({"kill", "starve"}))  # hosts reboot, and do not die
 LAST = Trial(8, without=frozenset({"kill", "reset"}))  # the first host that dies does so at the end
 LONG = Trial(8, steps=20_000, without=frozenset({"kill", "reset", "starve", "hold"}))
+IN_THE_END = Trial(8, mode=LIVENESS)  # everybody who can lives to the end
 WITH_A_SERVICE = Trial(8, episode=0)
 
 
@@ -106,19 +108,43 @@ def a_frame_is_given_twice(patch: Patch, arch: str) -> None:
     patch.setattr(Pool, "give_run", run_twice)
 
 
+def acts_of(arch: str) -> dict[type, Callable[..., Any]]:
+    """How the architecture's host does each operation."""
+    where = f"protocol.arch.{arch}.host" + ("" if arch == "pef" else ".perform")
+    table: Any = importlib.import_module(where)
+    acts: dict[type, Callable[..., Any]] = table.ACTS if hasattr(table, "ACTS") else table._ACTS
+    return acts
+
+
 def a_host_forgets_a_guest_that_it_should_end(patch: Patch, arch: str) -> None:
     """It says that the guest is destroyed, and asks nothing of its level."""
-    software: Any = importlib.import_module(f"protocol.arch.{arch}.host")
-    table = software
-    if arch != "pef":
-        table = importlib.import_module(f"{software.__name__}.perform")
 
     def forget(host: Any, operation: Any) -> Any:
         del host.guests[operation.guest]
         yield from ()
 
-    acts = table.ACTS if hasattr(table, "ACTS") else table._ACTS
-    patch.setitem(acts, op.Destroy, forget)
+    patch.setitem(acts_of(arch), op.Destroy, forget)
+
+
+def a_guest_that_should_end_runs_on(patch: Patch, arch: str) -> None:
+    """Its host enters it for ever."""
+    acts = acts_of(arch)
+
+    def run(host: Any, operation: Any) -> Any:
+        while True:
+            yield from acts[op.Exits](host, op.Exits(operation.guest, 0, "wait", "kernel", 1))
+
+    patch.setitem(acts, op.Destroy, run)
+
+
+def a_teardown_raises(patch: Patch, arch: str) -> None:
+    teardown: Any = importlib.import_module(f"protocol.arch.{arch}.nesting.teardown")
+
+    def everything(*_: Any, **__: Any) -> Any:
+        yield from ()
+        raise AssertionError("an invariant of the emulation")
+
+    patch.setattr(teardown, "everything", everything)
 
 
 def a_machine_of_its_own_raises(patch: Patch, arch: str) -> None:
@@ -147,6 +173,8 @@ EVERYWHERE: tuple[tuple[str, Callable[..., None], Trial | Beside], ...] = (
     ("checks.nothing_left/2", a_frame_is_lost_at_the_end, LAST),
     ("checks.frames", a_frame_is_given_twice, GOOD),
     ("hosted.end/2", a_host_forgets_a_guest_that_it_should_end, WITH_A_SERVICE),
+    ("episode._live_out/1", a_guest_that_should_end_runs_on, IN_THE_END),
+    ("isolation._worst", a_teardown_raises, Beside()),
     ("episode.one", a_machine_of_its_own_raises, WITH_A_SERVICE),
     ("isolation._victim", a_level_raises, Beside()),
 )
