@@ -58,14 +58,13 @@ def a_register_is_not_scrubbed(patch: Patch) -> None:
 
 
 def an_svm_that_ended_stays_in_the_book(patch: Patch) -> None:
-    real = Nested.ended
+    real = Nested._ended
 
-    def ended(self: Nested, record: Any) -> Any:
-        yield from real(self, record)
-        self.records[record.lpid] = record
+    def ended(self: Nested, record: Any) -> None:
+        real(self, record)
         record.svm = True
 
-    patch.setattr(Nested, "ended", ended)
+    patch.setattr(Nested, "_ended", ended)
 
 
 def a_slot_that_is_registered_is_not_noted(patch: Patch) -> None:
