@@ -198,3 +198,28 @@ def test_a_whole_number_is_below_its_bound() -> None:
 def test_an_address_that_no_socket_takes_is_none(text: str) -> None:
     with pytest.raises(ValueError, match=r"no name of a host|Unix socket|surrogates"):
         parse_address(text)
+
+
+@pytest.mark.parametrize("compressed", ["", "gz", "bz2", "xz"])
+def test_a_header_in_an_image_is_not_read_whole_whatever_length_it_says(
+    tmp_path: Path, compressed: str
+) -> None:
+    """Compressed, some kilobytes would be as much memory as their author likes."""
+    with tarfile.open(tmp_path / "image", f"w:{compressed}", format=tarfile.PAX_FORMAT) as archive:
+        about = tarfile.TarInfo("kernel")
+        about.pax_headers = {"comment": " " * (2 << 20)}
+        archive.addfile(about)
+    with pytest.raises(ValueError, match="a header of more than 1048576 bytes"):
+        qemu.unpack(tmp_path / "image", tmp_path)
+
+
+@pytest.mark.parametrize("compressed", ["", "gz", "bz2", "xz"])
+def test_an_image_comes_out_as_it_went_in(tmp_path: Path, compressed: str) -> None:
+    parts = {"kernel": bytes(range(256)) * 9000, "cmdline": b"quiet"}
+    with tarfile.open(tmp_path / "image", f"w:{compressed}") as archive:
+        for name, data in parts.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            archive.addfile(about, BytesIO(data))
+    qemu.unpack(tmp_path / "image", tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in parts} == parts

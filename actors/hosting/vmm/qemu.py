@@ -12,15 +12,19 @@ and not run.
 
 from __future__ import annotations
 
+import io
 import json
 import lzma
+import os
+import shutil
 import tarfile
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import trio
 
@@ -31,6 +35,8 @@ from protocol.vsock.address import Address
 
 MEMBERS = ("kernel", "initrd", "cmdline")
 MEMBER_BYTES = 1 << 30
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "lzma"}
+PIECE_BYTES = 1 << 20
 CMDLINE_BYTES = 4096  # Linux takes 2048 or 4096
 QMP_S = 5.0
 LINE_BYTES = 64 * 1024
@@ -225,7 +231,7 @@ def unpack(image: Path, into: Path) -> None:
     """Write the members of an image beside it. Raises OSError, ValueError: it is not one for QEMU."""
     found: list[str] = []
     try:
-        with tarfile.open(image) as archive:
+        with _opened(image) as file, tarfile.open(fileobj=_InPieces(file), mode="r:") as archive:
             for member in archive:
                 found.append(member.name)
                 if member.name not in MEMBERS or len(found) > len(MEMBERS):
@@ -233,10 +239,11 @@ def unpack(image: Path, into: Path) -> None:
                 content = archive.extractfile(member) if member.isreg() else None
                 if content is None or not 0 <= member.size <= MEMBER_BYTES:
                     raise ValueError(f"{member.name} is no file, or larger than {MEMBER_BYTES} bytes")
-                data = content.read()
                 if member.name == "cmdline":
-                    _is_cmdline(data)
-                (into / member.name).write_bytes(data)
+                    _is_cmdline(content.read(CMDLINE_BYTES + 1))
+                    content.seek(0)
+                with (into / member.name).open("wb") as out:
+                    shutil.copyfileobj(content, out)
     except NO_TAR as error:
         raise ValueError(f"no tar archive: {error!r}") from error
     except OSError as error:
@@ -247,6 +254,38 @@ def unpack(image: Path, into: Path) -> None:
         raise ValueError(f"an image for QEMU has kernel, initrd and cmdline, not {', '.join(found)[:80]!r}")
 
 
+def _opened(image: Path) -> IO[bytes]:
+    """The archive, as it is or in one of the compressions that Python knows."""
+    with image.open("rb") as file:
+        begin = file.read(max(map(len, COMPRESSED)))
+    for magic, module in COMPRESSED.items():
+        if begin.startswith(magic):
+            opened: IO[bytes] = import_module(module).open(image)
+            return opened
+    return image.open("rb")
+
+
+class _InPieces(io.RawIOBase):
+    """A file that nobody reads at one go: a header may say any length, and would be read whole."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= PIECE_BYTES:
+            raise tarfile.ReadError(f"a header of more than {PIECE_BYTES} bytes")
+        return self._file.read(size)
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 def _is_cmdline(data: bytes) -> None:
     if len(data) > CMDLINE_BYTES or b"\0" in data:
         raise ValueError(f"cmdline: a kernel's command line has at most {CMDLINE_BYTES} bytes, none is 0")
@@ -255,8 +294,6 @@ def _is_cmdline(data: bytes) -> None:
 
 def pack(into: Path, kernel: Path, initrd: Path | None = None, cmdline: str = "") -> None:
     """Make an image for QEMU. Raises OSError."""
-    import io
-
     with tarfile.open(into, "w") as archive:
         archive.add(kernel.resolve(), "kernel")
         if initrd is not None:
