@@ -20,6 +20,7 @@ from draw import anything, changed, number
 from protocol.arch.pef import blob, fdt, tpm
 from protocol.arch.s390.evidence import attestation, secrets
 from protocol.arch.s390.evidence import dump as dumps
+from protocol.arch.s390.evidence import request as form
 from protocol.arch.s390.host import dump as taken_by_host
 from protocol.arch.s390.image import build, host_key
 from protocol.arch.s390.image.build import Component, Image
@@ -111,9 +112,17 @@ def s390_papers(random: Random) -> Iterator[str]:
         brought = attestation.Evidence(spoilt(random, bytes(16)), measurement, additional, own)
         yield str(attestation.verify(asked, header, brought))
         yield said(lambda data=data: attestation.ImageTags.of_header(data), struct.error)
+        yield said(lambda: _head_of(spoilt(random, asked.raw)), struct.error)
         assert Fixed.unpack(data.ljust(FIXED_BYTES, b"\0"))
         yield said(lambda: _listed(random), ValueError)
         assert len(secrets.plaintext_of(spoilt(random, b"\0\5hello"))) < 1 << 16
+
+
+def _head_of(request: bytes) -> None:
+    """What is read of a request before its tag has been looked at."""
+    head = form.Head.read(request)
+    assert attestation.area_bytes(head) <= head.length
+    assert attestation.additional_bytes(attestation.authenticated(request)[0]) < PAGE
 
 
 def _listed(random: Random) -> None:

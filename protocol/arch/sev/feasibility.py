@@ -161,7 +161,7 @@ _BELOW = {
     "SNP_LAUNCH_UPDATE": ("CPUID table",),
     "SNP_LAUNCH_FINISH": ("digest", "policy", "algorithm", "signature"),
     "SNP_PAGE_SWAP_OUT": ("counter",),
-    "SNP_PAGE_SWAP_IN": ("entry", "sizes", "state", "no ASID", "pages", "owner", "tag"),
+    "SNP_PAGE_SWAP_IN": ("entry", "state", "no ASID", "tag"),
 }
 
 
