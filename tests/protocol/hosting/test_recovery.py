@@ -92,6 +92,7 @@ class Life:
                 return stop.value
             self.disk.flush()
             if isinstance(effect, Await):
+                self.tick()  # as a broker does meanwhile: what a former life began is finished there
                 self.now_ms = effect.until_ms
                 answer = self.now_ms
                 continue
@@ -565,6 +566,15 @@ def test_a_start_cut_short_whose_owner_is_gone_is_ended_by_the_next_life(life, e
     again.recover()
     assert again.machine.guests == {}
     assert again.audit() == []
+
+
+def test_who_asks_again_before_the_first_tick_waits_for_the_start_that_was_cut_short(life):
+    life.drive(life.handle("start", key(1), spec=SPEC), stop_after=3)
+    again = life.crash()
+    again.recover()
+    again.hello()
+    asked = again.ask("start", key(1), spec=SPEC)
+    assert (asked["state"], asked["replayed"]) == ("READY", True)
 
 
 @pytest.mark.parametrize("effects", range(4))
