@@ -96,6 +96,9 @@ def test_a_list_of_pages_to_fix(new: Sev) -> None:
     new.write(listed, struct.pack("<IIQII", 1, 0, PAGE, 1, 0))
     assert rung(new, "SNP_PAGE_SET_STATE", struct.pack("<IIQ", 0x10, 1, listed)) == (0x16, "reserved bits")
     assert told(new, "SNP_PAGE_SET_STATE", length=0x10, list=listed) == (0x16, "list")
+    for base, reserved in ((PAGE + 8, 0), (PAGE, 1)):
+        new.write(listed, struct.pack("<IIQII", 1, 0, base, 1, reserved))
+        assert told(new, "SNP_PAGE_SET_STATE", length=0x10, list=listed) == (0x16, "list")
 
 
 # -- legacy guests -----------------------------------------------------------------------------------------
@@ -289,6 +292,8 @@ def test_what_is_wrong_with_a_page_that_goes_out(new: Sev) -> None:
     assert told(new, name, **swap | {"gctx": vm.gctx | 8}) == (0x16, "reserved bits")
     assert told(new, name, **swap | {"mdata": mdata + 8}) == (0x16, "metadata place")
     assert told(new, name, **swap | {"mdata": out}) == (0x16, "metadata place")
+    for kind in (3 << 1, 1 << 1 | 1, 2 << 1 | 1):  # none of the three; metadata and VMSAs are 4 KiB
+        assert told(new, name, **swap | {"flags": kind}) == (0x16, "metadata place")
     assert told(new, name, **swap | {"mdata": vm.pages[0]}) == (0x1A, "not Metadata")
     assert told(new, name, **swap | {"mdata": theirs}) == (0x1C, "metadata owner")
     assert told(new, name, **swap) == (0x1A, "pages")

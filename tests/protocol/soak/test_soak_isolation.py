@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from protocol.arch import load
-from protocol.crossing import Serve
+from protocol.crossing import Serve, Thread
 from protocol.effects import Issue, Step
 from protocol.errors import RemoteProtocolError
 from protocol.nesting.composition import Rig
@@ -114,6 +114,18 @@ def test_what_a_sibling_changes_is_a_violation(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Life, "live", live)
     said = r"isolation: pef at depth 1, seed seed: observation \d+ is \('seen', '\d+'\) beside"
     with pytest.raises(Violation, match=said):
+        alone_and_beside(load("pef"), 1, "seed", Tally())
+
+
+def test_what_a_checker_says_while_the_victim_is_served_is_told_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hop(self: Thread) -> None:
+        raise Violation("secrecy", "a byte of the guest's")
+
+    monkeypatch.setattr(isolation, "OPERATIONS", 20)
+    monkeypatch.setattr(Thread, "hop", hop)
+    with pytest.raises(Violation, match=r"^secrecy: a byte of the guest's"):
         alone_and_beside(load("pef"), 1, "seed", Tally())
 
 

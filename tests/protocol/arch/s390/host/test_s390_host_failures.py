@@ -11,7 +11,7 @@ import pytest
 from host_bench import FIRST, Bench, Size, calls, image_of
 
 from protocol.arch.s390.calls import CALLS
-from protocol.arch.s390.guest import Diag, Lctl, Loop, SetCpu, Spx
+from protocol.arch.s390.guest import Diag, Lctl, Loop, SetCpu, Sigp, Spx
 from protocol.arch.s390.guest import Touch as Store
 from protocol.arch.s390.host import SPEC, GuestFailed
 from protocol.arch.s390.host.guests import OPERATING
@@ -277,6 +277,19 @@ def test_a_diagnose_that_asks_nothing_of_its_host_is_finished_and_no_more(code: 
     assert not calls(counts), "nothing was reset"
     (secure,) = bench.rig.machines[0].secure_cpus.values()
     assert secure.gprs[2] == 5
+
+
+@pytest.mark.parametrize(("order", "address"), [(1, 0), (6, 7)])
+def test_an_order_that_changes_no_cpu_of_the_guest_is_heard_and_no_more(order: int, address: int) -> None:
+    """SENSE changes no state, and there is no CPU 7 to restart."""
+    bench = Bench(0, Size(1, 3, 4, 2, 8))
+    bench.boot()
+    bench.bring_up()
+    guest = bench.host.guest(0)
+    states = [vcpu.state for vcpu in guest.vcpus]
+    counts = bench.count(run(bench.host, guest, guest.vcpus[0], Feed([(Sigp(order, address), True)])))
+    assert not calls(counts), "no state was set"
+    assert [vcpu.state for vcpu in guest.vcpus] == states
 
 
 def test_a_guest_that_moves_its_prefix_has_it_brought_in_where_it_is_now() -> None:
