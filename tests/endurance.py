@@ -104,7 +104,9 @@ def soak(asked: Asked) -> tuple[bool, str]:
 def _soaked(seed: int) -> dict[str, Any] | None:
     """What one seed did; None, with all it says, where something was violated."""
     mode = "liveness" if seed % 4 == 3 else "safety"
-    command = [sys.executable, "-P", "-m", "nestbed", "soak", "--seed", str(seed), "--steps", str(STEPS)]
+    # Which kinds of guests there are, and whether a fleet, goes by the number of the episode.
+    what = ["--seed", str(seed), "--episode", str(seed // 4), "--steps", str(STEPS)]
+    command = [sys.executable, "-P", "-m", "nestbed", "soak", *what]
     ran = subprocess.run(
         [*command, "--mode", mode, "--json"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -43,7 +43,6 @@ NOT_ENTERED = {
     "actors/runtime/forker.py": OURS,
     "actors/runtime/zygote.py": OURS,
     "actors/hosting/vmm/guest.py": GUEST,
-    "actors/hosting/vmm/qemu.py:Qemu._ask": "QEMU's own words, on a socket of ours",
     "actors/hosting/vmm/qemu.py:Qemu.prepare": "it calls what `archives` enters",
     "actors/fleet/serve.py": "it calls what `frames` and `fleet` enter, on a live server",
     "actors/runtime/transport/address.py": KERNEL,
