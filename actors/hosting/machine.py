@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
+from trio.lowlevel import wait_readable
 
 from actors.hosting.ready import EMERGENCY, ReadyChannel, ReadyListener
 from actors.hosting.vmm.emulated import Vmm
@@ -50,7 +51,7 @@ LONGEST_NAME = len("/4294967295/vsock_4294967295")
 POLL_S = 0.005  # how often it is looked whether a VMM is up
 AGAIN_S = 5.0  # for a guest to say its word again where it was not answered and holds up its one channel
 END_S = 5.0  # for a killed process to go
-CONSOLE_CHUNK = 16 * 1024
+CONSOLE_CHUNK = 256 * 1024  # more than a socket holds, so that one read takes all that is there
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 Ended = Callable[[bytes, int | None], None]
@@ -59,10 +60,12 @@ Wrote = Callable[[bytes, bytes], None]
 
 @dataclass(slots=True)
 class Running:
-    """A guest's process: `ended` is set once it is gone."""
+    """A guest's process: `ended` is set once it is gone, `heard` once its console is being read."""
 
     pid: int
     ended: trio.Event = field(default_factory=trio.Event)
+    heard: trio.Event = field(default_factory=trio.Event)
+    console: int = -1  # the descriptor of the stream, while there is one
 
 
 class ProcessMachine:
@@ -181,6 +184,7 @@ class ProcessMachine:
                 await self._hear_again(child, listener, timeout_ms)
             else:
                 listener.close()
+            await self._written(child)
             return Emergency() if word == EMERGENCY else None
         with listener:
             if child not in self._running:
@@ -219,6 +223,7 @@ class ProcessMachine:
                     answer.append(None)
                 else:
                     word = await listener.announced(running.pid)
+                    await self._written(child)
                     answer.append(Emergency() if word == EMERGENCY else None)
                 race.cancel_scope.cancel()
 
@@ -332,22 +337,55 @@ class ProcessMachine:
             os.close(pidfd)
         with suppress(ChildProcessError):  # a process that a former life of the service started
             files.note_end(os.waitpid(running.pid, os.WNOHANG)[1])
+        while self._take(child, running):
+            pass  # what it had written last
         running.ended.set()
         self._hear_no_more(child)
         self._ended(child, files.exit())
 
     async def _read_console(self, child: bytes, files: GuestFiles, running: Running) -> None:
-        while not running.ended.is_set():
-            try:
-                stream = await connect(Address("unix", files.socket("console")))
-            except OSError:
-                await trio.sleep(POLL_S)
-                continue
+        try:
+            stream = await self._console_of(files, running)
+            if stream is None:
+                return
             async with stream:
-                with suppress(trio.BrokenResourceError):
-                    while data := await stream.receive_some(CONSOLE_CHUNK):
-                        self._wrote(child, bytes(data))
-            return
+                running.console = stream.socket.fileno()
+                running.heard.set()
+                while self._take(child, running) != b"":
+                    await wait_readable(running.console)
+        finally:
+            running.console = -1
+            running.heard.set()  # or never will be: nobody waits for it any longer
+
+    async def _console_of(self, files: GuestFiles, running: Running) -> trio.SocketStream | None:
+        while not running.ended.is_set():
+            with suppress(OSError):
+                return await trio.open_unix_socket(files.socket("console"))
+            await trio.sleep(POLL_S)
+        return None
+
+    def _take(self, child: bytes, running: Running) -> bytes | None:
+        """Pass on what the guest has written by now; None: nothing new, empty: its console has ended.
+
+        No wait between reading and passing on: two tasks do this, and the order stays that of the guest.
+        """
+        if running.console < 0:
+            return b""
+        try:
+            data = os.read(running.console, CONSOLE_CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+        if data:
+            self._wrote(child, data)
+        return data
+
+    async def _written(self, child: bytes) -> None:
+        """Pass on what the guest wrote before it said its word: a VMM that orders the two has sent it."""
+        running = self._running[child]
+        await running.heard.wait()
+        self._take(child, running)
 
     async def _inventory(self) -> Mapping[bytes, Found]:
         """Look through the directories; take on the guests of a former life."""

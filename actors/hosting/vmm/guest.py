@@ -4,7 +4,8 @@ It outlives the service that started it. In its directory it reads `guest.json` 
 
   vsock     the hybrid scheme: CONNECT PORT reaches the guest's ports
   control   the VMM: one line, one answer (`stop`, `reset`, `state`)
-  console   what the guest writes; up to 64 KiB are kept while nobody reads
+  console   what the guest writes; up to 64 KiB are kept while nobody reads. Its word of readiness waits for
+            whoever reads: what it wrote before is with them by then
 
 An image that begins with `#!nestbed` is the guest's program, a line for each step: `print TEXT`, `sleep MS`,
 `ready`, `emergency` (it is ready, but in emergency mode), `forge NONCE` (it announces another's readiness),
@@ -80,6 +81,7 @@ class Wire:
         self.out = bytearray()
         self.events = -1
         self.ended: Callable[[], None] = lambda: None
+        self.emptied: Callable[[], None] = lambda: None  # all that was to be sent is with the kernel
         self.closing = False  # the peer has said all: what waits is sent, then it is over
         self.read_bytes = hybrid.BUFFER_BYTES
         self._settle()
@@ -134,6 +136,8 @@ class Wire:
             self.close()
             return
         self._settle()
+        if not self.out:
+            self.emptied()
 
 
 class Guest:
@@ -147,6 +151,7 @@ class Guest:
         self.ports = hybrid.HostPorts()
         self.steps: deque[str] = deque()
         self.boots = 0
+        self.held: Callable[[], None] | None = None  # it waits for the readers of the console
         facts = dict(line.split(" ", 1) for line in self._text("guest.facts").splitlines())
         self.cid, self.ready_port = int(facts["cid"]), int(facts["ready_port"])
         self.nonce = bytes.fromhex(facts["nonce"])
@@ -180,6 +185,7 @@ class Guest:
 
     def _boot(self) -> None:
         self.boots += 1
+        self.held = None
         with open(f"{self.directory}/image", "rb") as file:
             image = file.read(64 * 1024)
         self.steps.clear()
@@ -195,7 +201,7 @@ class Guest:
             if word == "print":
                 self._print(rest.encode() + b"\n")
             elif word == "sleep":
-                self.loop.later(int(rest) / 1000, self._go_on)
+                self._later(self.boots, int(rest) / 1000, self._go_on)
                 return
             elif word in ("ready", "emergency"):
                 self._announce(self.nonce, READY_WORD if word == "ready" else EMERGENCY_WORD)
@@ -212,12 +218,19 @@ class Guest:
                 return
 
     def _announce(self, nonce: bytes, word: bytes, retry_s: float = RETRY_S) -> None:
-        """Dial the host until somebody listens; the handshake is over when the same word comes back."""
+        """Dial the host until somebody listens; the handshake is over when the same word comes back.
+
+        What was printed goes first: whoever hears the word may read it.
+        """
+        boot = self.boots
 
         def again() -> None:
             later_s = min(2 * retry_s, LONGEST_RETRY_S)
-            self.loop.later(retry_s, lambda: self._announce(nonce, word, later_s))
+            self._later(boot, retry_s, lambda: self._announce(nonce, word, later_s))
 
+        if self.console or any(reader.out for reader in self.readers):
+            self.held = lambda: self._announce(nonce, word, retry_s)
+            return
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             made.connect(f"{self.directory}/vsock_{self.ready_port}")
@@ -229,21 +242,31 @@ class Guest:
         def answered(wire: Wire, data: bytes) -> None:
             wire.ended = lambda: None
             wire.close()
-            if data[:1] == word:
+            if data[:1] == word and self.boots == boot:
                 self._go_on()
 
         wire = Wire(self.loop, made, answered)
         wire.ended = again
         wire.send(nonce + word)
 
+    def _later(self, boot: int, seconds: float, call: Callable[[], None]) -> None:
+        """Go on then, if the guest is still in that boot."""
+
+        def due() -> None:
+            if self.boots == boot:
+                call()
+
+        self.loop.later(seconds, due)
+
     def _print(self, data: bytes) -> None:
-        for reader in self.readers:
+        for reader in list(self.readers):
             reader.send(data)
         if not self.readers:
             self.console += data
             del self.console[:-CONSOLE_BYTES]
 
     def _exit(self, status: int) -> None:
+        self.held = None
         path = f"{self.directory}/exit"
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             file.write(str(status))
@@ -257,10 +280,21 @@ class Guest:
 
     def _reader(self, peer: socket.socket) -> None:
         wire = Wire(self.loop, peer, lambda wire, data: self._print(data))
-        wire.ended = lambda: self.readers.remove(wire)
+
+        def ended() -> None:
+            self.readers.remove(wire)
+            self._printed()
+
+        wire.ended, wire.emptied = ended, self._printed
         self.readers.append(wire)
         kept, self.console = bytes(self.console), bytearray()
         wire.send(kept)
+
+    def _printed(self) -> None:
+        """Whoever reads the console may have all of it by now: what waited for that goes on."""
+        held, self.held = self.held, None
+        if held is not None:
+            held()
 
     def _control(self, peer: socket.socket) -> None:
         lines = bytearray()

@@ -141,7 +141,9 @@ def command(kind: str, directory: Path, facts: Mapping[str, str], members: Mappi
 
 
 def _listening(directory: Path, name: str) -> str:
-    return f"socket,id={name},path={directory / name},server=on,wait=off"
+    """A socket of QEMU's. Nothing boots before the console is read: what is written to nobody is lost."""
+    wait = "on" if name == "console" else "off"
+    return f"socket,id={name},path={directory / name},server=on,wait={wait}"
 
 
 def _sclp(directory: Path) -> list[str]:

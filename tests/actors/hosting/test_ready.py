@@ -1,14 +1,24 @@
-"""The ready handshake on a guest that has one channel: its word is kept, then answered, then known to be."""
+"""The ready handshake: a word is kept, answered, then known to be; what was written before it is there."""
 
 from __future__ import annotations
 
+import hashlib
+import socket
+import subprocess
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import pytest
 import trio
 
+from actors.hosting import machine
+from actors.hosting.machine import ProcessMachine
 from actors.hosting.ready import ReadyChannel
+from actors.hosting.vmm.emulated import Emulated
 from actors.hosting.vmm.files import GuestFiles
+from actors.runtime.mailbox import Reply
 from actors.runtime.transport.address import listen_unix
+from protocol.hosting.machine import CreateGuest, DestroyGuest, Spec, StartGuest
 
 FACTS = {"ready": "notified", "nonce": "0f" * 16}
 
@@ -28,4 +38,64 @@ async def test_a_word_on_the_channel_is_kept_before_it_is_answered_and_after(tmp
             assert files.ready() == (b"", False)
             assert await channel.announced(0) == b"\xb7"
         assert files.ready() == (b"\xb7", True)
+        nursery.cancel_scope.cancel()
+
+
+IMAGE = b"#!nestbed\nprint up\nready\nhang\n"
+
+
+def dialled(path, process):
+    """A connection to a socket of a guest that comes up."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    while process.poll() is None:
+        with suppress(OSError):
+            made.connect(str(path))
+            return made
+    raise AssertionError("it ended")
+
+
+def test_a_guest_says_its_word_once_what_it_printed_is_with_whoever_reads(short_directory):
+    files = GuestFiles(short_directory / "77")
+    files.make(b"c" * 16, 77, IMAGE, {"ready_port": 5, "nonce": FACTS["nonce"]})
+    with ExitStack() as held:
+        ready = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        ready.bind(files.socket("vsock_5"))
+        ready.listen()
+        ready.setblocking(False)
+        process = held.enter_context(subprocess.Popen(Emulated().command(files)))
+        held.callback(process.kill)
+        control = held.enter_context(dialled(files.socket("control"), process))
+        control.sendall(b"state\n")
+        assert control.recv(100) == b"running\n", "it has booted"
+        with pytest.raises(BlockingIOError):
+            ready.accept()
+        console = held.enter_context(dialled(files.socket("console"), process))
+        assert console.recv(3, socket.MSG_WAITALL) == b"up\n"
+        ready.setblocking(True)
+        announced = held.enter_context(ready.accept()[0])
+        assert announced.recv(17, socket.MSG_WAITALL) == bytes.fromhex(FACTS["nonce"]) + b"\xb7"
+
+
+async def test_what_a_guest_printed_before_its_word_was_told_before_the_word(short_directory, monkeypatch):
+    """Also where whoever reads its console has not come to it."""
+    monkeypatch.setattr(machine, "wait_readable", lambda _: trio.sleep_forever())
+    wrote = []
+    async with trio.open_nursery() as nursery:
+        mine = ProcessMachine(
+            short_directory / "guests",
+            {"emulated": Emulated()},
+            nursery,
+            lambda *_: None,
+            lambda _, data: wrote.append(data),
+        )
+        child, spec = b"c" * 16, Spec(hashlib.sha256(IMAGE).digest(), 1, 1, ready="notified")
+        for effect in (CreateGuest(child, 77, spec, IMAGE, 3), StartGuest(child, 60_000)):
+            answer = Reply()
+            mine.submit(effect, answer.deliver)
+            assert await answer.wait() is None
+        assert b"".join(wrote) == b"up\n"
+        monkeypatch.undo()
+        answer = Reply()
+        mine.submit(DestroyGuest(child), answer.deliver)
+        assert await answer.wait() is None
         nursery.cancel_scope.cancel()
