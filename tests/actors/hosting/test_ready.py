@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import subprocess
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -54,26 +54,50 @@ def dialled(path, process):
     raise AssertionError("it ended")
 
 
+@contextmanager
+def a_guest(files, image):
+    """An emulated guest without a service, and what talks to its VMM; before that, `files` has it all."""
+    files.make(b"c" * 16, 77, image, {"ready_port": 5, "nonce": FACTS["nonce"]})
+    with subprocess.Popen(Emulated().command(files)) as process:
+        try:
+            with dialled(files.socket("control"), process) as control:
+                control.settimeout(60)
+                yield process, control
+        finally:
+            process.kill()
+
+
 def test_a_guest_says_its_word_once_what_it_printed_is_with_whoever_reads(short_directory):
     files = GuestFiles(short_directory / "77")
-    files.make(b"c" * 16, 77, IMAGE, {"ready_port": 5, "nonce": FACTS["nonce"]})
     with ExitStack() as held:
         ready = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        (process, control) = held.enter_context(a_guest(files, IMAGE))
         ready.bind(files.socket("vsock_5"))
         ready.listen()
         ready.setblocking(False)
-        process = held.enter_context(subprocess.Popen(Emulated().command(files)))
-        held.callback(process.kill)
-        control = held.enter_context(dialled(files.socket("control"), process))
-        control.sendall(b"state\n")
-        assert control.recv(100) == b"running\n", "it has booted"
+        control.sendall(b"reset\n")
+        assert control.recv(100) == b"ok\n", "it has booted while somebody listens for its word"
         with pytest.raises(BlockingIOError):
             ready.accept()
         console = held.enter_context(dialled(files.socket("console"), process))
-        assert console.recv(3, socket.MSG_WAITALL) == b"up\n"
-        ready.setblocking(True)
+        assert console.recv(6, socket.MSG_WAITALL) == b"up\nup\n"
+        ready.settimeout(60)
         announced = held.enter_context(ready.accept()[0])
         assert announced.recv(17, socket.MSG_WAITALL) == bytes.fromhex(FACTS["nonce"]) + b"\xb7"
+
+
+def test_what_a_guest_had_begun_is_over_with_its_boot(short_directory):
+    """Each boot sleeps once: the timer of one does not go on with the program of the next."""
+    files = GuestFiles(short_directory / "77")
+    with a_guest(files, b"#!nestbed\nsleep 1\nprint a\nsleep 3600000\nprint b\nhang\n") as (_, control):
+        control.sendall(b"reset\nreset\n")
+        assert control.recv(6, socket.MSG_WAITALL) == b"ok\nok\n"
+        left = 4
+        while left == 4:
+            control.sendall(b"dump\n")
+            assert control.recv(3, socket.MSG_WAITALL) == b"ok\n"
+            left = int((files.path / "dump").read_bytes().split()[5])
+        assert left == 2, "it prints `b` in an hour"
 
 
 async def test_what_a_guest_printed_before_its_word_was_told_before_the_word(short_directory, monkeypatch):
