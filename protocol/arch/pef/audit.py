@@ -145,6 +145,9 @@ def in_machine(machine: Machine, host: int) -> list[Leak]:
     held = [unit for svm in machine.svms.values() for slot in svm.slots.values() for unit in slot.units]
     if len(held) + secure.free_units != secure.units or len(set(held)) != len(held):
         found.append(Leak("units", host, hex(len(held))))
+    there = sum(len(svm.open) for svm in machine.svms.values())
+    if len(machine.reflected) != there:
+        found.append(Leak("cookie", host, f"{len(machine.reflected)} known, {there} open"))
     for svm in machine.svms.values():
         for slot in svm.slots.values():
             if (secure.owner[slot.frames] != svm.lpid).any():

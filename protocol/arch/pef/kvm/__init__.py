@@ -59,8 +59,20 @@ class Kvm:
         self.level = level
         self.vms: dict[int, Vm] = {}
         self.shadows: set[int] = set()  # LPIDs of nested VMs
+        self._lowest = self.lpids.start  # no LPID below it is free
         self.frames.forget_kvm()
         self.devices = list(range(level.profile.devices - 1, -1, -1))
+
+    def free_lpid(self) -> int:
+        """The lowest LPID that no VM has; 0: there is none. It stays free until a VM is made under it."""
+        left = range(self._lowest, self.lpids.stop)
+        self._lowest = next((n for n in left if n not in self.vms and n not in self.shadows), left.stop)
+        return self._lowest if self._lowest in self.lpids else 0
+
+    def gives_back(self, lpid: int) -> None:
+        """No VM has this LPID any more."""
+        if lpid in self.lpids:
+            self._lowest = min(self._lowest, lpid)
 
     @property
     def has_ultravisor(self) -> bool:

@@ -141,6 +141,7 @@ def _leave(kvm: Kvm, cpu: Cpu, made: NestedVm) -> Step[None]:
     made.mapped.clear()
     made.arena.give_all()
     kvm.shadows.discard(made.shadow)
+    kvm.gives_back(made.shadow)
 
 
 # -- running a nested guest ----------------------------------------------------------------------------------

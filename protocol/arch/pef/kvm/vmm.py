@@ -38,7 +38,7 @@ def create_vm(kvm: Kvm, cpu: Cpu, lpid: int | None, tpm_proxy: bool) -> Step[tup
     if lpid is None:
         lpid = yield from kvm.level.new_lpid(cpu)
     if lpid is None:
-        lpid = next((n for n in kvm.lpids if n not in kvm.vms and n not in kvm.shadows), 0)
+        lpid = kvm.free_lpid()
     if not lpid:
         return ENOSPC, 0
     if lpid in kvm.vms or lpid in kvm.shadows:
@@ -150,6 +150,7 @@ def close(kvm: Kvm, cpu: Cpu, vm: Vm) -> Step[int]:
     yield from kvm.level.give_lpid(cpu, vm.lpid)
     vm.arena.give_all()
     del kvm.vms[vm.lpid]
+    kvm.gives_back(vm.lpid)
     return 0
 
 

@@ -69,6 +69,7 @@ class Machine:
         self.random = Random(f"{self.seed}:ultravisor:{self.number}:{self.lives}")
         self.secure = SecureMemory(self.profile.units)
         self.svms: dict[int, Svm] = {}
+        self.reflected: dict[int, Svm] = {}  # by the cookies of its open reflections
         self.debug = DebugRegisters()
         self.stopped = ""
         self._table = np.zeros((self.profile.lpids, 2), np.uint64)  # in secure memory: only a call reaches it

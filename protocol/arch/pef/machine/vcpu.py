@@ -99,7 +99,7 @@ def uv_return(machine: Machine, cpu: Cpu, back: Return) -> Step[Exit | Stopped]:
     The LPIDR and the PIDR have to be those of the reflection; a cookie that is nobody's is the end.
     """
     cookie = back.gpr[31]
-    found = next((svm for svm in machine.svms.values() if cookie in svm.open), None)
+    found = machine.reflected.pop(cookie, None)
     if found is None:
         return machine.stop(BAD_COOKIE)
     thread = found.open.pop(cookie)
@@ -146,6 +146,7 @@ def reflect(machine: Machine, cpu: Cpu, svm: Svm, thread: Thread, asked: Reflect
         gpr[number] = value
     thread.cookie = cookie
     svm.open[cookie] = thread
+    machine.reflected[cookie] = svm
     cpu.lpidr, cpu.pidr = vcpu.lpid, vcpu.pidr
     secure = MSR_SF | MSR_S
     return Exit(

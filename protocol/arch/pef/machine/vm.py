@@ -46,7 +46,8 @@ def end(machine: Machine, svm: Svm) -> None:
     for slot in svm.slots.values():
         machine.secure.release(slot)
     svm.slots.clear()
-    for thread in svm.open.values():
+    for cookie, thread in svm.open.items():
         thread.work.close()
+        del machine.reflected[cookie]
     svm.open.clear()
     del machine.svms[svm.lpid]

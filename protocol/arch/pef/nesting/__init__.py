@@ -78,6 +78,8 @@ class Nested(GuestHost[Any]):
         self.lpids = lpids
         self.records: dict[int, Record] = {}
         self._pinned: dict[int, int] = {}  # pages that calls under way name -> how many
+        self.open: dict[int, Record] = {}  # by the cookies of its open reflections
+        self.reserved = 0  # units of its slots
         self.reserving = 0  # units of registrations that are under way below
         self.debug = DebugRegisters()
         self.stopped = ""
@@ -328,8 +330,11 @@ class Nested(GuestHost[Any]):
         self.book.drop("te_object", len(record.slots) + record.svm)
         self.book.drop("vcpu_map", len(record.open))
         self.book.drop("native_page", len(record.bound))
+        self.reserved -= sum(record.slots.values())
         record.slots.clear()
         record.ranges.clear()
+        for cookie in record.open:
+            del self.open[cookie]
         record.open.clear()
         record.bound.clear()
         record.shared.clear()
@@ -352,7 +357,7 @@ class Nested(GuestHost[Any]):
 
     def units(self) -> int:
         """Secure memory that the guest host has reserved, and what it is about to reserve."""
-        return self.reserving + sum(record.units for record in self.records.values())
+        return self.reserving + self.reserved
 
     # -- pages -----------------------------------------------------------------------------------------------
 
@@ -451,7 +456,7 @@ class Nested(GuestHost[Any]):
             "svms": sum(record.svm for record in records),
             "slots": sum(len(record.slots) for record in records),
             "units": self.units(),
-            "open_reflections": sum(len(record.open) for record in records),
+            "open_reflections": len(self.open),
         }
 
     def reset(self, cause: str = "l1_reboot") -> Step[None]:

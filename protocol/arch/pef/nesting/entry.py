@@ -86,10 +86,11 @@ def uv_return(
 ) -> Step[Left]:
     """What would end the machine ends this guest host alone, and never reaches the level below."""
     cookie = gpr[31]
-    record = next((one for one in nested.records.values() if cookie in one.open), None)
+    record = nested.open.get(cookie)
     if record is None or record.ending:
         return nested.stop(BAD_COOKIE)
     reflection = record.open.pop(cookie)
+    del nested.open[cookie]
     nested.book.drop("vcpu_map")
     changed = cpu.lpidr != record.lpid or cpu.pidr != reflection.pidr
     wrong = cpu.tm == "none" and hsrr0 != cookie and (hsrr0 >= VECTORS_END or hsrr0 % VECTOR_ALIGN)
@@ -270,6 +271,7 @@ def _note(nested: Nested, record: Record, left: Exit) -> None:
     """Remember a reflection, and what it says about the pages of the VM."""
     reflection = Reflection(left.vcpu, 0, last=left.last)
     record.open[left.gpr[31]] = reflection
+    nested.open[left.gpr[31]] = record
     nested.book.add("vcpu_map")
     if left.trap != HCALL:
         return

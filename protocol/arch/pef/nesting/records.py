@@ -106,7 +106,3 @@ class Record:
     bound: dict[int, int] = field(default_factory=dict)  # GFN -> guest host's page that the ultravisor uses
     shared: set[int] = field(default_factory=set)  # GFNs for which a page to share was asked
     lost: set[int] = field(default_factory=set)  # bound GFNs whose frame moved below
-
-    @property
-    def units(self) -> int:
-        return sum(self.slots.values())

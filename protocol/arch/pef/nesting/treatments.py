@@ -62,6 +62,7 @@ def register_mem_slot(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
         nested.reserving -= units
     if status == SUCCESS and record.lives == life:
         record.slots[gpr[8]] = units
+        nested.reserved += units
         record.ranges[gpr[8]] = gfns(gpa, size)
         nested.book.add("te_object")
     return status
@@ -72,7 +73,8 @@ def unregister_mem_slot(nested: Nested, cpu: Cpu, gpr: list[int]) -> Step[int]:
     if record is None:
         return PARAMETER
     status = yield from _reissued(nested, cpu, record, gpr)
-    if status == SUCCESS and record.slots.pop(gpr[5], None) is not None:
+    if status == SUCCESS and gpr[5] in record.slots:
+        nested.reserved -= record.slots.pop(gpr[5])
         first, end = record.ranges.pop(gpr[5])
         nested.book.drop("te_object")
         for gfn in [gfn for gfn in record.bound if first <= gfn < end]:

@@ -51,6 +51,13 @@ def test_a_page_of_a_slot_that_is_somebody_elses_is_found(depth: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_cookie_that_outlives_its_svm_is_found(depth: int) -> None:
+    bench, machine, svm = bench_with_svm(depth)
+    machine.reflected[7] = svm
+    assert kinds(bench) == ["cookie"]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
 def test_an_svm_that_kvm_knows_nothing_of_is_found(depth: int) -> None:
     bench, _, _ = bench_with_svm(depth)
     del bench.kvm.vms[LPID]

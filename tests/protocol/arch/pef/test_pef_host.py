@@ -176,12 +176,12 @@ def test_a_plan_may_use_every_page_of_its_guest() -> None:
 
 def test_a_host_without_an_lpid_or_memory_makes_no_guest() -> None:
     host, _ = host_at(0)
-    free = host.kvm.lpids
-    host.kvm.lpids = range(0)
+    host.kvm.shadows.update(host.kvm.lpids)
     with pytest.raises(OperationFailed, match=f"KVM_CREATE_VM: {vmm.ENOSPC}"):
         run(host.perform(op.Create(1, 16, 1)))
     assert not host.guests and not host.kvm.vms
-    host.kvm.lpids = free
+    host.kvm.shadows.clear()
+    host.kvm.gives_back(host.kvm.lpids.start)
     with pytest.raises(OperationFailed, match=f"guest 1: {vmm.ENOMEM}"):
         run(host.perform(op.Create(1, vmm.MOST_BYTES // MIB, 1)))
     run(host.perform(op.Kill(1)))

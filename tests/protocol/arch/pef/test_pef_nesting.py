@@ -406,6 +406,7 @@ def test_a_host_that_has_used_its_lpids_has_none_for_a_vm() -> None:
     assert run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True)) == (vmm.ENOSPC, 0)
     assert run(vmm.create_vm(bench.kvm, bench.cpu, LPID, tpm_proxy=True)) == (vmm.EEXIST, LPID)
     bench.kvm.shadows.discard(9)
+    bench.kvm.gives_back(9)
     assert run(vmm.create_vm(bench.kvm, bench.cpu, None, tpm_proxy=True)) == (0, 9)
 
 
