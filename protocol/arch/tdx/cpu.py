@@ -23,6 +23,11 @@ def exception(code: int, address: int = 0, write: bool = False) -> Fault:
     return Fault(code, NAMES[code], address, write)
 
 
+def not_present(address: int, size: int, write: bool) -> Fault:
+    """A host's access that leaves its `size` bytes: its linear map maps memory and nothing else (guess)."""
+    return exception(PF, max(address, size), write)
+
+
 def registers(**named: int) -> Registers:
     """Sixteen registers, zero but for the named ones."""
     return [named.get(name, 0) for name in REGISTER_NAMES]

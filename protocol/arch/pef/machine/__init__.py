@@ -196,12 +196,12 @@ class Machine:
     def read(self, address: int, length: int) -> bytes | Fault:
         """A load of the host's. Secure memory is not in reach: its addresses lie behind the end."""
         if address < 0 or address + length > self.size:
-            return machine_check(address)
+            return machine_check(max(address, self.size))
         return self.storage.read(address, length)
 
     def write(self, address: int, data: bytes, stores: int = 1) -> Fault | None:
         if address < 0 or address + len(data) > self.size:
-            return machine_check(address, write=True)
+            return machine_check(max(address, self.size), write=True)
         self.storage.write(address, data)
         return None
 

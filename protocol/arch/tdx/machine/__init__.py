@@ -99,7 +99,21 @@ class Machine(Front):
     # -- accesses of the host's CPUs ---------------------------------------------------------------
 
     def read(self, address: int, length: int) -> bytes | Fault:
-        """A load. Behind the end of memory, and in SEAMRR, all ones."""
+        if self._leaves(address, length):
+            return x86.not_present(address, self.size, write=False)
+        return self._load(address, length)
+
+    def write(self, address: int, data: bytes, stores: int = 1) -> Fault | None:
+        if self._leaves(address, len(data)):
+            return x86.not_present(address, self.size, write=True)
+        self._store(address, data)
+        return None
+
+    def _leaves(self, address: int, length: int) -> bool:
+        return address < 0 or address + length > self.size
+
+    def _load(self, address: int, length: int) -> bytes | Fault:
+        """Behind the end of memory, and in SEAMRR, all ones."""
         if address >= 0 and address + length <= self.size and (address & OFFSET) + length <= PAGE:
             frame = address >> PAGE_SHIFT
             if not self._owned[frame] and not self._poison[frame] and not self._module(address, length):
@@ -120,12 +134,12 @@ class Machine(Front):
             return x86.exception(x86.MC, at)
         return PATTERN * n if self._owned[frame] & bit else self.storage.read(at, n)
 
-    def write(self, address: int, data: bytes, stores: int = 1) -> Fault | None:
-        """A store. It succeeds always; a line that is somebody else's is poisoned by it."""
+    def _store(self, address: int, data: bytes) -> None:
+        """It succeeds always; a line that is somebody else's is poisoned by it."""
         inside = address >= 0 and address + len(data) <= self.size and (address & OFFSET) + len(data) <= PAGE
         if inside and not self._owned[address >> PAGE_SHIFT] and not self._module(address, len(data)):
             self.storage.write(address, data)
-            return None
+            return
         done = 0
         for at, n in lines(address, len(data)):
             if 0 <= at < self.size and not self._module(at, n):
@@ -136,11 +150,12 @@ class Machine(Front):
                 else:
                     self.storage.write(at, data[done : done + n])
             done += n
-        return None
 
     def direct_store(self, address: int, data: bytes) -> Fault | None:
         """MOVDIR64B: a whole line at once. It is plain memory afterwards, whoever it belonged to."""
-        if 0 <= address < self.size and not self._module(address, LINE):
+        if self._leaves(address, LINE):
+            return x86.not_present(address, self.size, write=True)
+        if not self._module(address, LINE):
             frame, keep = address >> PAGE_SHIFT, ALL_LINES ^ 1 << ((address & OFFSET) // LINE)
             self.spoiled = self.spoiled or bool(self._owned[frame])
             self._owned[frame] &= keep
@@ -148,11 +163,16 @@ class Machine(Front):
             self.storage.write(address, data)
         return None
 
+    # The module has addresses, and no map that would refuse one.
+
     def peek(self, address: int, length: int) -> bytes | Fault:
-        return self.read(address, length)
+        if length > PAGE and self._leaves(address, length):  # it loads no more at a time: somebody else does
+            return x86.not_present(address, self.size, write=False)
+        return self._load(address, length)
 
     def poke(self, address: int, data: bytes) -> Fault | None:
-        return self.write(address, data)
+        self._store(address, data)
+        return None
 
     def _module(self, address: int, length: int) -> bool:
         """Does the range lie in SEAMRR?"""

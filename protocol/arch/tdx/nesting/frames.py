@@ -86,17 +86,23 @@ class Frames(GuestHost[Any]):
     # -- accesses of the guest host's CPUs ---------------------------------------------------------
 
     def read(self, address: int, length: int) -> bytes | Fault:
+        if self._leaves(address, length):
+            return self.outside(address, write=False)
         self._note(address, length, 0)
         data = self.peek(address, length)
         return self.injected(data) if isinstance(data, Fault) else data
 
     def write(self, address: int, data: bytes, stores: int = 1) -> Fault | None:
+        if self._leaves(address, len(data)):
+            return self.outside(address, write=True)
         self._note(address, len(data), stores)
         return self.poke(address, data)
 
     def direct_store(self, address: int, data: bytes) -> Fault | None:
         """MOVDIR64B: a whole line, plain afterwards."""
-        if not 0 <= address < self.size or self._module(address):
+        if self._leaves(address, len(data)):
+            return self.outside(address, write=True)
+        if self._module(address):
             return None
         self._note(address, len(data), 1)
         frame, keep = address >> PAGE_SHIFT, ALL_LINES ^ 1 << ((address & OFFSET) // LINE)
@@ -106,10 +112,13 @@ class Frames(GuestHost[Any]):
         self._changed(address, len(data))
         return fault
 
+    def _leaves(self, address: int, length: int) -> bool:
+        return self._first_outside(address, length) is not None
+
     def _note(self, address: int, length: int, stores: int) -> None:
         """Count what traps: any access to a guarded frame, a store to one with a shadowed table."""
         for at, n in chunks(address, length):
-            attention = self._attention[at >> PAGE_SHIFT] if 0 <= at < self.size else 0
+            attention = self._attention[at >> PAGE_SHIFT]
             if attention & DONATED:
                 self._trapped("ept_violation", 1)
             elif attention & TABLE and stores:
@@ -126,6 +135,8 @@ class Frames(GuestHost[Any]):
     # -- by the module or the level below ----------------------------------------------------------
 
     def peek(self, address: int, length: int) -> bytes | Fault:
+        if length > PAGE and self._leaves(address, length):  # the module loads no more at a time
+            return self.outside(address, write=False)
         parts = []
         for at, n in chunks(address, length):
             part = self._peek(at, n)
@@ -245,10 +256,9 @@ class Frames(GuestHost[Any]):
 
     # -- what is answered above --------------------------------------------------------------------
 
-    def outside(
-        self, address: int, write: bool
-    ) -> Fault:  # pragma: no cover - `peek` and `poke` are own here
-        raise AssertionError("behind the end of memory there is nothing, and no fault")
+    def outside(self, address: int, write: bool) -> Fault:
+        """Its own map refuses that, so nothing arrives at the level below."""
+        return x86.not_present(address, self.size, write)
 
     def guarded_peek(self, address: int, length: int) -> bytes | Fault:  # pragma: no cover - likewise
         return self._peek(address, length)
