@@ -1,4 +1,4 @@
-"""What a host's own load or store finds behind the end of its memory: its architecture's fault, everywhere."""
+"""A host's own load or store behind the end of its memory is its architecture's fault, at every depth."""
 
 from __future__ import annotations
 
