@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,6 +121,37 @@ def results() -> list[Json]:
 @pytest.fixture
 def claims() -> list[Json]:
     return [dict(claim) for claim in CLAIMS]
+
+
+# -- ports of the loopback ---------------------------------------------------------------
+
+BELOW_THEM = range(20_000, 32_768)  # below those that Linux gives away by itself
+
+
+@pytest.fixture(scope="session")
+def claim_ports() -> Iterator[Callable[[int], list[int]]]:
+    """`claim_ports(n)`: that many ports of the loopback which are ours until the last test is over.
+
+    A port that was free a moment ago is no such thing: the kernel gives it to whoever asks for any port and
+    to each connection that somebody makes, also while its server is down for a while. So these are no ports
+    that the kernel gives away, and a lock on a file stands for each one.
+    """
+    folder = Path(tempfile.gettempdir()) / f"nestbed-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with ExitStack() as held:
+        ports = _claimed(folder, held)
+        yield lambda count: list(islice(ports, count))
+
+
+def _claimed(folder: Path, held: ExitStack) -> Iterator[int]:
+    for port in BELOW_THEM:
+        with suppress(OSError), ExitStack() as lock, socket.socket() as probe:
+            fcntl.flock(lock.enter_context((folder / str(port)).open("a")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            held.push(lock.pop_all())
+            probe.close()
+            yield port
 
 
 # -- machines made of network namespaces: frames cross real interfaces there -------------

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,13 +34,11 @@ pytestmark = [
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path: Path, claim_ports: Callable[[int], list[int]]) -> Iterator[str]:
     """The address of a server of this test's own."""
     if SERVER is None:
         pytest.skip("no nats-server: set NESTBED_NATS_SERVER to its path")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = claim_ports(1)
     command = [SERVER, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(tmp_path / "store")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +25,6 @@ NAMES = ("n1", "n2", "n3")
 MACHINES = machines_of("lab")
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody has now."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 class Cluster:
     """The servers, and who may get in: `keys` is the authority of clients, `routes` that of servers."""
 
@@ -44,12 +32,12 @@ class Cluster:
         self,
         folder: Path,
         config: Path,
+        ports: Sequence[int],
         hosts: Sequence[str] = ("127.0.0.1",) * 3,
         inside: Callable[[str], list[str]] = lambda _name: [],
     ) -> None:
         self._folder, self._config, self._inside = folder, config, inside
         self.keys, self.routes = (Authority.create(folder / name) for name in ("keys", "routes"))
-        ports = free_ports(6)
         self._hosts = dict(zip(NAMES, hosts, strict=True))
         self.ports = dict(zip(NAMES, ports[:3], strict=True))
         self.route_ports = dict(zip(NAMES, ports[3:], strict=True))
@@ -97,14 +85,16 @@ class Cluster:
         self.stop()
 
     async def _up(self) -> None:
-        began = time.monotonic()
-        while True:
-            try:
-                async with open_leases(self.door("machine", "one"), "-", 15.0) as leases:
-                    await self.whole(leases.bus)
-                    return
-            except Exception:
-                assert time.monotonic() - began < STARTING_S, [self.log(name)[-800:] for name in NAMES]
+        with trio.move_on_after(STARTING_S):
+            while True:
+                try:
+                    async with open_leases(self.door("machine", "one"), "-", 15.0) as leases:
+                        await self.whole(leases.bus)
+                        return
+                except Exception as silent:
+                    assert not isinstance(silent, trio.Cancelled)
+                await trio.sleep(0.05)
+        raise AssertionError([self.log(name)[-800:] for name in NAMES])
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -168,11 +158,14 @@ def cluster(new_cluster: Callable[..., Cluster]) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def new_cluster(
-    needs_nats: None, nats_config: Path, tmp_path_factory: pytest.TempPathFactory
+    needs_nats: None,
+    nats_config: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    claim_ports: Callable[[int], list[int]],
 ) -> Callable[..., Cluster]:
     """`with new_cluster(hosts, inside) as cluster`; what `inside` says is put before a command."""
 
     def made(*where: Any) -> Cluster:
-        return Cluster(tmp_path_factory.mktemp("nats"), nats_config, *where)
+        return Cluster(tmp_path_factory.mktemp("nats"), nats_config, claim_ports(2 * len(NAMES)), *where)
 
     return made

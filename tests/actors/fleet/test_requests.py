@@ -6,7 +6,8 @@ The machines are real ones in this process; the directory is a cluster of three.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from actors.deployment.parts import parts_of
 from actors.deployment.place import Place
 from actors.deployment.process import Assignment, Held, live
 from actors.deployment.settings import Deployment, scenario_of
+from actors.fleet.bus import Bus, NobodyListens, open_bus
+from actors.fleet.serve import MACHINES
 from actors.fleet.tenant import Refused, Tenant, open_tenant
 from protocol.errors import NotDelivered, OutcomeUnknown
 from protocol.fleet.placing import NoRoom
+from protocol.fleet.subjects import ANY
 from protocol.wire import pack_body
 
 pytestmark = [
@@ -69,7 +73,43 @@ async def fleet(cluster: Any, folder: Path) -> AsyncIterator[tuple[Tenant, Tenan
             await stack.enter_async_context(machine(cluster, folder, name, number))
         blue = await stack.enter_async_context(open_tenant(cluster.door("tenant", "blue")))
         red = await stack.enter_async_context(open_tenant(cluster.door("tenant", "red")))
+        for tenant in (blue, red):
+            for name in ("l0-0", "l0-1"):
+                await reached(tenant, name)
         yield blue, red
+
+
+async def reached(tenant: Tenant, name: str) -> None:
+    """Wait until the tenant's server knows of the machine: servers tell one another, and take a moment."""
+    while True:
+        try:
+            await tenant.ask(name, "list")
+        except Refused:  # it has not said hello, and nobody has to
+            return
+        except NobodyListens:
+            await trio.sleep(0.05)
+        else:
+            return
+
+
+async def left(cluster: Any) -> None:
+    """Wait until no server knows of a machine of the test before."""
+    for url in cluster.urls:
+        door = cluster.door("tenant", "blue")
+        async with open_bus(replace(door, servers=(url,))) as bus:
+            known = True
+            while known:
+                with suppress(OutcomeUnknown):
+                    known = await heard(bus, bus.cell.ask("blue", ANY, MACHINES))
+
+
+async def heard(bus: Bus, subject: str) -> bool:
+    """Whether the server takes a question there; raises OutcomeUnknown where nobody answers it."""
+    try:
+        await bus.request(subject, pack_body({}), 1)
+    except NobodyListens:
+        return False
+    return True
 
 
 IMAGE = b"a guest of any machine"  # each makes of it an image that it can open
@@ -119,6 +159,7 @@ async def test_a_fleet_takes_requests_where_there_is_room(cluster: Any, tmp_path
 
 
 def test_where_no_machine_listens_a_start_says_that_nothing_was_done(cluster: Any, tmp_path: Path) -> None:
+    trio.run(left, cluster)
     image = tmp_path / "guest.img"
     image.write_bytes(IMAGE)
     certificate = cluster.credentials("tenant", "blue").certificate
