@@ -192,8 +192,12 @@ class ProcessMachine:
             return await self._until_ready(child, files, listener, timeout_ms)
 
     def _ready(self, files: GuestFiles, facts: Mapping[str, str]) -> ReadyListener | ReadyChannel:
-        kind = ReadyListener if self.vmm_of(files).dials else ReadyChannel
-        return kind(files, facts)
+        if self.vmm_of(files).dials:
+            return ReadyListener(files, facts, self._was_forged)
+        return ReadyChannel(files, facts)
+
+    def _was_forged(self) -> None:
+        self.forged += 1
 
     def _spawn(self, child: bytes, files: GuestFiles) -> None:
         files.forget_exit()
@@ -235,7 +239,6 @@ class ProcessMachine:
             race.start_soon(ready)
             race.start_soon(died)
             race.cancel_scope.deadline = trio.current_time() + timeout_ms / 1000
-        self.forged += listener.forged
         return answer[0] if answer else TimedOut(timeout_ms)
 
     async def _hear_again(
@@ -251,7 +254,6 @@ class ProcessMachine:
         async def hear() -> None:
             with scope, listener, suppress(trio.ClosedResourceError):
                 await listener.announced(self._running[child].pid)
-            self.forged += listener.forged
 
         if listener.apart:
             self._nursery.start_soon(hear)

@@ -7,7 +7,7 @@ away: the kernel says which process has dialled, and the nonce is known to that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -27,14 +27,15 @@ DIAL_S = 0.01
 class ReadyListener:
     """Listens until it is closed; `wanted` says whether the guest is to announce itself at all.
 
-    `apart`: the endpoint serves nothing else, so it may stay for as long as anybody likes.
+    `apart`: the endpoint serves nothing else, so it may stay for as long as anybody likes. `forged` is told
+    of each announcement that was not the guest's own.
     """
 
     apart = True
 
-    def __init__(self, files: GuestFiles, facts: Mapping[str, str]) -> None:
+    def __init__(self, files: GuestFiles, facts: Mapping[str, str], forged: Callable[[], None]) -> None:
         self.wanted = facts["ready"] == "notified"
-        self.forged = 0
+        self._forged = forged
         self._files = files
         self._path = files.socket(f"vsock_{facts['ready_port']}")
         self._nonce = bytes.fromhex(facts["nonce"])
@@ -67,7 +68,7 @@ class ReadyListener:
                     word = await self._handshake(stream, pid)
                 if word:
                     return word
-                self.forged += 1
+                self._forged()
 
     async def _handshake(self, stream: trio.SocketStream, pid: int) -> bytes:
         if peer_of(stream).pid != pid:
@@ -97,7 +98,6 @@ class ReadyChannel:
 
     def __init__(self, files: GuestFiles, facts: Mapping[str, str]) -> None:
         self.wanted = facts["ready"] == "notified"
-        self.forged = 0
         self._files = files
         self._address = Address("unix", files.socket("channel"))
         self._nonce = facts["nonce"].encode()

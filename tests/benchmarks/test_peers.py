@@ -47,6 +47,8 @@ def test_nestbed_itself_is_measured_in_every_discipline() -> None:
 
 def test_the_cpus_time_of_children_counts() -> None:
     stretch = Stretch()
-    for _ in range(40):  # the system tells it in steps of a hundredth of a second
+    for _ in range(10_000):
         assert sum(range(100_000))
-    assert stretch.spent > 0
+        if stretch.spent > 0:  # the system tells it in steps
+            return
+    raise AssertionError("it was told nothing")

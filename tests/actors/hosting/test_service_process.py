@@ -72,8 +72,8 @@ def test_a_guest_that_died_while_the_service_was_away(service_process):
         service.kill()
         os.kill(service.guests()[child.cid], signal.SIGKILL)
         service.start()
-        told = host.describe(child.id)
-        assert (told["state"], told["exit"]) == ("STOPPED", 137)
+        assert host.wait(child.id, "STOPPED")["state"] == "STOPPED"
+        assert host.describe(child.id)["exit"] == 137
         host.destroy(child.id)
 
 

@@ -204,14 +204,14 @@ def test_socat_reaches_a_port_of_a_guest_by_connect(service_process):
         child = host.start(b"#!nestbed\nready\n", vcpus=1, memory_mib=16, ready="notified")
         uds = service.directory / "guests" / str(child.cid) / "vsock"
         said = subprocess.run(
-            [SOCAT, "-t", "2", "-", f"UNIX-CONNECT:{uds}"],
+            [SOCAT, "-t", "60", "-", f"UNIX-CONNECT:{uds}"],
             input=b"CONNECT 7\nhello",
             capture_output=True,
             check=False,
         )
         assert said.stdout == b"OK 1073741824\nhello"
         refused = subprocess.run(
-            [SOCAT, "-t", "2", "-", f"UNIX-CONNECT:{uds}"],
+            [SOCAT, "-t", "60", "-", f"UNIX-CONNECT:{uds}"],
             input=b"CONNECT 8\n",
             capture_output=True,
             check=False,
@@ -229,9 +229,11 @@ async def test_our_end_speaks_to_a_multiplexer_made_of_socat(short_directory):
     script.write_text("read line; printf 'OK 1073741900\\nbeyond the line'; cat")
     command = [SOCAT, f"UNIX-LISTEN:{uds}", f"EXEC:sh {script}"]
     with subprocess.Popen(command) as process:
-        while not uds.exists():
-            await trio.sleep(0.01)
-        stream = await connect(Address("hybrid", str(uds), 5200))
+        stream = None
+        while stream is None:
+            assert process.poll() is None
+            with suppress(FileNotFoundError, ConnectionRefusedError):  # its name is there before it listens
+                stream = await connect(Address("hybrid", str(uds), 5200))
         got = b""
         while len(got) < 15:
             got += await stream.receive_some(100)
