@@ -43,7 +43,7 @@ from protocol.roles import DRIVER, MACHINE, may_ask
 from protocol.trace.join import pieces
 from protocol.tracking import Book, summary
 
-TRAP_S = 60.0  # an access that traps is answered sooner, or L0 hangs: its death ends the connection at once
+TRAP_S = 60.0  # L0 says its first word and answers a trap sooner, or it hangs: its death ends links at once
 NUMBERS = 1 << 40  # of spans for each process of a run
 PIECES = 500  # of traces, in one frame
 NODE = "node"  # the actor that the driver tells what is to happen to hosts
@@ -352,7 +352,7 @@ async def settle_in(
         gone()
 
     over = streams or [adopt(fds.kvm) for fds in of_l1]
-    node.links = [Link(stream, encode=codec.encode, decode=codec.decode) for stream in over]
+    node.links = [Link(stream, encode=codec.encode, decode=codec.decode, hello_s=TRAP_S) for stream in over]
     for link in node.links:
         link.tracer = node.tracer
         nursery.start_soon(until_the_end, link)

@@ -50,6 +50,11 @@ class Life:
     over: trio.Event = field(default_factory=trio.Event)
     end: End | None = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whoever watches it may be about to hear of it."""
+        return self.over.is_set() or self.process.is_over
+
     def how(self) -> str:
         """Its end, in words."""
         if self.end is End.SILENT:
@@ -87,7 +92,7 @@ async def begin(
     finally:
         pair.handed_over()
     codec = words.codec()
-    link = Link(pair.stream(), encode=codec.encode, decode=codec.decode)
+    link = Link(pair.stream(), encode=codec.encode, decode=codec.decode, hello_s=STARTING_S)
     life = Life(part, epoch, process, link, trio.CancelScope(shield=True))
     nursery.start_soon(_watch, life)
     nursery.start_soon(_keep, life, assignment.deployment)

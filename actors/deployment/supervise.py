@@ -5,7 +5,7 @@ load; each starts when the one before is ready, and they go down in reverse. A p
 order is started again under a higher epoch, within the budget; when that is spent, everything goes down.
 
 An L1 that ends because its machine did has done nothing wrong: it comes back when the machine does, and that
-takes nothing from the budget.
+takes nothing from the budget. Which of the two ends is heard of first is chance.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import partial
 
 import trio
 
+from actors import exit_codes
 from actors.deployment.life import End, Life, begin
 from actors.deployment.parts import Part, Role, machine_name
 from actors.deployment.process import Assignment
@@ -27,6 +28,7 @@ from actors.runtime.supervisor import Child, Restart, Running, Supervisor
 
 SHUTDOWN_S = 5.0
 READY_S = 120.0
+GONE_S = 5.0  # from the last word of an L1 whose machine is gone to the end of that machine's process
 SUPERVISOR = "supervisor"  # its own name among those who serve metrics
 Say = Callable[[str], None]
 
@@ -125,8 +127,7 @@ class Deployed:
         if running.life > 1:
             seen.restarts += 1
         while True:
-            if part.role is Role.HOSTS:
-                await self._machines[part.machine].wait()
+            machine = await self._machine_of(part)
             life = await self._begin(part, seen)
             try:
                 await self._until_over(life, seen, running)
@@ -138,16 +139,21 @@ class Deployed:
                 seen.become("done")
                 return
             self._say(f"{part.name}: {life.how()} (epoch {life.epoch})")
-            if part.role is Role.HOSTS and self._is_gone(part.machine):
-                continue  # its machine took it along
+            if machine is not None and await _took_along(machine, life, running):
+                continue
             raise PartEnded(f"{part.name}: {life.how()}")
 
-    def _is_gone(self, machine: int) -> bool:
-        """Is a machine over? On a busy machine the end of an L1 may be heard of before that of its own."""
-        life = self.seen[machine_name(machine)].life
-        if self._machines[machine].is_set() and life is not None and life.process.is_over:
-            self._machines[machine] = trio.Event()
-        return not self._machines[machine].is_set()
+    async def _machine_of(self, part: Part) -> Life | None:
+        """The machine that an L1 stands on, once it is ready."""
+        if part.role is not Role.HOSTS:
+            return None
+        while True:
+            await self._machines[part.machine].wait()
+            machine = self.seen[machine_name(part.machine)].life
+            assert machine is not None, "it was ready"
+            if not machine.is_over:
+                return machine
+            self._machines[part.machine] = trio.Event()  # its end was heard of here first
 
     async def _begin(self, part: Part, seen: Seen) -> Life:
         assert self._nursery is not None
@@ -228,6 +234,21 @@ class Deployed:
         for seen in self.seen.values():
             if seen.life is not None:
                 seen.life.kill()
+
+
+async def _took_along(machine: Life, life: Life, running: Running) -> bool:
+    """Did an L1 end because its machine did?
+
+    The kernel closes the links of a process before it tells of the process's end: on a busy machine the L1
+    may be over by then, so one that says that its machine is gone is believed for a moment.
+    """
+    if life.end is End.ENDED and life.process.code == exit_codes.GONE:
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + GONE_S
+            nursery.start_soon(_then, running.stopping, nursery.cancel_scope)
+            await machine.over.wait()
+            nursery.cancel_scope.cancel()
+    return machine.is_over
 
 
 async def _then(event: trio.Event, scope: trio.CancelScope) -> None:
