@@ -1,4 +1,4 @@
-"""Whose end is heard of first is chance: processes here end when the test says so, in no time of the world."""
+"""Whose end is heard of first is chance: processes here end when the test says so, and time stands still."""
 
 from __future__ import annotations
 
