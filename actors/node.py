@@ -313,6 +313,11 @@ class Node:
         rigs = {id(rig): rig for rig, _, _ in self._rigs.values()}
         return [book for rig in rigs.values() for book in rig.books()] + list(self._books.values())
 
+    def locks(self) -> Iterator[tuple[str, str]]:
+        """Who holds what in the levels that live here."""
+        for rig in {id(rig): rig for rig, _, _ in self._rigs.values()}.values():
+            yield from rig.locks()
+
     def actors(self) -> Iterator[tuple[str, Actor]]:
         """Whoever acts here, each with its role."""
         if self._top is not None:

@@ -20,7 +20,10 @@ def why(
     directory: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what the parts of a running deployment are at: calls in flight, parked handlers, who waits.
+    """Say what the parts of a running deployment are at: calls in flight, parked handlers, locks, who waits.
+
+    A lock is named with who holds it: a guest host for calls of its own, or L0. Where the calls of an
+    architecture lock nothing, that is said, with the reason.
 
     At the end is one tree over all parts: who waits for whom, from the load down to the Trusted Entity. Parts
     are asked at the same time but answer when they can, so what is quick may show at one end of a link alone.

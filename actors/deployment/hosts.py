@@ -40,6 +40,7 @@ async def hosts(process: Process, part: Part) -> None:
     )
     process.directory(part).add(f"node.{part.host}", node.actor)
     process.cast(node.actors)
+    process.locks.append(node.locks)
     process.link(name, "kvm", node.links[0])
     process.collector.attach(config.arch, "nested", node.ledger, Live(node.books), depth=config.depth)
     for seat in config.seats:

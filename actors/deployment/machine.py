@@ -51,7 +51,6 @@ from protocol.hosting import Identity, Service
 from protocol.hosting.evidence import KeySigner, Trust
 from protocol.hosting.limits import Offer
 from protocol.ledger import Ledger
-from protocol.nesting.locks import Locks
 from protocol.nesting.sizes import STRATEGY, sizes_of
 from protocol.plan import operations as op
 from protocol.tracking import Book, OwnerBooks
@@ -108,7 +107,9 @@ class Machine:
         machine = Actor(words.MACHINE, self._handle, process.runtime, perform=self._perform)
         process.directory(self.part).add(words.MACHINE, machine)
         process.cast(self.actors)
-        process.locks.append(self.locks)
+        process.locks.append(self.rig.locks)
+        if reason := getattr(self.comparison, "no_locks", ""):
+            process.no_locks[self.arch.name] = reason
         collector = process.collector
         collector.attach(self.arch.name, "mixed", self.ledger, Live(self.books), depth=scenario.depth)
         collector.attach_service(self.arch.name, self.service)
@@ -303,6 +304,7 @@ class Machine:
             self._nodes |= dict.fromkeys(node.config.seats, node)
             process.directory(self.part).add(f"node.{seat}", node.actor)
             process.cast(node.actors)
+            process.locks.append(node.locks)
             process.collector.attach(
                 self.arch.name, "nested", node.ledger, Live(node.books), depth=self.scenario.depth
             )
@@ -358,15 +360,6 @@ class Machine:
         exits = sum(n for key, n in self.ledger.counts().items() if key[0] == "exits")
         held = self.rig.remains()
         return {"exits": exits, **held, "violations": sum(self.violations.values())}
-
-    def locks(self) -> Iterator[tuple[str, str]]:
-        """Who holds a lock of what: guest hosts for calls of theirs that are under way, and L0."""
-        for seat in self.rig.seats:
-            for entity in getattr(seat.level, "locks", Locks()).held():
-                yield f"l1.{seat.number}", entity
-        for machine in self.rig.machines:
-            for entity in getattr(machine, "locks", Locks()).held():
-                yield "l0", entity
 
     def books(self) -> Iterator[Book]:
         yield from self.rig.books()

@@ -184,6 +184,7 @@ class Process:
         self.health = {part.name: Health() for part in assignment.parts}
         self.casts: list[Callable[[], Iterable[tuple[str, Actor]]]] = []
         self.locks: list[Callable[[], Iterable[tuple[str, str]]]] = []
+        self.no_locks: dict[str, str] = {}  # architectures of which there is none, and why
         self.links: dict[str, Link] = {}
         self.shards: dict[str, Shard] = {}  # machines here, as tenants of a fleet see them
         self.requesters: dict[str, Requester] = {}  # who serves connections to brokers here, by machine
@@ -308,7 +309,7 @@ class Process:
         """What is under way here, actor by actor."""
         cast = [played for actors in self.casts for played in actors()]
         held = [lock for locks in self.locks for lock in locks()]
-        return pictures(cast, held, self.links)
+        return pictures(cast, held, self.links, self.no_locks)
 
     # -- who connects
 

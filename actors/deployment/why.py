@@ -20,9 +20,15 @@ UNTOLD = ("part",)  # the supervisor's renewals, and the question that is being 
 
 
 def pictures(
-    cast: Iterable[tuple[str, Actor]], locks: Iterable[tuple[str, str]], links: Mapping[str, Link]
+    cast: Iterable[tuple[str, Actor]],
+    locks: Iterable[tuple[str, str]],
+    links: Mapping[str, Link],
+    no_locks: Mapping[str, str] | None = None,
 ) -> list[Picture]:
-    """One picture of each actor that is at something, of each lock that is held, of each link."""
+    """One picture of each actor that is at something, of each lock that is held, of each link.
+
+    And of each architecture here whose calls lock nothing, with the reason.
+    """
     found: list[Picture] = []
     names = {id(link): peer for peer, link in links.items()}
     for role, actor in cast:
@@ -34,6 +40,7 @@ def pictures(
                  "dead": actor.dead is not None}
             )  # fmt: skip
     found += [{"lock": lock, "holder": holder} for holder, lock in locks]
+    found += [{"no_locks": arch, "reason": reason} for arch, reason in (no_locks or {}).items()]
     for peer, link in links.items():
         told = link.statistics()
         found.append(
@@ -48,7 +55,8 @@ def as_text(by_process: Mapping[str, Sequence[Picture]]) -> str:
     """The wait-for tree of a deployment, for a person."""
     lines = []
     for process, found in by_process.items():
-        lines.append(f"{process}: {'at rest' if not found else ''}".rstrip())
+        at_rest = all("no_locks" in picture for picture in found)
+        lines.append(f"{process}: {'at rest' if at_rest else ''}".rstrip())
         for picture in found:
             lines += _lines(picture)
     waits = tree(by_process)
@@ -82,6 +90,8 @@ def _call(number: int, target: str, deliver: Deliver) -> Picture:
 def _lines(picture: Picture) -> list[str]:
     if "lock" in picture:
         return [f"  lock {picture['lock']} held by {picture['holder']}"]
+    if "no_locks" in picture:
+        return [f"  no locks on {picture['no_locks']}: {picture['reason']}"]
     if "link" in picture and picture["link"].startswith("control ") and not picture["serving"]:
         return []
     if "link" in picture:

@@ -76,6 +76,10 @@ class Rig(Protocol):
         """What every level keeps about its guest hosts."""
         ...
 
+    def locks(self) -> Iterable[tuple[str, str]]:
+        """Who holds what just now, in words: a guest host, a hypervisor or L0, and what others wait for."""
+        ...
+
     def sweep(self, seat: int, pages: int) -> Step[int]:
         """Release at most `pages` that a reboot of the host left over; returns how many are still there."""
         ...
@@ -181,10 +185,11 @@ class Comparison(Protocol):
     """The parts of an architecture that a comparison puts together.
 
     It may have members more. `moves`: how a guest goes to another machine (`protocol.fleet.moving`), and why
-    so. Where it is not whole, `lacks`: phases of a plan that it has not, each with its reason, which stands
-    in the results. Where a launch is measured below, `firmware(data, vcpu_type, kernel, initrd,
-    command_line)` makes an image of a guest's firmware, `vcpu_type` is what it takes where none is named, and
-    its rigs have `measurements()`: the digests of all guests.
+    so. `no_locks`: why no call ever meets the lock of another one. Where it is not whole, `lacks`: phases of
+    a plan that it has not, each with its reason, which stands in the results. Where a launch is measured
+    below, `firmware(data, vcpu_type, kernel, initrd, command_line)` makes an image of a guest's firmware,
+    `vcpu_type` is what it takes where none is named, and its rigs have `measurements()`: the digests of all
+    guests.
     """
 
     @property

@@ -13,7 +13,7 @@ host on it is.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ from protocol.effects import Issue, Step, run
 from protocol.ledger import Ledger
 from protocol.nesting.guest_host import Hypervisor
 from protocol.nesting.linked import LinkedLevel
+from protocol.nesting.locks import Holds
 from protocol.plan.operations import LevelSwap
 from protocol.tracking import Book
 
@@ -230,6 +231,17 @@ class Rig(Generic[H]):
             yield level.book
             yield from getattr(level, "page_books", ())
 
+    def locks(self) -> Iterator[tuple[str, str]]:
+        """Who holds what just now, in words: guest hosts for their calls, hypervisors, L0 in the machine."""
+        names = {id(seat.level): f"l{self.depth}.{seat.number}" for seat in self.seats}
+        for level in self.emulations():
+            holder = names.get(id(level), f"l{level.level}")
+            yield from ((holder, lock) for lock in _held(level))
+        for kernel in self.chain:
+            yield from ((f"l{kernel.level}", lock) for lock in kernel.held())
+        for machine in self.machines:
+            yield from (("l0", lock) for lock in _held(machine))
+
     # -- what happens to a host
 
     def reset(self, seat: int, kind: str) -> Step[None]:
@@ -283,3 +295,9 @@ class Rig(Generic[H]):
         """
         yield from ()
         return 0
+
+
+def _held(level: Any) -> Iterable[str]:
+    """What calls that are under way keep others away from. A level need not have `locks`."""
+    holds: Holds | None = getattr(level, "locks", None)
+    return () if holds is None else holds.held()

@@ -87,6 +87,10 @@ class Hypervisor(Generic[M]):
     pool: Pool
     promised: int = 0
 
+    def held(self) -> tuple[str, ...]:
+        """Locks of the kernel itself that are taken now, in words."""
+        return ()
+
     def keep_promises(self, more: int = 0) -> None:
         """Hold what was just taken, and `more` frames that will be, against what is owed.
 

@@ -6,7 +6,16 @@ calls collide. Contention with a sibling or with the level below never shows her
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from typing import Protocol
+
+
+class Holds(Protocol):
+    """What a level, or a hypervisor, keeps others away from just now: whatever it calls a lock."""
+
+    def held(self) -> Iterable[str]:
+        """In words, with what it is held for where that is known."""
+        ...
 
 
 class Locks:
@@ -28,8 +37,8 @@ class Locks:
         self._held.discard(entity)
 
     def held(self) -> tuple[str, ...]:
-        """What is locked now, in words."""
-        return tuple(sorted(map(str, self._held)))
+        """What is locked now, in words: of an entity its kind and its handle."""
+        return tuple(sorted(map(words, self._held)))
 
     def clear(self) -> None:
         """Everything is gone that could hold a lock."""
@@ -37,3 +46,11 @@ class Locks:
 
     def __len__(self) -> int:
         return len(self._held)
+
+
+def words(entity: Hashable) -> str:
+    """What is locked, for a person: its kind and its number, where it has both."""
+    match entity:
+        case (str(kind), int(handle)):
+            return f"{kind} {handle:#x}"
+    return str(entity)

@@ -22,6 +22,10 @@ LACKS = {
     "secret": "an SVM's secrets come in its ESM blob while it is loaded, not by a call later on",
     "dump": "no ultracall dumps an SVM for its owner",
 }
+NO_LOCKS = (
+    "no call of the ultravisor as modelled here is refused because of another one; LPIDs are held while calls"
+    " and VCPUs that name them are under way below"
+)
 
 
 class PefComparison(PlainImages, BaseComparison[Rig]):
@@ -32,6 +36,7 @@ class PefComparison(PlainImages, BaseComparison[Rig]):
     reboot = "system"
     profiles = PROFILES
     lacks = LACKS
+    no_locks = NO_LOCKS
     moves = ("restart", "the ultravisor has no call for it")
 
     def rig(

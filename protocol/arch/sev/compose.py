@@ -58,6 +58,9 @@ class Kvm(Hypervisor[Any]):
     frames: list[np.ndarray] = field(default_factory=list)
     pools: list[Pool] = field(default_factory=list)
 
+    def held(self) -> tuple[str, ...]:
+        return tuple(self.lock.held())
+
 
 @dataclass(slots=True)
 class Rig(composition.Rig[Kvm]):

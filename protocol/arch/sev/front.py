@@ -13,6 +13,7 @@ from typing import Any
 
 from protocol.arch.sev.books import Platform, reachable, writable
 from protocol.arch.sev.cpu import Cpu
+from protocol.arch.sev.held import Held
 from protocol.arch.sev.profiles import Profile
 from protocol.arch.sev.reply import Reply
 from protocol.arch.sev.rmp import IMMUTABLE, PageState, Rmp
@@ -34,6 +35,12 @@ class Front:
     cpus: list[Cpu]
     platform: Platform[Any, Any]
     _park = False
+    _under_way = False
+
+    @property
+    def locks(self) -> Held:
+        """What keeps others away just now."""
+        return Held(self.rmp, self._under_way)
 
     # -- what differs -----------------------------------------------------------------------------------
 

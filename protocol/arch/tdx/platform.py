@@ -17,6 +17,7 @@ from protocol.arch.tdx.profiles import MAX_PA, Profile, Range
 from protocol.arch.tdx.status import Refused, Status
 from protocol.arch.tdx.tables import KeyState, PageType, SysState
 from protocol.memory.columns import column
+from protocol.nesting.locks import words
 
 PAGE_SHIFT = 12
 SIZES = (1 << 12, 1 << 21, 1 << 30)  # 4K, 2M, 1G: the sizes of section 5.1
@@ -242,4 +243,4 @@ def lock_name(lock: Hashable) -> str:
     """A lock in words: of a page, its address and size."""
     if isinstance(lock, int):
         return f"page {lock >> 2 << PAGE_SHIFT:#x} of {('4K', '2M', '1G')[lock & 3]}"
-    return str(lock)
+    return words(lock)

@@ -69,7 +69,12 @@ def test_a_lock_is_named_with_its_holder() -> None:
     locks = Locks()
     locks.take(("config", 7))
     (picture,) = pictures([], [("l1.0", entity) for entity in locks.held()], {})
-    assert as_text({"l0-0": [picture]}) == "l0-0:\n  lock ('config', 7) held by l1.0\n"
+    assert as_text({"l0-0": [picture]}) == "l0-0:\n  lock config 0x7 held by l1.0\n"
+
+
+def test_an_architecture_whose_calls_lock_nothing_says_so_with_its_reason() -> None:
+    (picture,) = pictures([], [], {}, {"pef": "nobody is refused"})
+    assert as_text({"l0-0": [picture]}) == "l0-0: at rest\n  no locks on pef: nobody is refused\n"
 
 
 def parks(runtime: Runtime, name: str, perform: Perform) -> Actor:

@@ -25,7 +25,7 @@ from protocol.arch.pef.cpu import Cpu, Entry, Exit, Stopped, gprs, machine_check
 from protocol.arch.pef.guest import Program
 from protocol.arch.pef.machine.init import DebugRegisters
 from protocol.arch.pef.nesting import entry, teardown
-from protocol.arch.pef.nesting.records import SMALL_PAGES, Lpids, Record, TableMemory
+from protocol.arch.pef.nesting.records import SMALL_PAGES, Held, Lpids, Record, TableMemory
 from protocol.arch.pef.nesting.treatments import PASSED_BY_ID, TREATMENTS
 from protocol.arch.pef.profiles import V1, V2, Profile
 from protocol.arch.pef.radix import HR, Tree, entry_of
@@ -218,6 +218,11 @@ class Nested(GuestHost[Any]):
         out = yield from self.below.memory.call(self.cpu_below(cpu), gpr)
         assert isinstance(out, list), f"{number:#x} left the hypervisor"
         return signed(out[3])
+
+    @property
+    def locks(self) -> Held:
+        """What keeps others away just now."""
+        return Held(self.records)
 
     def under_way(self, cpu: Cpu, record: Record | None, step: Step[T]) -> Step[T]:
         """Something that names a VM below. What comes back last takes with it what is to be given back."""

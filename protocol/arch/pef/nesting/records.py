@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from protocol.arch.pef.radix import Tree
@@ -106,3 +106,15 @@ class Record:
     bound: dict[int, int] = field(default_factory=dict)  # GFN -> guest host's page that the ultravisor uses
     shared: set[int] = field(default_factory=set)  # GFNs for which a page to share was asked
     lost: set[int] = field(default_factory=set)  # bound GFNs whose frame moved below
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """LPIDs below that are nobody else's: calls and VCPUs that name them are under way."""
+
+    records: Mapping[int, Record]
+
+    def held(self) -> Iterator[str]:
+        for record in self.records.values():
+            if record.busy:
+                yield f"LPID {record.shadow} below, of VM {record.lpid}: {record.busy} under way"

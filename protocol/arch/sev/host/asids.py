@@ -6,7 +6,7 @@ used ones wait for a flush, and one flush recycles them all. Section 4.4 of the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -57,6 +57,14 @@ class FlushLock:
             yield from driver.command("SNP_DF_FLUSH" if driver.snp else "DF_FLUSH")
         finally:
             self.flushing = False
+
+    def held(self) -> Iterator[str]:
+        """What of it is taken now, in words."""
+        yield from self.mailbox.held()
+        if self.flushing:
+            yield "ASIDs, to flush them"
+        if self.leaving:
+            yield f"ASIDs, {self.leaving} leave one"
 
     def _wait(self, level: Any) -> Step[None]:
         self.contention["absorbed_busy"] = self.contention.get("absorbed_busy", 0) + 1

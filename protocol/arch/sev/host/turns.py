@@ -7,7 +7,7 @@ no host gets a second turn while another one waits for its first.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any, TypeVar
 
 from protocol.effects import Step
@@ -21,6 +21,12 @@ class Turns:
     def __init__(self, contention: MutableMapping[str, int] | None = None) -> None:
         self._contention: MutableMapping[str, int] = Counter() if contention is None else contention
         self._waiting: deque[object] = deque()
+
+    def held(self) -> Iterator[str]:
+        """Whether somebody has the mailbox, in words, and how many wait."""
+        if self._waiting:
+            waiting = len(self._waiting) - 1
+            yield "the firmware's mailbox" + (f", {waiting} wait" if waiting else "")
 
     def take(self, level: Any, step: Step[T]) -> Step[T]:
         """Do `step` when it is its turn; `level` is what is waited on. Who vanishes leaves the queue."""
