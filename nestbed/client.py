@@ -10,7 +10,8 @@
 It blocks, and needs nothing but the standard library and msgpack. Where a reply does not come it connects
 anew and asks again: every request may be repeated, a start because it carries a key. What the host says can
 be tried again (`retryable`) is, after a random time that grows, within a budget. Errors are exceptions, one
-class for each name of docs/wire.md: `except Quota`, `except HostingError`.
+class for each name of docs/wire.md: `except Quota`, `except HostingError`. Where a host does not keep to that
+page it is HostingProtocolError, and nothing is tried again.
 
 An object serves one thread. `events` uses a connection of its own.
 """
@@ -18,7 +19,6 @@ An object serves one thread. `events` uses a connection of its own.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import socket
 import ssl
@@ -28,29 +28,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protocol.errors import RemoteProtocolError
-from protocol.vsock.address import Address, parse_address
-from protocol.vsock.hybrid import connect_line, read_ok
-from protocol.wire import FrameDecoder, pack_frame
+from nestbed.connection import Body, Connection, open_channel, tls_context
+from protocol.hosting.errors import ERRORS as ROWS
+from protocol.hosting.limits import CHUNK_BYTES
+from protocol.hosting.messages import VERSION
+from protocol.hosting.replies import HostingProtocolError
+from protocol.vsock.address import parse_address
 
 __all__ = [
     "Budget",
     "Child",
     "Hosting",
     "HostingError",
+    "HostingProtocolError",
     "HostingUnreachable",
     "tls_context",
 ]
 
-FRAME_BYTES = 65_536
-CHUNK_BYTES = 32_768
-VERSION = 1
-CHANNEL_OK = b"OK\n"
 DOUBLINGS = 20  # of the bound of a wait; beyond that it is the longest one anyway
 DEPOSITING = "l1vh"  # the profile whose requesters deposit pages
 SPARE_S = 5.0  # a reply may take so much longer than what was asked to take its time
-Body = dict[str, Any]
-OF_AN_ERROR = frozenset({"code", "name", "retryable", "retry_after_ms", "stage", "cause", "who", "detail"})
 
 
 class HostingUnreachable(OSError):
@@ -74,16 +71,20 @@ class HostingError(Exception):
 
 
 def _classes() -> dict[str, type[HostingError]]:
-    from protocol.hosting.errors import ERRORS
-
     made: dict[str, type[HostingError]] = {}
-    for code, row in ERRORS.items():
+    for code, row in ROWS.items():
         name = "".join(word.capitalize() for word in code.name.split("_"))
         made[code.name] = type(name, (HostingError,), {"__doc__": f"{code.name}: {row.text}."})
     return made
 
 
 ERRORS = _classes()  # by the name on the wire
+
+
+def _refusal(body: Body) -> HostingError:
+    return ERRORS.get(body["name"], HostingError)(body)
+
+
 globals().update({each.__name__: each for each in ERRORS.values()})
 __all__ += sorted(each.__name__ for each in ERRORS.values())  # noqa: PLE0605 - one for each row of a table
 
@@ -112,8 +113,8 @@ class Child:
 class Hosting:
     """One requester's connection. `address` as in `protocol.vsock.address`, such as `unix:/run/3.vsock_5200`.
 
-    Raises HostingUnreachable where nobody answers, HostingError for what is refused, ValueError for an
-    address that is none.
+    Raises HostingUnreachable where nobody answers, HostingError for what is refused, HostingProtocolError
+    where the host breaks the protocol, ValueError for an address that is none.
     """
 
     def __init__(
@@ -167,8 +168,7 @@ class Hosting:
                     tries, began, error.retry_after_ms / 1000
                 ):
                     raise
-            except (OSError, RemoteProtocolError) as error:
-                self.close()
+            except OSError as error:
                 if not self._may_retry(tries, began, self.budget.first_s):
                     raise HostingUnreachable(f"{self.address}: {error}") from error
 
@@ -189,11 +189,23 @@ class Hosting:
         return True
 
     def _once(self, kind: str, key: bytes | None, wait_s: float, body: Body) -> Body:
-        if self._connection is None:
-            self._connection = Connection(self.address, self.timeout_s, self._tls)
-        self._connection.patience(self.timeout_s + wait_s)
-        _, answer = self._connection.exchange(kind, self.epoch, key, body)
+        """One try. However it ends without an answer, the connection ends with it: one may still come."""
+        try:
+            if self._connection is None:
+                self._connection = Connection(self.address, self.timeout_s, self._tls)
+            self._connection.patience(self.timeout_s + wait_s)
+            said, answer = self._connection.exchange(kind, self.epoch, key, body)
+        except BaseException:
+            self.close()
+            raise
+        if said == "err":
+            raise _refusal(answer)
         return answer
+
+    def _broken(self, message: str, field: str, allowed: str) -> HostingProtocolError:
+        """What a host breaks that no single reply shows."""
+        self.close()
+        return HostingProtocolError(message, field, allowed)
 
     # -- the interface
 
@@ -201,7 +213,7 @@ class Hosting:
         """Say who speaks which version; learn the epoch. First on every boot; renews the lease."""
         self.facts = self.ask("hello", versions=[VERSION])
         self.epoch = self.facts["epoch"]
-        self.credential = self.facts.get("credential", b"")
+        self.credential = self.facts["credential"]
         return self.facts
 
     def key(self) -> bytes:
@@ -213,11 +225,15 @@ class Hosting:
         """Bring an image, as far as the host does not have it; returns its digest."""
         data = image.read_bytes() if isinstance(image, Path) else image
         digest = hashlib.sha256(data).digest()
-        have = self.ask("image.put", digest=digest, size=len(data), offset=0, data=b"")["have"]
-        while have < len(data):
-            piece = data[have : have + CHUNK_BYTES]
-            have = self.ask("image.put", digest=digest, size=len(data), offset=have, data=piece)["have"]
-        return digest
+        offset, piece, stalled = 0, b"", 0
+        while True:
+            have = self.ask("image.put", digest=digest, size=len(data), offset=offset, data=piece)["have"]
+            stalled += bool(piece) and have <= offset  # a host that restarted has to be sent all of it again
+            if have > len(data) or stalled > self.budget.tries:
+                raise self._broken("image.put", "b.have", f"grows with each piece, up to {len(data)}")
+            if have == len(data):
+                return digest
+            offset, piece = have, data[have : have + CHUNK_BYTES]
 
     def start(
         self,
@@ -240,14 +256,16 @@ class Hosting:
                 answer = self.ask("start", key, wait_s=600.0, **body)
                 break
             except ERRORS["NOT_FOUND"] as gone:
-                if (
-                    gone.stage != "image" or left == 1
-                ):  # the host restarted, or needed the room: bring it again
+                # The host restarted, or needed the room: bring it again.
+                if gone.stage != "image" or left == 1:
                     raise
             except ERRORS["NEED_MEMORY"] as lacking:
                 if not deposit or self._may_help(lacking) or left == 1:
                     raise
-                self.deposit(lacking.detail["pages"])
+                pages = lacking.detail.get("pages")
+                if type(pages) is not int or pages < 1:
+                    raise self._broken("start", "b.detail.pages", "says how many, 1 or more") from None
+                self.deposit(pages)
         return Child(answer["child"], answer["cid"], answer["state"], answer["replayed"], answer["charged"])
 
     def wait(self, child: bytes, until: str = "READY", timeout_s: float = 30.0) -> Body:
@@ -261,13 +279,15 @@ class Hosting:
 
     def list(self, **wanted: Any) -> Iterator[Body]:
         """The requester's own children, all pages of them. `exited=True`: exit records as well."""
-        after = None
+        after: bytes | None = None
         while True:
             page = self.ask("list", after=after, **wanted)
             yield from page["children"]
-            after = page["after"]
+            before, after = after, page["after"]
             if after is None:
                 return
+            if before is not None and after <= before:
+                raise self._broken("list", "b.after", "is beyond the page before")
 
     def stop(self, child: bytes, how: str = "graceful", grace_s: float = 10.0) -> str:
         """End a child's run; it keeps what it holds."""
@@ -315,8 +335,14 @@ class Hosting:
     def channel(self, child: bytes, port: int, window: int = 65_536) -> socket.socket:
         """A connected socket to a port of a child. Raises HostingError, OSError: nothing listens there."""
         offered = self.ask("channel.open", self.key(), child=child, port=port, window=window)
-        address = parse_address(offered["address"])
-        return open_channel(address, offered["token"], self.timeout_s, self._tls)
+        if offered["token"] is None:
+            raise self._broken("channel.open", "b.token", "is bin of 16 bytes: it was never used")
+        try:
+            return open_channel(
+                parse_address(offered["address"]), offered["token"], self.timeout_s, self._tls
+            )
+        except ValueError as wrong:
+            raise self._broken("channel.open", "b.address", f"is one that can be dialed: {wrong}") from None
 
     def attest(self, child: bytes, nonce: bytes, user_data: bytes = b"") -> bytes:
         """Evidence of what a child is and whose; `verify` of protocol.hosting.evidence looks into it."""
@@ -329,6 +355,10 @@ class Hosting:
         while offset < size:
             piece = self.ask("dump", child=child, offset=offset)
             offset, size = offset + len(piece["data"]), piece["size"]
+            if offset > size or (offset < size and not piece["data"]):
+                raise self._broken(
+                    "dump", "b.data", "is a part of b.size bytes, and not empty before their end"
+                )
             yield piece["data"]
 
     def adopt(self, credential: bytes, epoch: int, children: Sequence[bytes] | None = None) -> Body:
@@ -344,148 +374,23 @@ class Hosting:
     def events(self, since: int | None = None) -> Iterator[Body]:
         """Every change of a child's state from number `since` on, without end. Begins with `established`.
 
-        A lost connection is made anew and goes on behind the last event. Raises Gap where events are gone.
+        A lost connection is made anew, within the budget, and goes on behind the last event. Raises Gap where
+        events are gone, and what every request raises.
         """
+        tries, began = 0, time.monotonic()
         while True:
-            with Connection(self.address, self.timeout_s, self._tls) as connection:
-                try:
-                    _, event = connection.exchange("watch", self.epoch, None, {"since": since})
+            try:
+                with Connection(self.address, self.timeout_s, self._tls) as connection:
+                    said, event = connection.exchange("watch", self.epoch, None, {"since": since})
                     connection.patience(None)
                     while True:
+                        if said == "err":
+                            raise _refusal(event)
+                        tries, began = 0, time.monotonic()
                         since = event["last"] if event["kind"] == "gap" else event["seq"]
                         yield event
-                        event = connection.receive()["b"]
-                except (OSError, RemoteProtocolError):
-                    self.retries += 1
-                    time.sleep(self._rng.uniform(0, self.budget.first_s))
-
-
-class Connection:
-    """One stream, one request at a time."""
-
-    def __init__(self, address: Address, timeout_s: float, tls: ssl.SSLContext | None = None) -> None:
-        self._socket = dial(address, timeout_s, tls)
-        self._decoder = FrameDecoder(FRAME_BYTES)
-        self._got: list[Any] = []
-
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def patience(self, seconds: float | None) -> None:
-        """How long to wait for a reply."""
-        self._socket.settimeout(seconds)
-
-    def exchange(self, kind: str, epoch: int, key: bytes | None, body: Body) -> tuple[str, Body]:
-        """Send one request; return type and body of its reply. Raises HostingError, OSError."""
-        rid = os.urandom(16)
-        frame = {"v": VERSION, "t": kind, "rid": rid, "epoch": epoch, "dl": None, "key": key, "b": body}
-        self._socket.sendall(pack_frame(frame, FRAME_BYTES))
-        while True:
-            reply = self.receive()
-            if reply["rid"] != rid:
-                continue
-            if reply["t"] == "err":
-                raise ERRORS.get(reply["b"]["name"], HostingError)(reply["b"])
-            return reply["t"], reply["b"]
-
-    def receive(self) -> Body:
-        """The next frame. Raises OSError at the end of the stream, RemoteProtocolError for what is none."""
-        while not self._got:
-            data = self._socket.recv(FRAME_BYTES)
-            if not data:
-                raise ConnectionResetError("the host closed the connection")
-            self._got += self._decoder.feed(data)
-        return _frame(self._got.pop(0))
-
-
-def _frame(said: object) -> Body:
-    """What a host says, as far as it has to be looked at before it is used. Raises RemoteProtocolError."""
-    match said:
-        case {"rid": bytes(), "t": str(kind), "b": dict(body)} if kind != "err" or body.keys() >= OF_AN_ERROR:
-            frame: Body = said  # type: ignore[assignment]
-            return frame
-    raise RemoteProtocolError("shape", "no reply of a host")
-
-
-def tls_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
-    """TLS 1.3 for `tcp:` addresses: our certificate, and the authority of the host's. Raises OSError."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.minimum_version = ssl.TLSVersion.TLSv1_3
-    made.check_hostname = False  # the certificate names a role, which is looked at
-    made.load_verify_locations(authority)
-    made.load_cert_chain(certificate, key)
-    return made
-
-
-def _secured(plain: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
-    made = tls.wrap_socket(plain)
-    said: Any = made.getpeercert() or {}
-    names = [value for kind, value in said.get("subjectAltName", ()) if kind == "URI"]
-    if not any(value.startswith("nestbed:machine:") for value in names):
-        made.close()
-        raise ConnectionRefusedError("the certificate at the other end is not a machine's")
-    return made
-
-
-def dial(address: Address, timeout_s: float, tls: ssl.SSLContext | None = None) -> socket.socket:
-    """A connected socket. Raises OSError; ValueError for what a blocking client cannot reach."""
-    if address.scheme == "tcp":
-        if tls is None:
-            raise ValueError(f"{address}: needs certificates (tls_context)")
-        return _secured(socket.create_connection((address.place, address.port), timeout_s), tls)
-    if address.scheme == "vsock":
-        made = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-        where: Any = (address.cid, address.port)
-    elif address.scheme in ("unix", "hybrid"):
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        where = address.place
-    else:
-        raise ValueError(f"{address}: this client speaks over vsock, hybrid, unix and tcp")
-    try:
-        made.settimeout(timeout_s)
-        made.connect(where)
-        if address.scheme == "hybrid":
-            _handshake(made, address.port)
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
-def open_channel(
-    address: Address, token: bytes, timeout_s: float, tls: ssl.SSLContext | None = None
-) -> socket.socket:
-    """Dial where a channel is opened and say its token; the connected socket."""
-    made = dial(address, timeout_s, tls)
-    try:
-        made.sendall(token)
-        answer = b""
-        while len(answer) < len(CHANNEL_OK):
-            more = made.recv(len(CHANNEL_OK) - len(answer))
-            if not more:
-                raise ConnectionRefusedError(f"{address}: the channel was not opened")
-            answer += more
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
-def _handshake(made: socket.socket, port: int) -> None:
-    made.sendall(connect_line(port))
-    line = b""
-    while not line.endswith(b"\n") and len(line) < 32:
-        byte = made.recv(1)  # never beyond the line: what follows is the guest's
-        if not byte:
-            raise ConnectionRefusedError(f"nobody listens on port {port}")
-        line += byte
-    try:
-        read_ok(line)
-    except ValueError as error:
-        raise ConnectionResetError(f"not the hybrid scheme: {error}") from None
+                        said, event = connection.receive()
+            except OSError as error:
+                tries += 1
+                if not self._may_retry(tries, began, self.budget.first_s):
+                    raise HostingUnreachable(f"{self.address}: {error}") from error

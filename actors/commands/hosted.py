@@ -41,15 +41,17 @@ ChildName = Annotated[str, typer.Argument(metavar="CHILD", help="A child's name,
 @contextmanager
 def connected(address: str) -> Iterator[Hosting]:
     """The service at `address`; its refusals and silences end the command in words."""
-    from nestbed.client import Hosting, HostingError, HostingUnreachable
+    from nestbed.client import Hosting, HostingError, HostingProtocolError, HostingUnreachable
 
     try:
         with Hosting(address, tls=_certificates(address)) as hosting:
             yield hosting
-    except ValueError as wrong:
-        end(exit_codes.USAGE, str(wrong))
+    except ValueError as error:
+        end(exit_codes.USAGE, str(error))
     except HostingUnreachable as silent:
         end(exit_codes.ENVIRONMENT, f"{silent}; is `nestbed hosted serve` running there?")
+    except HostingProtocolError as wrong:
+        end(exit_codes.ENVIRONMENT, f"{address}: {wrong}")
     except HostingError as refused:
         end(_exit_code(refused.code), _in_words(refused))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from protocol.hosting.errors import Code, Refusal
@@ -19,32 +19,47 @@ class Kind:
     read: Callable[[str, object], Any]
 
 
-def wire(kind: Kind, default: Any = MISSING) -> Any:
-    """Declare a field of a message: required unless it has a default."""
-    if default is MISSING:
-        return field(metadata={"kind": kind})
-    return field(default=default, metadata={"kind": kind})
+def wire(kind: Kind, default: Any = MISSING, name: str = "") -> Any:
+    """Declare a field of a message: required unless it has a default. `name`: on the wire, if it differs."""
+    metadata = {"kind": kind, "name": name}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
-def read(into: type[T], body: object, where: str = "b") -> T:
-    """Return `body` as the message `into`; raises Refusal (BAD_ARGUMENT) naming the first wrong field."""
+def declared(into: type) -> dict[str, Field[Any]]:
+    """The fields of a message by their names on the wire."""
+    return {f.metadata["name"] or f.name: f for f in fields(into)}
+
+
+def read(into: type[T], body: object, where: str = "b", more: bool = False) -> T:
+    """Return `body` as the message `into`; raises Refusal (BAD_ARGUMENT) naming the first wrong field.
+
+    `more`: there may be fields that are not declared; they are passed over.
+    """
     if type(body) is not dict:
         raise bad(where, "is a map")
-    declared = {f.name: f for f in fields(into)}  # type: ignore[arg-type] # every message is a dataclass
+    of = declared(into)
     for name in body:
-        if name not in declared:
+        if name not in of and not more:
             raise bad(f"{where}.{str(name)[:40]}", "is not a field of this message")
     values = {}
-    for name, f in declared.items():
+    for name, f in of.items():
         if name in body:
-            values[name] = f.metadata["kind"].read(f"{where}.{name}", body[name])
+            values[f.name] = f.metadata["kind"].read(f"{where}.{name}", body[name])
         elif f.default is MISSING:
             raise bad(f"{where}.{name}", "is required")
     return into(**values)
 
 
-def bad(where: str, what: str) -> Refusal:
-    return Refusal(Code.BAD_ARGUMENT, f"{where} {what}")
+class Misfit(Refusal):
+    """A field is not what it has to be: `where` it is, like `b.spec.vcpus`, and `what` it has to be."""
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(Code.BAD_ARGUMENT, f"{where} {what}")
+        self.where, self.what = where, what
+
+
+def bad(where: str, what: str) -> Misfit:
+    return Misfit(where, what)
 
 
 def _checked(text: str, accepts: Callable[[object], bool]) -> Kind:
@@ -61,14 +76,18 @@ def uint(low: int, high: int) -> Kind:
     return _checked(f"uint {low}..{high}", lambda v: type(v) is int and low <= v <= high)
 
 
+def integer(low: int, high: int) -> Kind:
+    return _checked(f"int {low}..{high}", lambda v: type(v) is int and low <= v <= high)
+
+
 def binary(low: int, high: int | None = None) -> Kind:
     high = low if high is None else high
     text = f"bin of {low} bytes" if low == high else f"bin of {low}..{high} bytes"
     return _checked(text, lambda v: type(v) is bytes and low <= len(v) <= high)
 
 
-def text(high: int) -> Kind:
-    return _checked(f"str of 1..{high} characters", lambda v: type(v) is str and 1 <= len(v) <= high)
+def text(high: int, low: int = 1) -> Kind:
+    return _checked(f"str of {low}..{high} characters", lambda v: type(v) is str and low <= len(v) <= high)
 
 
 def one_of(*values: str) -> Kind:
@@ -101,5 +120,9 @@ def mapping(name: Kind, value: Kind, high: int) -> Kind:
     return Kind(f"map of at most {high}, {name.text} to {value.text}", take)
 
 
-def record(into: type[T], text: str) -> Kind:
-    return Kind(text, lambda where, value: read(into, value, where))
+def record(into: type[T], text: str, more: bool = False) -> Kind:
+    return Kind(text, lambda where, value: read(into, value, where, more))
+
+
+def whatever() -> Kind:
+    return Kind("any value", lambda where, value: value)

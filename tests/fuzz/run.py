@@ -47,6 +47,7 @@ TARGETS: dict[str, Target] = {
             wires.records,
             wires.structs,
             wires.hosting,
+            wires.replies,
             beyond.fleet,
             beyond.vsock,
         )

@@ -20,7 +20,8 @@ from protocol.hosting import Identity, Service
 from protocol.hosting.limits import FRAME_BYTES
 from protocol.hosting.machine import Await, Inventory
 from protocol.hosting.messages import MESSAGES
-from protocol.wire import FrameDecoder, open_envelope, pack_frame
+from protocol.hosting.replies import HostingProtocolError, check_reply
+from protocol.wire import FrameDecoder, open_envelope, pack_frame, unpack_body
 
 LIMIT = 4096
 SIZES = (16, 512, 4096)
@@ -124,6 +125,37 @@ def hosting(random: Random) -> Iterator[str]:
         for step in service.tick(now):
             driven(step, now)
         yield str(body.get("name", "granted")) if reply["t"] == "err" else "granted"
+
+
+def replies(random: Random) -> Iterator[str]:
+    """What a host answers, changed in one place, as its client reads it: an answer, or what is wrong."""
+    service, children = Service(seed=random.getrandbits(20)), [bytes(16)]
+    for rid in range(1, 40):
+        frame = _message(random, rid, 1, children)
+        reply = driven(service.handle(Identity(3, 1), frame, 1000), 1000)
+        if isinstance(reply["b"].get("child"), bytes):
+            children.append(reply["b"]["child"])
+        said = unpack_body(msgpack.packb(reply))
+        within, name = random.choice(list(_places(said)))
+        within[name] = anything(random)
+        asked = frame.get("t") if isinstance(frame, dict) else None
+        asked = asked if isinstance(asked, str) and asked in MESSAGES else "explain"
+        try:
+            kind, _ = check_reply(asked, reply["rid"], said)
+        except HostingProtocolError as wrong:
+            assert wrong.field
+            assert wrong.allowed
+            yield wrong.field[:40]
+        else:
+            yield kind
+
+
+def _places(inside: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place inside of a value: what it is in, and under which name or number."""
+    for name, value in list(inside.items() if isinstance(inside, dict) else enumerate(inside)):
+        yield inside, name
+        if isinstance(value, dict | list):
+            yield from _places(value)
 
 
 def _message(random: Random, rid: int, epoch: int, children: list[bytes]) -> Any:

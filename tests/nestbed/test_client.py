@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import struct
@@ -13,7 +14,7 @@ import msgpack
 import pytest
 
 from nestbed import client
-from nestbed.client import ERRORS, Budget, Hosting, HostingError, HostingUnreachable
+from nestbed.client import ERRORS, Budget, Hosting, HostingError, HostingProtocolError, HostingUnreachable
 
 QUICK = Budget(tries=4, seconds=600, first_s=0.001, longest_s=0.01)  # the tries end it, not the time
 
@@ -21,14 +22,25 @@ QUICK = Budget(tries=4, seconds=600, first_s=0.001, longest_s=0.01)  # the tries
 class Host:
     """A host that answers what a test gives it: a body, an error, or a connection that ends."""
 
-    def __init__(self, path: Path, answers: list[Any]) -> None:
+    def __init__(self, path: Path, answers: list[Any], kind: str = "ok") -> None:
         self.answers, self.asked, self.connections = answers, [], 0
+        self.kind = kind
+        self.stream: socket.socket | None = None
         self.path = path
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(path))
         self.listener.listen(8)
         self.thread = threading.Thread(target=self.serve, daemon=True)
         self.thread.start()
+
+    def end(self) -> None:
+        """Close the door, and the connection that is there."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        if self.stream is not None:
+            with contextlib.suppress(OSError):
+                self.stream.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.path.unlink()
 
     def serve(self) -> None:
         while True:
@@ -37,6 +49,7 @@ class Host:
             except OSError:
                 return
             self.connections += 1
+            self.stream = stream
             with stream:
                 while self.turn(stream):
                     pass
@@ -50,7 +63,7 @@ class Host:
         answer = self.answers.pop(0)
         if answer is None:
             return False
-        kind = "err" if isinstance(answer, dict) and "code" in answer else "ok"
+        kind = "err" if isinstance(answer, dict) and "code" in answer else self.kind
         packed = msgpack.packb({"v": 1, "t": kind, "rid": frame["rid"], "b": answer})
         stream.sendall(struct.pack(">I", len(packed)) + packed)
         return True
@@ -74,8 +87,7 @@ def asking(tmp_path):
     yield make
     for hosting, host in made:
         hosting.close()
-        host.listener.shutdown(socket.SHUT_RDWR)
-        host.listener.close()
+        host.end()
         host.thread.join(2)
 
 
@@ -112,14 +124,92 @@ def test_what_may_be_tried_again_is_with_the_same_key(asking):
 
 
 @pytest.mark.parametrize(
-    "answer", [{"code": 5}, {"code": 5, "name": "QUOTA"}, 7, [], {"name": "QUOTA", "code": None}]
+    ("answer", "field"),
+    [
+        ({"code": 5}, "b.name"),
+        ({"code": 5, "name": "QUOTA"}, "b.retryable"),
+        ({"code": None, "name": "QUOTA"}, "b.code"),
+        (7, "the frame"),
+        ([], "the frame"),
+        ({"children": {"limit": 1}}, "b.children.charged"),
+    ],
 )
-def test_a_host_that_answers_nonsense_is_asked_again_and_then_none(asking, answer):
-    hosting, host = asking(*[answer] * 9)
-    with pytest.raises(HostingUnreachable, match="no reply of a host"):
+def test_a_host_that_breaks_the_protocol_is_told_field_by_field_and_left_alone(asking, answer, field):
+    hosting, host = asking(*[answer] * 2)
+    with pytest.raises(HostingProtocolError) as wrong:
         hosting.quota()
-    assert len(host.asked) == QUICK.tries
-    assert host.connections == QUICK.tries, "a peer that breaks the protocol costs the connection"
+    assert (wrong.value.message, wrong.value.field) == ("quota.get", field)
+    assert f"the answer to quota.get: {field} {wrong.value.allowed}" in str(wrong.value)
+    assert len(host.asked) == 1, "nothing is tried again"
+    with pytest.raises(HostingProtocolError):
+        hosting.quota()
+    assert host.connections == 2, "it cost the connection"
+
+
+def test_what_a_later_host_says_besides_is_passed_over(asking):
+    hosting, _ = asking(hello("peer") | {"weather": "fine"}, {"a": ROW | {"colour": 1}})
+    assert hosting.hello()["weather"] == "fine"
+    assert hosting.quota()["a"]["colour"] == 1
+
+
+@pytest.mark.parametrize("have", [0, 6])
+def test_a_host_that_never_has_an_image_is_not_fed_for_ever(asking, have):
+    hosting, _ = asking(*[HAVE | {"have": have}] * 20)
+    with pytest.raises(HostingProtocolError, match="grows with each piece"):
+        hosting.put(b"image")
+
+
+def test_a_dump_that_does_not_end_is_given_up(asking):
+    hosting, _ = asking({"size": 9, "data": b"12345"}, {"size": 9, "data": b""})
+    with pytest.raises(HostingProtocolError, match="not empty before their end"):
+        list(hosting.dump(b"c" * 16))
+
+
+def test_a_list_that_does_not_end_is_given_up(asking):
+    hosting, _ = asking(*[{"children": [], "after": b"a" * 16}] * 2)
+    with pytest.raises(HostingProtocolError, match="beyond the page before"):
+        list(hosting.list())
+
+
+@pytest.mark.parametrize("detail", [{}, {"pages": 0}, {"pages": "many"}])
+def test_who_lacks_pages_has_to_say_how_many(asking, detail):
+    hosting, _ = asking(hello("l1vh"), HAVE, LACKING | {"detail": detail})
+    hosting.hello()
+    with pytest.raises(HostingProtocolError, match=r"b\.detail\.pages"):
+        hosting.start(b"image", vcpus=1, memory_mib=1, deposit=True)
+
+
+def test_a_host_that_answers_byte_by_byte_without_end_is_not_waited_for_without_end(tmp_path):
+    """Each byte comes in time; the answer never does."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen(1)
+
+    def drip() -> None:
+        stream, _ = listener.accept()
+        with stream, contextlib.suppress(OSError):
+            stream.sendall(struct.pack(">I", 60_000))
+            while not over.wait(0.02):
+                stream.sendall(b"x")
+
+    over = threading.Event()
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    with listener, pytest.raises(HostingUnreachable, match="timed out"):
+        Hosting(f"unix:{tmp_path}/s", budget=Budget(tries=1), timeout_s=0.3).hello()
+    over.set()
+    dripping.join()
+
+
+@pytest.mark.parametrize("after", [[], [{"kind": "established", "seq": 3, "last": 3}]])
+def test_events_end_within_the_budget_where_nobody_answers_any_more(tmp_path, after):
+    """A service that went away: what a watcher waits for will not come."""
+    host = Host(tmp_path / "s", [*after, None], kind="ev")
+    events = Hosting(f"unix:{tmp_path}/s", budget=QUICK).events()
+    assert [next(events) for _ in after] == after
+    host.end()
+    with pytest.raises(HostingUnreachable):
+        next(events)
 
 
 def test_the_budget_ends_and_the_last_error_is_told(asking):
@@ -135,12 +225,16 @@ STARTED = {"child": b"c" * 16, "cid": 7, "state": "READY", "replayed": False, "c
 HAVE = {"have": 5, "complete": True}
 
 
+ROW = {"limit": 50, "charged": 0, "free": 50, "unit": "page", "requested": 0}
+
+
 def hello(profile: str) -> dict[str, Any]:
-    return {"epoch": 1, "profile": profile}
+    told = {"version": 1, "features": [], "id": 3, "epoch": 1, "credential": bytes(32), "policy": bytes(32)}
+    return told | {"profile": profile, "lease": {"length_ms": 9, "renew_ms": 3}, "limits": {}, "cids": [5, 6]}
 
 
 def test_pages_that_are_lacking_are_deposited_and_the_start_goes_on_with_its_key(asking):
-    hosting, host = asking(hello("l1vh"), HAVE, LACKING, {"free": 50}, HAVE, STARTED)
+    hosting, host = asking(hello("l1vh"), HAVE, LACKING, ROW, HAVE, STARTED)
     hosting.hello()
     assert hosting.start(b"image", vcpus=1, memory_mib=1, deposit=True).cid == 7
     assert [frame["b"] for frame in host.asked if frame["t"] == "memory.deposit"] == [{"pages": 50}]
@@ -211,15 +305,23 @@ def test_an_address_that_is_none_is_refused_at_once():
 
 def test_an_image_travels_only_as_far_as_the_host_lacks_it(asking):
     data = bytes(range(256)) * 200
-    hosting, host = asking({"have": 40_000}, {"have": len(data)})
+    hosting, host = asking({"have": 40_000, "complete": False}, {"have": len(data), "complete": True})
     hosting.put(data)
     assert [frame["b"]["offset"] for frame in host.asked] == [0, 40_000]
     assert host.asked[1]["b"]["data"] == data[40_000:]
 
 
 def test_all_pages_of_a_list_are_one_iterator(asking):
-    hosting, host = asking(
-        {"children": [{"child": b"a"}], "after": b"a" * 16}, {"children": [{"child": b"b"}], "after": None}
-    )
-    assert [each["child"] for each in hosting.list()] == [b"a", b"b"]
+    record = {
+        "cid": 7,
+        "state": "RELEASED",
+        "reason": "",
+        "failure": None,
+        "exit": 0,
+        "labels": {},
+        "timings": {},
+    }
+    first, second = (record | {"child": name * 16, "reason": "request"} for name in (b"a", b"b"))
+    hosting, host = asking({"children": [first], "after": b"a" * 16}, {"children": [second], "after": None})
+    assert list(hosting.list()) == [first, second]
     assert host.asked[1]["b"]["after"] == b"a" * 16

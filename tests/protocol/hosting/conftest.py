@@ -27,6 +27,7 @@ from protocol.hosting.machine import (
     TeError,
     Vanished,
 )
+from protocol.hosting.replies import check_body
 
 IMAGE = b"a kernel, an initial ramdisk and a header " * 3
 DIGEST = hashlib.sha256(IMAGE).digest()
@@ -144,9 +145,8 @@ class Client:
         packed = msgpack.packb(reply)
         assert len(packed) <= FRAME_BYTES
         assert set(reply) == {"v", "t", "rid", "b"}
-        if reply["t"] == "err":
-            wanted = {"code", "name", "retryable", "retry_after_ms", "stage", "cause", "who", "detail"}
-            assert set(reply["b"]) == wanted
+        kind = frame.get("t") if isinstance(frame, dict) else None
+        check_body(str(kind), reply["t"], msgpack.unpackb(packed)["b"], more=False)
         return reply
 
     def ask(self, kind: str, key: bytes | None = None, **body: Any) -> dict[str, Any]:
@@ -172,7 +172,10 @@ class Client:
         return self.ask("start", key, spec=a_spec(**spec), mode=mode)
 
     def events(self) -> list[dict[str, Any]]:
-        return [frame["b"] for who, frame in self.world.service.events() if who == self.who]
+        bodies = [frame["b"] for who, frame in self.world.service.events() if who == self.who]
+        for body in bodies:
+            check_body("watch", "ev", body, more=False)
+        return bodies
 
 
 def a_spec(**changes: Any) -> dict[str, Any]:

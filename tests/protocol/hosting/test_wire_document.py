@@ -11,8 +11,10 @@ import pytest
 from protocol import wire
 from protocol.hosting import Identity, Limits, Service
 from protocol.hosting.errors import ERRORS
+from protocol.hosting.kinds import declared
 from protocol.hosting.limits import CHUNK_BYTES, CONTROL_PORT, FRAME_BYTES
 from protocol.hosting.messages import MESSAGES, SpecOnWire
+from protocol.hosting.replies import ANSWERS, EVENTS, Failure, QuotaRow
 from protocol.hosting.states import LEGAL
 from protocol.wire import FrameDecoder, pack_frame
 
@@ -44,13 +46,53 @@ def rows(of: type) -> list[str]:
     ]
 
 
+def told(text: str) -> list[str]:
+    return re.findall(r"^\| `.*$", text, re.M)
+
+
+def table(text: str, title: str) -> list[str]:
+    """The rows under the head that begins with `title`."""
+    found = re.search(rf"^\| {re.escape(title)} \| type \| \|\n(.*?)^$", text, re.M | re.S)
+    assert found, f"no table of {title}"
+    return told(found[1])
+
+
+def answered(of: type) -> list[str]:
+    """The rows of an answer: one that has a default may be left out."""
+    return [
+        f"| `{name}` | {f.metadata['kind'].text.replace('|', 'or')} |"
+        + (" |" if f.default is MISSING else " may be left out |")
+        for name, f in declared(of).items()
+    ]
+
+
 @pytest.mark.parametrize("name", MESSAGES)
 def test_every_field_of_every_message_is_described(name):
     text = section(name)
-    told = re.findall(r"^\| `.*$", text, re.M)
-    assert told == rows(MESSAGES[name]) + (rows(SpecOnWire) if name == "start" else [])
+    request = re.split(r"^\| (?:answer|row|event)", text, maxsplit=1, flags=re.M)[0]
+    assert told(request) == rows(MESSAGES[name]) + (rows(SpecOnWire) if name == "start" else [])
     if not fields(MESSAGES[name]):
         assert "The body is an empty map." in text
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_every_field_of_every_answer_is_described(name):
+    titles = (
+        {of: f"event `{kind}`" for kind, of in EVENTS.items()}
+        if name == "watch"
+        else {
+            QuotaRow if name == "quota.get" else ANSWERS[name]: "row of the answer"
+            if name == "quota.get"
+            else "answer"
+        }
+    )
+    for of, title in titles.items():
+        if fields(of):
+            assert table(section(name), title) == answered(of)
+
+
+def test_every_field_of_an_error_is_described():
+    assert table(section("Errors"), "error") == answered(Failure)
 
 
 @pytest.mark.parametrize("code", ERRORS)
