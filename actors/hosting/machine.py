@@ -353,10 +353,12 @@ class ProcessMachine:
             async with stream:
                 running.console = stream.socket.fileno()
                 running.heard.set()
-                while self._take(child, running) != b"":
-                    await wait_readable(running.console)
+                try:
+                    while self._take(child, running) != b"":
+                        await wait_readable(running.console)
+                finally:
+                    running.console = -1  # before it is closed: its number may be another's at once
         finally:
-            running.console = -1
             running.heard.set()  # or never will be: nobody waits for it any longer
 
     async def _console_of(self, files: GuestFiles, running: Running) -> trio.SocketStream | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import socket
 import subprocess
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -100,26 +102,52 @@ def test_what_a_guest_had_begun_is_over_with_its_boot(short_directory):
         assert left == 2, "it prints `b` in an hour"
 
 
-async def test_what_a_guest_printed_before_its_word_was_told_before_the_word(short_directory, monkeypatch):
-    """Also where whoever reads its console has not come to it."""
-    monkeypatch.setattr(machine, "wait_readable", lambda _: trio.sleep_forever())
-    wrote = []
+@asynccontextmanager
+async def a_machine_with_a_guest(directory, wrote):
+    """A guest that has said its word; it is destroyed at the end."""
+    child, spec = b"c" * 16, Spec(hashlib.sha256(IMAGE).digest(), 1, 1, ready="notified")
     async with trio.open_nursery() as nursery:
         mine = ProcessMachine(
-            short_directory / "guests",
+            directory / "guests",
             {"emulated": Emulated()},
             nursery,
             lambda *_: None,
             lambda _, data: wrote.append(data),
         )
-        child, spec = b"c" * 16, Spec(hashlib.sha256(IMAGE).digest(), 1, 1, ready="notified")
-        for effect in (CreateGuest(child, 77, spec, IMAGE, 3), StartGuest(child, 60_000)):
+
+        async def done(effect):
             answer = Reply()
             mine.submit(effect, answer.deliver)
             assert await answer.wait() is None
+
+        await done(CreateGuest(child, 77, spec, IMAGE, 3))
+        await done(StartGuest(child, 60_000))
+        yield mine._running[child]
+        await done(DestroyGuest(child))
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_guest_printed_before_its_word_was_told_before_the_word(short_directory, monkeypatch):
+    """Also where whoever reads its console has not come to it."""
+    monkeypatch.setattr(machine, "wait_readable", lambda _: trio.sleep_forever())
+    wrote = []
+    async with a_machine_with_a_guest(short_directory, wrote):
         assert b"".join(wrote) == b"up\n"
         monkeypatch.undo()
-        answer = Reply()
-        mine.submit(DestroyGuest(child), answer.deliver)
-        assert await answer.wait() is None
-        nursery.cancel_scope.cancel()
+
+
+async def test_a_console_that_is_closed_is_read_by_nobody(short_directory, monkeypatch):
+    """Its number may be another's file at once."""
+    closed, over = [], trio.Event()
+    async with a_machine_with_a_guest(short_directory, []) as running:
+        close = trio.SocketStream.aclose
+
+        async def noted(stream):
+            closed.append(running.console)
+            over.set()
+            await close(stream)
+
+        monkeypatch.setattr(trio.SocketStream, "aclose", noted)
+        os.kill(running.pid, signal.SIGKILL)
+        await over.wait()
+    assert closed == [-1]
