@@ -234,6 +234,7 @@ FEASIBILITY = Feasibility(
         "vm.py": INTERFACE,
         "vcpu.py": INTERFACE,
         "entities.py": INTERFACE,
+        "passing.py": INTERFACE,
         "strategy.py": INTERFACE,
         "dump.py": INTERFACE,
         "teardown.py": INTERFACE,

@@ -30,8 +30,9 @@ from protocol.arch.s390.front import Front
 from protocol.arch.s390.guest import Program
 from protocol.arch.s390.issue import Issuer
 from protocol.arch.s390.nesting import dump, entry, memory, teardown, vcpu, vm
+from protocol.arch.s390.nesting.bulk import BulkFrames
 from protocol.arch.s390.nesting.entities import Block, TrackedConfig, TrackedCpu, Unfinished
-from protocol.arch.s390.nesting.frames import Frames
+from protocol.arch.s390.nesting.passing import SCRATCH_FRAMES, passed
 from protocol.arch.s390.nesting.shadow import Shadows, Space
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.profiles import Profile
@@ -74,7 +75,7 @@ TREATMENTS: Mapping[str, Treatment] = {
 }
 
 
-class Nested(Frames, Front):
+class Nested(BulkFrames, Front):
     """The Ultravisor and SIE as the guest host L(level) meets them.
 
     `kvm_cpus` are the level's own CPUs: one for each CPU of the guest host, and one for the level's own work
@@ -125,7 +126,7 @@ class Nested(Frames, Front):
         self.dead = False
 
     def _scratch(self) -> int:
-        return self.below.pool.take_run(vm.SCRATCH_FRAMES) << PAGE_SHIFT
+        return self.below.pool.take_run(SCRATCH_FRAMES) << PAGE_SHIFT
 
     # -- the level ---------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class Nested(Frames, Front):
         treatment = TREATMENTS.get(spec.name)
         if treatment is None:
             assert spec.treatment is Treated.PASSED, f"{spec.name} has no treatment"
-            treatment = vm.passed
+            treatment = passed
         return treatment(self, spec, cpu, block)
 
     def account(self, spec: CallSpec, block: bytes, answered: bool) -> None:
@@ -299,7 +300,7 @@ class Nested(Frames, Front):
     @property
     def scratch(self) -> int:
         """Frames of the level below that this one works with, until the guest host is gone."""
-        return 0 if self.dead else (len(self.issuers) + 1) * vm.SCRATCH_FRAMES
+        return 0 if self.dead else (len(self.issuers) + 1) * SCRATCH_FRAMES
 
     # -- the guest host goes, or comes back ----------------------------------------------------
 
@@ -317,7 +318,7 @@ class Nested(Frames, Front):
         yield from teardown.all_leftovers(self, cause)
         self.scrub_and_return()
         for issuer in (*self.issuers, self.keeper):
-            self.below.pool.give_run(issuer.scratch >> PAGE_SHIFT, vm.SCRATCH_FRAMES)
+            self.below.pool.give_run(issuer.scratch >> PAGE_SHIFT, SCRATCH_FRAMES)
         self.dead = True
 
 

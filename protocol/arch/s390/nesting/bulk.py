@@ -1,7 +1,8 @@
-"""Runs of equal page operations in the books, shadows and memory of an emulation, in one step each.
+"""Runs of equal page operations in the books and shadows of an emulation, in one step each.
 
-The state that they leave here and below is that of the single calls in `memory` and `entry`; nothing that is
-counted on the way matters. The callers know that the calls would succeed: `plain`, `importable` and
+`BulkFrames` is what one level's own books say of many frames at once; `runs` asks it, and goes on to the
+levels below. The state that is left is that of the single calls in `memory` and `entry`; nothing that is
+counted on the way matters. The callers know that the calls would succeed: `plain`, `untouched` and
 `destroyable` say so. The second half is the level's own work on pages, folded (`protocol.fold`) where a run
 asked for it.
 """
@@ -9,7 +10,7 @@ asked for it.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from protocol.arch.s390 import dat, runs
 from protocol.arch.s390.nesting.entities import TrackedConfig
+from protocol.arch.s390.nesting.frames import Frames
 from protocol.arch.s390.nesting.shadow import reach, whole
 from protocol.arch.s390.tables import SEGMENT_PAGES
 from protocol.crossing import inline
@@ -26,7 +28,6 @@ from protocol.memory.store import PAGE_SHIFT
 from protocol.nesting.guest_host import CLAIMED, LEFTOVER, SECURE
 
 if TYPE_CHECKING:
-    from protocol.arch.s390.image import ImagePage
     from protocol.arch.s390.nesting import Nested
     from protocol.arch.s390.nesting.shadow import Space
 
@@ -34,69 +35,75 @@ FEWEST = 8  # pages; for fewer the long way is as short
 One = Callable[[int], Step[None]]
 
 
-def plain(nested: Nested, frames: np.ndarray) -> np.ndarray:
-    """Which frames are in place, unmarked and mapped by no shadow."""
-    below = nested.slots[frames]
-    own: np.ndarray = (nested.attention[frames] == 0) & (nested.shadows.mapper[frames] == 0) & (below >= 0)
-    own[own] = runs.plain(_below(nested), below[own])
-    return own
+class BulkFrames(Frames):
+    """Frames, and what is said and done of many at once."""
 
+    def plain(self, frames: np.ndarray) -> np.ndarray:
+        """Which frames are in place, unmarked and mapped by no shadow."""
+        own: np.ndarray = (
+            (self.attention[frames] == 0) & (self.shadows.mapper[frames] == 0) & (self.slots[frames] >= 0)
+        )
+        return own
 
-def importable(nested: Nested, handle: int, pages: np.ndarray) -> bool:
-    """No shadow has an entry for the pages, and none is away."""
-    config = nested.configs[handle]
-    space = config.space
-    if pages.size and (int(pages.max()) + 1) << PAGE_SHIFT > space.length:
-        return False
-    away = [page for serial, page in nested.away_at if serial == space.serial]
-    if away and np.isin(pages, away).any():
-        return False
-    at = pages + space.first
-    for number, start, stop in runs.by_segment(at):
-        segment = space.segments.get(number)
-        if segment is not None and whole(segment)[at[start:stop] % SEGMENT_PAGES].any():
+    def untouched(self, config: TrackedConfig, pages: np.ndarray) -> bool:
+        """No shadow has an entry for the pages, and none is away."""
+        space = config.space
+        if pages.size and (int(pages.max()) + 1) << PAGE_SHIFT > space.length:
             return False
-    return runs.importable(_below(nested), config.real, pages)
+        away = [page for serial, page in self.away_at if serial == space.serial]
+        if away and np.isin(pages, away).any():
+            return False
+        at = pages + space.first
+        for number, start, stop in runs.by_segment(at):
+            segment = space.segments.get(number)
+            if segment is not None and whole(segment)[at[start:stop] % SEGMENT_PAGES].any():
+                return False
+        return True
 
+    def bring_in(self, config: TrackedConfig, pages: np.ndarray, frames: np.ndarray) -> None:
+        """The guest host has mapped `pages` to `frames`, and they have become its guest's.
 
-def bring_in(nested: Nested, handle: int, pages: np.ndarray, frames: np.ndarray) -> None:
-    """The guest host has mapped `pages` to `frames`, and they have become its guest's."""
-    config = nested.configs[handle]
-    _shadow(nested, config, pages, frames)
-    runs.bring_in(_below(nested), config.real, pages, nested.slots[frames])
+        The shadow is filled as one walk for each page would, and the pages are tracked.
+        """
+        space, shadows = config.space, self.shadows
+        at = pages + space.first
+        below = self.slots[frames]
+        for number, start, stop in runs.by_segment(at):
+            walked = shadows.walk(space, int(at[start]) << PAGE_SHIFT, write=True)
+            assert not isinstance(walked, Fault), f"a page that the guest host does not map: {walked}"
+            segment = space.segments.setdefault(number, array("I"))
+            reach(segment, int((at[start:stop] % SEGMENT_PAGES).max()) + 1)
+            for first, end in runs.stretches(at[start:stop]):
+                place = int(at[start + first]) % SEGMENT_PAGES
+                held = (frames[start + first : start + end] + 1).astype(np.uint32)
+                segment[place : place + end - first] = array("I", held.tobytes())
+        for start, stop in runs.stretches(at):
+            space.table.map_run(int(at[start]), below[start:stop])
+        shadows.mapper[frames] = space.serial
+        shadows.mapped_at[frames] = at
+        self.page_owner[frames] = space.serial
+        self.page_number[frames] = pages
+        self.attention[frames] |= SECURE
+        self.book.add("secure_page", frames.size)
+        self.note_peaks()
 
+    def destroyable(self, frames: np.ndarray) -> np.ndarray:
+        """Pages of guests that are in place and that no other call names."""
+        alike: np.ndarray = (self.page_owner[frames] != 0) & (
+            (self.attention[frames] & (CLAIMED | LEFTOVER)) == 0
+        )
+        if self.away:
+            alike &= ~np.isin(frames, np.fromiter(self.away, np.int64))
+        return alike
 
-def unpack(nested: Nested, handle: int, frames: np.ndarray, encrypted: Sequence[ImagePage]) -> None:
-    config = nested.configs[handle]
-    _shadow(nested, config, np.array([page.gaddr >> PAGE_SHIFT for page in encrypted], np.int64), frames)
-    runs.unpack(_below(nested), config.real, nested.slots[frames], encrypted)
-
-
-def share(nested: Nested, handle: int, pages: np.ndarray) -> None:
-    """What a guest shares is known below only."""
-    runs.share(_below(nested), nested.configs[handle].real, pages)
-
-
-def destroyable(nested: Nested, frames: np.ndarray) -> np.ndarray:
-    """Pages of guests that are in place and that no other call names."""
-    alike: np.ndarray = (nested.page_owner[frames] != 0) & (
-        (nested.attention[frames] & (CLAIMED | LEFTOVER)) == 0
-    )
-    if nested.away:
-        alike &= ~np.isin(frames, np.fromiter(nested.away, np.int64))
-    alike[alike] = runs.destroyable(_below(nested), nested.slots[frames[alike]])
-    return alike
-
-
-def destroy(nested: Nested, frames: np.ndarray) -> None:
-    """The pages in `frames` are destroyed, and tracked no more."""
-    runs.destroy(_below(nested), nested.slots[frames])
-    nested.page_owner[frames] = 0
-    nested.attention[frames] &= 0xFF ^ SECURE
-    if nested.pins:
-        for frame in frames.tolist():
-            nested.pins.pop(frame, None)
-    nested.book.drop("secure_page", frames.size)
+    def destroyed(self, frames: np.ndarray) -> None:
+        """The pages in `frames` are tracked no more."""
+        self.page_owner[frames] = 0
+        self.attention[frames] &= 0xFF ^ SECURE
+        if self.pins:
+            for frame in frames.tolist():
+                self.pins.pop(frame, None)
+        self.book.drop("secure_page", frames.size)
 
 
 # -- the level's own work ----------------------------------------------------------------------------
@@ -104,7 +111,9 @@ def destroy(nested: Nested, frames: np.ndarray) -> None:
 
 def tear_down(nested: Nested, frames: np.ndarray, one: One) -> np.ndarray:
     """Destroy pages that a guest host left behind, as `one` does; returns those that are still there."""
-    alike = destroyable(nested, frames) if _worth_it(nested, frames.size) else np.zeros(frames.size, bool)
+    if _level_for_a_run(nested, frames.size) is None:
+        return frames
+    alike = runs.destroyable(nested, frames)
     done = frames[alike]
     if done.size < FEWEST:
         return frames
@@ -112,7 +121,7 @@ def tear_down(nested: Nested, frames: np.ndarray, one: One) -> np.ndarray:
     with fold.measured("page"):
         inline(one(int(done[0])), runs.way_down(nested.below.memory))
     with fold.instead(("page", done.size - 1)):
-        destroy(nested, done[1:])
+        runs.destroy(nested, done[1:])
     rest: np.ndarray = frames[~alike]
     return rest
 
@@ -120,16 +129,17 @@ def tear_down(nested: Nested, frames: np.ndarray, one: One) -> np.ndarray:
 def end_leftovers(nested: Nested, count: int, one: Callable[[], Step[None]]) -> int:
     """Destroy at most `count` pages that are left over, as `one` does for the first; returns how many."""
     frames = np.fromiter(islice(nested.leftovers, count), np.int64)
-    if nested.detached or not _worth_it(nested, frames.size):
+    lower = _level_for_a_run(nested, frames.size)
+    if nested.detached or lower is None:
         return 0
     below = nested.slots[frames]
-    if not runs.destroyable(_below(nested), below).all():
+    if not runs.destroyable(lower, below).all():
         return 0
     fold = Fold(nested.ledger)
     with fold.measured("page"):
         inline(one(), runs.way_down(nested.below.memory))
     with fold.instead(("page", frames.size - 1)):
-        runs.destroy(_below(nested), below[1:])
+        runs.destroy(lower, below[1:])
         nested.attention[frames[1:]] &= 0xFF ^ LEFTOVER
         for frame in frames[1:].tolist():
             del nested.leftovers[frame]
@@ -142,7 +152,7 @@ def import_all(nested: Nested, config: TrackedConfig, one: One) -> bool:
     """Go through all pages of a guest and make secure what can be, as `one` does; False if not in runs."""
     space = config.space
     last = space.length >> PAGE_SHIFT
-    if space.first or not _worth_it(nested, last):
+    if space.first or _level_for_a_run(nested, last) is None:
         return False
     fold = Fold(nested.ledger)
     down = runs.way_down(nested.below.memory)
@@ -155,7 +165,7 @@ def import_all(nested: Nested, config: TrackedConfig, one: One) -> bool:
             pages, frames = np.delete(pages, there[0]), np.delete(frames, there[0])
         shadowed = whole(space.segments.get(number))[pages % SEGMENT_PAGES] - 1
         fresh = (frames >= 0) & (shadowed < 0)
-        fresh[fresh] = plain(nested, frames[fresh])
+        fresh[fresh] = runs.plain(nested, frames[fresh])
         owned = (frames >= 0) & (shadowed == frames) & (nested.page_owner[frames] == space.serial)
         for kind, which in (("missing", frames < 0), ("owned", owned), ("fresh", fresh)):
             todo = pages[which]
@@ -165,7 +175,7 @@ def import_all(nested: Nested, config: TrackedConfig, one: One) -> bool:
                 todo = todo[1:]
             with fold.instead(*(((kind, todo.size),) if todo.size else ())):
                 if kind == "fresh" and todo.size:
-                    bring_in(nested, config.handle, todo, frames[which][-todo.size :])
+                    runs.bring_in(nested, config.handle, todo, frames[which][-todo.size :])
         for page in pages[(frames >= 0) & ~owned & ~fresh].tolist():
             inline(one(page), down)
     return True
@@ -187,38 +197,9 @@ def _backed(nested: Nested, space: Space, pages: np.ndarray) -> np.ndarray:
 # -- parts -------------------------------------------------------------------------------------------
 
 
-def _worth_it(nested: Nested, pages: int) -> bool:
-    """A run was asked for, it is long enough, and all below is here and has nothing else to do."""
+def _level_for_a_run(nested: Nested, pages: int) -> runs.Level | None:
+    """The level below, if a run was asked for and is long enough, and all below has nothing else to do."""
     below = nested.below.memory
-    return nested.folds and pages >= FEWEST and runs.here(below) is not None and runs.quiet(below)
-
-
-def _below(nested: Nested) -> runs.Level:
-    level = runs.here(nested.below.memory)
-    assert level is not None, "a level that is elsewhere"
-    return level
-
-
-def _shadow(nested: Nested, config: TrackedConfig, pages: np.ndarray, frames: np.ndarray) -> None:
-    """Fill the shadow, as one walk for each page would, and track the pages."""
-    space, shadows = config.space, nested.shadows
-    at = pages + space.first
-    below = nested.slots[frames]
-    for number, start, stop in runs.by_segment(at):
-        walked = shadows.walk(space, int(at[start]) << PAGE_SHIFT, write=True)
-        assert not isinstance(walked, Fault), f"the guest host does not map what it was asked to: {walked}"
-        segment = space.segments.setdefault(number, array("I"))
-        reach(segment, int((at[start:stop] % SEGMENT_PAGES).max()) + 1)
-        for first, end in runs.stretches(at[start:stop]):
-            place = int(at[start + first]) % SEGMENT_PAGES
-            held = (frames[start + first : start + end] + 1).astype(np.uint32)
-            segment[place : place + end - first] = array("I", held.tobytes())
-    for start, stop in runs.stretches(at):
-        space.table.map_run(int(at[start]), below[start:stop])
-    shadows.mapper[frames] = space.serial
-    shadows.mapped_at[frames] = at
-    nested.page_owner[frames] = space.serial
-    nested.page_number[frames] = pages
-    nested.attention[frames] |= SECURE
-    nested.book.add("secure_page", frames.size)
-    nested.note_peaks()
+    if not nested.folds or pages < FEWEST or not runs.quiet(below):
+        return None
+    return runs.here(below)

@@ -15,7 +15,7 @@ from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.issue import Issuer
 from protocol.arch.s390.machine.dump import NO_ACCESS, PIECE, WRONG_STATE
 from protocol.arch.s390.nesting.memory import restore
-from protocol.arch.s390.nesting.vm import BOUNCE_LENGTH, Treated, bounce, passed
+from protocol.arch.s390.nesting.passing import BOUNCE_LENGTH, Treated, bounce, passed
 from protocol.arch.s390.profiles import DUMP_FINALIZE_LEN, DUMP_STORAGE_LEN
 from protocol.arch.s390.structs import DUMP_AREA, DUMP_STORAGE, EXECUTED, NODATA, NOT_NOW, Outcome, block
 from protocol.calls import CallSpec

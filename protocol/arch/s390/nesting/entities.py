@@ -44,6 +44,13 @@ class TrackedConfig:
     flights: int = 0  # calls about single pages of it that are under way
     cpus: tuple[TrackedCpu, ...] = ()
 
+    def close(self) -> bool:
+        """Keep calls about single pages away; False if one is under way."""
+        if self.closed or self.flights:
+            return False
+        self.closed = True
+        return True
+
 
 @dataclass(slots=True)
 class TrackedCpu:

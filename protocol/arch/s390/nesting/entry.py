@@ -31,9 +31,9 @@ from protocol.arch.s390.instructions import (
 from protocol.arch.s390.machine.sie import ALREADY_INSIDE, BAD_ASCE, BAD_FORMAT, BAD_HANDLE, area
 from protocol.arch.s390.nesting.entities import TrackedCpu
 from protocol.arch.s390.nesting.memory import import_page, restore
+from protocol.arch.s390.nesting.passing import normal_block
 from protocol.arch.s390.nesting.shadow import Space
 from protocol.arch.s390.nesting.vcpu import drop_shadow
-from protocol.arch.s390.nesting.vm import normal_block
 from protocol.arch.s390.structs import (
     SECURE,
     SHARE,

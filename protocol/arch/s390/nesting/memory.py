@@ -19,8 +19,9 @@ from protocol.arch.s390.machine.memory import (
     OUTSIDE,
     UNALIGNED,
 )
+from protocol.arch.s390.nesting import bulk
 from protocol.arch.s390.nesting.entities import TrackedConfig
-from protocol.arch.s390.nesting.vm import Treated, close, passed
+from protocol.arch.s390.nesting.passing import Treated, passed
 from protocol.arch.s390.structs import (
     EXECUTED,
     HANDLE_GADDR,
@@ -201,7 +202,7 @@ def _translated(nested: Nested, spec: CallSpec, cpu: Cpu, frame: int) -> Treated
 
 def unshare_all(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
     config = nested.configs[NODATA.unpack_from(uvcb)[0]]
-    if not close(config):
+    if not config.close():
         return NOT_NOW
     try:
         outcome = yield from passed(nested, spec, cpu, uvcb)
@@ -267,11 +268,8 @@ def import_all(nested: Nested, cpu: Cpu, config: TrackedConfig) -> Step[None]:
         if not isinstance(frame, Fault) and not nested.page_owner[frame]:
             yield from import_page(nested, issuer, config, page, frame)
 
-    if nested.folds:
-        from protocol.arch.s390.nesting import bulk
-
-        if bulk.import_all(nested, config, one):
-            return
+    if nested.folds and bulk.import_all(nested, config, one):
+        return
     for page in range(space.length >> PAGE_SHIFT):
         yield from one(page)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from protocol.arch.s390.nesting import bulk
 from protocol.arch.s390.nesting.entities import TrackedConfig, TrackedCpu
 from protocol.arch.s390.nesting.memory import CFS, DSS
 from protocol.arch.s390.nesting.vcpu import forget_cpu, untrack_cpu
@@ -105,8 +106,6 @@ def _pages_that_are_away(nested: Nested, cause: str) -> np.ndarray:
 
 def _pages(nested: Nested, frames: np.ndarray, cause: str) -> Step[None]:
     if nested.folds:
-        from protocol.arch.s390.nesting import bulk
-
         frames = bulk.tear_down(nested, frames, lambda frame: _page(nested, frame, cause))
     for frame in frames.tolist():
         yield from _page(nested, frame, cause)
@@ -170,8 +169,6 @@ def some_leftovers(nested: Nested, count: int, cause: str = "l1_reboot") -> Step
     nested.keeper.cpu.origin = nested.level
     try:
         if nested.folds:
-            from protocol.arch.s390.nesting import bulk
-
             count -= bulk.end_leftovers(nested, count, lambda: _one_leftover(nested, cause))
         for _ in range(count):
             if not nested.detached and not nested.leftovers:

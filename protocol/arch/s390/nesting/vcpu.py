@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from protocol.arch.s390 import checks
 from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.nesting.entities import Block, TrackedCpu
-from protocol.arch.s390.nesting.vm import Treated, passed
+from protocol.arch.s390.nesting.passing import Treated, passed
 from protocol.arch.s390.structs import EXECUTED, HANDLE_OUT, INV_STATE, NODATA, U64, CreateCpu, Outcome
 from protocol.calls import CallSpec
 from protocol.errors import OwnerGone

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from protocol.arch.s390 import checks
 from protocol.arch.s390.cpu import Cpu
-from protocol.arch.s390.issue import Issuer
 from protocol.arch.s390.machine.init import answer_keys, answer_query, host_view
 from protocol.arch.s390.machine.vm import read_header
 from protocol.arch.s390.nesting.entities import Block, TrackedConfig, Unfinished
+from protocol.arch.s390.nesting.memory import import_all
+from protocol.arch.s390.nesting.passing import Treated, bounce, passed
 from protocol.arch.s390.structs import (
     DONE,
     EXECUTED,
@@ -31,46 +32,14 @@ from protocol.arch.s390.structs import (
 from protocol.calls import CallSpec
 from protocol.errors import OwnerGone
 from protocol.memory.pool import OutOfFrames
-from protocol.memory.store import PAGE, PAGE_SHIFT
+from protocol.memory.store import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from protocol.arch.s390.nesting import Nested
 
-Treated = Generator[Any, Any, Outcome]
 ESCA_LENGTH = 0x4000
 NEED_DESTROY = 0x8000
 NO_RESOURCE = Outcome(checks.NO_MORE_CONFIGS)
-
-# What each CPU that issues has of its own: a control block, room to bounce an SE header or a dump, and the
-# shadow block of a guest that is not secure.
-SCRATCH_FRAMES = 4
-BOUNCE_LENGTH = 2 * PAGE
-
-
-def bounce(issuer: Issuer) -> int:
-    """Address of `BOUNCE_LENGTH` bytes, for as long as the issuer's call lasts."""
-    return issuer.scratch + PAGE
-
-
-def normal_block(issuer: Issuer) -> int:
-    """Address of the shadow block for a guest that is not secure, for as long as the CPU is in SIE."""
-    return issuer.scratch + PAGE + BOUNCE_LENGTH
-
-
-def passed(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
-    """Issue the same block below, its handle exchanged if handles are mapped."""
-    return nested.issuer(cpu).uvc(with_real_handle(nested, spec, uvcb))
-
-
-def with_real_handle(nested: Nested, spec: CallSpec, uvcb: bytes) -> bytes:
-    if nested.strategy.handles == "passed" or not spec.handle:
-        return uvcb
-    handle = U64.unpack_from(uvcb, spec.handle_at)[0]
-    entity = nested.configs[handle] if spec.handle == "config" else nested.secure_cpus[handle]
-    changed = bytearray(uvcb)
-    U64.pack_into(changed, spec.handle_at, entity.real)
-    nested.ledger.count(("translations", "handle"))
-    return bytes(changed)
 
 
 # -- emulated: nothing is issued below -------------------------------------------------------------
@@ -185,7 +154,7 @@ def _unlend(nested: Nested, lent: Iterable[Block]) -> None:
 def destroy_config(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
     """Pages of the guest stay tracked until each is destroyed or exported, as they stay secure below."""
     config = nested.configs[NODATA.unpack_from(uvcb)[0]]
-    if not close(config):
+    if not config.close():
         return NOT_NOW
     try:
         outcome = yield from passed(nested, spec, cpu, uvcb)
@@ -194,14 +163,6 @@ def destroy_config(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Tre
     if outcome.rc == EXECUTED:
         forget_config(nested, config)
     return outcome
-
-
-def close(config: TrackedConfig) -> bool:
-    """Keep calls about single pages of this guest away; False if one is under way."""
-    if config.closed or config.flights:
-        return False
-    config.closed = True
-    return True
 
 
 def forget_config(nested: Nested, config: TrackedConfig) -> None:
@@ -250,7 +211,5 @@ def verify(nested: Nested, spec: CallSpec, cpu: Cpu, uvcb: bytes) -> Treated:
     """With `prefault` everything that the guest host maps becomes secure before the guest starts."""
     outcome = yield from passed(nested, spec, cpu, uvcb)
     if outcome.rc == EXECUTED and nested.strategy.pages == "prefault":
-        from protocol.arch.s390.nesting.memory import import_all
-
         yield from import_all(nested, cpu, nested.configs[NODATA.unpack_from(uvcb)[0]])
     return outcome

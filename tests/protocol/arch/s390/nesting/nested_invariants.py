@@ -17,8 +17,8 @@ from protocol.arch.s390.compose import FIRST_FREE, Rig
 from protocol.arch.s390.machine import Machine
 from protocol.arch.s390.machine.entities import PageState
 from protocol.arch.s390.nesting import Nested
+from protocol.arch.s390.nesting.passing import SCRATCH_FRAMES
 from protocol.arch.s390.nesting.shadow import Space
-from protocol.arch.s390.nesting.vm import SCRATCH_FRAMES
 from protocol.arch.s390.tables import SEGMENT_PAGES
 from protocol.calls import Donation
 from protocol.effects import Fault
