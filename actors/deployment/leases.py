@@ -21,6 +21,7 @@ import trio
 from actors.fleet.bus import (
     AGAIN_S,
     ANSWER_S,
+    ELECTION_S,
     REPLICAS,
     Bucket,
     Bus,
@@ -125,9 +126,19 @@ class Leases:
             await answered(giving_back(claim), {MACHINES: self.bucket})
 
     async def give_back(self, machine: str) -> bool:
-        """Say of a machine without an entry that nobody holds it: whoever wants it need not wait."""
+        """Say of a machine without an entry that nobody holds it: whoever wants it need not wait.
+
+        Returns False where there is one. Raises NotDelivered where the directory does not answer.
+        """
         epoch = next_epoch(0, 0, self.remembered.get(machine, 0))
-        return await self.bucket.put(machine, pack_entry(Entry("", epoch)), 0) > 0
+        until = trio.current_time() + ELECTION_S
+        while not await self.bucket.put(machine, pack_entry(Entry("", epoch)), 0):
+            if (await self.bucket.get(machine)).revision > 0:
+                return False
+            if trio.current_time() >= until:
+                raise NotDelivered(f"the directory does not say what stands under {machine}")
+            await trio.sleep(AGAIN_S)
+        return True
 
     def opened(self, value: Value) -> Entry | None:
         """The entry of a value; None, and counted, for what is none."""

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ SETTINGS = ("guest.per_l1=1", "guest.touch_pages=8", "guest.image_pages=4", "run
 SMALL = '"l1.count" = 1\n"guest.per_l1" = 1\n"guest.touch_pages" = 16\n"run.swap_pages" = 2\n'
 LEASE_S = 8.0
 PATIENCE_S = 60
+STARTING_S = 120
 
 
 class Fleet:
@@ -53,8 +55,12 @@ class Fleet:
         self.lab.write_text(f'name = "lab"\n{lease}[load]\npause_ms = 5\n[set]\n{SMALL}')
         certificate = str(self.keys("machine", "one") / "machine-one.pem")
         command = ("fleet", "init", str(self.lab), "--certificate", certificate, *self.servers)
-        done = subprocess.run(self.inside("one", *command), capture_output=True, text=True, check=False)
-        assert "1 of 1 machines" in done.stderr, done.stderr
+        until = time.monotonic() + STARTING_S
+        while True:
+            done = subprocess.run(self.inside("one", *command), capture_output=True, text=True, check=False)
+            if done.returncode == exit_codes.OK:
+                return
+            assert time.monotonic() < until, done.stderr
 
     @property
     def servers(self) -> list[str]:
