@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -27,6 +27,8 @@ from actors.scenario import load
 Json = dict[str, Any]
 PROMTOOL = os.environ.get("NESTBED_PROMTOOL") or shutil.which("promtool")
 PROMETHEUS = os.environ.get("NESTBED_PROMETHEUS") or shutil.which("prometheus")
+PORTS = 5  # that are tried
+SETTLED_S = 3.0  # a scrape takes a second at most: of what is older nothing more can come
 MISSING = "there is no prometheus with promtool (Debian: apt install prometheus)"
 
 
@@ -64,10 +66,13 @@ class Server:
         return [float(value) for each in self.series(query, once=once) for _, value in each["values"]]
 
     def wait_until(self, query: str, least: float, patience_s: float) -> None:
-        """Let time pass until `query` answers `least` or more. Raises TimeoutError."""
+        """Let time pass until `query` answers `least` or more. Raises TimeoutError.
+
+        It is asked of a moment that is past: all that is asked of it later sees the same.
+        """
         until = time.time() + patience_s
         while time.time() < until:
-            self.ended = time.time()
+            self.ended = time.time() - SETTLED_S
             if any(value >= least for value in self.values(query, once=True)):
                 return
             time.sleep(0.2)
@@ -102,22 +107,30 @@ def served(folder: Path, text: str) -> Iterator[int]:
 def listening(folder: Path, configuration: str) -> Iterator[int]:
     """Run a Prometheus in `folder` with this file of configuration there; gives its port on the loopback."""
     assert PROMETHEUS is not None, MISSING
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    serve = [
-        PROMETHEUS,
-        f"--config.file={configuration}",
-        "--storage.tsdb.path=data",
-        "--storage.tsdb.retention.time=100y",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with subprocess.Popen(serve, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+    command = [PROMETHEUS, f"--config.file={configuration}", "--storage.tsdb.path=data"]
+    command.append("--storage.tsdb.retention.time=100y")
+    with ExitStack() as running:
+        yield _listens(command, folder, running)
+
+
+def _listens(command: list[str], folder: Path, running: ExitStack) -> int:
+    """Start it on a port that is free; one that was free a moment ago may be somebody's by then."""
+    for again in reversed(range(PORTS)):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port: int = free.getsockname()[1]
+        serve = [*command, f"--web.listen-address=127.0.0.1:{port}"]
+        process = subprocess.Popen(serve, cwd=folder, stderr=subprocess.PIPE, text=True)
+        running.enter_context(process)
+        running.callback(process.kill)
         try:
             _wait(process)
-            yield port
-        finally:
-            process.kill()
+        except NotStarted as error:
+            if not again or "address already in use" not in str(error):
+                raise
+        else:
+            break
+    return port
 
 
 def _wait(process: subprocess.Popen[str]) -> None:

@@ -123,7 +123,7 @@ def _attempt(job: Job) -> tuple[Job, int, str]:
 
 
 def _until(seconds: float, names: list[str], seed: int, calls: int, processes: int) -> int:
-    """Targets in turn, until time is over or each target has had its share. Returns the exit code."""
+    """Targets in turn, each once at least, until time is over or each has had its share: the exit code."""
     began = time.monotonic()
     tried: Counter[str] = Counter()
     failed: Counter[str] = Counter()
@@ -132,7 +132,7 @@ def _until(seconds: float, names: list[str], seed: int, calls: int, processes: i
     def jobs() -> Iterator[Job]:
         for number in itertools.count():
             left = [name for name in names if not calls or tried[name] < share]
-            if not left or (seconds and time.monotonic() - began >= seconds):
+            if not left or (number and seconds and time.monotonic() - began >= seconds):
                 return
             yield from ((name, seed, number) for name in left)
 

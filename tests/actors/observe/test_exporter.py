@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector
+from trio.testing import MockClock, memory_stream_pair
 
 from actors.observe import exporter
 from actors.observe.exporter import CannotListen, serve
@@ -151,13 +152,14 @@ async def test_a_request_may_come_in_pieces(registry: CollectorRegistry) -> None
 
 
 async def test_who_does_not_finish_a_request_is_cut_off(
-    registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+    registry: CollectorRegistry, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr(exporter, "REQUEST_S", 0.02)
-    async with serve(registry, 0) as port, await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        await stream.send_all(b"GET /metrics")
-        with trio.fail_after(5):
-            assert await stream.receive_some() == b""
+    client, server = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(exporter._Exporter(registry, lambda: True).serve, server)
+        await client.send_all(b"GET /metrics")
+        assert await client.receive_some() == b""
+    assert trio.current_time() == pytest.approx(exporter.REQUEST_S)
 
 
 async def test_who_goes_away_early_harms_nobody(registry: CollectorRegistry) -> None:

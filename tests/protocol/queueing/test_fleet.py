@@ -48,5 +48,5 @@ def test_a_million_guests_on_a_thousand_machines_take_seconds_and_little_memory(
 ) -> None:
     spent = alone(MILLION)
     assert int(spent.text) == 1_000_000
-    assert spent.seconds < 60
+    assert spent.cpu_s < 60
     assert spent.peak_kib < 2 << 20
