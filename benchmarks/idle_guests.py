@@ -24,8 +24,8 @@ from actors.runtime.actor import Actor, open_runtime
 from benchmarks.run import Case
 from benchmarks.s390_host import PROFILE
 from protocol.arch.s390.compose import compose
-from protocol.arch.s390.host import Host
 from protocol.arch.s390.host.load import scenario_image
+from protocol.arch.s390.host.system import Host
 from protocol.effects import run
 from protocol.plan.operations import BootHost, Create, Load, Start
 

@@ -624,3 +624,4 @@ CALLS = table(
         ),
     )
 )
+BY_NAME = {spec.name: spec for spec in CALLS.values()}

@@ -10,8 +10,8 @@ import msgpack
 from protocol.arch.comparison import BaseComparison, Place
 from protocol.arch.s390.compose import Rig
 from protocol.arch.s390.cpu import Cpu
-from protocol.arch.s390.host import Host
 from protocol.arch.s390.host.load import scenario_image
+from protocol.arch.s390.host.system import Host
 from protocol.arch.s390.image import Image, ImagePage
 from protocol.arch.s390.image.file import looks_like_one, unpack_file
 from protocol.arch.s390.image.pages import PAGE_BYTES

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocol.arch.s390.host import MIB, SPEC
+from protocol.arch.s390.calls import BY_NAME
+from protocol.arch.s390.profiles import MIB
 from protocol.arch.s390.structs import EXECUTED, INIT, MORE_DATA, QUI_LENGTH, Query, header
 from protocol.effects import Step
 from protocol.errors import TeRefused
 
 if TYPE_CHECKING:
-    from protocol.arch.s390.host import Host
+    from protocol.arch.s390.host.system import Host
 
 
 def boot(host: Host) -> Step[None]:
@@ -22,7 +23,7 @@ def boot(host: Host) -> Step[None]:
     if host.query is not None:
         raise ValueError(f"the host at level {host.depth} has booted already")
     first = host.cpus[0]
-    outcome = yield from host.issue(first, header(QUI_LENGTH, SPEC["query"].code), out=QUI_LENGTH)
+    outcome = yield from host.issue(first, header(QUI_LENGTH, BY_NAME["query"].code), out=QUI_LENGTH)
     if outcome.rc not in (EXECUTED, MORE_DATA):
         raise TeRefused("query", outcome.rc, outcome.rrc)
     query = Query.unpack(bytes(8) + outcome.out[0][1])

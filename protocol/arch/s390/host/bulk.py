@@ -2,7 +2,8 @@
 
 One page of each kind goes the long way, call by call; the others follow at once (`protocol.fold`). Pages are
 of one kind if the host's table is in the same state for them: what traps when a page is mapped depends on
-which tables are there already, and on nothing else.
+which tables are there already, and on nothing else. Where nobody asked for runs, or a level below is
+elsewhere, every page goes the long way.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ import numpy as np
 
 from protocol.arch.s390 import guest as g
 from protocol.arch.s390 import runs
+from protocol.arch.s390.calls import BY_NAME
 from protocol.arch.s390.cpu import NON_SECURE_ACCESS
 from protocol.arch.s390.guest import Program
-from protocol.arch.s390.host import MERGED_L0, MERGED_L1, SPEC
-from protocol.arch.s390.host import load as loading
 from protocol.arch.s390.host import pages as page
-from protocol.arch.s390.host.destroy import take_back
 from protocol.arch.s390.host.guests import Guest, Vcpu
 from protocol.arch.s390.host.memory import backed
-from protocol.arch.s390.host.perform import SHARE_CODE, sharing, touches
+from protocol.arch.s390.host.pages import MERGED_L0, MERGED_L1
+from protocol.arch.s390.host.programs import SHARE_CODE, sharing, touches
 from protocol.arch.s390.host.run import Feed, answer, enter, run
 from protocol.arch.s390.tables import CRST_ENTRIES, GuestTable
 from protocol.effects import Fault, Step
@@ -32,11 +32,11 @@ from protocol.ledger import Key
 from protocol.memory.store import PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from protocol.arch.s390.host import Host
+    from protocol.arch.s390.host.system import Host
     from protocol.arch.s390.image import ImagePage
 
 FEWEST = 8  # pages; for fewer the long way is as short
-SHARED: Key = ("te_calls", "share", SPEC["share"].category.value, "native", "guest")
+SHARED: Key = ("te_calls", "share", BY_NAME["share"].category.value, "native", "guest")
 NO_NEW_TABLE, IN_NEW_SEGMENT, IN_NEW_REGION = 0, 1, 3  # kinds; the latter two: + 1 for every other table
 
 One = Callable[[int], Step[None]]
@@ -98,7 +98,7 @@ def unpack(host: Host, guest: Guest, image: Sequence[ImagePage]) -> Step[None]:
     pages = np.array([each.gaddr >> PAGE_SHIFT for each in image], np.int64)
     fold, level = _fold(host, pages), host.level_here
     if fold is None or level is None or not _ascends(pages) or guest.table.segments():
-        yield from loading.unpack(host, guest, image)
+        yield from page.unpack(host, guest, image)
         return
     kinds = _kinds(guest.table, pages, np.arange(pages.size))
     starts = np.append(0, np.flatnonzero(np.diff(kinds.astype(int))) + 1)
@@ -107,7 +107,7 @@ def unpack(host: Host, guest: Guest, image: Sequence[ImagePage]) -> Step[None]:
         if not fold.knows(kind):
             left -= 1
             with fold.measured(kind):
-                yield from loading.unpack_page(host, guest, image[start])
+                yield from page.unpack_page(host, guest, image[start])
         todo = stop - left
         if left:
             yield from _unpack_alike(host, guest, fold, kind, image[todo:stop])
@@ -125,7 +125,7 @@ def _unpack_alike(host: Host, guest: Guest, fold: Fold, kind: int, image: Sequen
             runs.unpack(level, guest.handle, frames, image)
         return
     host.backing.put_back(frames)
-    yield from loading.unpack(host, guest, image)
+    yield from page.unpack(host, guest, image)
 
 
 def destroy(host: Host, guest: Guest, frames: np.ndarray) -> Step[np.ndarray]:
@@ -142,7 +142,7 @@ def destroy(host: Host, guest: Guest, frames: np.ndarray) -> Step[np.ndarray]:
     assert gone, "the level below would not release a page that it said it would"
     with fold.instead(("page", done.size - 1)):
         runs.destroy(level, done[1:])
-    take_back(host, done)
+    page.take_back(host, done)
     rest: np.ndarray = frames[~alike]
     return rest
 
@@ -163,7 +163,12 @@ def _fold(host: Host, pages: np.ndarray) -> Fold | None:
 
 
 def _fresh(host: Host, guest: Guest, pages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Those of `pages` that were never backed, each once, and the others; both in order."""
+    """Those of `pages` that were never backed, each once, and the others; both in order.
+
+    Where nothing goes in one step they are all others.
+    """
+    if host.level_here is None:
+        return pages[:0], pages
     order = np.argsort(pages)
     ascending = pages[order]
     fresh: np.ndarray = backed(host.level, guest.table, ascending) < 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocol.arch.s390.host import MIB
 from protocol.arch.s390.host.destroy import abandon
 from protocol.arch.s390.host.guests import NOTHING, SCA_FRAMES, Guest, Vcpu
+from protocol.arch.s390.profiles import MIB
 from protocol.arch.s390.structs import (
     EXECUTED,
     HANDLE_OUT,
@@ -28,7 +28,7 @@ from protocol.memory.pool import OutOfFrames
 from protocol.memory.store import PAGE, PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from protocol.arch.s390.host import Host
+    from protocol.arch.s390.host.system import Host
 
 NEED_DESTROY = 0x8000
 ZERO_PAGE = bytes(PAGE)

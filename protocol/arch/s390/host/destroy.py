@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from protocol.arch.s390.host import SPEC
+from protocol.arch.s390.calls import BY_NAME
+from protocol.arch.s390.host import bulk
 from protocol.arch.s390.host.guests import NOTHING, SCA_FRAMES, Guest
 from protocol.arch.s390.host.memory import mapped
-from protocol.arch.s390.host.pages import let_go
+from protocol.arch.s390.host.pages import let_go, take_back
 from protocol.arch.s390.structs import EXECUTED, NODATA, PADDR
 from protocol.effects import Step
 from protocol.memory.store import PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from protocol.arch.s390.host import Host
+    from protocol.arch.s390.host.system import Host
 
 ASYNCHRONOUS_ABOVE = 1 << 31  # bytes: smaller guests are not worth a second thread
 PREFIX_END = (1 << 31) >> PAGE_SHIFT  # a prefix lies below 2 GiB
@@ -129,7 +130,7 @@ def _end_cpus(host: Host, guest: Guest) -> Step[bool]:
 def _end_fast(host: Host, guest: Guest) -> Step[bool]:
     """False if there is no such call, or it is refused (devices may be in its way)."""
     name = "destroy_config_fast"
-    if not host.up.calls >> (63 - SPEC[name].bit) & 1:
+    if not host.up.calls >> (63 - BY_NAME[name].bit) & 1:
         return False
     return (yield from _end_configuration(host, guest, name))
 
@@ -141,10 +142,7 @@ def _end_configuration(host: Host, guest: Guest, name: str) -> Step[bool]:
 
 def _release_pages(host: Host, guest: Guest, frames: np.ndarray) -> Step[None]:
     """Destroy the pages in these frames and take the frames back."""
-    if host.bulk:
-        from protocol.arch.s390.host import bulk
-
-        frames = yield from bulk.destroy(host, guest, frames)
+    frames = yield from bulk.destroy(host, guest, frames)
     yield from _release_for_good(host, guest, frames)
 
 
@@ -169,13 +167,6 @@ def _release_each(
 def _export(host: Host, guest: Guest, frame: int) -> Step[bool]:
     outcome = yield from host.ask(host.cpu_of(guest), "convert_from_secure", PADDR, frame << PAGE_SHIFT)
     return outcome.rc == EXECUTED
-
-
-def take_back(host: Host, frames: np.ndarray) -> None:
-    """Frames of a guest's pages are free again."""
-    host.backing.give(frames)
-    if frames.size:
-        host.keep("native_page", -frames.size)
 
 
 def _forget(host: Host, guest: Guest, ended: bool) -> None:

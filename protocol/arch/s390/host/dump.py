@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import msgpack
 
-from protocol.arch.s390.host import MIB, SPEC, GuestFailed
+from protocol.arch.s390.calls import BY_NAME
 from protocol.arch.s390.host import pages as page
-from protocol.arch.s390.host.guests import Guest
+from protocol.arch.s390.host.guests import Guest, GuestFailed
 from protocol.arch.s390.host.memory import mapped
+from protocol.arch.s390.profiles import MIB
 from protocol.arch.s390.structs import DUMP_AREA, DUMP_STORAGE, EXECUTED, NODATA, block
 from protocol.effects import Fault, Step
 from protocol.errors import TeRefused
@@ -26,7 +27,7 @@ from protocol.memory.store import PAGE, PAGE_SHIFT
 if TYPE_CHECKING:
     from struct import Struct
 
-    from protocol.arch.s390.host import Host
+    from protocol.arch.s390.host.system import Host
 
 Write = Callable[[int, bytes], None]  # a page of the guest, as the host reads it, and its number
 
@@ -88,7 +89,7 @@ def _filled(
     host: Host, guest: Guest, area: int, length: int, name: str, layout: Struct, *values: int
 ) -> Step[bytes]:
     """What a call put into the area, which is contiguous in the home space only. Raises TeRefused."""
-    spec = SPEC[name]
+    spec = BY_NAME[name]
     request = block(spec.length, spec.code, layout, *values)
     outcome = yield from host.in_home_space(host.cpu_of(guest), request)
     if outcome.rc != EXECUTED:

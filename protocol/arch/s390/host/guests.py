@@ -9,11 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from protocol.arch.s390.tables import GuestTable
+from protocol.errors import OperationFailed
 from protocol.memory.store import PAGE_SHIFT
 
 STOPPED, OPERATING, LOAD = 2, 1, 5  # operands of CPU Set State
 NOTHING = -1
 SCA_FRAMES = 4  # an extended SCA
+
+
+class GuestFailed(OperationFailed):
+    """The guest cannot go on: Linux sends SIGSEGV to its VMM, or the VMM gives up.
+
+    It can still be destroyed.
+    """
 
 
 @dataclass(slots=True)

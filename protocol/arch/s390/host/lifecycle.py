@@ -9,7 +9,7 @@ from protocol.arch.s390.structs import NODATA, SET_STATE
 from protocol.effects import Step
 
 if TYPE_CHECKING:
-    from protocol.arch.s390.host import Host
+    from protocol.arch.s390.host.system import Host
 
 MODIFIED_CLEAR, LOAD_NORMAL = 0, 1  # subcodes
 

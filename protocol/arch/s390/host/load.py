@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from hashlib import shake_256
 from typing import TYPE_CHECKING
 
-from protocol.arch.s390.host import PREFAULT, SPEC, GuestFailed
-from protocol.arch.s390.host import pages as page
-from protocol.arch.s390.host.guests import Guest
-from protocol.arch.s390.structs import EXECUTED, NODATA, SET_PARAMS, UNPACK, block
+from protocol.arch.s390.calls import BY_NAME
+from protocol.arch.s390.host import bulk
+from protocol.arch.s390.host.guests import Guest, GuestFailed
+from protocol.arch.s390.host.pages import PREFAULT, back_all
+from protocol.arch.s390.structs import EXECUTED, NODATA, SET_PARAMS, block
 from protocol.effects import Step
 from protocol.errors import TeRefused
 from protocol.memory.physical import chunks
 from protocol.memory.store import PAGE, PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from protocol.arch.s390.host import Host
+    from protocol.arch.s390.host.system import Host
     from protocol.arch.s390.image import Image, ImagePage
 
 IMAGE_AT = 0x10000
@@ -52,14 +53,9 @@ def load(host: Host, guest: Guest) -> Step[None]:
         raise ValueError("a host without an image cannot load a guest")
     _fits(guest, image.pages)
     yield from _set_params(host, guest, image.header)
-    if host.bulk:
-        from protocol.arch.s390.host import bulk
-
-        yield from bulk.unpack(host, guest, image.pages)
-    else:
-        yield from unpack(host, guest, image.pages)
+    yield from bulk.unpack(host, guest, image.pages)
     if host.policy == PREFAULT and PREFAULT in host.offers:
-        page.back_all(host, guest)  # the level below secures what it finds mapped
+        back_all(host, guest)  # the level below secures what it finds mapped
     yield from host.must(host.cpu_of(guest), "verify", NODATA, guest.handle)
 
 
@@ -70,7 +66,7 @@ def _set_params(host: Host, guest: Guest, header: bytes) -> Step[None]:
     for frame, (_, n) in zip(host.home.frames(area).tolist(), chunks(area, len(header)), strict=True):
         host.store(frame << PAGE_SHIFT, header[done : done + n])
         done += n
-    spec = SPEC["set_params"]
+    spec = BY_NAME["set_params"]
     request = block(spec.length, spec.code, SET_PARAMS, guest.handle, area, len(header))
     outcome = yield from host.in_home_space(host.cpu_of(guest), request)
     host.home.release(area)
@@ -83,20 +79,3 @@ def _fits(guest: Guest, pages: Sequence[ImagePage]) -> None:
     places = {page.gaddr for page in pages}
     if len(places) < len(pages) or any(at % PAGE or at >= guest.size for at in places):
         raise GuestFailed(f"guest {guest.number}: its image has pages outside its memory, or one twice")
-
-
-def unpack(host: Host, guest: Guest, pages: Sequence[ImagePage]) -> Step[None]:
-    """Unpack pages in the order given, which has to be the image's: the digests run along."""
-    for each in pages:
-        yield from unpack_page(host, guest, each)
-
-
-def unpack_page(host: Host, guest: Guest, each: ImagePage) -> Step[None]:
-    """The VMM writes the encrypted page, which faults it in; then it is unpacked where it lies."""
-    frame = page.fault_in(host, guest, each.gaddr >> PAGE_SHIFT)
-    host.store(frame << PAGE_SHIFT, each.data)
-    outcome = yield from page.make_secure(
-        host, guest, each.gaddr >> PAGE_SHIFT, "unpack", UNPACK, guest.handle, each.gaddr, *each.tweak
-    )
-    if outcome.rc != EXECUTED:
-        raise TeRefused("unpack", outcome.rc, outcome.rrc)

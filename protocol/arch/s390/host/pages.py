@@ -1,31 +1,36 @@
-"""Rows 5 and 6: a guest's pages: host page faults, import, swapping, pins for I/O; what a fault of a guest
-means.
+"""Rows 5 and 6: a guest's pages: host page faults, import and unpack, swapping, pins for I/O; what a fault of
+a guest means.
 
 Frames that are faulted in are not zeroed: Convert to Secure and Unpack clear what lay there (5.5).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from protocol.arch.s390 import cpu as z
-from protocol.arch.s390.host import MERGED_L1, GuestFailed
-from protocol.arch.s390.host.guests import Guest, Vcpu
+from protocol.arch.s390.host.guests import Guest, GuestFailed, Vcpu
 from protocol.arch.s390.host.memory import backed, frame_of
 from protocol.arch.s390.machine.memory import ALREADY_SECURE, NOT_MAPPED
 from protocol.arch.s390.runs import stretches
-from protocol.arch.s390.structs import EXECUTED, HANDLE_GADDR, PADDR, Outcome
+from protocol.arch.s390.structs import EXECUTED, HANDLE_GADDR, PADDR, UNPACK, Outcome
 from protocol.effects import Fault, Step
+from protocol.errors import TeRefused
 from protocol.memory.pool import OutOfFrames
 from protocol.memory.store import PAGE, PAGE_SHIFT
 
 if TYPE_CHECKING:
     from struct import Struct
 
-    from protocol.arch.s390.host import Host
+    from protocol.arch.s390.host.system import Host
+    from protocol.arch.s390.image import ImagePage
 
+# Who brings a page in, and when: the words of a scenario, see `nesting.strategy`.
+TWO_FAULT, MERGED_L1, MERGED_L0, PREFAULT = "two_fault", "merged_l1", "merged_l0", "prefault"
+POLICIES = (TWO_FAULT, MERGED_L1, MERGED_L0, PREFAULT)
 TRIES = 3  # a page is faulted in again if the Ultravisor does not find it; more is a mistake somewhere
 
 
@@ -78,32 +83,47 @@ def make_secure(
     return outcome
 
 
-def prefault(host: Host, guest: Guest) -> Step[None]:
-    """Fault in and secure all of the guest's memory before it runs."""
-    missing = _missing(host, guest)
-    if host.bulk:
-        from protocol.arch.s390.host import bulk
+def unpack(host: Host, guest: Guest, pages: Sequence[ImagePage]) -> Step[None]:
+    """Unpack pages in the order given, which has to be the image's: the digests run along."""
+    for each in pages:
+        yield from unpack_page(host, guest, each)
 
-        yield from bulk.bring_in(host, guest, missing)
-        return
-    for page in missing.tolist():
-        fault_in(host, guest, page)
-        yield from import_page(host, guest, page)
+
+def unpack_page(host: Host, guest: Guest, each: ImagePage) -> Step[None]:
+    """The VMM writes the encrypted page, which faults it in; then it is unpacked where it lies.
+
+    Raises TeRefused, OutOfFrames.
+    """
+    page = each.gaddr >> PAGE_SHIFT
+    host.store(fault_in(host, guest, page) << PAGE_SHIFT, each.data)
+    outcome = yield from make_secure(
+        host, guest, page, "unpack", UNPACK, guest.handle, each.gaddr, *each.tweak
+    )
+    if outcome.rc != EXECUTED:
+        raise TeRefused("unpack", outcome.rc, outcome.rrc)
 
 
 def back_all(host: Host, guest: Guest) -> None:
     """Fault in all of the guest's memory, in ascending order. Each page is a store of its own."""
-    pages = _missing(host, guest)
+    pages = missing(host, guest)
     frames = host.backing.take(pages.size)
     for start, stop in stretches(pages):
         guest.table.map_run(int(pages[start]), frames[start:stop])
     host.keep("native_page", pages.size)
 
 
-def _missing(host: Host, guest: Guest) -> np.ndarray:
+def missing(host: Host, guest: Guest) -> np.ndarray:
+    """Pages of the guest that have no frame, ascending."""
     pages = np.arange(guest.pages)
-    missing: np.ndarray = pages[backed(host.level, guest.table, pages) < 0]
-    return missing
+    found: np.ndarray = pages[backed(host.level, guest.table, pages) < 0]
+    return found
+
+
+def take_back(host: Host, frames: np.ndarray) -> None:
+    """Frames of a guest's pages are free again."""
+    host.backing.give(frames)
+    if frames.size:
+        host.keep("native_page", -frames.size)
 
 
 # -- faults of the guest ---------------------------------------------------------------------------

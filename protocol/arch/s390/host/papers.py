@@ -21,7 +21,7 @@ from protocol.memory.store import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from protocol.arch.s390.evidence.attestation import Request
-    from protocol.arch.s390.host import Host
+    from protocol.arch.s390.host.system import Host
 
 # The page, and what it holds. Nothing runs over its end: an attestation request has 0x180 bytes, one for a
 # secret of SECRET_BYTES has 0x598.

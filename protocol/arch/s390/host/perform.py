@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from protocol.arch.s390 import guest as g
-from protocol.arch.s390.host import PREFAULT
+from protocol.arch.s390.host import bulk
 from protocol.arch.s390.host import pages as page
 from protocol.arch.s390.host.boot import boot, shut_down
 from protocol.arch.s390.host.create import create
@@ -17,21 +17,18 @@ from protocol.arch.s390.host.guests import Guest, Vcpu
 from protocol.arch.s390.host.lifecycle import LOAD_NORMAL, MODIFIED_CLEAR, start
 from protocol.arch.s390.host.load import load
 from protocol.arch.s390.host.memory import frame_of
+from protocol.arch.s390.host.pages import PREFAULT
 from protocol.arch.s390.host.papers import add_secret, attest
+from protocol.arch.s390.host.programs import SHARE_CODE, UNSHARE_CODE, Steps, block_of, sharing, touches
 from protocol.arch.s390.host.run import KERNEL, SIGP_RESTART, Feed, run
-from protocol.arch.s390.structs import SHARE, block
 from protocol.effects import Step
 from protocol.memory.store import PAGE_SHIFT
 from protocol.plan import operations as op
 from protocol.plan.acting import Act, act_of
 
 if TYPE_CHECKING:
-    from protocol.arch.s390.host import Host
+    from protocol.arch.s390.host.system import Host
 
-# Where a guest's program builds its control blocks: behind what the architecture uses of the two prefix
-# pages, which are the guest's own whenever it runs. One place for each CPU, as far as there is room.
-BLOCKS_AT, BLOCK_ROOM, BLOCKS = 0x1400, 0x40, 48
-SHARE_CODE, UNSHARE_CODE, SHARE_LENGTH = 0x1000, 0x1001, 0x30
 WRITE_EVENT_DATA = 0x0076_0005
 
 # What a guest does for each reason of the scenario, and what the host is told: (prelude, step, reason of
@@ -40,8 +37,6 @@ NOTIFY = ((g.SetCpu(((1, 3),)),), g.Diag(0x500), "icpt_68")  # subcode 3: a queu
 HYPERCALL = ((g.SetCpu(((1, 0),)),), g.Diag(0x500), "icpt_68")
 WAIT = ((), g.Wait(), "wait")
 NOTICED = frozenset({"icpt_6c"})
-
-Steps = Iterator[tuple[g.GuestStep, bool]]
 
 
 def perform(host: Host, operation: op.Operation) -> Step[Any]:
@@ -81,7 +76,7 @@ def _start(host: Host, operation: op.Start) -> Step[None]:
     """Row 4. The first CPU starts the others by SIGP, which the VMM sees to."""
     guest = host.guest(operation.guest)
     if host.policy == PREFAULT and PREFAULT not in host.offers:
-        yield from page.prefault(host, guest)
+        yield from bulk.bring_in(host, guest, page.missing(host, guest))
     yield from start(host, guest)
     yield from run(host, guest, guest.vcpus[0], Feed(_start_others(guest)), NOTICED)
 
@@ -123,20 +118,7 @@ def _kill(host: Host, operation: op.Kill) -> Step[None]:
 
 def _touch(host: Host, operation: op.Touch) -> Step[None]:
     guest, vcpu = _vcpu(host, operation)
-    pages = operation.pages.numbers()
-    if host.bulk:
-        from protocol.arch.s390.host import bulk
-
-        yield from bulk.touch(host, guest, vcpu, pages)
-        return
-    yield from run(host, guest, vcpu, Feed(touches(host, guest, pages.tolist())))
-
-
-def touches(host: Host, guest: Guest, pages: Iterable[int]) -> Steps:
-    """A store to each page; it exits for sure if the page is not mapped."""
-    for number in pages:
-        missing = frame_of(host.level, guest.table, number) is None
-        yield g.Touch(number << PAGE_SHIFT, write=True), missing
+    yield from bulk.touch(host, guest, vcpu, operation.pages.numbers())
 
 
 def _write(host: Host, operation: op.Write) -> Step[None]:
@@ -157,22 +139,7 @@ def _read(host: Host, operation: op.Read) -> Step[bytes]:
 def _share(host: Host, operation: op.Share) -> Step[None]:
     """Row 7: page by page, as Linux guests do at boot; a page that nobody has touched comes in on the way."""
     guest, vcpu = _vcpu(host, operation)
-    pages = operation.pages.numbers()
-    if host.bulk:
-        from protocol.arch.s390.host import bulk
-
-        yield from bulk.share(host, guest, vcpu, pages)
-        return
-    yield from run(host, guest, vcpu, Feed(sharing(host, guest, vcpu, pages.tolist(), SHARE_CODE)))
-
-
-def sharing(host: Host, guest: Guest, vcpu: Vcpu, pages: Iterable[int], code: int) -> Steps:
-    """For each page: build the block, issue it."""
-    at = BLOCKS_AT + BLOCK_ROOM * (vcpu.number % BLOCKS)
-    for number in pages:
-        uvcb = bytes(block(SHARE_LENGTH, code, SHARE, number << PAGE_SHIFT))
-        yield g.Touch(at, write=True, value=uvcb), False
-        yield g.Uvc(at), frame_of(host.level, guest.table, number) is None
+    yield from bulk.share(host, guest, vcpu, operation.pages.numbers())
 
 
 def _change(host: Host, operation: op.Change) -> Step[None]:
@@ -197,7 +164,7 @@ def _exits(host: Host, operation: op.Exits) -> Step[None]:
 
 def _console(vcpu: Vcpu) -> tuple[tuple[g.GuestStep, ...], g.GuestStep, str]:
     """A request with an empty block: eight bytes, that is its header."""
-    at = BLOCKS_AT + BLOCK_ROOM * (vcpu.number % BLOCKS)
+    at = block_of(vcpu)
     header = g.Touch(at, write=True, value=(8).to_bytes(2, "big") + bytes(6))
     return (header,), g.Sclp(WRITE_EVENT_DATA, at), "icpt_6c"
 

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 
 from protocol.arch.s390 import instructions
 from protocol.arch.s390.guest import GuestStep, Program
-from protocol.arch.s390.host import GuestFailed
 from protocol.arch.s390.host import pages as page
-from protocol.arch.s390.host.guests import OPERATING, STOPPED, Guest, Vcpu
+from protocol.arch.s390.host.guests import OPERATING, STOPPED, Guest, GuestFailed, Vcpu
 from protocol.arch.s390.host.lifecycle import LOAD_NORMAL, MODIFIED_CLEAR, reset, set_state
 from protocol.arch.s390.structs import SHARE, SIE_GPRS, SIE_IICTL, U64, SieExit
 from protocol.effects import Fault, Step
 from protocol.memory.store import PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from protocol.arch.s390.host import Host
+    from protocol.arch.s390.host.system import Host
 
 KERNEL: frozenset[str] = frozenset()  # the VMM answers nothing
 INJECT_IO = b"\x03"  # what ends an enabled wait

@@ -9,9 +9,9 @@ from random import Random
 from typing import Any
 
 from protocol.arch.s390.compose import Rig, compose
-from protocol.arch.s390.host import Host
 from protocol.arch.s390.host.load import scenario_image
 from protocol.arch.s390.host.memory import frame_of
+from protocol.arch.s390.host.system import Host
 from protocol.arch.s390.image import Image
 from protocol.arch.s390.nesting.memory import swap
 from protocol.arch.s390.nesting.strategy import Strategy

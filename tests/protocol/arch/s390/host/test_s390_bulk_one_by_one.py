@@ -12,7 +12,7 @@ from host_bench import FIRST, Bench, Size, image_of
 from protocol.arch.s390.host import bulk
 from protocol.arch.s390.host.memory import frame_of, mapped
 from protocol.arch.s390.host.pages import fault_in, import_page, pin, swap_out
-from protocol.arch.s390.host.perform import touches
+from protocol.arch.s390.host.programs import touches
 from protocol.arch.s390.host.run import Feed
 from protocol.arch.s390.host.run import run as run_guest
 from protocol.arch.s390.machine.entities import PageState

@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 from host_bench import FIRST, Bench, Size, calls, image_of
 
-from protocol.arch.s390.calls import CALLS
+from protocol.arch.s390.calls import BY_NAME, CALLS
 from protocol.arch.s390.guest import Diag, Lctl, Loop, SetCpu, Sigp, Spx
 from protocol.arch.s390.guest import Touch as Store
-from protocol.arch.s390.host import SPEC, GuestFailed
-from protocol.arch.s390.host.guests import OPERATING
+from protocol.arch.s390.host.guests import OPERATING, GuestFailed
 from protocol.arch.s390.host.lifecycle import start
-from protocol.arch.s390.host.load import scenario_image, unpack
+from protocol.arch.s390.host.load import scenario_image
 from protocol.arch.s390.host.memory import frame_of
-from protocol.arch.s390.host.pages import fault_in
+from protocol.arch.s390.host.pages import fault_in, unpack
 from protocol.arch.s390.host.run import Feed, run
 from protocol.arch.s390.machine.entities import PageState
 from protocol.arch.s390.profiles import PROFILES
@@ -434,7 +433,7 @@ def test_a_reset_stops_no_cpu_that_never_started() -> None:
 @pytest.fixture
 def older(monkeypatch: pytest.MonkeyPatch) -> str:
     small = PROFILES["small"]
-    absent = frozenset({SPEC["destroy_config_fast"].code})
+    absent = frozenset({BY_NAME["destroy_config_fast"].code})
     monkeypatch.setitem(PROFILES, "older", replace(small, name="older", absent=absent))
     return "older"
 

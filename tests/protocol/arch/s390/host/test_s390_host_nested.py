@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from host_bench import Bench, Size, calls, family, image_of
 
-from protocol.arch.s390.host import Host
+from protocol.arch.s390.host.system import Host
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.ledger import Key
 from protocol.plan.operations import (

@@ -13,8 +13,9 @@ from host_bench import SEED, Bench, Size, family, image_of
 
 from protocol.arch.s390.evidence import attestation, secrets
 from protocol.arch.s390.evidence import dump as form
-from protocol.arch.s390.host import GuestFailed, papers
+from protocol.arch.s390.host import papers
 from protocol.arch.s390.host.dump import Dump, dump, unpack
+from protocol.arch.s390.host.guests import GuestFailed
 from protocol.arch.s390.host.pages import swap_out
 from protocol.arch.s390.image import Component, build, host_key
 from protocol.arch.s390.machine import Machine

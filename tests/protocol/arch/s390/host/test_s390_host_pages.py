@@ -7,7 +7,7 @@ from host_bench import SEED, Bench, Size, calls, family
 
 from protocol.arch.s390.guest import Program, Read
 from protocol.arch.s390.guest import Touch as TouchStep
-from protocol.arch.s390.host import GuestFailed
+from protocol.arch.s390.host.guests import GuestFailed
 from protocol.arch.s390.host.load import scenario_image
 from protocol.arch.s390.host.memory import backed, frame_of, mapped
 from protocol.arch.s390.host.pages import make_accessible, pin
