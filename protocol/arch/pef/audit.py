@@ -9,16 +9,18 @@ emulation that are not the ultravisor's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from protocol.arch.pef.compose import Rig
 from protocol.arch.pef.kvm import Kvm
 from protocol.arch.pef.machine import Machine
 from protocol.arch.pef.machine.svm import Svm
 from protocol.arch.pef.nesting import Nested
 from protocol.arch.pef.tables import Page
+
+if TYPE_CHECKING:
+    from protocol.arch.pef.compose import Rig
 
 
 class Leak(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from protocol.arch.pef.audit import leaks
 from protocol.arch.pef.calls import CALLS
 from protocol.arch.pef.cpu import Cpu
 from protocol.arch.pef.kvm.own import NOTHING, Own
@@ -119,8 +120,6 @@ class Rig(composition.Rig[Hypervisor[Any]]):
         machine.reset(clear_memory=True)
 
     def leaks(self) -> list[Any]:
-        from protocol.arch.pef.audit import leaks
-
         return leaks(self)
 
     def exposed(self, needle: bytes) -> list[int]:

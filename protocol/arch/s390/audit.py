@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from protocol.arch.s390.compose import Rig
 from protocol.arch.s390.machine import Machine
 from protocol.arch.s390.machine.entities import PageState, counted
-from protocol.arch.s390.nesting import Nested
 from protocol.calls import Donation
 from protocol.nesting.guest_host import DONATED
 
 if TYPE_CHECKING:
-    from protocol.arch.s390.compose import Level
-
+    from protocol.arch.s390.compose import Level, Rig
+    from protocol.arch.s390.nesting import Nested
 
 NOWHERE = np.uint8(255)  # no PageState: of a frame that is not mapped
 
@@ -40,10 +38,7 @@ def audit(rig: Rig) -> dict[str, Any]:
     fit."""
     if not rig.depth:
         return {"hosts": [{"tracked": {}, **machine.statistics()} for machine in rig.machines], "leaks": []}
-    hosts = []
-    for seat in rig.seats:
-        assert isinstance(seat.level, Nested)
-        hosts.append({"tracked": seat.level.tracked(), **_truth(rig, seat.number, seat.level)})
+    hosts = [{"tracked": seat.level.tracked(), **_truth(rig, seat.number, seat.level)} for seat in rig.seats]
     return {"hosts": hosts, "leaks": [leak._asdict() for leak in leaks(rig)]}
 
 
@@ -59,10 +54,8 @@ def guests_of(rig: Rig, number: int) -> Mapping[int, Nested]:
     """The living guest hosts of L(number), by the number of the host at the top that each carries."""
     if number + 1 < rig.depth:
         level = rig.levels[number + 1]
-        assert isinstance(level, Nested)
         return {} if level.dead else {0: level}
-    seats = {seat.number: seat.level for seat in rig.seats}
-    return {which: level for which, level in seats.items() if isinstance(level, Nested) and not level.dead}
+    return {seat.number: seat.level for seat in rig.seats if not seat.level.dead}
 
 
 # -- what the machine knows of one host --------------------------------------------------------
@@ -93,7 +86,7 @@ def states_of(rig: Rig, host: Nested) -> np.ndarray:
     """
     states: np.ndarray = rig.machines[0].state
     for level in (*rig.levels[: host.level], host):
-        if isinstance(level, Nested):
+        if not isinstance(level, Machine):
             states = np.append(states, NOWHERE)[level.slots]  # ABSENT is the last one
     return states
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from protocol.arch.s390.audit import leaks
 from protocol.arch.s390.calls import CALLS
 from protocol.arch.s390.cpu import Cpu
 from protocol.arch.s390.issue import Issuer
@@ -93,7 +94,7 @@ class Rig(composition.Rig[Hypervisor[Any]]):
         return Hypervisor(number, self.seen(level), Pool(FIRST_FREE, (base >> PAGE_SHIFT) - FIRST_FREE))
 
     def guest_host(self, own: list[Cpu], number: int, life: int, storey: Storey) -> Nested:
-        from protocol.arch.s390.nesting import Nested
+        from protocol.arch.s390.nesting import Nested  # where there is one: a start is quick
 
         below = self.chain[-1]
         place = f"{below.level + 1}.{number}.{life}"
@@ -142,8 +143,6 @@ class Rig(composition.Rig[Hypervisor[Any]]):
         return (yield from some_leftovers(level, pages))
 
     def leaks(self) -> list[Any]:
-        from protocol.arch.s390.audit import leaks
-
         return leaks(self)
 
     def exposed(self, needle: bytes) -> list[int]:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from protocol.arch.sev.compose import Rig
 from protocol.arch.sev.machine import Machine
 from protocol.arch.sev.rmp import ASSIGNED
 
 if TYPE_CHECKING:
+    from protocol.arch.sev.compose import Rig
     from protocol.arch.sev.nesting import Nested
 
 

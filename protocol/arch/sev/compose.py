@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from protocol.arch.sev.audit import leaks
 from protocol.arch.sev.calls import CALLS
 from protocol.arch.sev.cpu import MFDM, RMP_BASE, RMP_END, SME, SNP_EN, SYSCFG, VM_HSAVE_PA, VMPL_EN, Cpu
 from protocol.arch.sev.hands import Hands
@@ -148,7 +149,7 @@ class Rig(composition.Rig[Kvm]):
 
     def guest_host(self, own: list[Cpu], number: int, life: int, storey: Storey) -> Nested:
         """Its share of frames, CPUs and ASIDs is that of its seat."""
-        from protocol.arch.sev.nesting import Nested
+        from protocol.arch.sev.nesting import Nested  # where there is one: a start is quick
 
         kvm = self.chain[-1]
         below, width = kvm.memory, len(own)
@@ -207,8 +208,6 @@ class Rig(composition.Rig[Kvm]):
             yield from level.reset("l1_crash")
 
     def leaks(self) -> list[Any]:
-        from protocol.arch.sev.audit import leaks
-
         return list(leaks(self))
 
     def exposed(self, needle: bytes) -> list[int]:

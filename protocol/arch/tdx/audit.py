@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from protocol.arch.tdx.compose import Rig
 from protocol.arch.tdx.linked import LinkedTdx
 from protocol.arch.tdx.machine import Machine
 from protocol.arch.tdx.tables import KeyState, Lifecycle, PageType
 
 if TYPE_CHECKING:
+    from protocol.arch.tdx.compose import Rig
     from protocol.arch.tdx.nesting import Nested
 
 OWNED = [kind for kind in PageType if kind > PageType.RSVD]

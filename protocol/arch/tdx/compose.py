@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from protocol.arch.tdx.audit import audit
 from protocol.arch.tdx.calls import CALLS
 from protocol.arch.tdx.cpu import Lp, registers
 from protocol.arch.tdx.linked import LinkedTdx, Server
@@ -148,7 +149,7 @@ class Rig(composition.Rig["Hypervisor"]):
         return [Pool(pool.take_run(each), each) for _ in range(hosts)] if self.apart else []
 
     def guest_host(self, own: list[Lp], number: int, life: int, storey: Storey) -> Nested:
-        from protocol.arch.tdx.nesting import Nested
+        from protocol.arch.tdx.nesting import Nested  # where there is one: a start is quick
 
         kvm = self.chain[-1]
         below = replace(kvm, pool=kvm.pools[number]) if kvm.pools else kvm
@@ -217,8 +218,6 @@ class Rig(composition.Rig["Hypervisor"]):
 
     def leaks(self) -> list[Any]:
         """The books of every level held against the machine's: what only one of the two has."""
-        from protocol.arch.tdx.audit import audit
-
         found: list[Any] = audit(self)["leaks"]
         return found
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from protocol.arch.s390.audit import audit
 from protocol.arch.s390.compose import Rig
 from protocol.arch.s390.keyboard.host import FACILITIES, S390Host
 from protocol.arch.s390.keyboard.workbench import image
@@ -60,9 +61,6 @@ class S390Keyboard(Keyboard[S390Host]):
         return {"ram_end": hex(host.memory), "facilities": list(FACILITIES), "uv": True}
 
     def audit(self) -> dict[str, Any]:
-        # Emulations are imported where there is one, or where somebody wants to compare: a start is quick.
-        from protocol.arch.s390.audit import audit
-
         return audit(self._rig)
 
     def machine_counts(self) -> dict[str, Any]:
