@@ -97,7 +97,7 @@ class ProcessMachine:
         try:
             answer = await self._do(effect)
         except OSError as error:
-            if error.errno in FULL:
+            if error.errno in FULL and not isinstance(effect, Inventory):
                 deliver(NoResource("files", str(error)), None)
             else:
                 deliver(None, OutcomeUnknown(f"{type(effect).__name__}: {error}"))

@@ -9,7 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from actors.runtime.actor import open_runtime
 from actors.runtime.port import ignore
 from actors.runtime.transport.address import Peer, listen_tls, listen_unix
 from actors.runtime.transport.pki import Credentials
-from protocol.errors import LevelGone
+from protocol.errors import LevelGone, OutcomeUnknown
 from protocol.hosting import Identity, Limits, Service
 from protocol.hosting.evidence import KeySigner, Trust
 from protocol.hosting.limits import CHANNEL_PORT, CONTROL_PORT, Offer
@@ -87,6 +87,8 @@ class HostingService:
             self.recovery = await self.broker.actor.ask(Recover(rows))
         except LevelGone:
             await trio.sleep_forever()  # what the broker died of is on its way, and ends this
+        except OutcomeUnknown as error:
+            raise StoreError(f"{self.options.directory}: {error}") from error
 
     async def listen(
         self, cid: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -150,10 +152,11 @@ class HostingService:
         """Every few seconds hold the records against the machine: a notice may get lost."""
         while True:
             await trio.sleep(LOOK_S)
-            await self.broker.actor.ask(Look())
+            with suppress(OutcomeUnknown):  # nothing can be said now, for want of descriptors perhaps
+                await self.broker.actor.ask(Look())
 
     async def audit(self) -> list[dict[str, object]]:
-        """What only one of records and machine knows."""
+        """What only one of records and machine knows. Raises OutcomeUnknown where nothing can be said."""
         leaks: list[dict[str, object]] = await self.broker.actor.ask(Audit())
         return leaks
 
@@ -237,7 +240,10 @@ async def obey(hosting: HostingService, show: Callable[[object], None]) -> None:
             case ["reboot", cid] if whole(cid, CID_ANY) in hosting.options.requesters:
                 show({"epoch": await hosting.reboot(int(cid))})
             case ["audit"]:
-                show({"leaks": await hosting.audit()})
+                try:
+                    show({"leaks": await hosting.audit()})
+                except OutcomeUnknown as error:
+                    show({"error": str(error)})
             case ["statistics"]:
                 counted = {"forged": hosting.machine.forged, "turned_away": hosting.reception.turned_away}
                 show(asdict(hosting.service.statistics()) | counted)

@@ -19,6 +19,7 @@ EXIT_KILLED = 137
 SIGNALLED = 128
 SPAWNING = "spawning"
 ANSWERED = "answered"
+GONE = (FileNotFoundError, NotADirectoryError, ProcessLookupError)  # what any other error does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,10 @@ class GuestFiles:
         self._replace("guest.facts", "".join(f"{name} {value}\n" for name, value in lines.items()))
 
     def facts(self) -> dict[str, str]:
-        """What `make` was told; empty where it did not come so far."""
+        """What `make` was told; empty where it did not come so far. Raises OSError: that cannot be said."""
         try:
             text = (self.path / "guest.facts").read_text()
-        except OSError:
+        except GONE:
             return {}
         return dict(line.split(" ", 1) for line in text.splitlines())
 
@@ -53,13 +54,17 @@ class GuestFiles:
         """The guest's process, if it lives: a number that was given to another one since is not it.
 
         One that was made and not noted yet when the service died is found by the directory that it was given.
+        Raises OSError: nothing can be said.
         """
         try:
             text = (self.path / "process").read_text()
-            if text == SPAWNING:
-                return _named_by(str(self.path))
+        except GONE:
+            return None
+        if text == SPAWNING:
+            return _named_by(str(self.path))
+        try:
             pid, born = text.split()
-        except (OSError, ValueError):
+        except ValueError:
             return None
         return int(pid) if born != "0" and _born(int(pid)) == born else None
 
@@ -123,7 +128,7 @@ def _born(pid: int) -> str:
     """When the kernel started process `pid`, in ticks; "0" if it is gone or waits to be reaped."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    except GONE:
         return "0"
     return "0" if fields[0] in "ZX" else fields[19]
 
@@ -134,7 +139,7 @@ def _named_by(directory: str) -> int | None:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             arguments = path.read_bytes().split(b"\0")
-        except OSError:
+        except (*GONE, PermissionError):
             continue
         pid = int(path.parent.name)
         if any(each == whole or within in each for each in arguments) and _born(pid) != "0":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from actors.hosting import serve
 from actors.hosting.machine import ProcessMachine
 from actors.hosting.serve import Options, open_service
 from actors.hosting.vmm.emulated import Emulated
 from actors.hosting.vmm.files import GuestFiles
 from actors.runtime.mailbox import Reply
 from nestbed.client import ERRORS, Budget, Hosting
+from protocol.errors import OutcomeUnknown
 from protocol.hosting import Limits
 from protocol.hosting.machine import (
     CreateGuest,
@@ -245,6 +248,34 @@ async def test_a_creation_that_was_cut_short_is_cleared_away(short_directory):
             await trio.sleep(0.01)
         assert found == [{}]
         assert not half.exists()
+
+
+@pytest.mark.parametrize("name", ["guest.facts", "process", "stat"])
+async def test_a_look_without_a_file_left_takes_no_guest_for_one_that_is_over(
+    short_directory, monkeypatch, name
+):
+    """Where the system has no descriptor to give, nothing can be said of what lies there."""
+    monkeypatch.setattr(serve, "LOOK_S", 0.01)
+    looks, read = [], Path.read_text
+
+    def full(path, *arguments):
+        if path.name != name:
+            return read(path, *arguments)
+        looks.append(path)
+        raise OSError(errno.EMFILE, "too many open files")
+
+    async with serving(short_directory) as hosting, asking(hosting) as host:
+        child = await in_a_thread(host.start, b"#!nestbed\nready\n", **SPEC)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_text", full)
+            while len(looks) < 3:
+                assert not looks or looks[0].exists()
+                await trio.sleep(0.01)
+            with pytest.raises(OutcomeUnknown):
+                await hosting.audit()
+        assert (await in_a_thread(host.describe, child.id))["state"] == "READY"
+        assert await hosting.audit() == []
+        assert looks[0].exists()
 
 
 async def test_a_process_that_was_made_and_not_noted_is_found_and_ended(short_directory):
