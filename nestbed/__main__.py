@@ -17,6 +17,8 @@ def main() -> None:
             _run()
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:  # while it was being read in: no command has begun
+        sys.exit(130)
     except OSError as error:
         if error.errno not in FULL or error.filename is not None:
             raise

@@ -29,9 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from nestbed.connection import Body, Connection, open_channel, tls_context
+from protocol.errors import LocalProtocolError
 from protocol.hosting.errors import ERRORS as ROWS
+from protocol.hosting.errors import Refusal
+from protocol.hosting.kinds import read
 from protocol.hosting.limits import CHUNK_BYTES
-from protocol.hosting.messages import VERSION
+from protocol.hosting.messages import MESSAGES, VERSION
 from protocol.hosting.replies import HostingProtocolError
 from protocol.vsock.address import parse_address
 
@@ -47,6 +50,7 @@ __all__ = [
 
 DOUBLINGS = 20  # of the bound of a wait; beyond that it is the longest one anyway
 DEPOSITING = "l1vh"  # the profile whose requesters deposit pages
+LONGEST_S = 600  # that a host waits for anything
 SPARE_S = 5.0  # a reply may take so much longer than what was asked to take its time
 
 
@@ -79,6 +83,22 @@ def _classes() -> dict[str, type[HostingError]]:
 
 
 ERRORS = _classes()  # by the name on the wire
+
+
+def _what_is_wrong(kind: str, body: Body) -> str:
+    """Which field of a request has no form on the wire; empty if none has to."""
+    try:
+        read(MESSAGES[kind], body)
+    except Refusal as refusal:
+        return refusal.cause[0]
+    return ""
+
+
+def _ms(seconds: float) -> int:
+    """Raises ValueError for what the interface has no place for."""
+    if not 0 <= seconds <= LONGEST_S:
+        raise ValueError(f"a time of {seconds} s; allowed: 0 to {LONGEST_S}")
+    return int(seconds * 1000)
 
 
 def _refusal(body: Body) -> HostingError:
@@ -114,7 +134,7 @@ class Hosting:
     """One requester's connection. `address` as in `protocol.vsock.address`, such as `unix:/run/3.vsock_5200`.
 
     Raises HostingUnreachable where nobody answers, HostingError for what is refused, HostingProtocolError
-    where the host breaks the protocol, ValueError for an address that is none.
+    where the host breaks the protocol, ValueError for an address that is none, and for what no message holds.
     """
 
     def __init__(
@@ -195,6 +215,9 @@ class Hosting:
                 self._connection = Connection(self.address, self.timeout_s, self._tls)
             self._connection.patience(self.timeout_s + wait_s)
             said, answer = self._connection.exchange(kind, self.epoch, key, body)
+        except LocalProtocolError as error:
+            self.close()
+            raise ValueError(_what_is_wrong(kind, body) or str(error)) from None
         except BaseException:
             self.close()
             raise
@@ -270,7 +293,7 @@ class Hosting:
 
     def wait(self, child: bytes, until: str = "READY", timeout_s: float = 30.0) -> Body:
         """Wait until a child has reached READY, STOPPED or RELEASED."""
-        ms = int(timeout_s * 1000)
+        ms = _ms(timeout_s)
         return self.ask("wait", wait_s=timeout_s + SPARE_S, child=child, until=until, timeout_ms=ms)
 
     def describe(self, child: bytes) -> Body:
@@ -291,7 +314,7 @@ class Hosting:
 
     def stop(self, child: bytes, how: str = "graceful", grace_s: float = 10.0) -> str:
         """End a child's run; it keeps what it holds."""
-        grace_ms = max(1, int(grace_s * 1000))
+        grace_ms = max(1, _ms(grace_s))
         answer = self.ask("stop", wait_s=grace_s + SPARE_S, child=child, how=how, grace_ms=grace_ms)
         return str(answer["state"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ import typer
 from actors import exit_codes
 from actors.commands.options import AsJson
 from actors.commands.speak import end, say
-from actors.given import whole
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -35,7 +35,21 @@ To = Annotated[
         help="Where the service is, like vsock:2:5200, unix:PATH, hybrid:PATH:PORT or tcp:HOST:PORT.",
     ),
 ]
-ChildName = Annotated[str, typer.Argument(metavar="CHILD", help="A child's name, or the beginning of it.")]
+
+
+def _name_of_a_child(text: str) -> str:
+    """Ends the command for what is none: an empty one would be the beginning of every name."""
+    if not text or len(text) > 32 or not set(text) <= set(string.hexdigits):
+        end(exit_codes.USAGE, f"{text!r}: a child's name is 32 hexadecimal digits, or the first of them")
+    return text
+
+
+ChildName = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHILD", callback=_name_of_a_child, help="A child's name, or the beginning of it."
+    ),
+]
 
 
 @contextmanager
@@ -49,11 +63,18 @@ def connected(address: str) -> Iterator[Hosting]:
     except ValueError as error:
         end(exit_codes.USAGE, str(error))
     except HostingUnreachable as silent:
-        end(exit_codes.ENVIRONMENT, f"{silent}; is `nestbed hosted serve` running there?")
+        end(exit_codes.ENVIRONMENT, f"{silent}; {_hint(address)}")
     except HostingProtocolError as wrong:
         end(exit_codes.ENVIRONMENT, f"{address}: {wrong}")
     except HostingError as refused:
         end(_exit_code(refused.code), _in_words(refused))
+
+
+def _hint(address: str) -> str:
+    """What to look at where nobody answers."""
+    if address.startswith(("unix:", "hybrid:")):
+        return "is `nestbed hosted serve` running there?"
+    return "is `nestbed hosted serve` running there, and does its --requester name whoever asks?"
 
 
 def _certificates(address: str) -> SSLContext | None:
@@ -105,10 +126,7 @@ def show_json(value: Any) -> None:
 def _child(hosting: Hosting, name: str) -> bytes:
     """The one child, or exit record, whose name begins so."""
     if len(name) == 32:
-        try:
-            return bytes.fromhex(name)
-        except ValueError:
-            end(exit_codes.USAGE, f"{name}: a child's name is 32 hexadecimal digits, or the first of them")
+        return bytes.fromhex(name)
     found: list[bytes] = [
         each["child"] for each in hosting.list(exited=True) if each["child"].hex().startswith(name.lower())
     ]
@@ -116,97 +134,6 @@ def _child(hosting: Hosting, name: str) -> bytes:
         allowed = ", ".join(each.hex() for each in found) or "see `nestbed hosted list --exited`"
         end(exit_codes.USAGE, f"{name}: names {len(found)} children: {allowed}")
     return found[0]
-
-
-def start(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The guest's image, any file.")],
-    to: To = "",
-    vcpus: Annotated[int, typer.Option("--vcpus", metavar="N", help="CPUs of the guest.")] = 1,
-    memory: Annotated[int, typer.Option("--memory", metavar="MIB", help="Memory of the guest.")] = 64,
-    label: Annotated[
-        list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A label; may be repeated.")
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option("--key", metavar="N", help="Number of the request: the same one starts nothing twice."),
-    ] = None,
-    linger: Annotated[
-        int,
-        typer.Option("--linger", metavar="SECONDS", help="How long it outlives the lease."),
-    ] = 0,
-    ready: Annotated[
-        str, typer.Option("--ready", metavar="WHEN", help="entered: it runs; notified: it has said so.")
-    ] = "entered",
-    vmm: Annotated[str, typer.Option("--vmm", metavar="NAME", help="emulated or qemu.")] = "emulated",
-    debug: Annotated[bool, typer.Option("--debug", help="Its console can be read.")] = False,
-    reserve: Annotated[bool, typer.Option("--reserve", help="Only take its share.")] = False,
-    deposit: Annotated[
-        bool, typer.Option("--deposit", help="Profile l1vh: deposit the pages that it lacks.")
-    ] = False,
-    dry_run: Annotated[
-        str | None,
-        typer.Option("--dry-run", metavar="TE", help="Start nothing: show QEMU's command line for that TE."),
-    ] = None,
-) -> None:
-    """Bring an image and start a secure guest from it; its name is printed once it is ready.
-
-    With --dry-run nothing is asked of anybody: TE is tcg, sev-snp-guest, tdx-guest, s390-pv-guest or
-    pef-guest.
-    """
-    if dry_run is not None:
-        _show_command(dry_run, vcpus, memory)
-        return
-    if not to:
-        end(exit_codes.USAGE, f"--to ADDRESS is missing; {ADDRESS} may have it, too")
-    labels = dict(each.partition("=")[::2] for each in label or ())
-    if any(not name or not value for name, value in labels.items()):
-        end(exit_codes.USAGE, "--label: allowed: NAME=VALUE")
-    if not image.is_file():
-        end(exit_codes.USAGE, f"{image}: no such file")
-    spec: Json = {"vcpus": vcpus, "memory_mib": memory, "labels": labels, "ready": ready, "vmm": vmm}
-    spec |= {"debug": debug, "on_owner_loss": "linger" if linger else "stop", "linger_s": linger}
-    with connected(to) as hosting:
-        number = None
-        if key is not None:
-            chosen = whole(key, 1 << 96)
-            if not chosen:
-                end(exit_codes.USAGE, f"--key {key}: allowed: a number from 1 up")
-            number = hosting.epoch.to_bytes(4, "big") + chosen.to_bytes(12, "big")
-        mode = "reserve" if reserve else "run"
-        child = hosting.start(image, key=number, mode=mode, deposit=deposit, **spec)
-        show_json(
-            {"child": child.id, "cid": child.cid, "state": child.state, "replayed": child.replayed}
-            | {"charged": dict(child.charged)}
-        )
-
-
-def _show_command(te: str, vcpus: int, memory: int) -> None:
-    import shlex
-
-    from actors.hosting.vmm.qemu import MACHINES, MEMBERS, command
-
-    if te not in MACHINES:
-        end(exit_codes.USAGE, f"--dry-run {te}: allowed: {', '.join(MACHINES)}")
-    facts = {"vcpus": str(vcpus), "memory_mib": str(memory), "nonce": "NONCE"}
-    line = command(te, Path("GUEST"), facts, dict.fromkeys(MEMBERS[:2], True))
-    sys.stdout.write(shlex.join(line) + "\n")
-    if MACHINES[te].note:
-        say(MACHINES[te].note)
-
-
-def pack(
-    kernel: Annotated[Path, typer.Argument(metavar="KERNEL", help="A kernel that QEMU boots.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where the image goes.")],
-    initrd: Annotated[Path | None, typer.Option("--initrd", metavar="FILE", help="Initial RAM disk.")] = None,
-    cmdline: Annotated[str, typer.Option("--cmdline", metavar="TEXT", help="Kernel command line.")] = "",
-) -> None:
-    """Make the image of a guest that QEMU runs: a kernel and what belongs to it in one file."""
-    from actors.hosting.vmm import qemu
-
-    try:
-        qemu.pack(out, kernel, initrd, cmdline)
-    except OSError as error:
-        end(exit_codes.ENVIRONMENT, f"{error.filename or out}: {error.strerror}")
 
 
 def wait(
@@ -235,6 +162,8 @@ def listed(
     if as_json:
         show_json(children)
         return
+    if not children:
+        say("no children" + ("" if exited else "; those that ended: --exited"))
     for each in children:
         labels = " ".join(f"{name}={value}" for name, value in each["labels"].items())
         sys.stdout.write(
@@ -251,7 +180,7 @@ def describe(child: ChildName, to: To) -> None:
 def console(
     child: ChildName,
     to: To,
-    cursor: Annotated[int, typer.Option("--from", metavar="BYTE", help="Where to begin.")] = 0,
+    cursor: Annotated[int, typer.Option("--from", metavar="BYTE", min=0, help="Where to begin.")] = 0,
 ) -> None:
     """Print what a child that was started with --debug wrote on its console."""
     with connected(to) as hosting:
@@ -268,7 +197,7 @@ def console(
 
 def channel(
     child: ChildName,
-    port: Annotated[int, typer.Argument(metavar="PORT", help="Port of the child.")],
+    port: Annotated[int, typer.Argument(metavar="PORT", min=1, help="Port of the child.")],
     to: To,
 ) -> None:
     """Connect standard input and output to a port of a child, until either side ends."""
@@ -303,15 +232,17 @@ def attest(
         fresh = secrets.token_bytes(32) if nonce is None else bytes.fromhex(nonce)
     except ValueError:
         end(exit_codes.USAGE, f"--nonce {nonce}: allowed: hexadecimal digits")
+    try:
+        key = None if trust is None else trust.read_bytes()
+    except OSError as error:
+        end(exit_codes.USAGE, f"{trust}: cannot be read: {error.strerror}")
     with connected(to) as hosting:
         evidence = hosting.attest(_child(hosting, child), fresh)
-        if trust is None:
+        if key is None:
             show_json({"evidence": evidence, "nonce": fresh})
             return
         try:
-            said = verify(evidence, trust.read_bytes(), fresh)
-        except OSError as error:
-            end(exit_codes.USAGE, f"{trust}: cannot be read: {error.strerror}")
+            said = verify(evidence, key, fresh)
         except ValueError as error:
             end(exit_codes.FAILED, f"not to be trusted: {error}")
         show_json({"verified": True} | said)
@@ -323,11 +254,16 @@ def dump(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where the dump goes.")],
 ) -> None:
     """Write a dump of a child that was started with --debug to a file."""
+    from nestbed.client import HostingUnreachable
+
     with connected(to) as hosting:
-        name = _child(hosting, child)
+        pieces = hosting.dump(_child(hosting, child))
+        first = next(pieces)  # a refusal comes before anything that is there is overwritten
         try:
             with out.open("wb") as file:
-                size = sum(file.write(piece) for piece in hosting.dump(name))
+                size = file.write(first) + sum(file.write(piece) for piece in pieces)
+        except HostingUnreachable:
+            raise
         except OSError as error:
             end(exit_codes.ENVIRONMENT, f"{out}: cannot be written: {error.strerror}")
         show_json({"bytes": size})
@@ -338,7 +274,7 @@ def adopt(
     credential: Annotated[
         str, typer.Option("--credential", metavar="HEX", help="What hello answered in the former boot.")
     ],
-    epoch: Annotated[int, typer.Option("--epoch", metavar="N", help="The former boot.")],
+    epoch: Annotated[int, typer.Option("--epoch", metavar="N", min=1, help="The former boot.")],
 ) -> None:
     """Take over the children that linger from a former boot."""
     try:
@@ -425,9 +361,12 @@ def keep(to: To) -> None:
 def watch(
     to: To,
     since: Annotated[
-        int | None, typer.Option("--since", metavar="N", help="Number of the last event that is known.")
+        int | None,
+        typer.Option("--since", metavar="N", min=0, help="Number of the last event that is known."),
     ] = None,
-    count: Annotated[int, typer.Option("--count", metavar="N", help="End after so many; 0: never.")] = 0,
+    count: Annotated[
+        int, typer.Option("--count", metavar="N", min=0, help="End after so many; 0: never.")
+    ] = 0,
 ) -> None:
     """Print each change of a child's state as it happens, one JSON object per line."""
     with connected(to) as hosting:

@@ -79,7 +79,7 @@ def serve(
     from protocol.hosting.journal import DamagedJournal
     from protocol.hosting.profiles import PROFILES
 
-    cids = requester or [3]
+    cids = list(dict.fromkeys(requester or [3]))
     if any(not 3 <= cid < 0x4000_0000 for cid in cids):
         end(exit_codes.USAGE, "--requester: allowed: context ids from 3 to 1073741823")
     if profile not in PROFILES:
@@ -91,6 +91,8 @@ def serve(
         _offer_qemu(options, "kvm" if kvm else "tcg")
     elif kvm:
         end(exit_codes.USAGE, "--kvm is for --qemu")
+    if certificate is not None and tcp is None:
+        end(exit_codes.USAGE, "--certificate is for --tcp")
     if vsock:
         from actors.runtime.transport.address import listen_vsock
 
@@ -116,7 +118,7 @@ def serve(
     except* KeyboardInterrupt:
         raise typer.Exit(exit_codes.INTERRUPTED) from None
     except* (StoreError, DamagedJournal, CannotListen, OSError) as group:
-        end(exit_codes.ENVIRONMENT, str(_first(group)))
+        end(exit_codes.ENVIRONMENT, _in_words(_first(group)))
 
 
 def limits_for(requesters: Sequence[int], profile: str) -> Limits:
@@ -165,8 +167,25 @@ def _tcp(where: str, certificate: Path | None) -> tuple[str, int, Credentials]:
             exit_codes.USAGE,
             "--tcp needs --certificate FILE: nestbed pki issue DIR machine NAME",
         )
-    authority = certificate.with_name("ca.pem")
-    return host, number, Credentials(certificate, certificate.with_suffix(".key"), authority)
+    given = Credentials.beside(certificate)
+    _look_at(given)
+    return host, number, given
+
+
+def _look_at(given: Credentials) -> None:
+    """End the command where a certificate does not serve: whoever asks believes a machine's alone."""
+    from protocol.roles import MACHINE
+
+    for path in (given.certificate, given.key, given.authority):
+        if not path.is_file():
+            end(exit_codes.USAGE, f"--certificate {given.certificate}: {path} is not there")
+    try:
+        role, name = given.says()
+    except (OSError, ValueError) as error:
+        end(exit_codes.USAGE, f"--certificate {given.certificate}: {error}")
+    if role != MACHINE:
+        allowed = "allowed: a machine's (nestbed pki issue DIR machine NAME)"
+        end(exit_codes.USAGE, f"--certificate {given.certificate}: that of {role} {name}; {allowed}")
 
 
 def read_policy(path: Path) -> Policy:
@@ -187,6 +206,12 @@ def read_policy(path: Path) -> Policy:
         end(exit_codes.USAGE, "\n".join(f"{path}: {line}" for line in error.wrong))
     except ValueError as error:  # no UTF-8, or no TOML
         end(exit_codes.USAGE, f"{path}: {error}")
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _first(group: BaseException) -> BaseException:

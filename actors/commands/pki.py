@@ -53,11 +53,14 @@ def issue(
     days: Days = 365,
 ) -> None:
     """Make the certificate of one process. Its role decides which messages are legal on its links."""
+    from actors.given import whole
     from actors.runtime.transport.pki import Authority
-    from protocol.roles import ROLES
+    from protocol.roles import REQUESTER, ROLES
 
     if role not in ROLES:
         end(exit_codes.USAGE, f"{role}: no role; allowed: {', '.join(ROLES)}")
+    if role == REQUESTER and (whole(name, 1 << 30) or 0) < 3:
+        end(exit_codes.USAGE, f"requester {name}: allowed: its context id, from 3 to 1073741823")
     try:
         given = Authority.open(folder).issue(role, name, host or (), days)
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +17,8 @@ from typer.testing import CliRunner
 from actors import exit_codes
 from actors.cli import app
 from actors.commands.hosted_serve import limits_for
+from actors.runtime.transport.pki import Authority
+from nestbed import __main__ as entry
 
 found = importlib.util.spec_from_file_location(
     "hosting_conftest", Path(__file__).with_name("hosting") / "conftest.py"
@@ -67,7 +70,15 @@ def test_a_dry_run_shows_the_line_and_asks_nobody(te, tmp_path):
     ("arguments", "said", "code"),
     [
         (["list", "--to", "somewhere"], "allowed: vsock:CID:PORT", exit_codes.USAGE),
-        (["start", "no.img", "--to", "unix:/nowhere"], "no such file", exit_codes.USAGE),
+        (["start", "no.img", "--to", "unix:/nowhere"], "No such file", exit_codes.USAGE),
+        (["start", "/dev/zero", "--to", "unix:/nowhere"], "not a file", exit_codes.USAGE),
+        (["start", "EMPTY", "--to", "unix:/nowhere"], "the image is empty", exit_codes.USAGE),
+        (["start", "EMPTY", "--vcpus", "0", "--to", "unix:/nowhere"], "--vcpus", exit_codes.USAGE),
+        (["pack", "/dev", "-o", "/nowhere/it"], "not a file", exit_codes.USAGE),
+        (["destroy", "", "--to", "unix:/nowhere"], "32 hexadecimal digits", exit_codes.USAGE),
+        (["destroy", "xy", "--to", "unix:/nowhere"], "32 hexadecimal digits", exit_codes.USAGE),
+        (["attest", "ab", "--trust", "/nowhere", "--to", "unix:/x"], "cannot be read", exit_codes.USAGE),
+        (["serve", "/nowhere", "--certificate", "x"], "--certificate is for --tcp", exit_codes.USAGE),
         (["start", "no.img"], "--to ADDRESS is missing", exit_codes.USAGE),
         (["start", "no.img", "--dry-run", "sgx"], "sev-snp-guest", exit_codes.USAGE),
         (["wait", "ab", "--until", "GONE", "--to", "unix:/x"], "READY, STOPPED, RELEASED", exit_codes.USAGE),
@@ -83,6 +94,8 @@ def test_a_dry_run_shows_the_line_and_asks_nobody(te, tmp_path):
 def test_what_makes_no_sense_says_what_does(arguments, said, code, monkeypatch, tmp_path):
     if arguments[0] == "serve" and len(arguments[1]) > 100:
         arguments = ["serve", str(tmp_path / arguments[1].strip("/"))]
+    (tmp_path / "empty").touch()
+    arguments = [str(tmp_path / "empty") if each == "EMPTY" else each for each in arguments]
     wrong = run("hosted", *arguments)
     assert wrong.exit_code == code
     assert said in " ".join(wrong.output.split())
@@ -190,6 +203,50 @@ def test_nobody_there_is_the_environment(short_directory):
 def test_whoever_is_named_has_an_account(named, accounts):
     """Found by the soak of a hundred requesters: the last ones were told that the host has no more."""
     assert limits_for(range(3, 3 + named), "nitro").requesters == accounts
+
+
+def test_a_service_over_tcp_needs_a_machines_certificate(short_directory):
+    keys = Authority.create(short_directory / "keys")
+    wrong, right = keys.issue("requester", "3"), keys.issue("machine", "l0")
+    over_tcp = ["hosted", "serve", str(short_directory / "h"), "--tcp", "127.0.0.1:0", "--certificate"]
+    for path, said in (
+        (wrong.certificate, "that of requester 3; allowed: a machine's"),
+        (keys.folder / "ca.pem", "it names no role"),
+    ):
+        refused = run(*over_tcp, str(path))
+        assert (refused.exit_code, said in " ".join(refused.output.split())) == (exit_codes.USAGE, True)
+    right.key.unlink()
+    refused = run(*over_tcp, str(right.certificate))
+    assert (refused.exit_code, "is not there" in " ".join(refused.output.split())) == (exit_codes.USAGE, True)
+
+
+def test_a_port_that_is_taken_is_named(short_directory):
+    given = Authority.create(short_directory / "keys").issue("machine", "l0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        serve = ["hosted", "serve", str(short_directory / "h"), "--tcp", where]
+        refused = run(*serve, "--certificate", str(given.certificate))
+    assert refused.exit_code == exit_codes.ENVIRONMENT
+    assert where in refused.output
+
+
+def test_a_requesters_certificate_names_its_context_id(tmp_path):
+    assert run("pki", "init", str(tmp_path)).exit_code == exit_codes.OK
+    for name in ("me", "2", "99999999999"):
+        refused = run("pki", "issue", str(tmp_path), "requester", name)
+        assert (refused.exit_code, "context id" in refused.output) == (exit_codes.USAGE, True)
+    assert run("pki", "issue", str(tmp_path), "requester", "3").exit_code == exit_codes.OK
+
+
+def test_an_interrupt_while_the_program_is_read_in_ends_it_without_a_word(monkeypatch, capsys):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry, "_run", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == exit_codes.INTERRUPTED
+    assert capsys.readouterr() == ("", "")
 
 
 def test_kvm_is_for_qemu(short_directory):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import socket
 import struct
 import threading
@@ -301,6 +302,29 @@ def test_an_address_that_is_none_is_refused_at_once():
         Hosting("somewhere")
     with pytest.raises(ValueError, match="vsock, hybrid, unix and tcp"):
         Hosting("memory:2:5200", budget=Budget(tries=1)).hello()
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"memory_mib": 1 << 70}, "b.spec.memory_mib is uint 1..4294967295"),
+        ({"launch": bytes(1 << 17)}, "b.spec.launch is bin of 0..4096 bytes"),
+        ({"labels": {"a": object()}}, "b.spec.labels.a is str of 1..64 characters"),
+    ],
+)
+def test_what_no_message_holds_is_told_by_its_field_and_not_asked(asking, spec, said):
+    hosting, host = asking(HAVE)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        hosting.start(b"image", **({"vcpus": 1, "memory_mib": 1} | spec))
+    assert [frame["t"] for frame in host.asked] == ["image.put"]
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e9])
+def test_a_time_has_bounds(seconds):
+    with pytest.raises(ValueError, match="allowed: 0 to 600"):
+        Hosting("unix:/nowhere").wait(bytes(16), timeout_s=seconds)
+    with pytest.raises(ValueError, match="allowed: 0 to 600"):
+        Hosting("unix:/nowhere").stop(bytes(16), grace_s=seconds)
 
 
 def test_an_image_travels_only_as_far_as_the_host_lacks_it(asking):

@@ -246,6 +246,39 @@ def test_whichever_byte_is_changed_or_the_last_one(reached, message, at, byte, c
         assert message == "channel.open"
 
 
+def command(*words: str) -> Any:
+    return CliRunner().invoke(app, ["hosted", *words, "--to", ADDRESS])
+
+
+def test_a_number_beyond_what_a_message_holds_is_the_callers_mistake(reached, tmp_path):
+    reached(Host())
+    (tmp_path / "image").write_bytes(IMAGE)
+    for words in (
+        ["start", f"{tmp_path}/image", "--memory", str(1 << 70)],
+        ["deposit", str(1 << 70)],
+        ["adopt", "--credential", "00" * 32, "--epoch", str(1 << 70)],
+    ):
+        ended = command(*words)
+        assert (ended.exit_code, "is uint" in ended.output) == (exit_codes.USAGE, True), ended.output
+
+
+def test_a_dump_that_is_refused_leaves_the_file_alone(reached, tmp_path):
+    reached(Host())
+    kept = tmp_path / "dump"
+    kept.write_text("the last one")
+    refused = command("dump", "ff" * 16, "-o", str(kept))
+    assert (refused.exit_code, "NOT_FOUND" in refused.output) == (exit_codes.FAILED, True)
+    assert kept.read_text() == "the last one"
+
+
+def test_no_children_are_said_to_be_none(reached):
+    hosting, child = reached(Host())
+    hosting.destroy(child)
+    empty = command("list")
+    assert (empty.stdout, "--exited" in empty.stderr) == ("", True)
+    assert child.hex() in command("list", "--exited").stdout
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=12)
 @given(message=st.sampled_from(sorted(COMMANDS)), change=changes())
 def test_the_command_ends_with_words_whatever_is_changed(reached, message, change):

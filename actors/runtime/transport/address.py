@@ -93,8 +93,10 @@ def listen_unix(path: str) -> trio.SocketListener:
         finally:
             os.umask(before)
         made.listen(128)
-    except BaseException:
+    except BaseException as error:
         made.close()
+        if isinstance(error, OSError):
+            error.filename = path
         raise
     return trio.SocketListener(trio.socket.from_stdlib_socket(made))
 
@@ -140,7 +142,13 @@ async def listen_tls(
     """A listener for TLS 1.3 with certificates on both sides, and its address. Raises OSError."""
     from actors.runtime.transport.tls import context
 
-    (plain,) = await trio.open_tcp_listeners(port, host=host)
+    try:
+        plain, *others = await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        error.filename = f"{host}:{port}"
+        raise
+    for other in others:  # a name may have more than one address; the first is told and served
+        await other.aclose()
     address: tuple[str, int] = plain.socket.getsockname()[:2]
     return trio.SSLListener(plain, context(credentials, server=True)), address
 
