@@ -106,15 +106,14 @@ def keyboard(options: Options, explain: bool = False) -> Keyboard:
 def _explaining(architecture: object, made: Keyboard) -> Keyboard:
     """The same keyboard, wrapped by the architecture: what is not asked for costs nothing."""
     from protocol.arch import architectures, load
-    from protocol.knowledge import watcher
 
-    watch = watcher(getattr(architecture, "explain", None))
-    if watch is None:
-        able = [name for name in architectures() if watcher(getattr(load(name), "explain", None)) is not None]
+    explaining = getattr(architecture, "explaining", None)
+    if explaining is None:
+        able = [name for name in architectures() if hasattr(load(name), "explaining")]
         raise WrongOptions(
             f"--explain: this architecture cannot say where an answer comes from; allowed: {', '.join(able)}"
         )
-    watched: Keyboard = watch(made)
+    watched: Keyboard = explaining(made)
     return watched
 
 

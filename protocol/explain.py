@@ -56,11 +56,7 @@ class Meaning:
 
 
 class Explainer(Protocol):
-    """What an architecture knows beyond its call table.
-
-    One more method is optional: `watch(keyboard)` returns the same keyboard, whose answers to calls that
-    ended with an error say which level refused them, by which check (`nestbed console --explain`).
-    """
+    """What an architecture knows beyond its call table."""
 
     def read(self, text: str) -> int | None:
         """The code that somebody wrote, as a number or by its name; None for what is neither."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from protocol.calls import CallSpec
 from protocol.explain import Meaning, number_of
@@ -76,8 +75,3 @@ class Knowledge:
     def plain(self, code: int) -> tuple[int, Sequence[str]]:
         """Every bit is part of the code."""
         return code, ()
-
-
-def watcher(explainer: Any) -> Any:
-    """What makes a keyboard explain itself, or None: see `Explainer`."""
-    return getattr(explainer, "watch", None)

@@ -142,8 +142,10 @@ class Owner(Protocol):
 class Architecture(Protocol):
     """One slice. `realism` is how real its nested path is: built, prototype, software, ....
 
-    A slice may have three members more, and commands that need one say so where it is missing: `owner`
-    (`Owner`), `explain` (`protocol.explain.Explainer`), `feasibility` (`protocol.feasibility.Feasibility`).
+    A slice may have four members more, and commands that need one say so where it is missing: `owner`
+    (`Owner`), `explain` (`protocol.explain.Explainer`), `feasibility` (`protocol.feasibility.Feasibility`),
+    and `explaining(keyboard)`: the same keyboard, whose answers to calls that ended with an error say which
+    level refused them, by which check (`nestbed console --explain`).
     `refused_profiles`: what somebody may ask for as a profile and cannot have, each with its reason.
     """
 

@@ -64,9 +64,7 @@ def test_every_architecture_explains_its_table(arch: str) -> None:
 
 
 class Silent:
-    """A slice whose explainer cannot say who answered."""
-
-    explain = None
+    """A slice that cannot say who answered."""
 
 
 def test_an_architecture_that_cannot_explain_names_those_that_can() -> None:

@@ -23,7 +23,7 @@ class Explained:
     """A console that explains itself; it keeps what it explained."""
 
     def __init__(self, arch: str, depth: int, **options: Any) -> None:
-        self.console = load(arch).explain.watch(in_process(arch, depth, **options))  # type: ignore[attr-defined]
+        self.console = load(arch).explaining(in_process(arch, depth, **options))  # type: ignore[attr-defined]
         self.said: list[Json] = []
 
     def answer(self, request: Json) -> Json:

@@ -13,14 +13,14 @@ from s390_guest import Image, SecureGuest, boot_guest
 from s390_violations import SCENES
 
 from protocol.arch.s390.calls import CALLS as TABLE
-from protocol.arch.s390.explain import EXPLAINER
+from protocol.arch.s390.slice import SLICE
 
 
 class Explained:
     """A console that explains itself; it keeps what it explained."""
 
     def __init__(self, depth: int, **options: Any) -> None:
-        self.console = EXPLAINER.watch(in_process("s390", depth, **options))
+        self.console = SLICE.explaining(in_process("s390", depth, **options))
         self.said: list[Json] = []
 
     def answer(self, request: Json) -> Json:

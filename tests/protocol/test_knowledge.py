@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protocol.calls import CallSpec, Category, Check, Issuer, Treatment, table
 from protocol.explain import Meaning, explain
-from protocol.knowledge import Knowledge, never, watcher
+from protocol.knowledge import Knowledge, never
 
 ROW = CallSpec(
     0x10,
@@ -32,7 +32,3 @@ def test_a_code_that_is_never_given_says_so_and_why() -> None:
     explainer = Knowledge(never_given=(never("make", 0x9, "fuse blown", "there are no fuses"),))
     (one,), _ = explain(CALLS, explainer, "make:0x9")
     assert (one.given, one.notes) == (False, ("there are no fuses",))
-
-
-def test_who_cannot_watch_has_no_watcher() -> None:
-    assert watcher(Knowledge()) is None

@@ -6,7 +6,6 @@ A code has two names, by who is asked: U_PARAMETER of an ultracall is H_PARAMETE
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from protocol.arch.pef import front, hcalls
 from protocol.arch.pef import status as u
@@ -14,10 +13,6 @@ from protocol.arch.pef.coverage import COVERED, GENERAL_COVERED
 from protocol.calls import CallSpec
 from protocol.explain import Meaning, number_of
 from protocol.knowledge import Knowledge, never
-
-if TYPE_CHECKING:
-    from protocol.arch.pef.keyboard import PefKeyboard
-    from protocol.arch.pef.watch import ExplainingKeyboard
 
 BAD_MODE, FUNCTION, SUCCESS, TOO_HARD = (
     u.unsigned(code) for code in (u.BAD_MODE, u.FUNCTION, u.SUCCESS, u.TOO_HARD)
@@ -164,12 +159,6 @@ class PefKnowledge(Knowledge):
         if code == u.BUSY:
             return code, ("Linux knows U_BUSY as 1; the published firmware's own is -2, which is U_FUNCTION",)
         return code, ()
-
-    def watch(self, keyboard: PefKeyboard) -> ExplainingKeyboard:
-        """`nestbed console --explain`."""
-        from protocol.arch.pef.watch import ExplainingKeyboard
-
-        return ExplainingKeyboard(keyboard)
 
 
 EXPLAINER = PefKnowledge(GENERAL, ELSEWHERE, OF_ANY_ERROR, OF_A_CODE, COVERED, GENERAL_COVERED)

@@ -14,6 +14,7 @@ from protocol.nesting.sizes import Sizes
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison
     from protocol.arch.pef.keyboard import PefKeyboard
+    from protocol.arch.pef.watch import ExplainingKeyboard
     from protocol.explain import Explainer
     from protocol.feasibility import Feasibility
 
@@ -52,6 +53,11 @@ class Pef(BaseSlice["PefKeyboard"]):
         from protocol.arch.pef.feasibility import FEASIBILITY
 
         return FEASIBILITY
+
+    def explaining(self, keyboard: PefKeyboard) -> ExplainingKeyboard:
+        from protocol.arch.pef.watch import ExplainingKeyboard
+
+        return ExplainingKeyboard(keyboard)
 
     def fresh(self, profile: Profile, sizes: Sizes) -> PefKeyboard:
         from protocol.arch.pef.compose import compose

@@ -7,16 +7,11 @@ emulator never gives, and why; what Linux and QEMU do with an answer, as far as 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from protocol.arch.s390.coverage import COVERED, GENERAL_COVERED
 from protocol.calls import CallSpec
 from protocol.explain import Meaning
 from protocol.knowledge import Knowledge, never
-
-if TYPE_CHECKING:
-    from protocol.arch.s390.keyboard import S390Keyboard
-    from protocol.arch.s390.watch import ExplainingKeyboard
 
 NEED_DESTROY = 0x8000
 _BEFORE = "before any check of the call itself, number {} of 7"
@@ -160,12 +155,6 @@ class S390Knowledge(Knowledge):
             )
             return code & ~NEED_DESTROY, (remark,)
         return code, ()
-
-    def watch(self, keyboard: S390Keyboard) -> ExplainingKeyboard:
-        """`nestbed console --explain`."""
-        from protocol.arch.s390.watch import ExplainingKeyboard
-
-        return ExplainingKeyboard(keyboard)
 
 
 EXPLAINER = S390Knowledge(GENERAL, ELSEWHERE, OF_ANY_ERROR, OF_A_CODE, COVERED, GENERAL_COVERED)

@@ -14,6 +14,7 @@ from protocol.nesting.sizes import Sizes
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison, Owner
     from protocol.arch.s390.keyboard import S390Keyboard
+    from protocol.arch.s390.watch import ExplainingKeyboard
     from protocol.explain import Explainer
     from protocol.feasibility import Feasibility
 
@@ -56,6 +57,11 @@ class S390(BaseSlice["S390Keyboard"]):
         from protocol.arch.s390.feasibility import FEASIBILITY
 
         return FEASIBILITY
+
+    def explaining(self, keyboard: S390Keyboard) -> ExplainingKeyboard:
+        from protocol.arch.s390.watch import ExplainingKeyboard
+
+        return ExplainingKeyboard(keyboard)
 
     def fresh(self, profile: Profile, sizes: Sizes) -> S390Keyboard:
         from protocol.arch.s390.compose import compose

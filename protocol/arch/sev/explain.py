@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from protocol.arch.sev.coverage import COVERED, GENERAL_COVERED
 from protocol.arch.sev.status import Status
@@ -11,10 +10,6 @@ from protocol.arch.sev.structs import LAYOUTS, WRITTEN
 from protocol.calls import CallSpec
 from protocol.explain import Meaning, number_of
 from protocol.knowledge import Knowledge, never
-
-if TYPE_CHECKING:
-    from protocol.arch.sev.keyboard import SevKeyboard
-    from protocol.arch.sev.watch import ExplainingKeyboard
 
 _FIRST = "before any check of the command itself, number {} of 3"
 GENERAL = (
@@ -157,12 +152,6 @@ class SevKnowledge(Knowledge):
         if code == Status.INVALID_PAGE_STATE + 64:
             return Status.INVALID_PAGE_STATE, ("with 64 added, as firmware 1.55.25 has it (2.1)",)
         return code & 0xFFFF, ()
-
-    def watch(self, keyboard: SevKeyboard) -> ExplainingKeyboard:
-        """`nestbed console --explain`."""
-        from protocol.arch.sev.watch import ExplainingKeyboard
-
-        return ExplainingKeyboard(keyboard)
 
 
 EXPLAINER = SevKnowledge(GENERAL, (*ABOVE, *ELSEWHERE), OF_ANY_ERROR, OF_A_CODE, COVERED, GENERAL_COVERED)

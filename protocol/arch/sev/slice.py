@@ -14,6 +14,7 @@ from protocol.nesting.sizes import Sizes
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison
     from protocol.arch.sev.keyboard import SevKeyboard
+    from protocol.arch.sev.watch import ExplainingKeyboard
     from protocol.explain import Explainer
     from protocol.feasibility import Feasibility
 
@@ -51,6 +52,11 @@ class Sev(BaseSlice["SevKeyboard"]):
         from protocol.arch.sev.feasibility import FEASIBILITY
 
         return FEASIBILITY
+
+    def explaining(self, keyboard: SevKeyboard) -> ExplainingKeyboard:
+        from protocol.arch.sev.watch import ExplainingKeyboard
+
+        return ExplainingKeyboard(keyboard)
 
     def fresh(self, profile: Profile, sizes: Sizes) -> SevKeyboard:
         from protocol.arch.sev.compose import compose

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from protocol.arch.tdx.coverage import COVERED, GENERAL_COVERED
 from protocol.arch.tdx.cpu import REGISTER_NAMES
@@ -16,10 +15,6 @@ from protocol.arch.tdx.status import CODE_MASK, RAX, Operand, Status, name_of
 from protocol.calls import CallSpec
 from protocol.explain import Meaning, number_of
 from protocol.knowledge import Knowledge, never
-
-if TYPE_CHECKING:
-    from protocol.arch.tdx.keyboard import TdxKeyboard
-    from protocol.arch.tdx.watch import ExplainingKeyboard
 
 OPERANDS = {name.upper(): number for number, name in enumerate(REGISTER_NAMES)}
 OPERANDS |= {each.name: int(each) for each in Operand}
@@ -160,12 +155,6 @@ class TdxKnowledge(Knowledge):
             *super().general(code, call),
             *(replace(one, name=self.name(code, call)) for one in exits if one.code == code),
         ]
-
-    def watch(self, keyboard: TdxKeyboard) -> ExplainingKeyboard:
-        """`nestbed console --explain`."""
-        from protocol.arch.tdx.watch import ExplainingKeyboard
-
-        return ExplainingKeyboard(keyboard)
 
 
 EXPLAINER = TdxKnowledge(GENERAL, NEVER_GIVEN, ANY_ERROR, ONE_CODE, COVERED, GENERAL_COVERED)

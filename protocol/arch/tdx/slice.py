@@ -14,6 +14,7 @@ from protocol.nesting.sizes import Sizes
 if TYPE_CHECKING:
     from protocol.arch.contract import Comparison
     from protocol.arch.tdx.keyboard import TdxKeyboard
+    from protocol.arch.tdx.watch import ExplainingKeyboard
     from protocol.explain import Explainer
     from protocol.feasibility import Feasibility
 
@@ -60,6 +61,11 @@ class Tdx(BaseSlice["TdxKeyboard"]):
 
     def least_cpus(self, profile: Profile) -> int:
         return profile.packages
+
+    def explaining(self, keyboard: TdxKeyboard) -> ExplainingKeyboard:
+        from protocol.arch.tdx.watch import ExplainingKeyboard
+
+        return ExplainingKeyboard(keyboard)
 
     def fresh(self, profile: Profile, sizes: Sizes) -> TdxKeyboard:
         from protocol.arch.tdx.compose import compose
