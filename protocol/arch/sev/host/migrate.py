@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from protocol.arch.sev.host.perform import add_vcpu
 from protocol.arch.sev.host.tables import Tables
-from protocol.arch.sev.host.vm import Vm
+from protocol.arch.sev.host.vm import Vm, add_vcpu
 from protocol.arch.sev.status import Status
 from protocol.arch.sev.structs import CERT_LEN, CHAIN_LEN, HEADER_LEN, PAGE, SESSION_LEN
 from protocol.effects import Step

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from protocol.arch.sev.guest import Read, Touch
 from protocol.arch.sev.host import bulk
+from protocol.arch.sev.host.migrate import Luggage, Packet, arrive, certificate, leave
 from protocol.arch.sev.host.tables import Tables
-from protocol.arch.sev.host.vm import Vm, run
+from protocol.arch.sev.host.vm import Vm, add_vcpu, run
 from protocol.arch.sev.image import launch_of
-from protocol.arch.sev.structs import C_MASK, PAGE, U32, U64, VMCB_ASID, VMCB_MODE, VMCB_NCR3, VMCB_VMSA
+from protocol.arch.sev.structs import C_MASK, PAGE
 from protocol.effects import Step
 from protocol.errors import OperationFailed
 from protocol.plan import operations as op
@@ -47,27 +48,6 @@ def _create(host: Host, operation: op.Create) -> Step[None]:
     for number in range(operation.vcpus):
         add_vcpu(host, vm, number)
     host.keep("native_vcpu", operation.vcpus)
-
-
-def add_vcpu(host: Host, vm: Vm, number: int) -> None:
-    """A VCPU that a guest can be entered with: its control block, and where it needs them VMSA and GHCB."""
-    driver, kind = host.driver, host.kind
-    vmcb = host.page()
-    vmsa = host.page() if kind.encrypted_state else 0
-    for at, data in (
-        (VMCB_ASID, U32.pack(vm.asid)),
-        (VMCB_MODE, U64.pack(kind.mode)),
-        (VMCB_NCR3, U64.pack(vm.tables.root)),
-        (VMCB_VMSA, U64.pack(vmsa)),
-    ):
-        driver.write(vmcb + at, data)
-    vm.vmcbs.append(vmcb)
-    if not kind.encrypted_state:
-        return
-    ghcb = host.page()
-    vm.vmsas.append(vmsa)
-    vm.ghcbs.append(ghcb)
-    vm.tables.map(vm.ghcb(number), ghcb)
 
 
 def _load(host: Host, operation: op.Load) -> Step[None]:
@@ -192,14 +172,10 @@ def _of(host: Host, operation: op.OnVcpu) -> tuple[Vm, int]:
 
 
 def _certify(host: Host, _: op.Certify) -> Step[bytes]:
-    from protocol.arch.sev.host.migrate import certificate
-
     return certificate(host)
 
 
 def _leave(host: Host, operation: op.Leave) -> Step[dict[str, Any]]:
-    from protocol.arch.sev.host.migrate import leave
-
     luggage = yield from leave(host, operation.guest, operation.peer)
     host.leaving[operation.guest] = luggage
     return {
@@ -218,15 +194,11 @@ def _unload(host: Host, operation: op.Unload) -> Step[tuple[tuple[int, bytes, by
 
 
 def _carry(host: Host, operation: op.Carry) -> Step[None]:
-    from protocol.arch.sev.host.migrate import Packet
-
     yield from ()
     host.arriving.setdefault(operation.guest, []).extend(Packet(*each) for each in operation.packets)
 
 
 def _arrive(host: Host, operation: op.Arrive) -> Step[None]:
-    from protocol.arch.sev.host.migrate import Luggage, arrive
-
     packets = host.arriving.pop(operation.guest, [])
     yield from arrive(
         host,

@@ -20,7 +20,9 @@ from protocol.arch.sev.hands import Hands
 from protocol.arch.sev.host.asids import AsidPool, FlushLock
 from protocol.arch.sev.host.driver import Driver, Failed
 from protocol.arch.sev.host.kinds import KINDS, Kind
+from protocol.arch.sev.host.perform import ACTS
 from protocol.arch.sev.host.vm import GuestFailed, Vm
+from protocol.arch.sev.runs import Level, here
 from protocol.arch.sev.status import Status
 from protocol.arch.sev.structs import PAGE, RMP_HEAD, TWO_MIB
 from protocol.effects import Step
@@ -106,8 +108,6 @@ class Host(Acting[Vm]):
     @property
     def level_here(self) -> Level | None:
         """The level below, if runs on it go in one step."""
-        from protocol.arch.sev.runs import here
-
         return here(self.level) if self._bulk else None
 
     def cpu_of(self, vm: Vm, vcpu: int) -> int:
@@ -119,8 +119,6 @@ class Host(Acting[Vm]):
 
         Raises OperationFailed; ValueError for an operation that does not fit the state of host or guest.
         """
-        from protocol.arch.sev.host.perform import ACTS
-
         act = act_of(ACTS, operation, "an AMD host")
         try:
             return (yield from act(self, operation))

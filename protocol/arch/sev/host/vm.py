@@ -21,7 +21,12 @@ from protocol.arch.sev.structs import (
     EXIT_VMGEXIT,
     PAGE,
     SHARED,
+    U32,
     U64,
+    VMCB_ASID,
+    VMCB_MODE,
+    VMCB_NCR3,
+    VMCB_VMSA,
 )
 from protocol.effects import Fault, Step
 from protocol.errors import OperationFailed
@@ -70,6 +75,27 @@ class Vm:
     def device(self) -> int:
         """The guest address of a device's page, behind all else: nothing is ever mapped there."""
         return (self.pages + len(self.vmcbs)) * PAGE
+
+
+def add_vcpu(host: Host, vm: Vm, number: int) -> None:
+    """A VCPU that a guest can be entered with: its control block, and where it needs them VMSA and GHCB."""
+    driver, kind = host.driver, host.kind
+    vmcb = host.page()
+    vmsa = host.page() if kind.encrypted_state else 0
+    for at, data in (
+        (VMCB_ASID, U32.pack(vm.asid)),
+        (VMCB_MODE, U64.pack(kind.mode)),
+        (VMCB_NCR3, U64.pack(vm.tables.root)),
+        (VMCB_VMSA, U64.pack(vmsa)),
+    ):
+        driver.write(vmcb + at, data)
+    vm.vmcbs.append(vmcb)
+    if not kind.encrypted_state:
+        return
+    ghcb = host.page()
+    vm.vmsas.append(vmsa)
+    vm.ghcbs.append(ghcb)
+    vm.tables.map(vm.ghcb(number), ghcb)
 
 
 def run(

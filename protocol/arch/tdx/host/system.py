@@ -13,8 +13,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from protocol.arch.tdx.cpu import Lp
+from protocol.arch.tdx.host.attest import answer
 from protocol.arch.tdx.host.module import Failed, Module, tdmr
+from protocol.arch.tdx.host.perform import ACTS
 from protocol.arch.tdx.host.vm import GuestFailed, Vm
+from protocol.arch.tdx.machine.report import report_key
+from protocol.arch.tdx.runs import Level, here
 from protocol.effects import Fault, Step
 from protocol.errors import OperationFailed
 from protocol.memory.pool import Pool
@@ -25,7 +29,6 @@ from protocol.tracking import Book
 
 if TYPE_CHECKING:
     from protocol.arch.tdx.quote import QuotingEnclave
-    from protocol.arch.tdx.runs import Level
 
 
 class Kernel(NamedTuple):
@@ -80,8 +83,6 @@ class Host(Acting[Vm]):
     @property
     def level_here(self) -> Level | None:
         """The level below, if runs on it go in one step."""
-        from protocol.arch.tdx.runs import here
-
         return here(self.level) if self._bulk else None
 
     def lp_of(self, guest: int, vcpu: int) -> int:
@@ -93,8 +94,6 @@ class Host(Acting[Vm]):
 
         Raises OperationFailed; ValueError for an operation that does not fit the state of host or guest.
         """
-        from protocol.arch.tdx.host.perform import ACTS
-
         act = act_of(ACTS, operation, "a TDX host")
         try:
             return (yield from act(self, operation))
@@ -103,15 +102,12 @@ class Host(Acting[Vm]):
 
     def give_quote(self, vm: Vm, gpa: int, size: int) -> None:
         """Answer GetQuote in the guest's buffer."""
-        from protocol.arch.tdx.host.attest import answer
-
         answer(self, vm, gpa, size)
 
     @cached_property
     def quoting(self) -> QuotingEnclave:
         """The quoting enclave of the machine."""
-        from protocol.arch.tdx.machine.report import report_key
-        from protocol.arch.tdx.quote import QuotingEnclave
+        from protocol.arch.tdx.quote import QuotingEnclave  # certificates take a while to import
 
         return QuotingEnclave(self._machine_seed, report_key(self._machine_seed))
 
