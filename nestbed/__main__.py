@@ -1,6 +1,7 @@
 """Entry point of the command: what has to be quick is done here, the rest is handed to the command line."""
 
 import errno
+import io
 import os
 import sys
 
@@ -12,6 +13,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 def main() -> None:
     """Run the command line with sys.argv; the process ends with its exit code."""
     _open_what_is_closed()
+    _buffer_what_is_not()
     try:
         try:
             _run()
@@ -33,6 +35,17 @@ def _open_what_is_closed() -> None:
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def _buffer_what_is_not() -> None:
+    """With PYTHONUNBUFFERED nobody goes on with a write that a signal has cut short: its rest is lost."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        raw = getattr(stream, "buffer", None)
+        if isinstance(raw, io.RawIOBase):
+            buffer = io.BufferedWriter(raw)
+            made = io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=True)
+            setattr(sys, name, made)
 
 
 def _run() -> None:

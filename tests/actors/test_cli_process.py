@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
+import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -119,6 +122,25 @@ def test_a_reader_that_has_seen_enough_is_no_drama() -> None:
         process.wait(timeout=60)
     assert "Traceback" not in err
     assert "Exception ignored" not in err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_is_stopped_while_it_writes_goes_on_where_it_was(unbuffered: str) -> None:
+    """Ctrl-Z and fg, or a container that is paused: the system cuts short what was being written."""
+    whole = run("calls", "tdx", "--json").stdout
+    command = [*NESTBED, "calls", "tdx", "--json"]
+    env = environment(PYTHONUNBUFFERED=unbuffered)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=env) as process:
+        assert process.stdout is not None
+        room = fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ)
+        assert room < len(whole)
+        while int.from_bytes(fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)), sys.byteorder) < room:
+            assert process.poll() is None
+            os.sched_yield()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.read().decode() == whole
 
 
 def test_a_terminal_that_knows_ascii_only_is_served(tmp_path: Path) -> None:
