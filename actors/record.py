@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from actors.console import NESTING, Json, Keyboard, Options, answer_line, nesting
+from actors.keyboard import NESTING, Json, Keyboard, Options, answer_line, nesting
 from nestbed import __version__
 
 FORMAT = "nestbed transcript 1"

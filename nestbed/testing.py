@@ -117,7 +117,7 @@ class SecureHost:
 
         Nobody audits it. Raises ValueError for what makes no sense, saying what is allowed.
         """
-        from actors.console import Options, WrongOptions, keyboard
+        from actors.keyboard import Options, WrongOptions, keyboard
 
         try:
             return cls(keyboard(Options(arch, depth, **options), explain), arch, depth)

@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from actors.commands.options import complete_architecture
-from actors.console import HELP, Options, run
+from actors.console import HELP, run
+from actors.keyboard import Options
 
 
 def serve(

@@ -129,7 +129,7 @@ def machines(seed: int | None) -> tuple[int, ...]:
     """Seeds of the machines that are meant: the one given, else those that other commands make by default."""
     if seed is not None:
         return (seed,)
-    from actors.console import Options
+    from actors.keyboard import Options
     from protocol.plan.scenario import Scenario
 
     return tuple(sorted({Options("").seed, Scenario().seed}))

@@ -53,7 +53,7 @@ def _same(answers: int) -> str:
 def _ask(reading: Reading, depth: int | None) -> tuple[int, Difference | None]:
     from dataclasses import replace
 
-    from actors.console import WrongOptions, keyboard
+    from actors.keyboard import WrongOptions, keyboard
     from actors.record import replay as ask_again
 
     options = reading.options if depth is None else replace(reading.options, depth=depth)

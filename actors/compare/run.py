@@ -28,8 +28,8 @@ from actors.compare.progress import Progress, Stopped
 from actors.compare.sensitivity import guest_level, sensitivity
 from actors.compare.stage import MIB, Parts, Say, Stage
 from actors.compare.tracing import Tracing
-from actors.console import Options
 from actors.images import image_of
+from actors.keyboard import Options
 from actors.record import Transcript, Transcripts
 from actors.runtime.actor import open_runtime
 from protocol.arch import load

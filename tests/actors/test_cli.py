@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import nestbed
-from actors import console, exit_codes
+from actors import console, exit_codes, keyboard
 from actors.cli import COMMANDS, EXAMPLES, app
 from actors.record import Transcript, header_of
 from protocol.arch import architectures, kinds, load
@@ -230,8 +230,8 @@ def test_an_odd_variable_is_noted_and_does_not_hurt() -> None:
 
 def transcript(path: Path, *requests: Json, change: Json | None = None) -> str:
     """What a console would have written; the last answer may be changed."""
-    options = console.Options("s390")
-    keys = console.keyboard(options)
+    options = keyboard.Options("s390")
+    keys = keyboard.keyboard(options)
     with Transcript.create(path, header_of(options)) as written:
         for place, request in enumerate(requests):
             answer = keys.answer(request)

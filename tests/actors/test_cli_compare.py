@@ -318,7 +318,7 @@ def test_two_interrupts_end_at_once(here: Path, results: list[Json]) -> None:
 
 
 def test_what_hosts_said_can_be_recorded(here: Path, results: list[Json]) -> None:
-    from actors.console import Options
+    from actors.keyboard import Options
     from actors.record import Transcripts, read
 
     def talks(

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from actors import exit_codes
 from actors.cli import app
-from actors.console import Options, WrongOptions, _explaining, keyboard
+from actors.keyboard import Options, WrongOptions, _explaining, keyboard
 from protocol.arch import architectures, load
 
 

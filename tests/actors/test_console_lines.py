@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from actors import console as c
 from actors import exit_codes
+from actors import keyboard as k
 
 Json = dict[str, Any]
 
@@ -112,7 +113,7 @@ def test_nesting_has_a_limit_and_within_it_everything_works(inside: bytes) -> No
 
     written = io.BytesIO()
     heard = Transcript(written, {}).heard
-    most = c.NESTING - 1
+    most = k.NESTING - 1
     (answer,) = said(nested(most), heard=heard)
     assert "ok" in answer
     assert codes(nested(most + 1)) == ["bad_json"]
@@ -155,26 +156,26 @@ def test_any_input_has_exactly_one_answer_for_each_line(lines: list[bytes]) -> N
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (c.Options("vax"), "--arch vax: no such architecture; allowed: .*s390"),
-        (c.Options("s390", depth=4), "--depth 4: allowed: 0 to 3"),
-        (c.Options("s390", depth=-1), "--depth -1"),
-        (c.Options("s390", hosts=0), "--hosts 0: allowed: 1 to 64"),
-        (c.Options("s390", memory_mib=0), "--memory 0"),
-        (c.Options("s390", cpus=65), "--cpus 65: allowed: 1 to 64"),
-        (c.Options("s390", seed=-1), "--seed -1"),
-        (c.Options("s390", profile="huge"), "--profile huge: no such profile; allowed: small"),
-        (c.Options("s390", memory_mib=1), "."),
+        (k.Options("vax"), "--arch vax: no such architecture; allowed: .*s390"),
+        (k.Options("s390", depth=4), "--depth 4: allowed: 0 to 3"),
+        (k.Options("s390", depth=-1), "--depth -1"),
+        (k.Options("s390", hosts=0), "--hosts 0: allowed: 1 to 64"),
+        (k.Options("s390", memory_mib=0), "--memory 0"),
+        (k.Options("s390", cpus=65), "--cpus 65: allowed: 1 to 64"),
+        (k.Options("s390", seed=-1), "--seed -1"),
+        (k.Options("s390", profile="huge"), "--profile huge: no such profile; allowed: small"),
+        (k.Options("s390", memory_mib=1), "."),
     ],
     ids=str,
 )
-def test_options_that_name_no_machine_say_what_is_allowed(options: c.Options, why: str) -> None:
-    with pytest.raises(c.WrongOptions, match=why):
-        c.keyboard(options)
+def test_options_that_name_no_machine_say_what_is_allowed(options: k.Options, why: str) -> None:
+    with pytest.raises(k.WrongOptions, match=why):
+        k.keyboard(options)
 
 
 def test_the_options_reach_the_machine() -> None:
-    keys = c.keyboard(c.Options("s390", depth=1, hosts=2, memory_mib=2100, cpus=2))
-    request, answer = c.answer_line(keys, b'{"id": 1, "op": "info"}')
+    keys = k.keyboard(k.Options("s390", depth=1, hosts=2, memory_mib=2100, cpus=2))
+    request, answer = k.answer_line(keys, b'{"id": 1, "op": "info"}')
     assert request == {"id": 1, "op": "info"}
     info: Json = answer["ok"]  # type: ignore[assignment]
     assert (info["depth"], info["hosts"], info["memory"], info["cpus"]) == (1, 2, 2100 << 20, 2)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import nestbed
 from actors import record as r
-from actors.console import Options, WrongOptions, keyboard, serve
+from actors.console import serve
+from actors.keyboard import Options, WrongOptions, keyboard
 
 Json = dict[str, Any]
 OPTIONS = Options("s390", 1, 1, None, None, "small", 7)

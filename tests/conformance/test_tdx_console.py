@@ -268,7 +268,7 @@ def test_siblings_have_memory_and_modules_of_their_own(tdx: Any) -> None:
 
 
 def test_partitioning_is_refused_as_a_nesting_target() -> None:
-    from actors.console import Options, WrongOptions, keyboard
+    from actors.keyboard import Options, WrongOptions, keyboard
 
     with pytest.raises(WrongOptions, match=r"partitioning is no nesting target.*allowed: small"):
         keyboard(Options("tdx", profile="partitioning"))

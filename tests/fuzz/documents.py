@@ -16,8 +16,8 @@ import typer
 from draw import EDGES, anything, changed
 
 from actors.commands.hosted_serve import read_policy
-from actors.console import Options, answer_line
 from actors.exit_codes import USAGE
+from actors.keyboard import Options, answer_line
 from actors.record import BadTranscript, header_of, read, replay
 from actors.scenario import BrokenScenario, UnreadableScenario, shipped, text_of
 from actors.scenario import load as load_scenario

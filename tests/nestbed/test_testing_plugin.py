@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from actors.console import Options, keyboard
+from actors.keyboard import Options, keyboard
 from nestbed.testing import (
     BadRequest,
     BadValue,

@@ -9,7 +9,7 @@ import pytest
 
 from actors.compare.progress import Progress
 from actors.compare.run import run
-from actors.console import keyboard
+from actors.keyboard import keyboard
 from actors.record import Transcripts, read, replay
 from protocol.arch.sev.structs import REPORT_LEN
 from protocol.plan.scenario import ExitKind, Exits, GuestHosts, Guests, Run, Scenario, Strategy
