@@ -45,6 +45,16 @@ def serve(
         Path | None,
         typer.Option("--certificate", metavar="FILE", help="For --tcp; key and ca.pem are beside it."),
     ] = None,
+    half_open: Annotated[
+        int,
+        typer.Option(
+            "--half-open",
+            metavar="SECONDS",
+            help="How long a channel of which one side has ended may be silent; 0: for ever.",
+            min=0,
+            max=86_400,
+        ),
+    ] = 600,
     vsock: Annotated[
         bool,
         typer.Option("--vsock", help="Serve this machine's guests over AF_VSOCK, too: port 5200."),
@@ -85,7 +95,7 @@ def serve(
     if profile not in PROFILES:
         end(exit_codes.USAGE, f"--profile {profile}: allowed: {', '.join(PROFILES)}")
     rules = None if policy is None else read_policy(policy)
-    options = Options(directory, cids, limits_for(cids, profile), policy=rules)
+    options = Options(directory, cids, limits_for(cids, profile, half_open), policy=rules)
     _all_files()
     if qemu:
         _offer_qemu(options, "kvm" if kvm else "tcg")
@@ -121,11 +131,12 @@ def serve(
         end(exit_codes.ENVIRONMENT, _in_words(_first(group)))
 
 
-def limits_for(requesters: Sequence[int], profile: str) -> Limits:
+def limits_for(requesters: Sequence[int], profile: str, half_open_s: int = 600) -> Limits:
     """Bounds of a service for these: whoever is named has an account."""
     from protocol.hosting import Limits
 
-    return Limits(profile=profile, requesters=max(Limits().requesters, len(requesters)))
+    accounts = max(Limits().requesters, len(requesters))
+    return Limits(profile=profile, requesters=accounts, half_open=half_open_s * 1000)
 
 
 def _all_files() -> None:

@@ -1,7 +1,7 @@
 """The streams of channels: a token first, then bytes between a requester and a port of its child.
 
 Backpressure is the credit: in each direction at most the channel's window is in flight, and a sender waits
-while the receiver does not take more.
+while the receiver does not take more. What ends a channel that stays half open is the service's to say.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ class ChannelServer:
                         began = trio.current_time()
                         await sink.send_all(data)
                         waited_s = trio.current_time() - began
-                        self._broker.service.channel_carried(direction, len(data), waited_s)
+                        self._broker.service.channel_carried(channel, direction, len(data), waited_s)
                     if isinstance(sink, trio.abc.HalfCloseableStream):
                         await sink.send_eof()
+                        self._broker.service.channel_shut(channel)
                         return
                 nursery.cancel_scope.cancel()
 

@@ -23,6 +23,7 @@ from actors.observe import metrics as m
 from nestbed import __version__
 from protocol.arch import load
 from protocol.calls import CallSpec
+from protocol.hosting.channels import HALF_OPEN
 from protocol.hosting.errors import ERRORS
 from protocol.hosting.messages import MESSAGES
 from protocol.hosting.registry import CHANNELS_LIVE
@@ -52,7 +53,7 @@ RELEASES = {
     "reboot": "l1_reboot",
     "stray": "l0_restart",
 }
-CHANNEL_ENDS = ("offer", "requester", *(state for state in State if state not in CHANNELS_LIVE))
+CHANNEL_ENDS = ("offer", "requester", HALF_OPEN, *(state for state in State if state not in CHANNELS_LIVE))
 
 Guests = Callable[[], Mapping[str, int]]
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 
-from protocol.hosting.channels import CHANNEL, Channel
+from protocol.hosting.channels import CHANNEL, HALF_OPEN, Channel
 from protocol.hosting.errors import Code, Refusal
 from protocol.hosting.idempotency import Entry
 from protocol.hosting.journal import CHILD, Fact, Journal
@@ -140,8 +140,10 @@ class Accounts:
         for stone in [s for s in requester.tombstones.values() if s.expires_ms <= self.now_ms]:
             self.drop_tombstone(requester, stone.child)
         self.reset_channels(requester, requester.channels.stale(self.now_ms), "offer")
-        silent = self.now_ms > requester.lease.deadline_ms + self.limits.tombstone_life
-        if requester.alive and silent and not requester.children and not requester.in_flight:
+        silent = requester.channels.silent(self.now_ms, self.limits.half_open)
+        self.reset_channels(requester, silent, HALF_OPEN)
+        quiet = self.now_ms > requester.lease.deadline_ms + self.limits.tombstone_life
+        if requester.alive and quiet and not requester.children and not requester.in_flight:
             requester.alive = False
             self._empty(requester)
             self.journal.append(Fact(REQUESTER, requester_name(requester.cid)))

@@ -13,6 +13,7 @@ from protocol.hosting.errors import Code, Refusal
 
 OFFER_MS = 10_000  # an offer that nobody takes up goes
 RESETS = 64  # of one requester that are remembered, the newest
+HALF_OPEN = "half_open"  # why one was reset
 CHANNEL = {"channels": 1}
 
 
@@ -27,10 +28,20 @@ class Channel:
     token: bytes | None  # None once it was used
     key: bytes | None
     offered_ms: int
+    half_open_ms: int | None = None  # one side has ended; when that was, or when bytes last moved since
 
     @property
     def open(self) -> bool:
         return self.token is None
+
+    def shut(self, now_ms: int) -> None:
+        """Note that one side sends nothing more."""
+        self.half_open_ms = now_ms
+
+    def moved(self, now_ms: int) -> None:
+        """Note that bytes were carried."""
+        if self.half_open_ms is not None:
+            self.half_open_ms = now_ms
 
 
 class Channels:
@@ -90,6 +101,13 @@ class Channels:
     def stale(self, now_ms: int) -> list[Channel]:
         """Offers that nobody took up in time."""
         return [c for c in self._channels.values() if not c.open and c.offered_ms + OFFER_MS <= now_ms]
+
+    def silent(self, now_ms: int, most_ms: int) -> list[Channel]:
+        """Half open ones on which nothing has moved for `most_ms`; none where that is 0."""
+        if not most_ms:
+            return []
+        since = now_ms - most_ms
+        return [c for c in self._channels.values() if c.half_open_ms is not None and c.half_open_ms <= since]
 
     def all(self) -> list[Channel]:
         return list(self._channels.values())

@@ -105,5 +105,6 @@ class Limits:
     tombstone_life: int = 600_000
     retry_first: int = 250  # first wait before a destruction that failed is tried again
     retry_last: int = 30_000  # longest such wait
+    half_open: int = 600_000  # a channel of which one side has ended and nothing moves; 0: no limit
     boot_base: int = 30_000  # a secure boot is slow: time for it, and
     boot_per_gib: int = 20_000  # this for each GiB on top

@@ -164,10 +164,15 @@ class Service:
             self._registry.lookups["denied"] += 1  # somebody guesses
         return found
 
-    def channel_carried(self, direction: str, count: int, wait_s: float) -> None:
+    def channel_carried(self, channel: Channel, direction: str, count: int, wait_s: float) -> None:
         """Note bytes of a channel, `sent` to the child or `received`, and how long they waited for room."""
+        channel.moved(self._registry.now_ms)
         self._counts["channel_bytes"][direction] += count
         self._channel_wait_s[direction] += wait_s
+
+    def channel_shut(self, channel: Channel) -> None:
+        """Note that one side of a channel sends nothing more: silent from now on, it has a limit."""
+        channel.shut(self._registry.now_ms)
 
     def channel_over(self, who: Identity, name: bytes) -> None:
         """Note that the stream of a channel has ended."""
@@ -305,7 +310,7 @@ class Service:
             "lease": {"length_ms": limits.lease, "renew_ms": limits.renew},
             "limits": requester.quota.limits()
             | {"exit_records": limits.tombstones, "events": limits.events}
-            | {"frame_bytes": FRAME_BYTES, "chunk_bytes": CHUNK_BYTES},
+            | {"frame_bytes": FRAME_BYTES, "chunk_bytes": CHUNK_BYTES, "half_open_ms": limits.half_open},
             "cids": [limits.cid_first, limits.cid_first + limits.cid_count - 1],
         }
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from protocol.hosting.channels import OFFER_MS, RESETS
 from protocol.hosting.console import CONSOLE_BYTES
 from protocol.hosting.evidence import EVIDENCE_BYTES, FORMAT, KeySigner, Measured, Trust, verify
-from protocol.hosting.limits import Offer
+from protocol.hosting.limits import Limits, Offer
 from protocol.hosting.machine import AttestGuest, DumpGuest
 
 KEY = b"\0\0\0\1" + b"k" * 12
@@ -141,13 +141,67 @@ def test_a_channel_ends_when_its_child_is_not_ready_any_more(offering, alice, en
     assert sum(offering.service.statistics().channel_resets.values()) == 1
 
 
-def test_what_a_channel_carried_is_counted_each_way(offering):
-    offering.service.channel_carried("sent", 5, 0.25)
-    offering.service.channel_carried("sent", 2, 0.5)
-    offering.service.channel_carried("received", 3, 0.0)
+def an_open_channel(world, client, key=None):
+    child = client.start()["child"]
+    token = client.ask("channel.open", key, child=child, port=7)["token"]
+    return world.service.redeem(client.who, token)
+
+
+def test_what_a_channel_carried_is_counted_each_way(offering, alice):
+    channel = an_open_channel(offering, alice)
+    offering.service.channel_carried(channel, "sent", 5, 0.25)
+    offering.service.channel_carried(channel, "sent", 2, 0.5)
+    offering.service.channel_carried(channel, "received", 3, 0.0)
     told = offering.service.statistics()
     assert (told.channel_bytes["sent"], told.channel_bytes["received"]) == (7, 3)
     assert (told.channel_wait_s["sent"], told.channel_wait_s["received"]) == (0.75, 0.0)
+
+
+HALF_OPEN_MS = Limits().half_open
+
+
+@pytest.fixture
+def patient(small_world):
+    """A host whose leases outlive everything here."""
+
+    def make(**limits):
+        offer = Offer(channels="vsock:2:{port}")
+        return small_world(service={"offer": offer}, limits={"lease": 1 << 31, **limits})
+
+    return make
+
+
+def test_a_channel_that_stays_half_open_and_silent_is_reset_and_its_credit_returned(patient, join):
+    offering = patient()
+    alice = join(offering, 3)
+    channel = an_open_channel(offering, alice, KEY)
+    offering.service.channel_shut(channel)
+    offering.pass_time(HALF_OPEN_MS - 1)
+    offering.service.channel_carried(channel, "received", 5, 0.0)
+    offering.pass_time(HALF_OPEN_MS - 1)
+    assert alice.ask("quota.get")["channels"]["charged"] == 1, "what still answers is not silent"
+    offering.pass_time(1)
+    assert offering.service.cuts() == [channel.id]
+    assert alice.ask("quota.get")["channels"]["charged"] == 0
+    assert offering.service.statistics().channel_resets == {"half_open": 1}
+    told = alice.refused("channel.open", KEY, child=channel.child, port=7)
+    assert (told["name"], told["detail"]) == ("CHANNEL_RESET", {"cause": "half_open"})
+
+
+def test_a_channel_whose_sides_are_both_there_may_be_silent(patient, join):
+    offering = patient()
+    an_open_channel(offering, join(offering, 3))
+    offering.pass_time(2 * HALF_OPEN_MS)
+    assert offering.service.cuts() == []
+
+
+def test_a_host_may_let_them_be(patient, join):
+    world = patient(half_open=0)
+    client = join(world, 3)
+    assert client.ask("hello", versions=[1])["limits"]["half_open_ms"] == 0
+    world.service.channel_shut(an_open_channel(world, client))
+    world.pass_time(10 * HALF_OPEN_MS)
+    assert world.service.cuts() == []
 
 
 def test_channels_are_bounded_and_closed(small_world, join):
