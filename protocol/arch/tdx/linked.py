@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from protocol.arch.tdx import guest
+from protocol.arch.tdx.calls import CALLS
 from protocol.arch.tdx.cpu import REGISTER_NAMES, Lp, Registers
 from protocol.arch.tdx.guest import Program
 from protocol.arch.tdx.profiles import Profile
@@ -96,8 +97,6 @@ class LinkedTdx(LinkedLevel):
     @property
     def calls(self) -> Mapping[int, CallSpec]:
         """The leaves that this host is offered."""
-        from protocol.arch.tdx.calls import CALLS
-
         return self.profile.offered(CALLS)
 
     def direct_store(self, address: int, data: bytes) -> Fault | None:
