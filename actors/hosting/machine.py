@@ -21,6 +21,7 @@ from actors.hosting.ready import EMERGENCY, ReadyChannel, ReadyListener
 from actors.hosting.vmm.emulated import Vmm
 from actors.hosting.vmm.files import GuestFiles
 from actors.runtime.port import Deliver
+from actors.runtime.transport import unix
 from actors.runtime.transport.address import connect
 from protocol.errors import OutcomeUnknown
 from protocol.hosting.machine import (
@@ -364,7 +365,7 @@ class ProcessMachine:
     async def _console_of(self, files: GuestFiles, running: Running) -> trio.SocketStream | None:
         while not running.ended.is_set():
             with suppress(OSError):
-                return await trio.open_unix_socket(files.socket("console"))
+                return await unix.connect(Path(files.socket("console")))
             await trio.sleep(POLL_S)
         return None
 
