@@ -108,7 +108,7 @@ def fleet(new_cluster: Any, machines: Any, tmp_path: Path) -> Iterator[Fleet]:
 def compared(command: list[str]) -> Any:
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     whole = [*command, *settings]
-    done = subprocess.run(whole, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(whole, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)["results"]
     # Who waited for whom depends on timing, and stands outside of every comparison.
