@@ -53,12 +53,17 @@ ChildName = Annotated[
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Hosting]:
-    """The service at `address`; its refusals and silences end the command in words."""
-    from nestbed.client import Hosting, HostingError, HostingProtocolError, HostingUnreachable
+def connected(address: str, patient: bool = False) -> Iterator[Hosting]:
+    """The service at `address`; its refusals and silences end the command in words.
+
+    `patient`: once it has answered, a minute without it is waited for: whoever runs it may start it again.
+    """
+    from nestbed.client import Budget, Hosting, HostingError, HostingProtocolError, HostingUnreachable
 
     try:
         with Hosting(address, tls=_certificates(address)) as hosting:
+            if patient:
+                hosting.budget = Budget(tries=1000, seconds=60, longest_s=2)
             yield hosting
     except ValueError as error:
         end(exit_codes.USAGE, str(error))
@@ -346,10 +351,14 @@ def destroy(
 
 
 def keep(to: To) -> None:
-    """Renew the lease until interrupted: without that the children end after 30 seconds."""
+    """Renew the lease until interrupted: without that the children end after 30 seconds.
+
+    A service that ends and is started again within a minute is waited for.
+    """
     import time
 
-    with connected(to) as hosting:
+    with connected(to, patient=True) as hosting:
+        say(f"keeps the lease of {hosting.facts['id']}, epoch {hosting.epoch}; Ctrl-C ends it")
         try:
             while True:
                 told = hosting.renew()
@@ -368,12 +377,17 @@ def watch(
         int, typer.Option("--count", metavar="N", min=0, help="End after so many; 0: never.")
     ] = 0,
 ) -> None:
-    """Print each change of a child's state as it happens, one JSON object per line."""
-    with connected(to) as hosting:
+    """Print each change of a child's state as it happens, one JSON object per line.
+
+    A service that ends and is started again within a minute is waited for; `established` is printed anew.
+    """
+    with connected(to, patient=True) as hosting:
         try:
-            for number, event in enumerate(hosting.events(since)):
+            left = count
+            for event in hosting.events(since):
                 show_json(event)
-                if count and number >= count:
+                left -= event["kind"] != "established"
+                if count and left == 0:
                     return
         except KeyboardInterrupt:
             raise typer.Exit(exit_codes.INTERRUPTED) from None

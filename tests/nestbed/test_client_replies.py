@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -49,16 +50,21 @@ class Host:
         self.changed, self.change = changed, change
         self.decoder = FrameDecoder(FRAME_BYTES)
         self.said = b""
+        self.watches: list[bytes] = []
 
     def settimeout(self, seconds: float | None) -> None:
         pass
 
     def close(self) -> None:
+        """A watch ends with its connection."""
         self.said = b""
+        for rid in self.watches:
+            self.service.unwatch(Identity(3, 1), rid)
 
     def sendall(self, data: bytes) -> None:
         for frame in self.decoder.feed(data):
             assert isinstance(frame, dict)
+            self.watches += [frame["rid"]] if frame["t"] == "watch" else []
             reply = self.drive(self.service.handle(Identity(3, 1), frame, 0))
             frames = [reply, *(event for _, event in self.service.events())]
             for each in frames:
@@ -269,6 +275,31 @@ def test_a_dump_that_is_refused_leaves_the_file_alone(reached, tmp_path):
     refused = command("dump", "ff" * 16, "-o", str(kept))
     assert (refused.exit_code, "NOT_FOUND" in refused.output) == (exit_codes.FAILED, True)
     assert kept.read_text() == "the last one"
+
+
+@pytest.mark.parametrize("words", [("keep",), ("watch", "--since", "0", "--count", "9")])
+def test_who_keeps_or_watches_waits_for_a_service_that_is_started_again(reached, monkeypatch, words):
+    """Found by walking: both gave up after a few seconds, and the guests went with their lease."""
+    host, naps = Host(), []
+    reached(host)
+    dial, refused = connection.dial, iter([True] * 40)
+
+    def away(*where: Any) -> Host:
+        if naps and next(refused, False):
+            raise ConnectionRefusedError("it is being started again")
+        return dial(*where)
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        host.recv = lambda most: b"" if len(naps) == 1 else Host.recv(host, most)
+        if next(beats, None) is None:
+            raise KeyboardInterrupt
+
+    beats = iter(range(60))
+    monkeypatch.setattr(connection, "dial", away)
+    monkeypatch.setattr(time, "sleep", nap)
+    ended = command(*words)
+    assert (ended.exit_code, len(naps) > 40) == (exit_codes.INTERRUPTED, True), ended.output
 
 
 def test_no_children_are_said_to_be_none(reached):
