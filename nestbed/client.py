@@ -51,6 +51,7 @@ __all__ = [
 DOUBLINGS = 20  # of the bound of a wait; beyond that it is the longest one anyway
 DEPOSITING = "l1vh"  # the profile whose requesters deposit pages
 LONGEST_S = 600  # that a host waits for anything
+LEAST_RENEW_S = 0.05
 SPARE_S = 5.0  # a reply may take so much longer than what was asked to take its time
 
 
@@ -133,6 +134,8 @@ class Child:
 class Hosting:
     """One requester's connection. `address` as in `protocol.vsock.address`, such as `unix:/run/3.vsock_5200`.
 
+    What takes its time (start, wait, stop, reset, destroy) renews the lease meanwhile.
+
     Raises HostingUnreachable where nobody answers, HostingError for what is refused, HostingProtocolError
     where the host breaks the protocol, ValueError for an address that is none, and for what no message holds.
     """
@@ -214,7 +217,8 @@ class Hosting:
             if self._connection is None:
                 self._connection = Connection(self.address, self.timeout_s, self._tls)
             self._connection.patience(self.timeout_s + wait_s)
-            said, answer = self._connection.exchange(kind, self.epoch, key, body)
+            renew_s = self._renew_s if wait_s else None
+            said, answer = self._connection.exchange(kind, self.epoch, key, body, renew_s)
         except LocalProtocolError as error:
             self.close()
             raise ValueError(_what_is_wrong(kind, body) or str(error)) from None
@@ -224,6 +228,11 @@ class Hosting:
         if said == "err":
             raise _refusal(answer)
         return answer
+
+    @property
+    def _renew_s(self) -> float | None:
+        """How often to renew the lease; None as long as no host has told."""
+        return max(LEAST_RENEW_S, self.facts["lease"]["renew_ms"] / 1000) if self.facts else None
 
     def _broken(self, message: str, field: str, allowed: str) -> HostingProtocolError:
         """What a host breaks that no single reply shows."""

@@ -17,6 +17,7 @@ from protocol.vsock.address import Address
 from protocol.vsock.hybrid import connect_line, read_ok
 from protocol.wire import FrameDecoder, pack_frame
 
+RENEWALS = 4  # that may be on their way
 CHANNEL_OK = b"OK\n"
 Body = dict[str, Any]
 
@@ -29,7 +30,9 @@ class Connection:
         self._decoder = FrameDecoder(FRAME_BYTES)
         self._got: list[Any] = []
         self._patience_s: float | None = timeout_s
-        self._asked, self._rid = "", b""
+        self._asked, self._rid, self._epoch = "", b"", 0
+        self._renew_s: float | None = None
+        self._renewals: set[bytes] = set()  # that are not answered yet
 
     def __enter__(self) -> Connection:
         return self
@@ -44,30 +47,62 @@ class Connection:
         """How long to wait for a reply, all of it; None: for ever."""
         self._patience_s = seconds
 
-    def exchange(self, kind: str, epoch: int, key: bytes | None, body: Body) -> tuple[str, Body]:
+    def exchange(
+        self, kind: str, epoch: int, key: bytes | None, body: Body, renew_s: float | None = None
+    ) -> tuple[str, Body]:
         """Send one request; return kind (`ok`, `err`, `ev`) and body of its reply.
 
-        Raises OSError, HostingProtocolError; LocalProtocolError where the request has no form on the wire.
+        `renew_s`: while the reply does not come, renew the lease that often. Raises OSError,
+        HostingProtocolError; LocalProtocolError where the request has no form on the wire.
         """
-        self._asked, self._rid = kind, os.urandom(16)
-        frame = {"v": VERSION, "t": kind, "rid": self._rid, "epoch": epoch, "dl": None, "key": key, "b": body}
+        self._asked, self._epoch, self._renew_s = kind, epoch, renew_s
+        self._rid = self._send(kind, key, body)
+        return self.receive()
+
+    def _send(self, kind: str, key: bytes | None, body: Body) -> bytes:
+        rid = os.urandom(16)
+        frame = {"v": VERSION, "t": kind, "rid": rid, "epoch": self._epoch, "dl": None, "key": key, "b": body}
         self._socket.settimeout(self._patience_s)
         self._socket.sendall(pack_frame(frame, FRAME_BYTES))
-        return self.receive()
+        return rid
 
     def receive(self) -> tuple[str, Body]:
         """The next reply to what was asked. Raises OSError, HostingProtocolError."""
         until = None if self._patience_s is None else time.monotonic() + self._patience_s
-        while not self._got:
-            self._socket.settimeout(None if until is None else max(until - time.monotonic(), 1e-6))
+        while True:
+            while not self._got:
+                self._fill(until)
+            frame = self._got.pop(0)
+            if not self._is_a_renewal(frame):
+                return check_reply(self._asked, self._rid, frame)
+
+    def _fill(self, until: float | None) -> None:
+        """Take what has come, or renew the lease where nothing has. Raises TimeoutError at `until`."""
+        left = None if until is None else max(until - time.monotonic(), 1e-6)
+        waits = [seconds for seconds in (left, self._renew_s) if seconds is not None]
+        self._socket.settimeout(min(waits, default=None))
+        try:
             data = self._socket.recv(FRAME_BYTES)
-            if not data:
-                raise ConnectionResetError("the host closed the connection")
-            try:
-                self._got += self._decoder.feed(data)
-            except RemoteProtocolError as wrong:
-                raise HostingProtocolError(self._asked, "the frame", f"is none: {wrong}") from None
-        return check_reply(self._asked, self._rid, self._got.pop(0))
+        except TimeoutError:
+            if self._renew_s is None or (until is not None and time.monotonic() >= until):
+                raise
+            if len(self._renewals) < RENEWALS:
+                self._renewals.add(self._send("lease.renew", None, {}))
+            return
+        if not data:
+            raise ConnectionResetError("the host closed the connection")
+        try:
+            self._got += self._decoder.feed(data)
+        except RemoteProtocolError as wrong:
+            raise HostingProtocolError(self._asked, "the frame", f"is none: {wrong}") from None
+
+    def _is_a_renewal(self, frame: Any) -> bool:
+        """Whether this answers a renewal. How does not matter: whoever has no lease is told elsewhere."""
+        rid = frame.get("rid") if isinstance(frame, dict) else None
+        if not isinstance(rid, bytes) or rid not in self._renewals:
+            return False
+        self._renewals.remove(rid)
+        return True
 
 
 def tls_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:

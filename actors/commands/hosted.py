@@ -362,7 +362,7 @@ def keep(to: To) -> None:
         try:
             while True:
                 told = hosting.renew()
-                time.sleep(told["renew_in_ms"] / 1000)
+                time.sleep(max(0.05, told["renew_in_ms"] / 1000))
         except KeyboardInterrupt:
             raise typer.Exit(exit_codes.INTERRUPTED) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 CONSOLE_BYTES = 64 * 1024  # kept for one child
+TAIL_BYTES = 2048  # that are looked at for the last lines
 
 
 class Console:
@@ -27,3 +28,9 @@ class Console:
         start = max(cursor, oldest)
         data = bytes(self._kept[start - oldest : start - oldest + most])
         return {"data": data, "cursor": start + len(data), "lost": start - cursor}
+
+    def tail(self, count: int) -> list[str]:
+        """The last `count` lines that say something, fit for a person's terminal."""
+        text = self._kept[-TAIL_BYTES:].decode(errors="replace")
+        lines = ("".join(c if c.isprintable() else " " for c in line).strip() for line in text.splitlines())
+        return [line for line in lines if line][-count:]

@@ -125,6 +125,10 @@ class Refusal(Exception):
         self.retry_after_ms = retry_after_ms
         self.detail = dict(detail or {})
 
+    def explain(self, *more: str) -> None:
+        """Add to the cause, as far as there is room."""
+        self.cause = (*self.cause, *(line[:CAUSE_CHARACTERS] for line in more))[:CAUSES]
+
     def body(self) -> dict[str, object]:
         """Return what goes into the reply's `b`."""
         row = ERRORS[self.code]

@@ -42,6 +42,7 @@ from protocol.hosting.registry import Registry
 from protocol.hosting.states import LEGAL, State
 
 MIB_PER_GIB = 1024
+LAST_LINES = 3  # of a console that are told with a start that failed
 
 
 class Lifecycle:
@@ -125,6 +126,9 @@ class Lifecycle:
         self._registry.move(child, State.READY, "start")
 
     def _failed(self, child: Child, refusal: Refusal) -> None:
+        """What a debug child said last belongs to the cause: its console goes with it."""
+        if child.console is not None:
+            refusal.explain(*(f"console: {line}" for line in child.console.tail(LAST_LINES)))
         child.failure = refusal
         if child.state in {State.LOADING, State.STARTING}:
             self._registry.move(child, State.FAILED, refusal.stage)

@@ -234,6 +234,43 @@ def hello(profile: str) -> dict[str, Any]:
     return told | {"profile": profile, "lease": {"length_ms": 9, "renew_ms": 3}, "limits": {}, "cids": [5, 6]}
 
 
+def test_what_waits_for_long_keeps_its_lease_meanwhile(tmp_path):
+    """Found by walking: a boot of 35 seconds outlived the lease of whoever waited for it."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen(1)
+    asked: list[str] = []
+
+    def serve() -> None:
+        stream, _ = listener.accept()
+        waiting: list[dict[str, Any]] = []
+        with stream:
+            while len(asked) < 4:
+                head = stream.recv(4, socket.MSG_WAITALL)
+                if not head:
+                    return
+                frame = msgpack.unpackb(stream.recv(struct.unpack(">I", head)[0], socket.MSG_WAITALL))
+                asked.append(frame["t"])
+                waiting.append(frame)
+                if frame["t"] == "hello" or len(asked) == 4:
+                    stream.sendall(b"".join(map(answered, reversed(waiting))))
+                    waiting.clear()
+            stream.recv(1)  # the client has read all, and closes
+
+    def answered(frame: dict[str, Any]) -> bytes:
+        body = {"hello": hello("peer"), "stop": {"state": "STOPPED"}}.get(frame["t"])
+        kind, body = ("ok", body) if body else ("err", an_error("NOT_PERMITTED"))
+        packed = msgpack.packb({"v": 1, "t": kind, "rid": frame["rid"], "b": body})
+        return struct.pack(">I", len(packed)) + packed
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    with listener, Hosting(f"unix:{tmp_path}/s", budget=Budget(tries=1)) as hosting:
+        assert hosting.stop(bytes(16)) == "STOPPED"
+    serving.join()
+    assert asked == ["hello", "stop", "lease.renew", "lease.renew"], "however those are answered"
+
+
 def test_pages_that_are_lacking_are_deposited_and_the_start_goes_on_with_its_key(asking):
     hosting, host = asking(hello("l1vh"), HAVE, LACKING, ROW, HAVE, STARTED)
     hosting.hello()

@@ -247,3 +247,21 @@ def test_a_signature_is_looked_at_before_anything_is_reserved(small_world, join,
     assert cause in error["cause"][0]
     assert world.machine.asked == []
     assert world.service.records()["child"] == 0
+
+
+def test_a_start_that_fails_tells_what_a_debug_child_said_last(world, alice, spec):
+    """Found by walking: a kernel's panic was told as a time-out, and its console was gone with it."""
+
+    def perform(effect, performed=world.machine.perform):
+        if not isinstance(effect, StartGuest):
+            return performed(effect)
+        world.service.console_wrote(
+            effect.child, b"booting\nline 2\n\n\x1b[31mno init\x1b[0m found\r\npanic: \xff\n"
+        )
+        return TimedOut(5)
+
+    world.machine.perform = perform
+    alice.put()
+    said = alice.refused("start", spec=spec(debug=True))
+    assert said["cause"] == ["console: line 2", "console: [31mno init [0m found", "console: panic: \ufffd"]
+    assert alice.refused("start", spec=spec())["cause"] == [], "a production child has no console"
