@@ -16,10 +16,10 @@ import numpy as np
 from protocol.arch.s390.machine import Machine
 from protocol.arch.s390.machine.entities import PageState, counted
 from protocol.calls import Donation
+from protocol.nesting.composition import Rig
 from protocol.nesting.guest_host import DONATED
 
 if TYPE_CHECKING:
-    from protocol.arch.s390.compose import Level, Rig
     from protocol.arch.s390.nesting import Nested
 
 NOWHERE = np.uint8(255)  # no PageState: of a frame that is not mapped
@@ -33,7 +33,7 @@ class Leak(NamedTuple):
     id: str
 
 
-def audit(rig: Rig) -> dict[str, Any]:
+def audit(rig: Rig[Any]) -> dict[str, Any]:
     """What the hosts have, as their levels tracked it and as the machine knows it, and what does not
     fit."""
     if not rig.depth:
@@ -42,7 +42,7 @@ def audit(rig: Rig) -> dict[str, Any]:
     return {"hosts": hosts, "leaks": [leak._asdict() for leak in leaks(rig)]}
 
 
-def leaks(rig: Rig) -> list[Leak]:
+def leaks(rig: Rig[Any]) -> list[Leak]:
     """Everything that stands in one of two books only, from the machine up."""
     found: list[Leak] = []
     for number, level in enumerate(rig.levels):
@@ -50,7 +50,7 @@ def leaks(rig: Rig) -> list[Leak]:
     return found
 
 
-def guests_of(rig: Rig, number: int) -> Mapping[int, Nested]:
+def guests_of(rig: Rig[Any], number: int) -> Mapping[int, Nested]:
     """The living guest hosts of L(number), by the number of the host at the top that each carries."""
     if number + 1 < rig.depth:
         level = rig.levels[number + 1]
@@ -61,7 +61,7 @@ def guests_of(rig: Rig, number: int) -> Mapping[int, Nested]:
 # -- what the machine knows of one host --------------------------------------------------------
 
 
-def _truth(rig: Rig, number: int, host: Nested) -> dict[str, Any]:
+def _truth(rig: Rig[Any], number: int, host: Nested) -> dict[str, Any]:
     machine = rig.machines[0]
     width = len(host.cpus) + 1
     configs = [config for config in machine.configs.values() if config.issued_on // width == number]
@@ -79,7 +79,7 @@ def _truth(rig: Rig, number: int, host: Nested) -> dict[str, Any]:
     }
 
 
-def states_of(rig: Rig, host: Nested) -> np.ndarray:
+def states_of(rig: Rig[Any], host: Nested) -> np.ndarray:
     """The machine's state of each frame in which the memory of a host lies; NOWHERE where it has none.
 
     States go up the chain, and not frame numbers down: a byte for each frame stays in the CPU's caches.
@@ -94,7 +94,7 @@ def states_of(rig: Rig, host: Nested) -> np.ndarray:
 # -- one step of the chain ---------------------------------------------------------------------
 
 
-def _between(below: Level, guests: Mapping[int, Nested]) -> Iterator[Leak]:
+def _between(below: Machine | Nested, guests: Mapping[int, Nested]) -> Iterator[Leak]:
     tracked: dict[str, dict[int, int]] = {
         kind: {} for kind in ("configs", "cpus", "pages", "pins", "donated")
     }
@@ -125,7 +125,7 @@ def _tracked(guest: Nested) -> dict[str, Iterable[int]]:
     }
 
 
-def _held(level: Level) -> dict[str, set[int]]:
+def _held(level: Machine | Nested) -> dict[str, set[int]]:
     """What a level holds for its host, in that host's numbers."""
     held = {"configs": set(level.configs), "cpus": set(level.secure_cpus)}
     if isinstance(level, Machine):

@@ -14,13 +14,13 @@ import numpy as np
 
 from protocol.arch.sev.machine import Machine
 from protocol.arch.sev.rmp import ASSIGNED
+from protocol.nesting.composition import Rig
 
 if TYPE_CHECKING:
-    from protocol.arch.sev.compose import Rig
     from protocol.arch.sev.nesting import Nested
 
 
-def audit(rig: Rig) -> dict[str, Any]:
+def audit(rig: Rig[Any]) -> dict[str, Any]:
     """What the hosts have, as their levels tracked it and as the machine knows it, and what does not fit."""
     if not rig.depth:
         return {"hosts": [{"tracked": {}, **machine.statistics()} for machine in rig.machines], "leaks": []}
@@ -28,7 +28,7 @@ def audit(rig: Rig) -> dict[str, Any]:
     return {"hosts": hosts, "leaks": list(leaks(rig))}
 
 
-def _truth(rig: Rig, seat: int) -> dict[str, Any]:
+def _truth(rig: Rig[Any], seat: int) -> dict[str, Any]:
     """What the machine has in the frames and in the share of ASIDs of the host on `seat`."""
     machine, level = rig.machines[0], rig.seats[seat].level
     frames = np.array(level.slots)
@@ -53,7 +53,7 @@ def _truth(rig: Rig, seat: int) -> dict[str, Any]:
     }
 
 
-def leaks(rig: Rig) -> Iterator[dict[str, Any]]:
+def leaks(rig: Rig[Any]) -> Iterator[dict[str, Any]]:
     """Everything that stands in one of two books only, from the machine up."""
     for number, below in enumerate(rig.levels):
         last = number == rig.depth - 1
