@@ -45,7 +45,7 @@ class Server:
     def ask(self, what: str, **parameters: Any) -> list[Json]:
         """The result of one request to its API."""
         url = f"http://127.0.0.1:{self.port}/api/v1/{what}?{urlencode(parameters)}"
-        with urlopen(url, timeout=10) as answer:
+        with urlopen(url, timeout=60) as answer:
             said = json.load(answer)
         assert said["status"] == "success"
         found: list[Json] = said["data"]["result"]

@@ -43,7 +43,7 @@ def server(targets: list[str], folder: Path) -> Iterator[Server]:
 def test_what_is_served_is_what_promtool_allows(targets: list[str]) -> None:
     assert PROMTOOL is not None
     for target in targets:
-        with urlopen(f"http://{target}/metrics", timeout=10) as answer:
+        with urlopen(f"http://{target}/metrics", timeout=60) as answer:
             text = answer.read()
         check = [PROMTOOL, "check", "metrics"]
         said = subprocess.run(check, input=text, capture_output=True, timeout=60, check=False)

@@ -100,7 +100,7 @@ def test_processes_that_a_dead_supervisor_left_are_ended_and_nobody_else(tmp_pat
         known[str(other.pid)] = "1"  # that number was another process's then
         (tmp_path / "processes.json").write_text(json.dumps(known))
         assert place.reap() == [left.pid]
-        assert left.wait(10) == -signal.SIGKILL
+        assert left.wait(60) == -signal.SIGKILL
         assert other.poll() is None
         assert place.reap() == []
     finally:

@@ -78,7 +78,7 @@ async def test_who_keeps_the_parts_says_how_many_and_what_the_budget_has_left(la
 
 
 def fetched(port: int, path: str) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
         content: bytes = answer.read()
         return content
 

@@ -19,7 +19,7 @@ def scraped(kind: str) -> str:
         watching.attach("s390", "nested", ledger)
         watching.exemplify(lambda: {("s390", "nested", *CALL): TRACE})
         request = Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": kind})
-        with urlopen(request, timeout=10) as answer:
+        with urlopen(request, timeout=60) as answer:
             text: str = answer.read().decode()
     return text
 
