@@ -218,16 +218,22 @@ class Hosting:
                 self._connection = Connection(self.address, self.timeout_s, self._tls)
             self._connection.patience(self.timeout_s + wait_s)
             renew_s = self._renew_s if wait_s else None
-            said, answer = self._connection.exchange(kind, self.epoch, key, body, renew_s)
-        except LocalProtocolError as error:
-            self.close()
-            raise ValueError(_what_is_wrong(kind, body) or str(error)) from None
+            said, answer = self._exchange(self._connection, kind, key, body, renew_s)
         except BaseException:
             self.close()
             raise
         if said == "err":
             raise _refusal(answer)
         return answer
+
+    def _exchange(
+        self, connection: Connection, kind: str, key: bytes | None, body: Body, renew_s: float | None = None
+    ) -> tuple[str, Body]:
+        """Ask over `connection`. Raises what that raises, and ValueError for what no message holds."""
+        try:
+            return connection.exchange(kind, self.epoch, key, body, renew_s)
+        except LocalProtocolError as error:
+            raise ValueError(_what_is_wrong(kind, body) or str(error)) from None
 
     @property
     def _renew_s(self) -> float | None:
@@ -413,7 +419,7 @@ class Hosting:
         while True:
             try:
                 with Connection(self.address, self.timeout_s, self._tls) as connection:
-                    said, event = connection.exchange("watch", self.epoch, None, {"since": since})
+                    said, event = self._exchange(connection, "watch", None, {"since": since})
                     connection.patience(None)
                     while True:
                         if said == "err":

@@ -262,6 +262,7 @@ def test_a_number_beyond_what_a_message_holds_is_the_callers_mistake(reached, tm
     for words in (
         ["start", f"{tmp_path}/image", "--memory", str(1 << 70)],
         ["deposit", str(1 << 70)],
+        ["watch", "--since", str(1 << 70)],
         ["adopt", "--credential", "00" * 32, "--epoch", str(1 << 70)],
     ):
         ended = command(*words)
