@@ -46,7 +46,7 @@ NOT_ENTERED = {
     "actors/runtime/forker.py": OURS,
     "actors/runtime/zygote.py": OURS,
     "actors/hosting/vmm/guest.py:Guest.__init__": GUEST,
-    "actors/hosting/vmm/guest.py:Guest._go_on": GUEST,
+    "actors/hosting/vmm/guest.py:Guest._do": GUEST,
     "actors/hosting/vmm/qemu.py:Qemu.prepare": "it calls what `archives` enters",
     "actors/fleet/serve.py": "it calls what `frames` and `fleet` enter, on a live server",
     "actors/runtime/transport/address.py": KERNEL,

@@ -9,9 +9,9 @@ It outlives the service that started it. In its directory it reads `guest.json` 
 
 An image that begins with `#!nestbed` is the guest's program, a line for each step: `print TEXT`, `sleep MS`,
 `ready`, `emergency` (it is ready, but in emergency mode), `forge NONCE` (it announces another's readiness),
-`bind HEX` (to its evidence), `exit STATUS`,
-`hang`. Any other image prints a line and is ready. Ports of the guest: 7 echoes, 9 discards, 1
-takes further steps as lines.
+`bind HEX` (to its evidence), `exit STATUS`, `hang`; a line that is empty or begins with # is none. What is no
+step of an image ends the guest with status 2. Any other image prints a line and is ready. Ports of the guest:
+7 echoes, 9 discards, 1 takes further steps as lines.
 
 Only the standard library, and of that only what is quick to import: there may be a thousand of these.
 """
@@ -35,7 +35,7 @@ CONSOLE_BYTES = 64 * 1024
 READY_WORD, EMERGENCY_WORD = b"\xb7", b"\xe7"
 ECHO, DISCARD, STEPS = 7, 9, 1
 RETRY_S, LONGEST_RETRY_S = 0.02, 0.5  # doubled each time: where nobody waits for the word, it costs little
-KILLED = 137
+BAD_PROGRAM, KILLED = 2, 137  # exit status
 
 
 class Loop:
@@ -189,6 +189,7 @@ class Guest:
         with open(f"{self.directory}/image", "rb") as file:
             image = file.read(64 * 1024)
         self.steps.clear()
+        self.steps_are = "image"
         if image.startswith(b"#!nestbed"):
             self.steps.extend(image.decode("utf-8", "replace").splitlines()[1:])
         else:
@@ -197,25 +198,46 @@ class Guest:
 
     def _go_on(self) -> None:
         while self.steps:
-            word, _, rest = self.steps.popleft().strip().partition(" ")
-            if word == "print":
-                self._print(rest.encode() + b"\n")
-            elif word == "sleep":
-                self._later(self.boots, int(rest) / 1000, self._go_on)
-                return
-            elif word in ("ready", "emergency"):
-                self._announce(self.nonce, READY_WORD if word == "ready" else EMERGENCY_WORD)
-                return
-            elif word == "forge":
-                self._announce(bytes.fromhex(rest), READY_WORD)
-                return
-            elif word == "bind":
-                with open(f"{self.directory}/bound", "wb") as file:
-                    file.write(bytes.fromhex(rest)[:512])
-            elif word == "exit":
-                self._exit(int(rest or 0))
-            elif word == "hang":
-                return
+            step = self.steps.popleft().strip()
+            try:
+                if not self._do(*step.partition(" ")[::2]):
+                    return
+            except ValueError:
+                self._print(f"no such step: {step[:80]}\n".encode(errors="replace"))
+                if self.steps_are == "image":
+                    self._give_up()
+                    return
+
+    def _do(self, word: str, rest: str) -> bool:
+        """Do one step; whether the next one is due. Raises ValueError for one that is none."""
+        if word == "print":
+            self._print(rest.encode() + b"\n")
+        elif word == "sleep":
+            self._later(self.boots, int(rest) / 1000, self._go_on)
+            return False
+        elif word in ("ready", "emergency"):
+            self._announce(self.nonce, READY_WORD if word == "ready" else EMERGENCY_WORD)
+            return False
+        elif word == "forge":
+            self._announce(bytes.fromhex(rest), READY_WORD)
+            return False
+        elif word == "bind":
+            bound = bytes.fromhex(rest)[:512]
+            with open(f"{self.directory}/bound", "wb") as file:
+                file.write(bound)
+        elif word == "exit":
+            self._exit(int(rest or 0))
+        elif word == "hang":
+            return False
+        elif word and not word.startswith("#"):
+            raise ValueError(word)
+        return True
+
+    def _give_up(self) -> None:
+        """End, once whoever reads the console has what is wrong."""
+        self.held = lambda: self._exit(BAD_PROGRAM)
+        if not (self.console or any(reader.out for reader in self.readers)):
+            self._printed()
 
     def _announce(self, nonce: bytes, word: bytes, retry_s: float = RETRY_S) -> None:
         """Dial the host until somebody listens; the handshake is over when the same word comes back.
@@ -359,6 +381,7 @@ class Guest:
         return {ECHO: Wire.send, DISCARD: lambda wire, data: None, STEPS: self._take_steps}[port]
 
     def _take_steps(self, wire: Wire, data: bytes) -> None:
+        self.steps_are = "port"  # somebody at a terminal may try again
         self.steps.extend(data.decode("utf-8", "replace").splitlines())
         wire.send(b"ok\n")
         self._go_on()

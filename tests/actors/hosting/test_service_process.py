@@ -141,10 +141,16 @@ def test_a_reboot_of_the_requester_ends_its_boot_and_adoption_takes_over(service
 def test_a_guest_that_dies_or_boots_into_emergency_mode_is_rolled_back_with_the_cause(service_process):
     service = service_process("--admin")
     with service.client() as host:
-        for image, name in ((b"#!nestbed\nexit 3\n", BootDied), (b"#!nestbed\nemergency\n", BootDied)):
-            with pytest.raises(name) as refused:
-                host.start(image, **SPEC)
-            assert refused.value.stage == "start"
+        for steps, status in (
+            ("exit 3", 3),
+            ("emergency", 0),
+            ("redy", 2),
+            ("sleep long", 2),
+            ("bind xy", 2),
+        ):
+            with pytest.raises(BootDied) as refused:
+                host.start(f"#!nestbed\n# what it does\n\n{steps}\nready\n".encode(), **SPEC)
+            assert (refused.value.stage, refused.value.detail) == ("start", {"exit": status})
         assert service.guests() == {}
         assert service.order("audit") == {"leaks": []}
 
