@@ -12,14 +12,17 @@ from protocol.arch import load
 from protocol.plan import operations as op
 from protocol.plan.operations import Pages
 
-CREATES, LOADS, STARTS = op.Create(0, 16, 1), op.Load(0), op.Start(0)
+CREATES, LOADS, STARTS, DESTROYS = op.Create(0, 16, 1), op.Load(0), op.Start(0), op.Destroy(0)
 TOUCHES = op.Touch(0, 0, Pages(1100, 4, 1))
 ENDS = ("reboot", "kill")
 
 
 @dataclass(frozen=True)
 class Story:
-    """A host is cut in the middle of `doing`; its sibling does `beside`. `stride`: of a sample of cuts."""
+    """A host is cut in the middle of `doing`; its sibling does `beside`. `stride`: of a sample of cuts.
+
+    A guest that is just being destroyed is where a reboot meets a teardown that is under way already.
+    """
 
     arch: str
     doing: op.Operation
@@ -41,6 +44,11 @@ STORIES = (
     Story("s390", CREATES, TOUCHES),
     Story("sev", CREATES, TOUCHES),
     Story("tdx", CREATES, STARTS, 16),
+    Story("pef", DESTROYS, TOUCHES),
+    Story("s390", DESTROYS, TOUCHES, 16),
+    Story("sev", DESTROYS, TOUCHES, 4),
+    Story("snp", DESTROYS, STARTS, 16),
+    Story("tdx", DESTROYS, STARTS, 48),
 )
 
 AGAIN = Message(1, "start", START.body, START.key)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from explorer import Case, cut_at, explore
 from states import digest
-from stories import CREATES, ENDS, STARTS, STORIES, TOUCHES, Story
+from stories import CREATES, DESTROYS, ENDS, STARTS, STORIES, TOUCHES, Story
 
 from protocol.arch.pef.nesting import teardown
 from protocol.arch.s390.issue import Issuer
@@ -43,7 +43,7 @@ def test_a_creation_on_power_is_cut_at_every_message() -> None:
 @pytest.mark.parametrize("how", ENDS)
 @pytest.mark.parametrize("story", STORIES, ids=str)
 def test_a_host_is_cut_at_its_messages_and_all_goes_on_in_every_order(story: Story, how: str) -> None:
-    found = explore(story.make, how, 0, story.stride)
+    found = explore(story.make, how, story.stride // 2, story.stride)
     print(f"{story}, {how}: {found.cuts} cuts, {len(found.follows)} states, {found.orders} orders")  # noqa: T201
     assert len(found.follows) > found.cuts
     assert found.ends
@@ -109,13 +109,21 @@ def a_teardown_on_power_ends_nothing(patch: Patch) -> None:
 @pytest.mark.parametrize(
     ("arch", "doing", "beside", "mistake", "first"),
     [
+        ("pef", DESTROYS, STARTS, a_teardown_on_power_ends_nothing, 4),
+        pytest.param("s390", DESTROYS, STARTS, one_message_late(Issuer, "uvc"), 2, marks=pytest.mark.slow),
+        ("sev", DESTROYS, STARTS, one_message_late(Port, "command"), 11),
+        ("snp", DESTROYS, STARTS, one_message_late(Port, "command"), 11),
+        ("tdx", DESTROYS, STARTS, one_message_late(Operands, "issue"), 20),
         ("pef", CREATES, STARTS, a_teardown_on_power_ends_nothing, 0),
         ("s390", CREATES, STARTS, one_message_late(Issuer, "uvc"), 2),
         ("sev", CREATES, STARTS, one_message_late(Port, "command"), 9),
         ("tdx", CREATES, STARTS, one_message_late(Operands, "issue"), 10),
         ("s390", CREATES, CREATES, a_teardown_gives_back_what_it_read_before, 0),
     ],
-    ids=["pef", "s390", "sev", "tdx", "s390, in an order"],
+    ids=[
+        *("pef, an end", "s390, an end", "sev, an end", "snp, an end", "tdx, an end"),
+        *("pef", "s390", "sev", "tdx", "s390, in an order"),
+    ],
 )
 def test_a_mistake_is_found(
     arch: str,
