@@ -76,14 +76,15 @@ class Episode:
 
     # -- the run ---------------------------------------------------------------------------------------------
 
-    def run(self, steps: int) -> None:
-        """So many steps, then the end of everybody. Raises Violation."""
+    def run(self, steps: int, looked: Callable[[], None] = lambda: None) -> None:
+        """So many steps, then the end of everybody; `looked` is told after each look. Raises Violation."""
         faults_until = steps // 2 if self.options.mode == LIVENESS else steps
         next_look = checks.FULL
         while self.step < steps:
             if self.step >= next_look:
                 next_look = self.step + checks.FULL
                 self.look()
+                looked()
             self.one(faults=self.step < faults_until)
         self.look()
         self.finish()

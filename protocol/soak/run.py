@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from protocol.soak.episode import Episode
@@ -62,24 +63,31 @@ class Outcome:
         }
 
 
+def _unheard() -> None:
+    """Nobody waits for a word."""
+
+
 def soak(
     options: Options,
     arches: Mapping[str, Architecture],
     progress: Callable[[Tally, int], None] | None = None,
 ) -> Outcome:
-    """Run deployments of `arches` until the steps are done, or something does not hold."""
+    """Run deployments of `arches` until the steps are done, or something does not hold.
+
+    `progress` is told what was done up to now, and in which episode: some ten times in each.
+    """
     outcome = Outcome(options, Tally())
     for number in _numbers(options):
         left = options.steps - outcome.tally.steps
         if left <= 0:
             break
         outcome.episodes += 1
-        outcome.failure = one(options, arches, number, min(left, EPISODE), outcome.tally)
+        looked = partial(progress, outcome.tally, number) if progress is not None else _unheard
+        outcome.failure = one(options, arches, number, min(left, EPISODE), outcome.tally, looked)
         if outcome.failure is not None:
             break
         gc.collect()  # an episode is one large knot of references
-        if progress is not None:
-            progress(outcome.tally, number)
+        looked()
     return outcome
 
 
@@ -94,12 +102,17 @@ def _numbers(options: Options) -> Iterator[int]:
 
 
 def one(
-    options: Options, arches: Mapping[str, Architecture], number: int, steps: int, tally: Tally
+    options: Options,
+    arches: Mapping[str, Architecture],
+    number: int,
+    steps: int,
+    tally: Tally,
+    looked: Callable[[], None] = _unheard,
 ) -> Failure | None:
     """One episode; what did not hold in it."""
     episode = Episode(options, number, tally, arches)
     try:
-        episode.run(steps)
+        episode.run(steps, looked)
         if number % ISOLATED == 0 and "hostile" not in options.without:
             arch = arches[sorted(arches)[number // ISOLATED % len(arches)]]
             alone_and_beside(arch, 1 + number // ISOLATED % 2, episode.seed, tally)

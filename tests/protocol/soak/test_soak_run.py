@@ -6,7 +6,7 @@ import pytest
 
 from protocol.arch import load
 from protocol.soak import Options, soak
-from protocol.soak.checks import crossed
+from protocol.soak.checks import FULL, crossed
 from protocol.soak.living import TAG
 from protocol.soak.options import Tally, Violation
 from protocol.soak.run import Failure
@@ -23,6 +23,15 @@ def test_one_episode_that_was_asked_for_is_the_only_one(monkeypatch: pytest.Monk
     assert outcome.episodes == 1
     assert told == [(1, outcome.tally.steps)]
     assert soak(options, ARCHES).tally.trace == outcome.tally.trace, "who watches changes nothing"
+
+
+def test_within_an_episode_it_is_told_how_far_it_is() -> None:
+    told: list[tuple[int, int]] = []
+    options = Options(seed=3, steps=2 * FULL + 1, arch="pef", episode=1)
+    outcome = soak(options, ARCHES, lambda tally, number: told.append((number, tally.steps)))
+    assert len(told) == 3
+    assert told[0][1] < told[1][1] < told[2][1] == outcome.tally.steps
+    assert {number for number, _ in told} == {1}
 
 
 def test_a_failure_says_where_and_what_need_not_go_wrong_for_it() -> None:
