@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
-import sys
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -23,6 +18,7 @@ from benchmarks.growth.ground import Ground, guests_at_most
 from benchmarks.growth.measures import DIMENSIONS, FULL, QUICK
 from benchmarks.growth.page import found, report
 from benchmarks.growth.picture import picture
+from benchmarks.steps import steps
 from benchmarks.uv_calls import cheap_calls, prepared
 
 TINY = replace(QUICK, guests=(2, 4), pages=(16, 32, 64), hosts=(1, 2), depths=(0, 1, 2, 3), traced=4)
@@ -83,27 +79,6 @@ def test_an_ultravisor_call_at_depth_d_costs_one_less_than_two_to_the_d() -> Non
         cheap_calls(host, 1)
         exits.append(host.rig.ledger.flat().get("exits", 0) - before)
     assert exits == [2**depth - 1 for depth in range(4)]
-
-
-def steps(act: Callable[[], object]) -> Counter[str]:
-    """How many of Python's instructions each function took: the same on every machine, however busy."""
-    taken: Counter[str] = Counter()
-
-    def count(frame: FrameType, event: str, _argument: object) -> Any:
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            taken[f"{frame.f_globals['__name__']}.{frame.f_code.co_qualname}"] += 1
-        return count
-
-    before = sys.gettrace()
-    gc.disable()  # who is told when it comes round takes steps, too, in the midst of whatever is under way
-    sys.settrace(count)
-    try:
-        act()
-    finally:
-        sys.settrace(before)
-        gc.enable()
-    return taken
 
 
 # Where all guests are looked at nevertheless, and why that may be.

@@ -8,6 +8,7 @@ from host_bench import FIRST, Bench, Size, image_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.steps import steps
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.runs import quiet
 from protocol.plan.operations import (
@@ -233,15 +234,15 @@ def test_with_a_call_of_somebody_else_under_way_a_host_goes_page_by_page(depth: 
     assert list(bench.host.perform(Touch(0, 0, Pages(400, 30, 30, 5)))) == []
 
 
-@pytest.mark.slow
-def test_a_guest_of_four_gib_boots_in_less_than_two_seconds_of_this_cpu() -> None:
-    """The promise is for the direct path; process time, as the machine may be busy with something else."""
-    import time
+FEW = 16  # of Python's instructions for a page: what is gone through is tables of 256 pages, and the image
 
+
+@pytest.mark.slow
+def test_a_guest_of_four_gib_boots_without_a_step_for_each_page() -> None:
+    """What took 0.8 s of a CPU when it was last looked at; a step of each page is a hundred times that."""
     image_of(4096)
     bench = Bench(0, Size(2, 4096, 1_028_080, 16_384, 4096), bulk=True, memory_mib=8192)
-    began = time.process_time()
-    bench.boot()
-    bench.bring_up()
-    assert time.process_time() - began < 2.0
-    assert bench.level.statistics()["secure_pages"] == 4096 + 1_028_080 + 2
+    taken = steps(lambda: (bench.boot(), bench.bring_up()))
+    pages = bench.level.statistics()["secure_pages"]
+    assert pages == 4096 + 1_028_080 + 2
+    assert sum(taken.values()) < FEW * pages
