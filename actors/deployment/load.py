@@ -35,6 +35,7 @@ from protocol.plan.scenario import Scenario
 from protocol.plan.workload import HOSTED, NESTED, Workload, workload
 
 AGAIN_S = 0.05  # between two tries to reach somebody
+UP_S = 5.0  # a machine that comes up, or back, is there sooner: until then nothing is the matter
 OPERATION_S = 60.0  # what takes longer has an unknown outcome
 LIFE = ("create", "load", "boot", "run", "page_change", "swap", "reset", "destroy")
 
@@ -79,6 +80,7 @@ class Load:
         while left > 0:
             try:
                 async with driven.connected() as live:
+                    driven.tries = 0
                     while left > 0:
                         await live()
                         self.account.round(driven.name)
@@ -90,6 +92,11 @@ class Load:
     def _note(self, driven: Nested | Hosted, trouble: BaseException | None) -> None:
         """Say into the log what was the matter, once for each kind."""
         text = f"{type(trouble).__name__}: {trouble}"
+        if isinstance(trouble, OSError):
+            driven.tries += 1
+            if driven.tries * AGAIN_S < UP_S:
+                return
+            text = f"nobody listens for {UP_S:.0f} s now: {trouble.strerror or trouble}"
         if text != driven.trouble:
             driven.trouble = text
             sys.stderr.write(f"nestbed: {driven.name}: {text}\n")
@@ -135,7 +142,7 @@ class Nested:
         self._host = f"{self._machine}.l1-{first}" if apart else self._machine
         self._node = f"node.{first}"
         self.name = f"{self._machine}.l1-{seat}"
-        self.trouble = ""
+        self.trouble, self.tries = "", 0
         phases = plan_of(load.process, load.process.scenario, NESTED).hosts[seat].phases
         self._plan = [act for phase in LIFE for act in phases.get(phase, ()) if isinstance(act, op.Operation)]
 
@@ -174,7 +181,7 @@ class Hosted:
         self._load, self._seat = load, seat
         self._machine = machine_name(machine)
         self.name = f"{self._machine}.hosted-{seat}"
-        self.trouble = ""
+        self.trouble, self.tries = "", 0
         process = load.process
         scenario: Scenario = replace(process.scenario, seed=process.deployment.seed + machine)
         self._guest = scenario.guest
