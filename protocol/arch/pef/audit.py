@@ -8,7 +8,7 @@ emulation that are not the ultravisor's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from protocol.arch.pef.kvm import Kvm
 from protocol.arch.pef.machine import Machine
 from protocol.arch.pef.machine.svm import Svm
 from protocol.arch.pef.nesting import Nested
+from protocol.arch.pef.nesting.records import Record
 from protocol.arch.pef.tables import Page
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def audit(rig: Rig, kvms: Sequence[Kvm]) -> dict[str, Any]:
             if lpid not in kvm.vms and lpid not in kvm.shadows
         ]
         if isinstance(seat.level, Nested):
-            found += _differences(seat.number, seat.level.tracked(), truth)
+            found += in_level(seat.level, seat.number, truth)
         else:
             found += in_machine(machine, seat.number)
         known |= {id(svm) for svm in mine.values()}
@@ -71,7 +72,7 @@ def leaks(rig: Rig) -> list[Leak]:
     for seat in rig.seats:
         if isinstance(seat.level, Nested) and not seat.level.dead:
             mine = _of_host(rig, seat.level)
-            found += _differences(seat.number, seat.level.tracked(), statistics(mine.values()))
+            found += in_level(seat.level, seat.number, statistics(mine.values()))
             known |= {id(svm) for svm in mine.values()}
         if isinstance(seat.level, Nested) and seat.level.lpids.given != seat.level.lpids_held:
             given, held = seat.level.lpids.given, seat.level.lpids_held
@@ -131,6 +132,17 @@ def _secure_pages(machine: Machine, svms: Iterable[Svm]) -> int:
     )
 
 
+def in_level(level: Nested, host: int, truth: dict[str, int]) -> list[Leak]:
+    """What does not fit between one emulation and the ultravisor, and inside it."""
+    return _differences(host, level.tracked(), truth) + _cookies(host, level.open, level.records.values())
+
+
+def _cookies(host: int, known: Sized, owners: Iterable[Svm | Record]) -> list[Leak]:
+    """Each open reflection is found by its cookie, and no cookie is known of any other."""
+    there = sum(len(owner.open) for owner in owners)
+    return [] if len(known) == there else [Leak("cookie", host, f"{len(known)} known, {there} open")]
+
+
 def _differences(host: int, tracked: dict[str, int], truth: dict[str, int]) -> list[Leak]:
     """What an emulation's records and the ultravisor disagree about."""
     return [
@@ -147,9 +159,7 @@ def in_machine(machine: Machine, host: int) -> list[Leak]:
     held = [unit for svm in machine.svms.values() for slot in svm.slots.values() for unit in slot.units]
     if len(held) + secure.free_units != secure.units or len(set(held)) != len(held):
         found.append(Leak("units", host, hex(len(held))))
-    there = sum(len(svm.open) for svm in machine.svms.values())
-    if len(machine.reflected) != there:
-        found.append(Leak("cookie", host, f"{len(machine.reflected)} known, {there} open"))
+    found += _cookies(host, machine.reflected, machine.svms.values())
     for svm in machine.svms.values():
         for slot in svm.slots.values():
             if (secure.owner[slot.frames] != svm.lpid).any():

@@ -146,7 +146,8 @@ def reflect(machine: Machine, cpu: Cpu, svm: Svm, thread: Thread, asked: Reflect
         gpr[number] = value
     thread.cookie = cookie
     svm.open[cookie] = thread
-    machine.reflected[cookie] = svm
+    if machine.svms.get(svm.lpid) is svm:  # else it ended meanwhile, and nothing leads back into it
+        machine.reflected[cookie] = svm
     cpu.lpidr, cpu.pidr = vcpu.lpid, vcpu.pidr
     secure = MSR_SF | MSR_S
     return Exit(

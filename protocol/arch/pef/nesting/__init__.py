@@ -339,7 +339,7 @@ class Nested(GuestHost[Any]):
         record.slots.clear()
         record.ranges.clear()
         for cookie in record.open:
-            del self.open[cookie]
+            self.open.pop(cookie, None)
         record.open.clear()
         record.bound.clear()
         record.shared.clear()
@@ -461,7 +461,7 @@ class Nested(GuestHost[Any]):
             "svms": sum(record.svm for record in records),
             "slots": sum(len(record.slots) for record in records),
             "units": self.units(),
-            "open_reflections": len(self.open),
+            "open_reflections": sum(len(record.open) for record in records),
         }
 
     def reset(self, cause: str = "l1_reboot") -> Step[None]:

@@ -57,6 +57,13 @@ def test_a_cookie_that_outlives_its_svm_is_found(depth: int) -> None:
     assert kinds(bench) == ["cookie"]
 
 
+def test_a_cookie_that_a_level_in_between_knows_alone_is_found() -> None:
+    bench, _, _ = bench_with_svm(1)
+    level = bench.rig.seats[0].level
+    level.open[7] = level.records[LPID]
+    assert kinds(bench) == ["cookie"]
+
+
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_an_svm_that_kvm_knows_nothing_of_is_found(depth: int) -> None:
     bench, _, _ = bench_with_svm(depth)
