@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors import exit_codes
 from benchmarks.progress import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -137,16 +138,27 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--mib", type=int, default=1024, help="of the guest that is dumped")
     chosen = parser.parse_args(arguments)
     asked = Asked(chosen.seed, chosen.calls, chosen.seeds, chosen.kills, chosen.mib)
-    rows = []
-    for name in chosen.only or PARTS:
-        print(f"== {name}: {(PARTS[name].__doc__ or '').strip()}", flush=True)
-        began = time.monotonic()
-        held, what = PARTS[name](asked)
-        rows.append((name, "ok" if held else "FAILED", f"{time.monotonic() - began:,.0f} s", what))
+    rows: list[tuple[str, str, str, str]] = []
+    try:
+        for name in chosen.only or PARTS:
+            rows.append(_row(name, asked))
+            print(*rows[-1], flush=True)
+    except KeyboardInterrupt:
+        print("\ninterrupted: what is below was done")
     print(f"\n{'part':8} {'result':7} {'took':>8}  what")
     for name, result, took, what in rows:
         print(f"{name:8} {result:7} {took:>8}  {what}")
+    if len(rows) < len(chosen.only or PARTS):
+        return exit_codes.INTERRUPTED
     return 1 if any(row[1] != "ok" for row in rows) else 0
+
+
+def _row(name: str, asked: Asked) -> tuple[str, str, str, str]:
+    """A part is run: its name, result, time and what it did."""
+    print(f"== {name}: {(PARTS[name].__doc__ or '').strip()}", flush=True)
+    began = time.monotonic()
+    held, what = PARTS[name](asked)
+    return name, "ok" if held else "FAILED", f"{time.monotonic() - began:,.0f} s", what
 
 
 if __name__ == "__main__":

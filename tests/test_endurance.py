@@ -11,6 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import endurance
 
+from actors import exit_codes
+
 SMALL = ["--calls", "4", "--seeds", "1", "--seed", "4"]
 
 
@@ -38,3 +40,17 @@ def test_a_part_that_fails_is_named_and_the_others_go_on(
     out = capsys.readouterr().out
     assert "FAILED" in out
     assert "1 step" in out
+
+
+def test_who_interrupts_it_is_told_what_was_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> tuple[bool, str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(endurance.PARTS, "dump", lambda _: (True, "mib 1"))
+    monkeypatch.setitem(endurance.PARTS, "soak", interrupted)
+    assert endurance.main(["--only", "dump", "--only", "soak"]) == exit_codes.INTERRUPTED
+    table = capsys.readouterr().out.rpartition("part ")[2]
+    assert "mib 1" in table
+    assert "soak" not in table
