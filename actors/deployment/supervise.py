@@ -153,7 +153,7 @@ class Deployed:
             assert machine is not None, "it was ready"
             if not machine.is_over:
                 return machine
-            self._machines[part.machine] = trio.Event()  # its end was heard of here first
+            self._is_down(part.machine)  # its end was heard of here first
 
     async def _begin(self, part: Part, seen: Seen) -> Life:
         assert self._nursery is not None
@@ -200,11 +200,15 @@ class Deployed:
             with trio.CancelScope(shield=True):
                 await life.process.watched.wait()
         if life.part.role is Role.MACHINE:
-            if self._machines[life.part.machine].is_set():
-                self._machines[life.part.machine] = trio.Event()
+            self._is_down(life.part.machine)
             for other in self.seen.values():
                 if other.part.role is Role.HOSTS and other.part.machine == life.part.machine and other.life:
                     other.life.kill()
+
+    def _is_down(self, machine: int) -> None:
+        """Its L1s wait until it is ready again; those who do so already are not forgotten."""
+        if self._machines[machine].is_set():
+            self._machines[machine] = trio.Event()
 
     # -- what others read
 

@@ -125,6 +125,19 @@ async def test_an_l1_may_take_longer_to_end_than_its_machine_to_come_back(up: Up
         assert deployed.supervisor.restarts == 1
 
 
+async def test_both_l1s_may_hear_of_the_end_before_the_machine_is_known_to_be_over(up: Up) -> None:
+    """Each of them finds it over and waits for the next: both for the same."""
+    async with up() as deployed:
+        machine, first, second = lives(deployed).values()
+        machine.process.ended.set()  # the kernel says so; whoever watches has not heard it
+        end(first, KILLED)
+        end(second, KILLED)
+        await wait_all_tasks_blocked()
+        await ends(machine, KILLED)
+        assert epochs(deployed) == [2, 2, 2]
+        assert deployed.supervisor.restarts == 1
+
+
 async def test_an_l1_that_its_machine_turned_away_costs_a_restart(up: Up, mock_clock: MockClock) -> None:
     async with up() as deployed:
         _, first, _ = lives(deployed).values()
