@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -101,7 +102,8 @@ def shake(run: subprocess.Popen[bytes], mark: str, draws: Random, longest_s: flo
                 pids, looked_s = marked(mark), now_s
             for slot in slots:
                 slot.step(now_s, pids, mark)
-            time.sleep(STEP_S)
+            with suppress(subprocess.TimeoutExpired):
+                run.wait(STEP_S)
     finally:
         for slot in slots:
             slot.let_go()
@@ -111,13 +113,22 @@ def shake(run: subprocess.Popen[bytes], mark: str, draws: Random, longest_s: flo
 def left_behind(mark: str) -> dict[int, str]:
     """The command lines of those who are still there, a moment after all is over."""
     until_s = time.monotonic() + ENDING_S
-    while (left := marked(mark)) and time.monotonic() < until_s:
-        time.sleep(LOOK_S)
     lines = {}
-    for pid in left:
+    for pid in marked(mark):
         with suppress(OSError):
+            if _ends(pid, until_s - time.monotonic()):
+                continue
             lines[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode()
     return lines
+
+
+def _ends(pid: int, seconds: float) -> bool:
+    """Is a process over by then?"""
+    pidfd = os.pidfd_open(pid)
+    try:
+        return bool(select.select([pidfd], [], [], max(0.0, seconds))[0])
+    finally:
+        os.close(pidfd)
 
 
 def main(arguments: list[str]) -> int:

@@ -43,6 +43,13 @@ def test_of_a_store_that_leaves_memory_nothing_is_done(level: Any) -> None:
     assert level.read(level.size - 8, 8) == b"kept for"
 
 
+def test_a_whole_line_is_refused_too(level: Any) -> None:
+    if hasattr(level, "direct_store"):  # MOVDIR64B
+        fault = level.direct_store(level.size, bytes(64))
+        assert isinstance(fault, Fault)
+        assert (fault.address, fault.write) == (level.size, True)
+
+
 @pytest.mark.parametrize("operation", ["read", "peek"])
 def test_an_endless_load_ends_at_once(level: Any, operation: str) -> None:
     """A guest host in a process of its own may ask for it (`actors.remote_memory`)."""

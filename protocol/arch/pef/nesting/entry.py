@@ -271,8 +271,7 @@ def _note(nested: Nested, record: Record, left: Exit) -> None:
     """Remember a reflection, and what it says about the pages of the VM."""
     reflection = Reflection(left.vcpu, 0, last=left.last)
     record.open[left.gpr[31]] = reflection
-    if nested.records.get(record.lpid) is record:  # else it is gone, and nothing leads back into it
-        nested.open[left.gpr[31]] = record
+    nested.open[left.gpr[31]] = record
     nested.book.add("vcpu_map")
     if left.trap != HCALL:
         return

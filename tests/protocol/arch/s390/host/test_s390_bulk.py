@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from bulk_pairs import IMAGE, MIB, SIZE, SPAN, alike, follow, levels, pair, state
 from host_bench import FIRST, Bench, Size, image_of
@@ -9,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.steps import steps
+from protocol.arch.s390.nesting import bulk
 from protocol.arch.s390.nesting.strategy import Strategy
 from protocol.arch.s390.runs import quiet
+from protocol.effects import Step
 from protocol.plan.operations import (
     BootHost,
     Change,
@@ -232,6 +235,20 @@ def test_with_a_call_of_somebody_else_under_way_a_host_goes_page_by_page(depth: 
     below.locks.clear()
     assert quiet(bench.host.level)
     assert list(bench.host.perform(Touch(0, 0, Pages(400, 30, 30, 5)))) == []
+
+
+def test_where_a_step_would_destroy_few_pages_all_go_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(1, SIZE, bulk=True)
+    bench.boot()
+    frames = np.arange(20)
+    monkeypatch.setattr("protocol.arch.s390.runs.destroyable", lambda _, given: given < 3)
+
+    def one(frame: int) -> Step[None]:
+        raise AssertionError(f"{frame} is not torn down here")
+
+    assert bulk.tear_down(bench.host.level, frames, one) is frames
 
 
 FEW = 16  # of Python's instructions for a page: what is gone through is tables of 256 pages, and the image
