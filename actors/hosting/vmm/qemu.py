@@ -35,6 +35,7 @@ from protocol.vsock.address import Address
 
 MEMBERS = ("kernel", "initrd", "cmdline")
 MEMBER_BYTES = 1 << 30
+ARCHIVE_BYTES = (len(MEMBERS) + 1) * MEMBER_BYTES  # with room for headers
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "lzma"}
 PIECE_BYTES = 1 << 20
 CMDLINE_BYTES = 4096  # Linux takes 2048 or 4096
@@ -282,6 +283,10 @@ class _InPieces(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if (
+            whence == os.SEEK_SET and not 0 <= offset <= ARCHIVE_BYTES
+        ):  # else the disk says what it thinks of it
+            raise tarfile.ReadError(f"it leads to byte {offset}, of {ARCHIVE_BYTES} at most")
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:

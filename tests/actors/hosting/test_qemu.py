@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -85,12 +86,24 @@ def test_what_is_no_image_for_qemu_is_told_so(tmp_path):
     (tmp_path / "image").write_bytes(b"not an archive")
     with pytest.raises(ValueError, match="no tar archive"):
         qemu.unpack(tmp_path / "image", tmp_path)
-    import tarfile
-
     with tarfile.open(tmp_path / "image", "w") as archive:
         archive.add(Path(__file__), "../kernel")
     with pytest.raises(ValueError, match="kernel, initrd and cmdline"):
         qemu.unpack(tmp_path / "image", tmp_path / "image")
+
+
+@pytest.mark.parametrize("stored", [-(1 << 40), 1 << 44, 1 << 60, (1 << 63) - 1])
+def test_an_image_that_leads_behind_the_end_of_any_file_is_none(tmp_path, stored):
+    """A sparse member says how much of it is stored; what follows would be that far away."""
+    member = tarfile.TarInfo("kernel")
+    member.type, member.size = tarfile.GNUTYPE_SPARSE, stored
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"00000000005\0"  # bytes that the kernel has
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "image").write_bytes(bytes(header) + bytes(2 * tarfile.BLOCKSIZE))
+    with pytest.raises(ValueError, match="no tar archive"):
+        qemu.unpack(tmp_path / "image", tmp_path)
 
 
 def test_kvm_is_another_accelerator_of_the_same_machine(tmp_path):
