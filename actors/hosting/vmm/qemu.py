@@ -283,9 +283,8 @@ class _InPieces(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        if (
-            whence == os.SEEK_SET and not 0 <= offset <= ARCHIVE_BYTES
-        ):  # else the disk says what it thinks of it
+        """Where no archive can be, the disk is not asked: each kind says something else of it."""
+        if whence == os.SEEK_SET and not 0 <= offset <= ARCHIVE_BYTES:
             raise tarfile.ReadError(f"it leads to byte {offset}, of {ARCHIVE_BYTES} at most")
         return self._file.seek(offset, whence)
 
